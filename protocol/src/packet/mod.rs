@@ -1,0 +1,3 @@
+//! The packets of `proto/longwire.proto`, as generated.
+
+include!("longwire.v1.rs");

@@ -1,0 +1,3 @@
+//! The Longwire broker: one log, conversations in it, streams out of it.
+
+pub mod store;
