@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Position, SegmentId};
 
 /// Who published an entry, and under which message id; all 0 for what the broker itself writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Origin {
     /// The publishing device.
     pub device: DeviceId,

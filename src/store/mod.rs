@@ -13,11 +13,11 @@ pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEn
 use longwire_protocol::{ConversationId, LogTime, Seq};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Position(pub u64);
 
 /// A random number given to each start of the broker; a cursor's positions are positions of one segment's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct SegmentId(pub u64);
 
 /// One start of the broker, as the log remembers it: where its frames begin and when.
