@@ -1,5 +1,10 @@
-//! The packets of `proto/longwire.proto`, as generated.
+//! The packets of `proto/longwire.proto`, as generated, and beside them the shape that is checked before they are decoded.
 
-#![expect(missing_docs, reason = "generated: the .proto documents it")]
+#[expect(missing_docs, reason = "generated; proto/longwire.proto and SPEC.md say what everything means")]
+mod generated {
+    include!("longwire.v1.rs");
+}
+mod shape;
 
-include!("longwire.v1.rs");
+pub use generated::*;
+pub(crate) use shape::check;
