@@ -288,6 +288,12 @@ impl Frame {
         Ok(Self { segment, first, positions, time, records, bytes })
     }
 
+    /// Where a frame begins, from its first piece, without looking at the rest.
+    pub(super) fn peek_first(piece: &[u8]) -> Option<Position> {
+        let header = piece.get(..HEADER_BYTES)?;
+        (header[..4] == MAGIC).then(|| Position((&header[12..20]).get_u64_le()))
+    }
+
     /// The position of its last positioned record; the one before [`Frame::first`] if it has none.
     #[must_use]
     pub fn last(&self) -> Position {
