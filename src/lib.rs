@@ -1,4 +1,8 @@
 //! The Longwire broker: one log, conversations in it, streams out of it.
 
+pub mod auth;
+pub mod broker;
+pub mod clock;
+pub mod net;
 pub mod routing;
 pub mod store;
