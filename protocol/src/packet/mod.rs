@@ -1,3 +1,14 @@
-//! The packets of `proto/longwire.proto`, as generated.
+//! The packets of `proto/longwire.proto`, as generated, and beside them the shape that is checked before they are decoded.
 
-include!("longwire.v1.rs");
+#[expect(
+    missing_docs,
+    clippy::large_enum_variant,
+    reason = "generated; proto/longwire.proto and SPEC.md say what everything means"
+)]
+mod generated {
+    include!("longwire.v1.rs");
+}
+mod shape;
+
+pub use generated::*;
+pub(crate) use shape::check;

@@ -1,0 +1,138 @@
+//! Every bound of the wire, once, with its arithmetic. SPEC chapter "Limits" is held to this file by a test.
+
+use crate::packet::Window;
+
+const KIB: u32 = 1024;
+const SECOND_MS: u32 = 1000;
+
+/// The version this crate speaks.
+pub const VERSION: u32 = 1;
+/// The ALPN name of the wire.
+pub const ALPN: &[u8] = b"longwire/1";
+/// The port where a broker listens unless told otherwise.
+pub const PORT: u16 = 14000;
+
+/// The largest frame before `Connected`: a token of 3 KiB, a cursor of at most 1 KiB less what stands around them.
+/// What a stranger can make the broker hold is this much and no more.
+pub const PRE_AUTH_FRAME_BYTES_MAX: u32 = 4 * KIB;
+/// The largest content of an entry.
+pub const PAYLOAD_BYTES_MAX: u32 = 192 * KIB;
+/// The largest frame after `Connected`: the largest content, and 4 KiB for what stands around it.
+pub const FRAME_BYTES_MAX: u32 = PAYLOAD_BYTES_MAX + 4 * KIB;
+/// The largest frame a client lets a broker announce.
+pub const FRAME_BYTES_CEILING: u32 = 1024 * KIB;
+/// How deep messages nest: `Packet`, `Response`, `HistoryPage`, `Item`, `Own`, `Entry`, `Joined` are seven; one to spare.
+pub const NESTING_MAX: usize = 8;
+
+/// The most features in `Connect` or `Connected`.
+pub const FEATURES_MAX: usize = 32;
+/// The longest name of a feature.
+pub const FEATURE_BYTES_MAX: usize = 64;
+/// The longest name of a device.
+pub const DEVICE_NAME_BYTES_MAX: usize = 64;
+/// The longest name of a user.
+pub const USER_NAME_BYTES_MAX: usize = 64;
+/// The longest name of a channel.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
+/// The longest label of a group.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// The longest `agent`, which is for people who read logs.
+pub const AGENT_BYTES_MAX: usize = 64;
+/// The longest cursor.
+pub const CURSOR_BYTES_MAX: usize = 1024;
+/// The most users that `CreateGroup` may name: their names of 64 bytes fit a frame twice over.
+pub const GROUP_USERS_MAX: usize = 1000;
+/// The most users that `UsersRequest` may name.
+pub const USERS_MAX: usize = 200;
+/// The most items in one `Deliver`: the largest window.
+pub const DELIVER_ITEMS_MAX: usize = WINDOW_ITEMS_MAX as usize;
+
+/// The most entries, conversations or members in a page.
+pub const PAGE_ITEMS_MAX: usize = 200;
+/// The most bytes of items in a page of history, unless its first item alone is larger.
+pub const PAGE_BYTES_MAX: usize = 128 * KIB as usize;
+
+/// The most ids from the oldest unanswered to the newest, both included.
+pub const ID_SPAN_MAX: u64 = 256;
+/// How much a client may have published and unanswered, unless the broker is set otherwise.
+pub const PUBLISH_WINDOW: Window = Window { items: 64, bytes: 256 * KIB };
+/// The most requests a client may have unanswered.
+pub const REQUESTS_MAX: u32 = 8;
+
+/// The window of the express lane for a client that names none.
+pub const EXPRESS_WINDOW: Window = Window { items: 64, bytes: 64 * KIB };
+/// The window of the bulk lane for a client that names none.
+pub const BULK_WINDOW: Window = Window { items: 256, bytes: 256 * KIB };
+/// The fewest items of a delivery window.
+pub const WINDOW_ITEMS_MIN: u32 = 1;
+/// The most items of a delivery window.
+pub const WINDOW_ITEMS_MAX: u32 = 4096;
+/// The fewest bytes of a delivery window: what the smallest clients have to spare.
+pub const WINDOW_BYTES_MIN: u32 = 512;
+/// The most bytes of a delivery window.
+pub const WINDOW_BYTES_MAX: u32 = 4096 * KIB;
+
+/// The shortest time between heartbeats.
+pub const HEARTBEAT_MS_MIN: u32 = 15 * SECOND_MS;
+/// The longest time between heartbeats.
+pub const HEARTBEAT_MS_MAX: u32 = 600 * SECOND_MS;
+/// The time between heartbeats for a client that wishes for none.
+pub const HEARTBEAT_MS: u32 = 60 * SECOND_MS;
+/// How long a client waits for any byte after its heartbeat.
+pub const HEARTBEAT_ANSWER_MS: u64 = 10_000;
+
+/// How long the TLS handshake may take, from accept.
+pub const TLS_MS: u64 = 5_000;
+/// How long it may take until `Connected`, from accept; a client gives a broker the same.
+pub const AUTH_MS: u64 = 10_000;
+/// How long stored items may wait for their ack.
+pub const ACK_DELAY_MS: u64 = 1_000;
+/// How long an item may be unacked before the broker asks: the ack's own delay, and nine seconds to store and travel.
+pub const ACK_OVERDUE_MS: u64 = 10_000;
+/// How long a client may take to answer an `AckRequest` once it has it.
+pub const ACK_ANSWER_DELAY_MS: u64 = 10_000;
+/// How long the broker waits for the answer to an `AckRequest`, before it counts the bytes that are under way.
+pub const ACK_ANSWER_MS: u64 = 20_000;
+/// What is added to [`ACK_ANSWER_MS`] for each KiB unacked: a link of 8 kbit/s is not cut off.
+pub const ACK_ANSWER_PER_KIB_MS: u64 = 1_000;
+/// How often a cursor leaves while items flow.
+pub const CURSOR_MS: u64 = 1_000;
+
+/// How many missed entries of one conversation a `SKIP` catch-up sends before it sends one `Head`.
+pub const CATCH_UP_ENTRIES_MAX: u64 = 200;
+/// How many items a `SKIP` catch-up sends in all.
+pub const CATCH_UP_ITEMS_MAX: u64 = 2_000;
+/// How many bytes a `SKIP` catch-up sends in all.
+pub const CATCH_UP_BYTES_MAX: u64 = 1024 * KIB as u64;
+/// How many conversations with news a catch-up takes on.
+pub const CATCH_UP_CONVERSATIONS_MAX: usize = 500;
+
+/// The most devices of a user.
+pub const DEVICES_MAX: usize = 20;
+/// The most channels a session watches.
+pub const WATCHES_MAX: usize = 100;
+
+// What must hold between them.
+const _: () = {
+    assert!(PAYLOAD_BYTES_MAX < FRAME_BYTES_MAX && FRAME_BYTES_MAX <= FRAME_BYTES_CEILING);
+    // A page of history is one frame: its items, or its single large one, fit.
+    assert!(PAGE_BYTES_MAX < FRAME_BYTES_MAX as usize);
+    assert!(2 * GROUP_USERS_MAX * (USER_NAME_BYTES_MAX + 2) < FRAME_BYTES_MAX as usize);
+    assert!(PUBLISH_WINDOW.items as u64 <= ID_SPAN_MAX);
+    // A full run of the largest content fits the publish window.
+    assert!(PUBLISH_WINDOW.bytes >= FRAME_BYTES_MAX);
+    assert!(HEARTBEAT_ANSWER_MS < HEARTBEAT_MS_MIN as u64);
+    assert!(ACK_DELAY_MS < ACK_OVERDUE_MS && ACK_ANSWER_DELAY_MS < ACK_ANSWER_MS);
+    assert!(TLS_MS < AUTH_MS);
+};
+
+/// A delivery window as wished for, brought within bounds; `None` and zeros mean the default of the lane.
+#[must_use]
+pub fn delivery_window(wish: Option<Window>, default: Window) -> Window {
+    let wish = wish.unwrap_or_default();
+    let or_default = |wish: u32, default: u32| if wish == 0 { default } else { wish };
+    Window {
+        items: or_default(wish.items, default.items).clamp(WINDOW_ITEMS_MIN, WINDOW_ITEMS_MAX),
+        bytes: or_default(wish.bytes, default.bytes).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+    }
+}

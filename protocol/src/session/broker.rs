@@ -1,0 +1,763 @@
+//! The broker's end of a session. It keeps to the window what is sent, holds the client to its own, counts acks, asks
+//! for those that do not come, answers heartbeats, and puts what leaves into its order. What a publish means, who may
+//! do what, and what a device is sent are decided elsewhere.
+//!
+//! ```text
+//!            Connect            accept()                 refusal, Goodbye, close()
+//!   Waiting ---------> Asking ------------> Open ---------------------------------> Closed
+//!      |                  |                                                           ^
+//!      +------------------+-------- 10 s, refusal, close() ---------------------------+
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Millis, OpenRefusals, Room,
+    in_flight::{LaneOut, Missing},
+    publish_window::PublishWindow,
+};
+use crate::{
+    frame::{self, Frame},
+    ids::MessageId,
+    limits::{
+        ACK_ANSWER_MS, ACK_ANSWER_PER_KIB_MS, ACK_OVERDUE_MS, AGENT_BYTES_MAX, AUTH_MS, BULK_WINDOW, CURSOR_BYTES_MAX,
+        DEVICE_NAME_BYTES_MAX, EXPRESS_WINDOW, FEATURE_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_MS, HEARTBEAT_MS_MAX,
+        HEARTBEAT_MS_MIN, ID_SPAN_MAX, PAYLOAD_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUESTS_MAX,
+        VERSION, delivery_window,
+    },
+    packet::{self, Lane, Window, packet::Kind},
+    reason::{Reason, Refusal},
+    varint,
+};
+
+/// The bounds that a broker may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerLimits {
+    /// The shortest time between heartbeats.
+    pub heartbeat_ms_min: u32,
+    /// The longest time between heartbeats.
+    pub heartbeat_ms_max: u32,
+    /// The largest content.
+    pub payload_bytes_max: u32,
+    /// The largest frame after `Connected`.
+    pub frame_bytes_max: u32,
+    /// How much may be published and unanswered.
+    pub publish: Window,
+}
+
+impl Default for BrokerLimits {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms_min: HEARTBEAT_MS_MIN,
+            heartbeat_ms_max: HEARTBEAT_MS_MAX,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            publish: PUBLISH_WINDOW,
+        }
+    }
+}
+
+/// What a frame from the client asks the broker to do.
+#[derive(Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event lives on the stack for one call; a box would be an allocation per message"
+)]
+pub enum BrokerEvent<P> {
+    /// The client says who it is. Answer with [`BrokerSession::accept`] or [`BrokerSession::close`].
+    Connect(Box<packet::Connect>),
+    /// Append this. Answer with [`BrokerSession::acknowledge`] or [`BrokerSession::refuse`].
+    Publish(packet::Publish),
+    /// Read this. Answer with [`BrokerSession::respond`], [`BrokerSession::respond_history`] or
+    /// [`BrokerSession::refuse`].
+    Request(packet::Request),
+    /// The client will not repeat this id, which is surely not stored.
+    GiveUp(MessageId),
+    /// The client has stored everything up to these places; `None` says nothing new about a lane.
+    Acked {
+        /// The place of the newest item acked in the express lane.
+        express: Option<P>,
+        /// The place of the newest item acked in the bulk lane.
+        bulk: Option<P>,
+    },
+    /// The client could not store these. Read them again and give each to [`BrokerSession::resend`], with the numbers
+    /// from `from_n` on.
+    Resend {
+        /// Of which lane.
+        lane: Lane,
+        /// The number of the first.
+        from_n: u64,
+        /// The places, in order.
+        places: Vec<P>,
+    },
+    /// The client is going and wants nothing more. What is queued still leaves.
+    Goodbye,
+}
+
+/// The broker's end of a session. `P` is whatever tells the broker where to read an item in flight again.
+#[derive(Debug)]
+pub struct BrokerSession<P> {
+    state: State,
+    /// A heartbeat waits for an answer.
+    heartbeat_owed: bool,
+    /// Requests without an answer that has left.
+    requests: u8,
+    /// When anything was last heard.
+    heard: Millis,
+    /// Before `Open`: when the handshake must be done.
+    started: Millis,
+    /// The time between heartbeats that the client picked.
+    heartbeat_ms: u32,
+    limits: BrokerLimits,
+    /// The lowest id that may still be published.
+    first_unanswered: MessageId,
+    publishes: PublishWindow,
+    refused: OpenRefusals,
+    answers: VecDeque<Answer>,
+    express: LaneOut<P>,
+    bulk: LaneOut<P>,
+    /// Cursors that wait for what they cover to leave: the oldest, which must not be held up for ever by newer ones,
+    /// and the newest.
+    cursors: VecDeque<PendingCursor>,
+    ask: Option<Box<Ask>>,
+    /// How many `AckRequest`s there were.
+    asked: u32,
+    /// What a frame said beyond its first event.
+    events: Vec<BrokerEvent<P>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Asking { windows: [Window; 2] },
+    Open,
+    Closed,
+}
+
+/// What leaves before everything else.
+#[derive(Debug)]
+enum Answer {
+    Ack(packet::PublishAck),
+    /// A whole frame, and what it frees when it leaves.
+    Frame {
+        frame: Bytes,
+        frees: Frees,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Frees {
+    Nothing,
+    Publish(MessageId),
+    Request,
+}
+
+#[derive(Debug)]
+struct PendingCursor {
+    express: u64,
+    bulk: u64,
+    cursor: Bytes,
+}
+
+/// An `AckRequest` under way.
+#[derive(Debug)]
+struct Ask {
+    /// What stood before it in each lane.
+    express: u64,
+    bulk: u64,
+    has_left: bool,
+    deadline: Millis,
+}
+
+impl<P: Copy> BrokerSession<P> {
+    /// A session that waits for `Connect`, from the moment its connection was accepted.
+    #[must_use]
+    pub fn new(now: Millis, limits: BrokerLimits) -> Self {
+        Self {
+            state: State::Waiting,
+            heartbeat_owed: false,
+            requests: 0,
+            heard: now,
+            started: now,
+            heartbeat_ms: 0,
+            limits,
+            first_unanswered: MessageId(1),
+            publishes: PublishWindow::new(limits.publish),
+            refused: OpenRefusals::new(),
+            answers: VecDeque::new(),
+            express: LaneOut::new(),
+            bulk: LaneOut::new(),
+            cursors: VecDeque::new(),
+            ask: None,
+            asked: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Whether the client is connected.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether nothing more is taken. What [`Self::poll_transmit`] still gives should leave before the socket closes.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Whether nothing is under way in either direction: no publish, request or item without its answer, and nothing
+    /// to send.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.publishes.is_empty()
+            && self.requests == 0
+            && self.express.is_empty()
+            && self.bulk.is_empty()
+            && !self.wants_transmit()
+    }
+
+    /// Whether [`Self::poll_transmit`] has something to write.
+    #[must_use]
+    pub fn wants_transmit(&self) -> bool {
+        let open = self.heartbeat_owed
+            || self.express.has_waiting()
+            || self.bulk.has_waiting()
+            || !self.cursors.is_empty()
+            || self.ask.as_ref().is_some_and(|ask| !ask.has_left);
+        !self.answers.is_empty() || !self.is_closed() && open
+    }
+
+    /// The longest frame to accept now: give it to the codec.
+    #[must_use]
+    pub const fn frame_bytes_max(&self) -> u32 {
+        match self.state {
+            State::Waiting | State::Asking { .. } => PRE_AUTH_FRAME_BYTES_MAX,
+            State::Open | State::Closed => self.limits.frame_bytes_max,
+        }
+    }
+
+    /// What a lane's window still takes; nothing unless the session is open. See [`Room::bytes`] for the case of an
+    /// empty lane.
+    #[must_use]
+    pub fn room(&self, lane: Lane) -> Room {
+        if self.is_open() { self.lane(lane).room() } else { Room::NONE }
+    }
+
+    /// The ids of this session that were refused for now and are still open.
+    #[must_use]
+    pub const fn open_refusals(&self) -> &OpenRefusals {
+        &self.refused
+    }
+
+    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R8-3).
+    pub const fn handle_bytes(&mut self, now: Millis) {
+        self.heard = now;
+    }
+
+    /// A frame has arrived, that took `bytes` on the wire. Drain [`Self::poll_event`] afterwards.
+    ///
+    /// # Errors
+    /// The client broke a rule, or is refused: the connection ends, and the refusal is queued to be sent.
+    pub fn handle_frame(&mut self, now: Millis, frame: Frame, bytes: usize) -> Result<Option<BrokerEvent<P>>, Refusal> {
+        if self.is_closed() {
+            return Ok(None);
+        }
+        self.heard = now;
+        let kind = match frame {
+            Frame::Heartbeat => {
+                self.heartbeat_owed = true;
+                self.shrink();
+                return Ok(None);
+            }
+            Frame::Unknown => return Ok(None),
+            Frame::Packet(kind) => kind,
+        };
+        let event = match (self.state, kind) {
+            (State::Waiting, Kind::Connect(connect)) => self.connect(connect),
+            (State::Open, Kind::Publish(publish)) => self.publish(publish, bytes),
+            (State::Open, Kind::Request(request)) => self.request(request),
+            (State::Open, Kind::Ack(ack)) => self.ack(ack),
+            (State::Open, Kind::GiveUp(give_up)) => self.give_up(MessageId(give_up.message_id)),
+            (_, Kind::Goodbye(_)) => {
+                self.end();
+                Ok(Some(BrokerEvent::Goodbye))
+            }
+            _ => Err(Refusal::connection(Reason::UnexpectedPacket)),
+        };
+        event.inspect_err(|refusal| self.close(refusal.clone()))
+    }
+
+    /// The deadline of [`Self::poll_deadline`] may have passed.
+    ///
+    /// # Errors
+    /// Something took too long: the connection ends, and the refusal is queued to be sent.
+    pub fn handle_deadline(&mut self, now: Millis) -> Result<(), Refusal> {
+        let late = match self.state {
+            State::Closed => None,
+            State::Waiting | State::Asking { .. } => {
+                (now >= self.started.after(AUTH_MS)).then_some(Reason::HandshakeTimeout)
+            }
+            State::Open if now >= self.silence_deadline() => Some(Reason::HeartbeatTimeout),
+            State::Open => match &self.ask {
+                Some(ask) if now >= ask.deadline => Some(Reason::AckTimeout),
+                Some(_) => None,
+                None => {
+                    if self.overdue_at().is_some_and(|overdue| now >= overdue) {
+                        self.ask_for_acks(now);
+                    }
+                    None
+                }
+            },
+        };
+        let Some(reason) = late else { return Ok(()) };
+        let refusal = Refusal::connection(reason);
+        self.close(refusal.clone());
+        Err(refusal)
+    }
+
+    /// Lets the client in: queues `connected`, in which the session fills in the bounds, windows and heartbeat range.
+    pub fn accept(&mut self, now: Millis, connected: packet::Connected) {
+        let State::Asking { windows: [express, bulk] } = self.state else {
+            assert!(self.is_closed(), "a client was accepted that has not asked");
+            return;
+        };
+        let limits = self.limits;
+        let connected = packet::Connected {
+            heartbeat_ms_min: limits.heartbeat_ms_min,
+            heartbeat_ms_max: limits.heartbeat_ms_max,
+            payload_bytes_max: limits.payload_bytes_max,
+            frame_bytes_max: limits.frame_bytes_max,
+            publish: Some(limits.publish),
+            express: Some(express),
+            bulk: Some(bulk),
+            ..connected
+        };
+        self.state = State::Open;
+        self.heard = now;
+        self.first_unanswered = self.first_unanswered.max(MessageId(connected.first_unanswered));
+        self.express.set_window(express);
+        self.bulk.set_window(bulk);
+        self.queue(&Kind::Connected(connected), Frees::Nothing);
+    }
+
+    /// The publish is stored. Frees its place in the window as it leaves; says nothing if the session has ended.
+    pub fn acknowledge(&mut self, ack: packet::PublishAck) {
+        if self.is_closed() {
+            return;
+        }
+        let open = self.publishes.answer(ack.message_id);
+        assert!(open.is_some(), "an id was acknowledged that was not published, or twice");
+        self.answers.push_back(Answer::Ack(ack));
+    }
+
+    /// The publish or request is refused. A refusal about neither closes the session.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        if self.is_closed() {
+            return;
+        }
+        if refusal.ends_connection() {
+            return self.close(refusal);
+        }
+        let frees = if refusal.message_id.is_some() {
+            let open = self.publishes.answer(refusal.message_id.0);
+            assert!(open.is_some(), "an id was refused that was not published, or twice");
+            self.refused.refused(open.unwrap_or_default(), refusal.message_id, refusal.reason.verdict());
+            Frees::Publish(refusal.message_id)
+        } else {
+            Frees::Request
+        };
+        self.queue(&Kind::Refused((&refusal).into()), frees);
+    }
+
+    /// Answers a request.
+    pub fn respond(&mut self, response: packet::Response) {
+        if !self.is_closed() {
+            self.queue(&Kind::Response(response), Frees::Request);
+        }
+    }
+
+    /// Answers a history request with items that are encoded already.
+    pub fn respond_history(&mut self, id: u64, items: &[Bytes], next_seq: u64, head_seq: u64) {
+        if !self.is_closed() {
+            let frame = history_frame(id, items, next_seq, head_seq);
+            self.answers.push_back(Answer::Frame { frame, frees: Frees::Request });
+        }
+    }
+
+    /// Sends an encoded [`packet::Item`] in a lane whose [`Self::room`] admits it. `place` comes back when it is acked
+    /// or has to be read again.
+    pub fn deliver(&mut self, now: Millis, lane: Lane, place: P, item: &Bytes) {
+        if !self.is_closed() {
+            self.lane_mut(lane).give(now, place, item);
+        }
+    }
+
+    /// Sends an item once more, as [`BrokerEvent::Resend`] asked: the same, or the `Head` that it has become.
+    pub fn resend(&mut self, now: Millis, lane: Lane, n: u64, item: &Bytes) {
+        if !self.is_closed() {
+            self.lane_mut(lane).give_again(now, n, item);
+        }
+    }
+
+    /// Sends the cursor of all that was delivered so far, in both lanes. It leaves behind all of that.
+    pub fn cursor(&mut self, cursor: Bytes) {
+        assert!(cursor.len() <= CURSOR_BYTES_MAX, "a cursor is too long");
+        if self.is_closed() {
+            return;
+        }
+        if self.cursors.len() == 2 {
+            self.cursors.pop_back();
+        }
+        self.cursors.push_back(PendingCursor { express: self.express.given(), bulk: self.bulk.given(), cursor });
+    }
+
+    /// Tells the client to go elsewhere soon.
+    pub fn goaway(&mut self, retry_after_ms: u32) {
+        if !self.is_closed() {
+            self.queue(&Kind::Goaway(packet::Goaway { retry_after_ms }), Frees::Nothing);
+        }
+    }
+
+    /// Ends the session: queues the refusal behind the answers that wait, and drops the rest.
+    pub fn close(&mut self, refusal: Refusal) {
+        if self.is_closed() {
+            return;
+        }
+        let refusal = Refusal { message_id: MessageId::NONE, request: 0, ..refusal };
+        self.queue(&Kind::Refused((&refusal).into()), Frees::Nothing);
+        self.end();
+    }
+
+    /// What the last frame said beyond the event it returned.
+    pub fn poll_event(&mut self) -> Option<BrokerEvent<P>> {
+        let event = self.events.pop();
+        if self.events.is_empty() {
+            self.events = Vec::new();
+        }
+        event
+    }
+
+    /// Appends frames to `out` until that holds `max` bytes (an empty `out` takes one frame of any size); says whether
+    /// it wrote any. Answers and acks first, then the express lane, then the bulk lane, then cursors and `AckRequest`.
+    pub fn poll_transmit(&mut self, _now: Millis, out: &mut BytesMut, max: usize) -> bool {
+        let begin = out.len();
+        self.write_all(out, max);
+        let wrote = out.len() > begin;
+        if self.heartbeat_owed && (wrote || begin < max) && !self.is_closed() {
+            if !wrote {
+                frame::encode_heartbeat(out);
+            }
+            self.heartbeat_owed = false;
+        }
+        out.len() > begin
+    }
+
+    /// When to call [`Self::handle_deadline`], unless something else is handled before.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Millis> {
+        match self.state {
+            State::Closed => None,
+            State::Waiting | State::Asking { .. } => Some(self.started.after(AUTH_MS)),
+            State::Open => {
+                let acks = self.ask.as_ref().map(|ask| ask.deadline).or_else(|| self.overdue_at());
+                let silence = self.silence_deadline();
+                Some(acks.map_or(silence, |acks| acks.min(silence)))
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ what arrives
+
+    fn connect(&mut self, connect: packet::Connect) -> Result<Option<BrokerEvent<P>>, Refusal> {
+        if connect.version != VERSION {
+            return Err(Refusal::connection(Reason::VersionUnsupported).because("this broker speaks version 1"));
+        }
+        check_connect(&connect).map_err(|what| Refusal::connection(Reason::InvalidArgument).because(what))?;
+        let wish = if connect.heartbeat_ms == 0 { HEARTBEAT_MS } else { connect.heartbeat_ms };
+        self.heartbeat_ms = wish.clamp(self.limits.heartbeat_ms_min, self.limits.heartbeat_ms_max);
+        self.first_unanswered = MessageId(connect.first_unanswered.max(1));
+        self.state = State::Asking {
+            windows: [delivery_window(connect.express, EXPRESS_WINDOW), delivery_window(connect.bulk, BULK_WINDOW)],
+        };
+        Ok(Some(BrokerEvent::Connect(Box::new(connect))))
+    }
+
+    fn publish(&mut self, publish: packet::Publish, bytes: usize) -> Result<Option<BrokerEvent<P>>, Refusal> {
+        let id = MessageId(publish.message_id);
+        if !id.is_some() {
+            return Err(Refusal::connection(Reason::Malformed).because("a publish without a message id"));
+        }
+        if self.publishes.contains(id.0) {
+            return Err(Refusal::connection(Reason::UnexpectedPacket).because("an id that has no answer yet"));
+        }
+        if !self.publishes.room().admits(bytes) {
+            return Err(Refusal::connection(Reason::WindowExceeded));
+        }
+        self.publishes.push(id.0, publish.conversation, bytes);
+        self.first_unanswered = self.first_unanswered.max(MessageId(publish.first_unanswered));
+        self.refused.close_below(self.first_unanswered);
+        match self.judge(&publish) {
+            None => {
+                self.refused.close(id);
+                Ok(Some(BrokerEvent::Publish(publish)))
+            }
+            Some(reason) => {
+                self.refuse(Refusal::publish(id, reason));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Why a publish is refused before anyone else sees it.
+    fn judge(&self, publish: &packet::Publish) -> Option<Reason> {
+        let id = MessageId(publish.message_id);
+        if id < self.first_unanswered {
+            Some(Reason::StaleId)
+        } else if id.0 - self.first_unanswered.0 >= ID_SPAN_MAX {
+            Some(Reason::IdSpanExceeded)
+        } else if publish.content.len() > self.limits.payload_bytes_max as usize {
+            Some(Reason::PayloadTooLarge)
+        } else if self.refused.blocks(publish.conversation, id) {
+            Some(Reason::After)
+        } else {
+            None
+        }
+    }
+
+    fn request(&mut self, request: packet::Request) -> Result<Option<BrokerEvent<P>>, Refusal> {
+        if request.id == 0 {
+            return Err(Refusal::connection(Reason::Malformed).because("a request without an id"));
+        }
+        if u32::from(self.requests) >= REQUESTS_MAX {
+            return Err(Refusal::connection(Reason::WindowExceeded).because("too many requests without an answer"));
+        }
+        self.requests += 1;
+        if request.op.is_none() {
+            self.refuse(Refusal::request(request.id, Reason::Unsupported));
+            return Ok(None);
+        }
+        Ok(Some(BrokerEvent::Request(request)))
+    }
+
+    fn give_up(&mut self, id: MessageId) -> Result<Option<BrokerEvent<P>>, Refusal> {
+        if self.publishes.contains(id.0) || !id.is_some() {
+            return Err(Refusal::connection(Reason::UnexpectedPacket).because("an id that has no answer yet"));
+        }
+        self.refused.close(id);
+        Ok(Some(BrokerEvent::GiveUp(id)))
+    }
+
+    fn ack(&mut self, ack: packet::Ack) -> Result<Option<BrokerEvent<P>>, Refusal> {
+        if ack.express > self.express.left() || ack.bulk > self.bulk.left() {
+            return Err(Refusal::connection(Reason::AckOfTheUnsent));
+        }
+        let (express, bulk) = (self.express.ack(ack.express), self.bulk.ack(ack.bulk));
+        if ack.answer != 0 {
+            self.take_answer(ack.answer)?;
+        }
+        if express.is_some() || bulk.is_some() {
+            return Ok(Some(BrokerEvent::Acked { express, bulk }));
+        }
+        Ok(self.poll_event())
+    }
+
+    fn take_answer(&mut self, k: u64) -> Result<(), Refusal> {
+        let ask = match self.ask.take() {
+            Some(ask) if ask.has_left && k == u64::from(self.asked) => ask,
+            _ => return Err(Refusal::connection(Reason::UnexpectedPacket).because("an answer that was not asked for")),
+        };
+        // `poll_event` hands them out from the back: express first.
+        for (lane, asked) in [(Lane::Bulk, ask.bulk), (Lane::Express, ask.express)] {
+            match self.lane(lane).missing(asked) {
+                Missing::Nothing => {}
+                Missing::Resend { from_n, places } => self.events.push(BrokerEvent::Resend { lane, from_n, places }),
+                Missing::Again => {
+                    return Err(Refusal::connection(Reason::AckTimeout).because("sent twice, and not stored"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------ what leaves
+
+    fn write_all(&mut self, out: &mut BytesMut, max: usize) {
+        while let Some(answer) = self.answers.front() {
+            let len = match answer {
+                Answer::Ack(_) => ACK_FRAME_BYTES_MAX,
+                Answer::Frame { frame, .. } => frame.len(),
+            };
+            if !has_room(out, len, max) {
+                return;
+            }
+            self.write_answer(out);
+        }
+        if self.is_closed() {
+            return;
+        }
+        for lane in [Lane::Express, Lane::Bulk] {
+            while let Some(len) = self.lane(lane).next_len(lane) {
+                if !has_room(out, len, max) {
+                    return;
+                }
+                let bytes_max = max.saturating_sub(out.len()).min(self.limits.frame_bytes_max as usize);
+                self.lane_mut(lane).write(lane, bytes_max, out);
+            }
+        }
+        while let Some(next) = self.cursors.front()
+            && self.express.is_past(next.express)
+            && self.bulk.is_past(next.bulk)
+        {
+            if !has_room(out, CURSOR_BYTES_MAX, max) {
+                return;
+            }
+            if let Some(PendingCursor { cursor, .. }) = self.cursors.pop_front() {
+                frame::encode(&Kind::Cursor(packet::Cursor { cursor }), out);
+            }
+        }
+        let k = u64::from(self.asked);
+        if let Some(ask) = self.ask.as_mut().filter(|ask| !ask.has_left)
+            && has_room(out, ACK_FRAME_BYTES_MAX, max)
+        {
+            ask.has_left = true;
+            (ask.express, ask.bulk) = (self.express.left(), self.bulk.left());
+            frame::encode(&Kind::AckRequest(packet::AckRequest { k }), out);
+        }
+    }
+
+    fn write_answer(&mut self, out: &mut BytesMut) {
+        match self.answers.pop_front() {
+            Some(Answer::Ack(ack)) => {
+                self.publishes.free(ack.message_id);
+                frame::encode(&Kind::PublishAck(ack), out);
+            }
+            Some(Answer::Frame { frame, frees }) => {
+                out.extend_from_slice(&frame);
+                match frees {
+                    Frees::Nothing => {}
+                    Frees::Publish(id) => drop(self.publishes.free(id.0)),
+                    Frees::Request => self.requests = self.requests.saturating_sub(1),
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn queue(&mut self, kind: &Kind, frees: Frees) {
+        let mut frame = BytesMut::with_capacity(frame::encoded_len(kind));
+        frame::encode(kind, &mut frame);
+        self.answers.push_back(Answer::Frame { frame: frame.freeze(), frees });
+    }
+
+    fn ask_for_acks(&mut self, now: Millis) {
+        self.asked += 1;
+        let unacked = u64::from(self.express.bytes() + self.bulk.bytes());
+        let wait = ACK_ANSWER_MS + unacked.div_ceil(1024) * ACK_ANSWER_PER_KIB_MS;
+        self.ask = Some(Box::new(Ask { express: 0, bulk: 0, has_left: false, deadline: now.after(wait) }));
+    }
+
+    fn overdue_at(&self) -> Option<Millis> {
+        let oldest = [self.express.oldest(), self.bulk.oldest()].into_iter().flatten().min();
+        oldest.map(|oldest| oldest.after(ACK_OVERDUE_MS))
+    }
+
+    /// One and a half intervals without a byte is the end.
+    const fn silence_deadline(&self) -> Millis {
+        self.heard.after(self.heartbeat_ms as u64 * 3 / 2)
+    }
+
+    fn end(&mut self) {
+        self.state = State::Closed;
+        self.express.clear();
+        self.bulk.clear();
+        self.cursors = VecDeque::new();
+        self.ask = None;
+        self.events = Vec::new();
+    }
+
+    /// A heartbeat says that the client has nothing to say: what is not in use is given back.
+    fn shrink(&mut self) {
+        self.publishes.shrink();
+        self.express.shrink();
+        self.bulk.shrink();
+        if self.answers.is_empty() {
+            self.answers = VecDeque::new();
+        }
+        if self.cursors.is_empty() {
+            self.cursors = VecDeque::new();
+        }
+    }
+
+    const fn lane(&self, lane: Lane) -> &LaneOut<P> {
+        match lane {
+            Lane::Express => &self.express,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
+    const fn lane_mut(&mut self, lane: Lane) -> &mut LaneOut<P> {
+        match lane {
+            Lane::Express => &mut self.express,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+/// Four numbers of at most ten bytes with a tag each, and what stands around them.
+const ACK_FRAME_BYTES_MAX: usize = 48;
+
+fn has_room(out: &BytesMut, len: usize, max: usize) -> bool {
+    out.is_empty() || out.len() + len <= max
+}
+
+fn check_connect(connect: &packet::Connect) -> Result<(), &'static str> {
+    if connect.device.is_empty() || connect.device.len() > DEVICE_NAME_BYTES_MAX {
+        return Err("device: 1 to 64 bytes");
+    }
+    if connect.cursor.len() > CURSOR_BYTES_MAX {
+        return Err("cursor: at most 1024 bytes");
+    }
+    if connect.agent.len() > AGENT_BYTES_MAX {
+        return Err("agent: at most 64 bytes");
+    }
+    if connect.features.iter().any(|feature| feature.len() > FEATURE_BYTES_MAX) {
+        return Err("features: at most 64 bytes each");
+    }
+    packet::StartKind::try_from(connect.start).map_err(|_| "start: no such kind")?;
+    packet::CatchUpMode::try_from(connect.catch_up).map_err(|_| "catch_up: no such mode")?;
+    Ok(())
+}
+
+/// `Packet { response: Response { id, history: HistoryPage { items, next_seq, head_seq } } }`, from encoded items.
+fn history_frame(id: u64, items: &[Bytes], next_seq: u64, head_seq: u64) -> Bytes {
+    const TAG_RESPONSE: u64 = 9 << 3 | 2;
+    const TAG_ID: u64 = 1 << 3;
+    const TAG_HISTORY: u64 = 2 << 3 | 2;
+    const TAG_ITEM: u64 = 1 << 3 | 2;
+    const TAG_NEXT: u64 = 2 << 3;
+    const TAG_HEAD: u64 = 3 << 3;
+    let number = |value: u64| if value == 0 { 0 } else { 1 + varint::len(value) };
+    let delimited = |len: usize| 1 + varint::len(len as u64) + len;
+    let page = items.iter().map(|item| delimited(item.len())).sum::<usize>() + number(next_seq) + number(head_seq);
+    let response = number(id) + delimited(page);
+    let packet = delimited(response);
+    let mut out = BytesMut::with_capacity(varint::len(packet as u64) + packet);
+    for value in [packet as u64, TAG_RESPONSE, response as u64, TAG_ID, id, TAG_HISTORY, page as u64] {
+        varint::write(value, &mut out);
+    }
+    for item in items {
+        varint::write(TAG_ITEM, &mut out);
+        varint::write(item.len() as u64, &mut out);
+        out.extend_from_slice(item);
+    }
+    for (tag, value) in [(TAG_NEXT, next_seq), (TAG_HEAD, head_seq)] {
+        if value != 0 {
+            varint::write(tag, &mut out);
+            varint::write(value, &mut out);
+        }
+    }
+    out.freeze()
+}
