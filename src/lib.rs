@@ -1,3 +1,4 @@
 //! The Longwire broker: one log, conversations in it, streams out of it.
 
+pub mod routing;
 pub mod store;

@@ -40,7 +40,7 @@ pub(crate) struct Effects {
 #[derive(Debug, Default)]
 struct Handed {
     number: u64,
-    session: u64,
+    numbering: u64,
     express: u64,
     bulk: u64,
     answers: Vec<u64>,
@@ -50,8 +50,9 @@ struct Handed {
 
 #[derive(Debug, Default)]
 struct Intake {
-    /// Which connection of this client the queue is of.
-    session: u64,
+    /// Which numbering the queue is of: a new one begins with each connection, and when what was not stored is to
+    /// come again in this one.
+    numbering: u64,
     queue: VecDeque<Arrival>,
     handed: VecDeque<Handed>,
     next_number: u64,
@@ -66,7 +67,6 @@ struct Intake {
 impl Intake {
     fn begin(&mut self, reset: Option<Reset>) {
         self.end();
-        self.session += 1;
         if let Some(reset) = reset {
             self.passed.clear();
             self.queue.push_back(Arrival::Reset(reset));
@@ -74,9 +74,10 @@ impl Intake {
         self.settle_what_nobody_reads();
     }
 
-    /// The connection is gone, and with it what nobody took: it comes again.
+    /// What nobody took is gone, and comes again: with the next connection, or in this one.
     fn end(&mut self) {
         self.queue.clear();
+        self.numbering += 1;
         self.effects = Effects { cursor: self.effects.cursor.take(), ..Effects::default() };
     }
 
@@ -86,10 +87,7 @@ impl Intake {
         self.answer_what_is_settled();
     }
 
-    fn put_items(&mut self, lane: Lane, through: u64, mut items: Vec<Item>) {
-        items.retain(|item| {
-            item.place().is_none_or(|(conversation, seq)| self.passed.get(&conversation).is_none_or(|&at| seq > at))
-        });
+    fn put_items(&mut self, lane: Lane, through: u64, items: Vec<Item>) {
         self.put(Arrival::Items { lane, through, items });
     }
 
@@ -99,11 +97,16 @@ impl Intake {
         if !something || (handover == Handover::WithCursor && !complete) {
             return None;
         }
+        // What the application holds of an older numbering may be what comes here again.
+        if self.handed.iter().any(|handed| handed.numbering != self.numbering) {
+            return None;
+        }
         let mut all = Vec::new();
-        let mut handed = Handed { number: self.next_number, session: self.session, ..Handed::default() };
+        let mut handed = Handed { number: self.next_number, numbering: self.numbering, ..Handed::default() };
         while let Some(arrival) = self.queue.pop_front() {
             match arrival {
-                Arrival::Items { lane, through, items } => {
+                Arrival::Items { lane, through, mut items } => {
+                    items.retain(|item| self.is_news(item));
                     match lane {
                         Lane::Express => handed.express = through,
                         Lane::Bulk => handed.bulk = through,
@@ -125,6 +128,10 @@ impl Intake {
         Some(result)
     }
 
+    fn is_news(&self, item: &Item) -> bool {
+        item.place().is_none_or(|(conversation, seq)| self.passed.get(&conversation).is_none_or(|&at| seq > at))
+    }
+
     fn settle(&mut self, number: u64, stored: bool) {
         if stored {
             while self.handed.front().is_some_and(|handed| handed.number <= number) {
@@ -133,8 +140,11 @@ impl Intake {
                 }
             }
         } else if let Some(at) = self.handed.iter().position(|handed| handed.number == number) {
-            // Not stored, and that is an answer too.
-            if let Some(handed) = self.handed.remove(at).filter(|handed| handed.session == self.session) {
+            // Not stored, and that is an answer too: it comes again, with what follows it.
+            let handed = self.handed.remove(at).filter(|handed| handed.numbering == self.numbering);
+            if let Some(handed) = handed.filter(|handed| !handed.answers.is_empty()) {
+                self.queue.clear();
+                self.numbering += 1;
                 self.effects.answers.extend(handed.answers);
             }
         }
@@ -142,15 +152,17 @@ impl Intake {
     }
 
     fn store(&mut self, handed: Handed) {
-        if handed.session == self.session {
+        if handed.numbering == self.numbering {
             self.effects.express = self.effects.express.max(handed.express);
             self.effects.bulk = self.effects.bulk.max(handed.bulk);
             self.effects.answers.extend(handed.answers);
         }
+        let comes_again = handed.numbering != self.numbering;
         if handed.cursor.is_some() {
             self.passed.clear();
-            self.effects.cursor = handed.cursor;
-        } else {
+            self.effects.cursor = handed.cursor.clone();
+        }
+        if comes_again || handed.cursor.is_none() {
             self.passed.extend(handed.places);
         }
     }
@@ -210,18 +222,19 @@ impl Shared {
         self.lock().put(Arrival::AckRequest(k));
     }
 
-    /// Gives up waiting for the application: the broker is told how things stand.
+    /// Gives up waiting for the application to store what stands before an ack request: it comes again, and what the
+    /// application holds is told apart from it. Returns whether the request was open.
     pub(crate) fn answer_overdue(&self, k: u64) -> bool {
         let mut intake = self.lock();
-        let before = intake.queue.len();
-        intake.queue.retain(|arrival| !matches!(arrival, Arrival::AckRequest(asked) if *asked == k));
-        let mut found = before != intake.queue.len();
-        for handed in &mut intake.handed {
-            let before = handed.answers.len();
-            handed.answers.retain(|asked| *asked != k);
-            found |= before != handed.answers.len();
+        let queued = intake.queue.iter().any(|arrival| matches!(arrival, Arrival::AckRequest(asked) if *asked == k));
+        let numbering = intake.numbering;
+        let mut held = intake.handed.iter().filter(|handed| handed.numbering == numbering);
+        let open = queued || held.any(|handed| handed.answers.contains(&k));
+        if open {
+            intake.queue.clear();
+            intake.numbering += 1;
         }
-        found
+        open
     }
 
     /// What the application did since the last call.
@@ -248,6 +261,7 @@ impl Shared {
     pub(crate) fn settle(&self, number: u64, stored: bool) {
         self.lock().settle(number, stored);
         self.settled.notify_one();
+        self.arrived.notify_one();
     }
 
     pub(crate) fn abandon(&self) {
@@ -361,6 +375,28 @@ mod tests {
         assert!(intake.effects.answers.is_empty());
         intake.settle(held, true);
         assert_eq!(std::mem::take(&mut intake.effects).answers, [2, 3]);
+    }
+
+    #[test]
+    fn what_is_answered_too_late_comes_again_and_is_not_handed_over_twice() {
+        let shared = Arc::new(Shared::default());
+        shared.begin(None);
+        shared.put_items(Lane::Bulk, 3, entries(1, 1..4));
+        shared.put_cursor(cursor("a"));
+        let (held, ..) = shared.lock().take(Handover::AtOnce).expect("a delivery");
+        shared.put_ack_request(1);
+        shared.put_items(Lane::Bulk, 4, entries(1, 4..5));
+        assert!(shared.answer_overdue(1));
+        assert!(!shared.answer_overdue(1));
+        shared.put_items(Lane::Bulk, 4, entries(1, 1..5));
+        assert!(shared.lock().take(Handover::AtOnce).is_none(), "the application may be storing the same");
+        shared.settle(held, true);
+        let effects = shared.take_effects();
+        assert_eq!((effects.bulk, effects.cursor), (0, Some(cursor("a"))), "the session has taken these numbers back");
+        let (again, items, _) = shared.lock().take(Handover::AtOnce).expect("a delivery");
+        assert_eq!(seqs(&items), [4]);
+        shared.settle(again, true);
+        assert_eq!(shared.take_effects().bulk, 4);
     }
 
     #[test]

@@ -66,8 +66,8 @@ impl Link {
     pub(crate) fn next_event(&mut self, now: Millis) -> Result<Option<ClientEvent>, LinkError> {
         while let Some((frame, bytes)) = self.codec.decode(&mut self.input).map_err(FrameError::refusal)? {
             if let Some(event) = self.session.handle_frame(now, frame, bytes)? {
-                if let ClientEvent::Connected(connected) = &event {
-                    self.codec.set_frame_bytes_max(connected.frame_bytes_max);
+                if let ClientEvent::Connected(_) = &event {
+                    self.codec.set_frame_bytes_max(self.session.frame_bytes_max());
                 }
                 return Ok(Some(event));
             }
@@ -75,13 +75,13 @@ impl Link {
         Ok(None)
     }
 
-    /// Writes what there is and reads what comes; resolves when something was read, or when all was written and the
-    /// session may have more. Cancel safe: all state is in `self`.
-    pub(crate) async fn turn(&mut self) -> io::Result<()> {
+    /// Writes what there is and reads what comes; resolves when something was read (true), or when all was written and
+    /// the session may have more (false). Cancel safe: all state is in `self`.
+    pub(crate) async fn turn(&mut self) -> io::Result<bool> {
         poll_fn(|cx| self.poll_turn(cx)).await
     }
 
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let had_output = !self.out.is_empty();
         if let Poll::Ready(written) = self.poll_write_out(cx) {
             written?;
@@ -89,8 +89,8 @@ impl Link {
         self.input.reserve(READ_BYTES);
         match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            Poll::Ready(result) => Poll::Ready(result.map(|_| ())),
-            Poll::Pending if had_output && self.out.is_empty() => Poll::Ready(Ok(())),
+            Poll::Ready(result) => Poll::Ready(result.map(|_| true)),
+            Poll::Pending if had_output && self.out.is_empty() => Poll::Ready(Ok(false)),
             Poll::Pending => Poll::Pending,
         }
     }

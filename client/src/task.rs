@@ -85,7 +85,8 @@ struct Online {
 enum Step {
     Token(Result<String, String>),
     Dialed(String, std::io::Result<Box<dyn ByteStream>>),
-    Turned(std::io::Result<()>),
+    /// Whether anything was read.
+    Turned(std::io::Result<bool>),
     /// A deadline passed.
     Time,
 }
@@ -277,7 +278,12 @@ impl Task {
             Step::Dialed(_, Err(error)) => {
                 return self.wait(Duration::ZERO, Duration::ZERO, format!("cannot connect: {error}"));
             }
-            Step::Turned(Ok(())) => {}
+            Step::Turned(Ok(any)) => {
+                let now = self.millis();
+                if let (true, Phase::Online(online)) = (any, &mut self.phase) {
+                    online.link.session.handle_bytes(now);
+                }
+            }
             Step::Turned(Err(error)) => return self.disconnected(LinkError::Io(error)),
             Step::Time => return self.handle_time(),
         }
@@ -286,7 +292,7 @@ impl Task {
 
     fn begin_session(&mut self, token: String, stream: Box<dyn ByteStream>) {
         let (start, cursor) = self.start();
-        let heartbeat = self.config.heartbeat.mul_f64(1.0 - 0.1 * self.random.f64());
+        let heartbeat_ms = u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
         let connect = Connect {
             version: limits::VERSION,
             features: Vec::new(),
@@ -294,7 +300,7 @@ impl Task {
             device: self.config.device.clone(),
             incarnation: self.outbox.incarnation(),
             first_unanswered: if self.outbox.incarnation() == 0 { 0 } else { self.outbox.first_unanswered() },
-            heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+            heartbeat_ms,
             express: Some(self.config.express),
             bulk: Some(self.config.bulk),
             item_bytes_max: self.config.item_bytes_max,
@@ -304,7 +310,8 @@ impl Task {
             background: self.config.background,
             agent: self.config.agent.clone(),
         };
-        let session = ClientSession::new(self.millis(), connect);
+        let phase = Millis(self.random.u64(0..=u64::from(heartbeat_ms)));
+        let session = ClientSession::new(self.millis(), connect).with_heartbeat_phase(phase);
         self.phase = Phase::Online(Box::new(Online {
             link: Link::new(stream, session, FrameCodec::default()),
             since: Instant::now(),
@@ -397,10 +404,10 @@ impl Task {
             return;
         }
         let session = &mut online.link.session;
-        // The first unanswered id may be added to it: a tag and a varint.
+        // Around the publish: its frame's length and tag, and the first unanswered id where it moved.
         let now = Instant::now();
         while let Some(publish) =
-            self.outbox.next_to_send(now, |bytes| session.publish_room().admits(bytes + 11))
+            self.outbox.next_to_send(now, |bytes| session.publish_room().admits(bytes + 24))
         {
             session.publish(publish);
         }
@@ -614,7 +621,8 @@ impl Task {
         self.states.send_replace(state);
         self.shared.close();
         if let Some(done) = done {
-            drop(done.send(()));
+            // Whoever asked and went does not want to know.
+            let _gone = done.send(());
         }
     }
 
@@ -631,7 +639,8 @@ impl Task {
                 if let (Ok(true), Phase::Online(online)) = (&outcome, &mut self.phase) {
                     online.link.session.give_up(MessageId(id));
                 }
-                drop(done.send(outcome.map(|_| ())));
+                // Whoever asked and went does not want to know.
+                let _gone = done.send(outcome.map(|_| ()));
             }
             Command::Unanswered { reply } => {
                 drop(reply.send(self.outbox.iter().map(|(id, publish)| (id, publish.clone())).collect()));

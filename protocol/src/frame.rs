@@ -28,10 +28,6 @@ pub const HEARTBEAT: u8 = 0x00;
 
 /// What arrives.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a frame lives on the stack for one call; a box would be an allocation per message"
-)]
 pub enum Frame {
     /// The client asks whether the broker is there, or the broker answers.
     Heartbeat,

@@ -1,10 +1,6 @@
 //! The packets of `proto/longwire.proto`, as generated, and beside them the shape that is checked before they are decoded.
 
-#[expect(
-    missing_docs,
-    clippy::large_enum_variant,
-    reason = "generated; proto/longwire.proto and SPEC.md say what everything means"
-)]
+#[expect(missing_docs, reason = "generated; proto/longwire.proto and SPEC.md say what everything means")]
 mod generated {
     include!("longwire.v1.rs");
 }

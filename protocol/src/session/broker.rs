@@ -13,11 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{
-    Millis, OpenRefusals, Room,
-    in_flight::{LaneOut, Missing},
-    publish_window::PublishWindow,
-};
+use super::{Millis, OpenRefusals, Room, in_flight::LaneOut, publish_window::PublishWindow};
 use crate::{
     frame::{self, Frame},
     ids::MessageId,
@@ -61,10 +57,6 @@ impl Default for BrokerLimits {
 
 /// What a frame from the client asks the broker to do.
 #[derive(Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an event lives on the stack for one call; a box would be an allocation per message"
-)]
 pub enum BrokerEvent<P> {
     /// The client says who it is. Answer with [`BrokerSession::accept`] or [`BrokerSession::close`].
     Connect(Box<packet::Connect>),
@@ -104,10 +96,8 @@ pub struct BrokerSession<P> {
     heartbeat_owed: bool,
     /// Requests without an answer that has left.
     requests: u8,
-    /// When anything was last heard.
+    /// When anything was last heard; before `Open`, when the connection was accepted.
     heard: Millis,
-    /// Before `Open`: when the handshake must be done.
-    started: Millis,
     /// The time between heartbeats that the client picked.
     heartbeat_ms: u32,
     limits: BrokerLimits,
@@ -120,18 +110,16 @@ pub struct BrokerSession<P> {
     bulk: LaneOut<P>,
     /// Cursors that wait for what they cover to leave: the oldest, which must not be held up for ever by newer ones,
     /// and the newest.
-    cursors: VecDeque<PendingCursor>,
+    cursors: Vec<PendingCursor>,
     ask: Option<Box<Ask>>,
     /// How many `AckRequest`s there were.
     asked: u32,
-    /// What a frame said beyond its first event.
-    events: Vec<BrokerEvent<P>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Waiting,
-    Asking { windows: [Window; 2] },
+    Asking,
     Open,
     Closed,
 }
@@ -164,11 +152,21 @@ struct PendingCursor {
 /// An `AckRequest` under way.
 #[derive(Debug)]
 struct Ask {
+    phase: AskPhase,
     /// What stood before it in each lane.
     express: u64,
     bulk: u64,
-    has_left: bool,
     deadline: Millis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskPhase {
+    /// It waits to leave.
+    Queued,
+    /// It has left.
+    Left,
+    /// It is answered; what was missing waits for `poll_event`.
+    Answered,
 }
 
 impl<P: Copy> BrokerSession<P> {
@@ -180,7 +178,6 @@ impl<P: Copy> BrokerSession<P> {
             heartbeat_owed: false,
             requests: 0,
             heard: now,
-            started: now,
             heartbeat_ms: 0,
             limits,
             first_unanswered: MessageId(1),
@@ -189,10 +186,9 @@ impl<P: Copy> BrokerSession<P> {
             answers: VecDeque::new(),
             express: LaneOut::new(),
             bulk: LaneOut::new(),
-            cursors: VecDeque::new(),
+            cursors: Vec::new(),
             ask: None,
             asked: 0,
-            events: Vec::new(),
         }
     }
 
@@ -226,7 +222,7 @@ impl<P: Copy> BrokerSession<P> {
             || self.express.has_waiting()
             || self.bulk.has_waiting()
             || !self.cursors.is_empty()
-            || self.ask.as_ref().is_some_and(|ask| !ask.has_left);
+            || self.ask.as_ref().is_some_and(|ask| ask.phase == AskPhase::Queued);
         !self.answers.is_empty() || !self.is_closed() && open
     }
 
@@ -234,7 +230,7 @@ impl<P: Copy> BrokerSession<P> {
     #[must_use]
     pub const fn frame_bytes_max(&self) -> u32 {
         match self.state {
-            State::Waiting | State::Asking { .. } => PRE_AUTH_FRAME_BYTES_MAX,
+            State::Waiting | State::Asking => PRE_AUTH_FRAME_BYTES_MAX,
             State::Open | State::Closed => self.limits.frame_bytes_max,
         }
     }
@@ -253,8 +249,11 @@ impl<P: Copy> BrokerSession<P> {
     }
 
     /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R8-3).
-    pub const fn handle_bytes(&mut self, now: Millis) {
-        self.heard = now;
+    pub fn handle_bytes(&mut self, now: Millis) {
+        // Before it is let in, a client has so long and no longer, whatever it sends.
+        if self.is_open() {
+            self.heard = now;
+        }
     }
 
     /// A frame has arrived, that took `bytes` on the wire. Drain [`Self::poll_event`] afterwards.
@@ -265,7 +264,7 @@ impl<P: Copy> BrokerSession<P> {
         if self.is_closed() {
             return Ok(None);
         }
-        self.heard = now;
+        self.handle_bytes(now);
         let kind = match frame {
             Frame::Heartbeat => {
                 self.heartbeat_owed = true;
@@ -297,9 +296,7 @@ impl<P: Copy> BrokerSession<P> {
     pub fn handle_deadline(&mut self, now: Millis) -> Result<(), Refusal> {
         let late = match self.state {
             State::Closed => None,
-            State::Waiting | State::Asking { .. } => {
-                (now >= self.started.after(AUTH_MS)).then_some(Reason::HandshakeTimeout)
-            }
+            State::Waiting | State::Asking => (now >= self.heard.after(AUTH_MS)).then_some(Reason::HandshakeTimeout),
             State::Open if now >= self.silence_deadline() => Some(Reason::HeartbeatTimeout),
             State::Open => match &self.ask {
                 Some(ask) if now >= ask.deadline => Some(Reason::AckTimeout),
@@ -320,10 +317,10 @@ impl<P: Copy> BrokerSession<P> {
 
     /// Lets the client in: queues `connected`, in which the session fills in the bounds, windows and heartbeat range.
     pub fn accept(&mut self, now: Millis, connected: packet::Connected) {
-        let State::Asking { windows: [express, bulk] } = self.state else {
-            assert!(self.is_closed(), "a client was accepted that has not asked");
+        if self.is_closed() {
             return;
-        };
+        }
+        assert!(self.state == State::Asking, "a client was accepted that has not asked");
         let limits = self.limits;
         let connected = packet::Connected {
             heartbeat_ms_min: limits.heartbeat_ms_min,
@@ -331,15 +328,13 @@ impl<P: Copy> BrokerSession<P> {
             payload_bytes_max: limits.payload_bytes_max,
             frame_bytes_max: limits.frame_bytes_max,
             publish: Some(limits.publish),
-            express: Some(express),
-            bulk: Some(bulk),
+            express: Some(self.express.window()),
+            bulk: Some(self.bulk.window()),
             ..connected
         };
         self.state = State::Open;
         self.heard = now;
         self.first_unanswered = self.first_unanswered.max(MessageId(connected.first_unanswered));
-        self.express.set_window(express);
-        self.bulk.set_window(bulk);
         self.queue(&Kind::Connected(connected), Frees::Nothing);
     }
 
@@ -409,9 +404,9 @@ impl<P: Copy> BrokerSession<P> {
             return;
         }
         if self.cursors.len() == 2 {
-            self.cursors.pop_back();
+            self.cursors.pop();
         }
-        self.cursors.push_back(PendingCursor { express: self.express.given(), bulk: self.bulk.given(), cursor });
+        self.cursors.push(PendingCursor { express: self.express.given(), bulk: self.bulk.given(), cursor });
     }
 
     /// Tells the client to go elsewhere soon.
@@ -431,13 +426,18 @@ impl<P: Copy> BrokerSession<P> {
         self.end();
     }
 
-    /// What the last frame said beyond the event it returned.
+    /// What the last frame said beyond the event it returned: call it until it gives nothing.
     pub fn poll_event(&mut self) -> Option<BrokerEvent<P>> {
-        let event = self.events.pop();
-        if self.events.is_empty() {
-            self.events = Vec::new();
+        let ask = self.ask.as_mut().filter(|ask| ask.phase == AskPhase::Answered)?;
+        // A lane whose number is 0 has been looked at.
+        let (express, bulk) = (std::mem::take(&mut ask.express), std::mem::take(&mut ask.bulk));
+        if let Some((from_n, places)) = self.express.missing(express) {
+            ask.bulk = bulk;
+            return Some(BrokerEvent::Resend { lane: Lane::Express, from_n, places });
         }
-        event
+        self.ask = None;
+        let (from_n, places) = self.bulk.missing(bulk)?;
+        Some(BrokerEvent::Resend { lane: Lane::Bulk, from_n, places })
     }
 
     /// Appends frames to `out` until that holds `max` bytes (an empty `out` takes one frame of any size); says whether
@@ -460,7 +460,7 @@ impl<P: Copy> BrokerSession<P> {
     pub fn poll_deadline(&self) -> Option<Millis> {
         match self.state {
             State::Closed => None,
-            State::Waiting | State::Asking { .. } => Some(self.started.after(AUTH_MS)),
+            State::Waiting | State::Asking => Some(self.heard.after(AUTH_MS)),
             State::Open => {
                 let acks = self.ask.as_ref().map(|ask| ask.deadline).or_else(|| self.overdue_at());
                 let silence = self.silence_deadline();
@@ -479,9 +479,9 @@ impl<P: Copy> BrokerSession<P> {
         let wish = if connect.heartbeat_ms == 0 { HEARTBEAT_MS } else { connect.heartbeat_ms };
         self.heartbeat_ms = wish.clamp(self.limits.heartbeat_ms_min, self.limits.heartbeat_ms_max);
         self.first_unanswered = MessageId(connect.first_unanswered.max(1));
-        self.state = State::Asking {
-            windows: [delivery_window(connect.express, EXPRESS_WINDOW), delivery_window(connect.bulk, BULK_WINDOW)],
-        };
+        self.express.set_window(delivery_window(connect.express, EXPRESS_WINDOW));
+        self.bulk.set_window(delivery_window(connect.bulk, BULK_WINDOW));
+        self.state = State::Asking;
         Ok(Some(BrokerEvent::Connect(Box::new(connect))))
     }
 
@@ -565,19 +565,16 @@ impl<P: Copy> BrokerSession<P> {
     }
 
     fn take_answer(&mut self, k: u64) -> Result<(), Refusal> {
-        let ask = match self.ask.take() {
-            Some(ask) if ask.has_left && k == u64::from(self.asked) => ask,
-            _ => return Err(Refusal::connection(Reason::UnexpectedPacket).because("an answer that was not asked for")),
+        let Some(ask) = self.ask.as_mut().filter(|ask| ask.phase == AskPhase::Left && k == u64::from(self.asked))
+        else {
+            return Err(Refusal::connection(Reason::UnexpectedPacket).because("an answer that was not asked for"));
         };
-        // `poll_event` hands them out from the back: express first.
-        for (lane, asked) in [(Lane::Bulk, ask.bulk), (Lane::Express, ask.express)] {
-            match self.lane(lane).missing(asked) {
-                Missing::Nothing => {}
-                Missing::Resend { from_n, places } => self.events.push(BrokerEvent::Resend { lane, from_n, places }),
-                Missing::Again => {
-                    return Err(Refusal::connection(Reason::AckTimeout).because("sent twice, and not stored"));
-                }
-            }
+        if self.express.is_lost(ask.express) || self.bulk.is_lost(ask.bulk) {
+            return Err(Refusal::connection(Reason::AckTimeout).because("sent twice, and not stored"));
+        }
+        ask.phase = AskPhase::Answered;
+        if self.express.acked() >= ask.express && self.bulk.acked() >= ask.bulk {
+            self.ask = None;
         }
         Ok(())
     }
@@ -607,22 +604,21 @@ impl<P: Copy> BrokerSession<P> {
                 self.lane_mut(lane).write(lane, bytes_max, out);
             }
         }
-        while let Some(next) = self.cursors.front()
+        while let Some(next) = self.cursors.first()
             && self.express.is_past(next.express)
             && self.bulk.is_past(next.bulk)
         {
             if !has_room(out, CURSOR_BYTES_MAX, max) {
                 return;
             }
-            if let Some(PendingCursor { cursor, .. }) = self.cursors.pop_front() {
-                frame::encode(&Kind::Cursor(packet::Cursor { cursor }), out);
-            }
+            let PendingCursor { cursor, .. } = self.cursors.remove(0);
+            frame::encode(&Kind::Cursor(packet::Cursor { cursor }), out);
         }
         let k = u64::from(self.asked);
-        if let Some(ask) = self.ask.as_mut().filter(|ask| !ask.has_left)
+        if let Some(ask) = self.ask.as_mut().filter(|ask| ask.phase == AskPhase::Queued)
             && has_room(out, ACK_FRAME_BYTES_MAX, max)
         {
-            ask.has_left = true;
+            ask.phase = AskPhase::Left;
             (ask.express, ask.bulk) = (self.express.left(), self.bulk.left());
             frame::encode(&Kind::AckRequest(packet::AckRequest { k }), out);
         }
@@ -656,7 +652,7 @@ impl<P: Copy> BrokerSession<P> {
         self.asked += 1;
         let unacked = u64::from(self.express.bytes() + self.bulk.bytes());
         let wait = ACK_ANSWER_MS + unacked.div_ceil(1024) * ACK_ANSWER_PER_KIB_MS;
-        self.ask = Some(Box::new(Ask { express: 0, bulk: 0, has_left: false, deadline: now.after(wait) }));
+        self.ask = Some(Box::new(Ask { phase: AskPhase::Queued, express: 0, bulk: 0, deadline: now.after(wait) }));
     }
 
     fn overdue_at(&self) -> Option<Millis> {
@@ -673,9 +669,8 @@ impl<P: Copy> BrokerSession<P> {
         self.state = State::Closed;
         self.express.clear();
         self.bulk.clear();
-        self.cursors = VecDeque::new();
+        self.cursors = Vec::new();
         self.ask = None;
-        self.events = Vec::new();
     }
 
     /// A heartbeat says that the client has nothing to say: what is not in use is given back.
@@ -687,7 +682,7 @@ impl<P: Copy> BrokerSession<P> {
             self.answers = VecDeque::new();
         }
         if self.cursors.is_empty() {
-            self.cursors = VecDeque::new();
+            self.cursors = Vec::new();
         }
     }
 

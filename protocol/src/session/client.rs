@@ -27,10 +27,6 @@ use crate::{
 
 /// What a frame from the broker tells the application.
 #[derive(Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an event lives on the stack for one call; a box would be an allocation per message"
-)]
 pub enum ClientEvent {
     /// The broker has let the client in.
     Connected(Box<packet::Connected>),

@@ -47,17 +47,6 @@ struct InFlight<P> {
     resent: bool,
 }
 
-/// What an answer to an `AckRequest` found missing.
-pub(super) enum Missing<P> {
-    Nothing,
-    Resend {
-        from_n: u64,
-        places: Vec<P>,
-    },
-    /// It was sent twice, and is missing still.
-    Again,
-}
-
 impl<P: Copy> LaneOut<P> {
     pub(super) const fn new() -> Self {
         Self {
@@ -68,6 +57,10 @@ impl<P: Copy> LaneOut<P> {
             left: 0,
             bytes: 0,
         }
+    }
+
+    pub(super) const fn window(&self) -> Window {
+        self.window
     }
 
     pub(super) const fn set_window(&mut self, window: Window) {
@@ -150,18 +143,18 @@ impl<P: Copy> LaneOut<P> {
         newest
     }
 
-    /// What is missing of the numbers up to `asked`, after the answer was taken: those and all behind them that have
-    /// left, because a client that misses one drops what follows it in the lane.
-    pub(super) fn missing(&self, asked: u64) -> Missing<P> {
+    /// What is missing of the numbers up to `asked`, after the answer was taken: the first number and the places of
+    /// those and of all behind them that have left, because a client that misses one drops what follows in the lane.
+    pub(super) fn missing(&self, asked: u64) -> Option<(u64, Vec<P>)> {
         let acked = self.acked();
-        if acked >= asked {
-            return Missing::Nothing;
-        }
-        let missing = || self.in_flight.iter().take((self.left - acked) as usize);
-        if self.in_flight.iter().take((asked - acked) as usize).any(|item| item.resent) {
-            return Missing::Again;
-        }
-        Missing::Resend { from_n: acked + 1, places: missing().map(|item| item.place).collect() }
+        let places = || self.in_flight.iter().take((self.left - acked) as usize).map(|item| item.place);
+        (acked < asked).then(|| (acked + 1, places().collect()))
+    }
+
+    /// Whether something up to `asked` was sent twice and is missing still, after the answer was taken.
+    pub(super) fn is_lost(&self, asked: u64) -> bool {
+        let missing = asked.saturating_sub(self.acked());
+        self.in_flight.iter().take(missing as usize).any(|item| item.resent)
     }
 
     /// Writes one `Deliver` with as many of the items that wait, in a run of numbers, as fit `bytes_max` (at least
