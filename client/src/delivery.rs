@@ -77,7 +77,8 @@ impl Item {
 /// delivery that is dropped without [`Delivery::stored`] counts as not stored; after the next reconnect its items come
 /// again. Within the life of a client nothing that was stored comes twice, however often the connection is lost.
 ///
-/// While a delivery is neither stored nor dropped, the client does not reconnect: where to go on depends on it.
+/// While a delivery of an earlier connection is neither stored nor dropped, nothing of the next one is handed over: it
+/// may be the same.
 ///
 /// [`Start::Own`]: crate::Start::Own
 /// [`Handover::WithCursor`]: crate::Handover::WithCursor

@@ -55,7 +55,9 @@ impl Dialer {
             let (host, tls) = (host.clone(), tls.clone());
             Box::pin(async move {
                 let dialing = dial(host, port, tls);
-                tokio::time::timeout(DIAL_TIMEOUT, dialing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                tokio::time::timeout(DIAL_TIMEOUT, dialing)
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             })
         }))
     }

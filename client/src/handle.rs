@@ -56,8 +56,7 @@ impl Client {
         })?;
         let shared = Arc::new(Shared::default());
         let client = Self { commands, states: state, request_timeout: config.request_timeout };
-        let deliveries =
-            Deliveries { shared: Arc::clone(&shared), handover: config.handover, _client: client.clone() };
+        let deliveries = Deliveries { shared: Arc::clone(&shared), handover: config.handover, _client: client.clone() };
         let task = Task::new(config, outbox, saves, inbox, shared, states);
         tokio::spawn(async move {
             // Without a file nobody else sends: the channel stays open as long as the task.

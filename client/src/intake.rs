@@ -17,7 +17,11 @@ use crate::delivery::{Delivery, Item, Reset};
 #[derive(Debug)]
 enum Arrival {
     /// Items; `through` is the number of the last of them in its lane.
-    Items { lane: Lane, through: u64, items: Vec<Item> },
+    Items {
+        lane: Lane,
+        through: u64,
+        items: Vec<Item>,
+    },
     Cursor(Bytes),
     AckRequest(u64),
     Reset(Reset),
@@ -159,7 +163,9 @@ impl Intake {
         }
         let comes_again = handed.numbering != self.numbering;
         if handed.cursor.is_some() {
-            self.passed.clear();
+            if !comes_again {
+                self.passed.clear();
+            }
             self.effects.cursor = handed.cursor.clone();
         }
         if comes_again || handed.cursor.is_none() {
@@ -240,11 +246,6 @@ impl Shared {
     /// What the application did since the last call.
     pub(crate) fn take_effects(&self) -> Effects {
         std::mem::take(&mut self.lock().effects)
-    }
-
-    /// Whether the application holds something that is neither stored nor dropped.
-    pub(crate) fn is_held(&self) -> bool {
-        !self.lock().handed.is_empty()
     }
 
     /// Resolves when the application may have settled something. Cancel safe.
@@ -423,6 +424,6 @@ mod tests {
         shared.put_ack_request(8);
         let effects = shared.take_effects();
         assert_eq!((effects.bulk, effects.answers), (3, vec![8]));
-        assert!(!shared.is_held());
+        assert!(shared.lock().handed.is_empty());
     }
 }

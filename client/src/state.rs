@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use longwire_protocol::packet;
+use longwire_protocol::reason::Refusal;
 
 use crate::error::Failure;
 
@@ -28,8 +29,10 @@ pub enum State {
     Waiting {
         /// How long from the moment this was told.
         retry_in: Duration,
-        /// What ended the last attempt or connection.
+        /// What ended the last attempt or connection, for people.
         reason: String,
+        /// The same as the broker's refusal, where it was one.
+        refusal: Option<Refusal>,
     },
     /// The application closed the client. Final.
     Closed,
@@ -51,7 +54,9 @@ impl fmt::Display for State {
             Self::Connecting { attempt: 1 } => f.write_str("connecting"),
             Self::Connecting { attempt } => write!(f, "connecting, attempt {attempt}"),
             Self::Connected(_) => f.write_str("connected"),
-            Self::Waiting { retry_in, reason } => write!(f, "{reason}; trying again in {:.1} s", retry_in.as_secs_f32()),
+            Self::Waiting { retry_in, reason, .. } => {
+                write!(f, "{reason}; trying again in {:.1} s", retry_in.as_secs_f32())
+            }
             Self::Closed => f.write_str("closed"),
             Self::Failed(failure) => failure.fmt(f),
         }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::Backoff;
-use crate::config::{Config, Start, TokenFuture};
+use crate::config::{Config, Start, TokenFuture, TokenSource};
 use crate::delivery::{Item, Reset};
 use crate::dial::{ByteStream, Dialing};
 use crate::error::{Failure, GiveUpError, PublishError, RequestError};
@@ -58,8 +58,6 @@ const REFRESH_AT: f64 = 0.8;
 
 /// How far a connection has come.
 enum Phase {
-    /// The application holds a delivery of the last connection: where to go on is not known yet.
-    Held,
     /// The token is being asked for.
     Token(TokenFuture),
     /// The socket is being made.
@@ -102,7 +100,7 @@ impl Phase {
         };
         let step = async {
             match self {
-                Self::Held | Self::Waiting(_) => pending().await,
+                Self::Waiting(_) => pending().await,
                 Self::Token(token) => Step::Token(token.await),
                 Self::Dialing { token, dialing } => Step::Dialed(std::mem::take(token), dialing.await),
                 Self::Online(online) => Step::Turned(online.link.turn().await),
@@ -173,7 +171,7 @@ impl Task {
             states,
             outbox,
             saves,
-            phase: Phase::Held,
+            phase: Phase::Waiting(Instant::now()),
             epoch: Instant::now(),
             backoff: Backoff::default(),
             random: fastrand::Rng::new(),
@@ -249,7 +247,7 @@ impl Task {
                 }
                 wakes.into_iter().flatten().min()
             }
-            Phase::Held | Phase::Token(_) | Phase::Dialing { .. } => None,
+            Phase::Token(_) | Phase::Dialing { .. } => None,
         }
     }
 
@@ -259,12 +257,7 @@ impl Task {
 
     // ------------------------------------------------------------------------------------------ coming to be
 
-    /// Begins an attempt to connect, or waits for the application to say where to go on.
     fn begin_attempt(&mut self) {
-        if self.shared.is_held() {
-            self.phase = Phase::Held;
-            return;
-        }
         self.attempt += 1;
         self.set_state(State::Connecting { attempt: self.attempt });
         self.phase = Phase::Token(self.config.token.token());
@@ -273,10 +266,12 @@ impl Task {
     fn handle_step(&mut self, step: Step) -> Option<End> {
         match step {
             Step::Token(Ok(token)) => self.phase = Phase::Dialing { token, dialing: self.config.dialer.dial() },
-            Step::Token(Err(why)) => return self.wait(Duration::ZERO, Duration::ZERO, format!("no token: {why}")),
+            Step::Token(Err(why)) => {
+                return self.wait(Duration::ZERO, Duration::ZERO, format!("no token: {why}"), None);
+            }
             Step::Dialed(token, Ok(stream)) => self.begin_session(token, stream),
             Step::Dialed(_, Err(error)) => {
-                return self.wait(Duration::ZERO, Duration::ZERO, format!("cannot connect: {error}"));
+                return self.wait(Duration::ZERO, Duration::ZERO, format!("cannot connect: {error}"), None);
             }
             Step::Turned(Ok(any)) => {
                 let now = self.millis();
@@ -345,7 +340,7 @@ impl Task {
         self.shared.begin(reset.filter(|_| !asked));
         self.began = true;
         let refresh_at = match (&self.config.token, connected.token_expires_in_ms) {
-            (crate::config::TokenSource::Fixed(_), _) | (_, 0) => None,
+            (TokenSource::Fixed(_), _) | (_, 0) => None,
             (_, life) => Some(Instant::now() + Duration::from_millis(life).mul_f64(REFRESH_AT)),
         };
         if let Phase::Online(online) = &mut self.phase {
@@ -367,9 +362,6 @@ impl Task {
         let effects = self.shared.take_effects();
         if let Some(cursor) = effects.cursor {
             self.outbox.keep_cursor(cursor);
-        }
-        if matches!(self.phase, Phase::Held) && !self.shared.is_held() {
-            self.begin_attempt();
         }
         let now = self.millis();
         if let Phase::Online(online) = &mut self.phase {
@@ -406,9 +398,7 @@ impl Task {
         let session = &mut online.link.session;
         // Around the publish: its frame's length and tag, and the first unanswered id where it moved.
         let now = Instant::now();
-        while let Some(publish) =
-            self.outbox.next_to_send(now, |bytes| session.publish_room().admits(bytes + 24))
-        {
+        while let Some(publish) = self.outbox.next_to_send(now, |bytes| session.publish_room().admits(bytes + 24)) {
             session.publish(publish);
         }
     }
@@ -521,7 +511,7 @@ impl Task {
                     return self.disconnected(LinkError::Refused(refusal));
                 }
             }
-            Phase::Waiting(_) | Phase::Held | Phase::Token(_) | Phase::Dialing { .. } => {}
+            Phase::Waiting(_) | Phase::Token(_) | Phase::Dialing { .. } => {}
         }
         None
     }
@@ -548,16 +538,24 @@ impl Task {
             }
             asked = online.going.map_or(Duration::ZERO, |(away, _)| away);
         }
+        let mut refused = None;
         let reason = match error {
             LinkError::Failed(failure) => return Some(End::Failed(failure)),
             LinkError::Refused(refusal) => {
-                if refusal.reason.verdict() == Verdict::Stop {
+                // A token that has expired and that nobody renews is as good as none.
+                let for_ever =
+                    refusal.reason == Reason::TokenExpired && matches!(self.config.token, TokenSource::Fixed(_));
+                if for_ever || refusal.reason.verdict() == Verdict::Stop {
                     return Some(End::Failed(Failure::Refused(refusal)));
                 }
                 asked = asked.max(Duration::from_millis(refusal.retry_after_ms.into()));
-                refusal.to_string()
+                let reason = refusal.to_string();
+                refused = Some(refusal);
+                reason
             }
-            LinkError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => "the broker hung up".to_owned(),
+            LinkError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                "the broker hung up".to_owned()
+            }
             LinkError::Io(error) => format!("the connection is lost: {error}"),
         };
         self.outbox.disconnected();
@@ -570,17 +568,17 @@ impl Task {
         }
         self.requests_waiting.retain(|request| request.reply.is_some());
         self.refreshing = None;
-        self.wait(lived, asked, reason)
+        self.wait(lived, asked, reason, refused)
     }
 
-    fn wait(&mut self, lived: Duration, asked: Duration, reason: String) -> Option<End> {
+    fn wait(&mut self, lived: Duration, asked: Duration, reason: String, refusal: Option<Refusal>) -> Option<End> {
         let retry_in = self.backoff.delay(lived, asked, &mut self.random);
         if lived >= Duration::from_secs(60) {
             self.attempt = 0;
         }
         tracing::debug!(%reason, ?retry_in, "not connected");
         self.phase = Phase::Waiting(Instant::now() + retry_in);
-        self.set_state(State::Waiting { retry_in, reason });
+        self.set_state(State::Waiting { retry_in, reason, refusal });
         None
     }
 

@@ -208,6 +208,7 @@ fn commit(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
 /// Where a device's outbox lies in a directory of state.
 #[must_use]
 pub fn outbox_path(directory: &Path, device: &str) -> PathBuf {
-    let name: String = device.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    let name: String =
+        device.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
     directory.join(format!("outbox-{name}.redb"))
 }

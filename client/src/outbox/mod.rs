@@ -175,7 +175,10 @@ impl OutboxState {
         for (id, publish) in kept.publishes {
             let bytes = publish.encoded_len();
             state.bytes += bytes;
-            state.unanswered.insert(id, Unanswered { publish, bytes, batch: 0, sent: false, surely_not_stored: false, answer: None });
+            state.unanswered.insert(
+                id,
+                Unanswered { publish, bytes, batch: 0, sent: false, surely_not_stored: false, answer: None },
+            );
         }
         Ok(state)
     }
@@ -209,11 +212,6 @@ impl OutboxState {
         }
     }
 
-    /// How many publishes are unanswered.
-    pub(crate) fn len(&self) -> usize {
-        self.unanswered.len()
-    }
-
     /// Everything unanswered, in the order of ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &packet::Publish)> {
         self.unanswered.iter().map(|(id, entry)| (*id, &entry.publish))
@@ -242,7 +240,10 @@ impl OutboxState {
             self.pending.puts.push((id, publish.encode_to_vec()));
         }
         let batch = if self.file.is_some() { self.pending.number } else { 0 };
-        self.unanswered.insert(id, Unanswered { publish, bytes, batch, sent: false, surely_not_stored: true, answer: Some(answer) });
+        self.unanswered.insert(
+            id,
+            Unanswered { publish, bytes, batch, sent: false, surely_not_stored: true, answer: Some(answer) },
+        );
         if batch == 0 {
             drop(saved.send(Ok(id)));
         } else {
@@ -298,7 +299,11 @@ impl OutboxState {
 
     /// When a held conversation may go on, the earliest.
     pub(crate) fn next_release(&self) -> Option<Instant> {
-        self.holds.iter().filter(|(conversation, _)| !self.is_under_way(**conversation)).map(|(_, hold)| hold.until).min()
+        self.holds
+            .iter()
+            .filter(|(conversation, _)| !self.is_under_way(**conversation))
+            .map(|(_, hold)| hold.until)
+            .min()
     }
 
     fn is_under_way(&self, conversation: u64) -> bool {
