@@ -5,4 +5,5 @@ pub mod broker;
 pub mod clock;
 pub mod net;
 pub mod routing;
+pub mod cli;
 pub mod store;
