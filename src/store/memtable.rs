@@ -16,6 +16,9 @@ const CHUNK_ENTRIES: usize = 1024;
 /// What an entry takes in memory beside its item: itself, its place, and its share of the index.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 192;
 
+/// What an entry takes in a run beside its item, about.
+const STORED_OVERHEAD_BYTES: usize = 32;
+
 /// Positions and times from the first to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -80,6 +83,11 @@ impl Memtable {
     /// Memory it takes, about.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What its entries will take in a run, about.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        (self.bytes - self.len() * (ENTRY_OVERHEAD_BYTES - STORED_OVERHEAD_BYTES)) as u64
     }
 
     /// Positions and times of what it holds.

@@ -5,14 +5,17 @@
 //! A message comes in as part of a [`Frame`] through [`Log::append`] (one fsync: this is the ack) and goes out through
 //! [`History`] to whoever catches up or pages.
 
+mod builder;
 mod disk;
 pub mod frame;
 mod journal;
 mod memory_log;
 mod memtable;
+mod merge;
 mod open;
 mod page;
 mod redb_log;
+mod run;
 mod sealed_row;
 mod state_file;
 mod view;
