@@ -135,7 +135,7 @@ impl Memtable {
         let Some(places) = self.conversations.get(&conversation) else { return Ok(()) };
         let first = places.first.0;
         let begin = from.0.saturating_sub(first).min(places.places.len() as u64) as usize;
-        let end = (to.0 + 1).saturating_sub(first).min(places.places.len() as u64) as usize;
+        let end = to.0.saturating_add(1).saturating_sub(first).min(places.places.len() as u64) as usize;
         let mut offer = |place: u32| -> Result<bool, ReadError> {
             let entry = self.at(place);
             if entry.position >= floor {

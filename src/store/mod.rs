@@ -6,6 +6,10 @@
 //! [`History`] to whoever catches up or pages.
 
 mod builder;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash_tests;
 mod disk;
 pub mod frame;
 mod journal;
@@ -18,6 +22,8 @@ mod redb_log;
 mod run;
 mod sealed_row;
 mod state_file;
+#[cfg(test)]
+mod testing;
 mod view;
 
 use std::sync::Arc;

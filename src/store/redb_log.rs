@@ -89,7 +89,7 @@ enum Health {
 enum Background {
     Thread(Option<JoinHandle<()>>),
     /// Whoever calls [`RedbLog::work`]: for tests that shall run the same way every time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only tests drive the work by hand"))]
+    #[cfg(test)]
     ByHand(Box<Builder>),
 }
 
@@ -139,6 +139,22 @@ impl RedbLog {
             let thread = std::thread::Builder::new().name("store-builder".to_owned());
             Ok(Background::Thread(Some(thread.spawn(|| builder.run())?)))
         })
+    }
+
+    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
+    #[cfg(test)]
+    pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+        let options = StoreOptions { pause: Duration::ZERO, ..options };
+        Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
+    }
+
+    /// Does a piece of background work; returns whether there may be more.
+    #[cfg(test)]
+    pub(crate) fn work(&mut self) -> Result<bool, ReadError> {
+        match &mut self.background {
+            Background::ByHand(builder) => Ok(builder.step()? == super::builder::Work::Done),
+            Background::Thread(_) => Ok(false),
+        }
     }
 
     fn open_with(
