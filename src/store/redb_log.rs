@@ -221,6 +221,11 @@ impl RedbLog {
         log.journal = Some(journal);
         log.remove_strays(&saved.runs);
         log.begin_segment();
+        if let (Health::ReadOnly(reason) | Health::Failed { reason, .. }, true) = (&log.health, log.segments.is_empty())
+        {
+            // There is nothing to serve either.
+            return Err(OpenError::io(&*log.disk, JOURNAL_FILE, io::Error::other(reason.clone())));
+        }
         log.background = begin(builder).map_err(|error| OpenError::io(&*log.disk, "", error))?;
         Ok(log)
     }

@@ -29,7 +29,7 @@ impl Pending {
         match self {
             Self::SetLen(length) => {
                 if keeps() {
-                    bytes.resize(*length, 0);
+                    resize(bytes, *length);
                 }
             }
             Self::Write(offset, data) => {
@@ -39,7 +39,7 @@ impl Pending {
                     let end = (at + SECTOR - (offset + at) % SECTOR).min(data.len());
                     if keeps() {
                         if bytes.len() < offset + end {
-                            bytes.resize(offset + end, 0);
+                            resize(bytes, offset + end);
                         }
                         bytes[offset + at..offset + end].copy_from_slice(&data[at..end]);
                     }
@@ -47,6 +47,17 @@ impl Pending {
                 }
             }
         }
+    }
+}
+
+/// Zeroed memory from the allocator: filling byte by byte, as a debug build does, would be most of the tests' time.
+fn resize(bytes: &mut Vec<u8>, length: usize) {
+    if length <= bytes.len() {
+        bytes.truncate(length);
+    } else {
+        let mut grown = vec![0; length];
+        grown[..bytes.len()].copy_from_slice(bytes);
+        *bytes = grown;
     }
 }
 
@@ -62,6 +73,7 @@ struct Inner {
     dies_at: Option<u64>,
     fails_at: Option<u64>,
     is_dead: bool,
+    is_undisturbed: bool,
 }
 
 /// The disk. Clones are the same disk.
@@ -86,11 +98,6 @@ impl SimDisk {
     pub(crate) fn fail_after(&self, calls: u64) {
         let mut inner = self.lock();
         inner.fails_at = Some(inner.calls + calls);
-    }
-
-    /// Whether the power is gone.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.lock().is_dead
     }
 
     /// What the next start finds: what was synced, and of the rest whatever chance kept.
@@ -139,12 +146,25 @@ impl SimDisk {
         self.lock().names.keys().cloned().collect()
     }
 
+    /// Does something during which the power stays and no call is refused; nothing if the power is gone already.
+    pub(crate) fn undisturbed(&self, work: impl FnOnce()) {
+        if self.lock().is_dead {
+            return;
+        }
+        self.lock().is_undisturbed = true;
+        work();
+        self.lock().is_undisturbed = false;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn call(&self) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.lock();
+        if inner.is_undisturbed {
+            return Ok(inner);
+        }
         inner.calls += 1;
         let calls = inner.calls;
         inner.is_dead |= inner.dies_at.is_some_and(|at| calls >= at);
@@ -267,7 +287,7 @@ impl StorageBackend for SimBackend {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut inner = self.disk.call()?;
         let file = &mut inner.files[self.file];
-        file.current.resize(len as usize, 0);
+        resize(&mut file.current, len as usize);
         file.pending.push(Pending::SetLen(len as usize));
         Ok(())
     }
