@@ -2,8 +2,10 @@
 
 pub mod auth;
 pub mod broker;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod net;
 pub mod routing;
-pub mod cli;
 pub mod store;
+pub mod telemetry;

@@ -122,7 +122,8 @@ pub(super) fn verify(
 /// # Errors
 /// When the key is none.
 pub fn issue(claims: &Claims, private_key_pem: &[u8]) -> Result<String, String> {
-    let key = EncodingKey::from_ed_pem(private_key_pem).map_err(|e| format!("not an Ed25519 key in PKCS#8 PEM: {e}"))?;
+    let key =
+        EncodingKey::from_ed_pem(private_key_pem).map_err(|e| format!("not an Ed25519 key in PKCS#8 PEM: {e}"))?;
     jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &key).map_err(|e| e.to_string())
 }
 

@@ -18,10 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Authority;
 use crate::clock::{Clock, unix_ms};
+use crate::net::Shared;
 use crate::net::connection::spread;
 use crate::net::listener::{AcceptLimits, Listener, Security};
 use crate::net::wheel::{SLOT_MS, Wheel};
-use crate::net::Shared;
 use crate::routing::feed::Feed;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
@@ -184,7 +184,8 @@ impl Broker {
         };
         if tokio::time::timeout(deadline, gone).await.is_err() {
             for session in self.shared.registry.all() {
-                let refusal = longwire_protocol::reason::Refusal::connection(longwire_protocol::reason::Reason::Draining);
+                let refusal =
+                    longwire_protocol::reason::Refusal::connection(longwire_protocol::reason::Reason::Draining);
                 session.outbox.close(refusal.retry_after(spread(500, 5_000)));
             }
             let _ = tokio::time::timeout(Duration::from_secs(3), async {

@@ -179,8 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             first_unanswered: MessageId(connect.first_unanswered),
             outbox: Arc::clone(&self.outbox),
         };
-        let wish =
-            Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
+        let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
         let item_bytes_max = if connect.item_bytes_max == 0 { usize::MAX } else { connect.item_bytes_max as usize };
         self.stage = Stage::Attaching(Box::new(Attaching { identity: Arc::new(identity), wish, item_bytes_max }));
         self.shared.queue.push_one(Op::Attach(Box::new(attach)));
@@ -208,10 +207,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
-                    connected.token_expires_in_ms =
-                        (attaching.identity.expires * 1_000).saturating_sub(unix_ms());
+                    connected.token_expires_in_ms = (attaching.identity.expires * 1_000).saturating_sub(unix_ms());
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
-                    let mut live = Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);
+                    let mut live =
+                        Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);
                     match resumed {
                         Ok(cursor) if !self.session.is_closed() => {
                             live.start(cursor);
@@ -303,7 +302,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         if self.session.is_closed() {
             let since = *self.ending.get_or_insert(now);
-            if written && ready!(Pin::new(&mut self.io).poll_shutdown(context)).is_ok() || now >= since.after(LINGER_MS) {
+            if written && ready!(Pin::new(&mut self.io).poll_shutdown(context)).is_ok() || now >= since.after(LINGER_MS)
+            {
                 return Poll::Ready(());
             }
         }

@@ -133,7 +133,8 @@ impl Listener {
             Security::Tls(config) => {
                 let acceptor = TlsAcceptor::from(config.load_full());
                 self.tracker.spawn(async move {
-                    let limited = |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
+                    let limited =
+                        |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
                     let handshake = Box::pin(acceptor.accept_with(socket, limited));
                     if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(TLS_MS), handshake).await {
                         // A task of its own, so that nothing of the handshake stays.

@@ -225,9 +225,7 @@ impl Live {
                     Ok(response::Result::Users(query::users(&state(), &self.session, &users)))
                 }
                 Some(request::Op::Watch(watch)) => self.watch(&watch, shared).map(response::Result::Watch),
-                Some(request::Op::Refresh(refresh)) => {
-                    self.refresh(&refresh, shared).map(response::Result::Refresh)
-                }
+                Some(request::Op::Refresh(refresh)) => self.refresh(&refresh, shared).map(response::Result::Refresh),
                 None => Err(Refusal::connection(Reason::Unsupported)),
             }
         };
@@ -531,18 +529,16 @@ impl Live {
                         page => answer_history(id, page, wire),
                     }
                 }
-                Job::Resend { lane, n, place } => {
-                    match self.read_again(quick(shared), place) {
-                        Err(Miss::Disk) => {
-                            let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
-                            self.away = Some(tokio::task::spawn_blocking(move || {
-                                let reads = Reads { history: &*history, may_block: true };
-                                Done::Resend { lane, n, item: read_again(reads, &session, place) }
-                            }));
-                        }
-                        item => resend(lane, n, item, wire, now),
+                Job::Resend { lane, n, place } => match self.read_again(quick(shared), place) {
+                    Err(Miss::Disk) => {
+                        let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
+                        self.away = Some(tokio::task::spawn_blocking(move || {
+                            let reads = Reads { history: &*history, may_block: true };
+                            Done::Resend { lane, n, item: read_again(reads, &session, place) }
+                        }));
                     }
-                }
+                    item => resend(lane, n, item, wire, now),
+                },
             }
         }
     }

@@ -50,8 +50,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     if chain.is_empty() {
         return Err(file(certificate, "no certificate in PEM".into()));
     }
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, format!("no private key in PEM: {e}")))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, format!("no private key in PEM: {e}")))?;
     let pair = |reason: String| TlsError::Pair {
         certificate: certificate.display().to_string(),
         key: key.display().to_string(),

@@ -152,7 +152,8 @@ impl Plan {
                 all.for_each(|conversation| plan.consider(state, session, conversation, is_express, &watching));
             }
             News::Of(news) => {
-                news.iter().for_each(|conversation| plan.consider(state, session, *conversation, is_express, &watching));
+                news.iter()
+                    .for_each(|conversation| plan.consider(state, session, *conversation, is_express, &watching));
             }
         }
         if is_express && turn.marks {
@@ -194,13 +195,9 @@ impl Plan {
                 let (from, joined) = (duty.since.next(), duty.joined);
                 Candidate { conversation: id, from, head, intervals: intervals.collect(), joined }
             }
-            _ if watching.contains(&id) => Candidate {
-                conversation: id,
-                from: Seq(1),
-                head,
-                intervals: vec![(Seq(1), head)],
-                joined: Position(0),
-            },
+            _ if watching.contains(&id) => {
+                Candidate { conversation: id, from: Seq(1), head, intervals: vec![(Seq(1), head)], joined: Position(0) }
+            }
             _ => return,
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {

@@ -314,9 +314,7 @@ impl Core {
         let outcome = match turn.known(&session, &publish, digest) {
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
-            Ok(None) if fence.open.blocks(conversation.0, id) => {
-                Err(No(Reason::After, ""))
-            }
+            Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
             Ok(None) => turn.append(&session, publish, digest, mark_countable),
             Err(no) => Err(no),
         };
@@ -403,7 +401,13 @@ impl Turn<'_, '_> {
             None => {
                 self.may_publish(session, conversation)?;
                 let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
-                return Ok(self.publish_entry(session, conversation, &ticket, entry, &Body::Plain { sender: session.user }));
+                return Ok(self.publish_entry(
+                    session,
+                    conversation,
+                    &ticket,
+                    entry,
+                    &Body::Plain { sender: session.user },
+                ));
             }
             Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
             Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
@@ -424,7 +428,8 @@ impl Turn<'_, '_> {
         let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
         let member = self.view.member(id, session.user).is_some_and(super::rows::Member::is_active);
         let granted = conversation.kind == Kind::Channel
-            && (session.grants.load().read.admit(&conversation.label) || session.grants.load().publish.admit(&conversation.label));
+            && (session.grants.load().read.admit(&conversation.label)
+                || session.grants.load().publish.admit(&conversation.label));
         if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
     }
 
@@ -474,7 +479,12 @@ impl Turn<'_, '_> {
         Ok(self.answered(ticket, conversation, true))
     }
 
-    fn create_group(&mut self, session: &Session, ticket: &Ticket, create: packet::CreateGroup) -> Result<PublishAck, No> {
+    fn create_group(
+        &mut self,
+        session: &Session,
+        ticket: &Ticket,
+        create: packet::CreateGroup,
+    ) -> Result<PublishAck, No> {
         if create.users.len() > GROUP_USERS_MAX {
             return Err(No(Reason::InvalidArgument, "more users than one creation takes"));
         }
@@ -511,8 +521,7 @@ impl Turn<'_, '_> {
         if let Some(conversation) = self.view.channel(name).copied() {
             return Ok(self.answered(ticket, conversation, true));
         }
-        let conversation =
-            ConversationId(next_id(&self.view, Counted::Conversations, partition_of_name(name)));
+        let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition_of_name(name)));
         let pair = (UserId(0), UserId(0));
         self.change(&Change::ConversationCreated { conversation, kind: Kind::Channel, label: name.into(), pair });
         Ok(self.answered(ticket, conversation, true))

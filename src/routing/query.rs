@@ -58,12 +58,13 @@ pub struct Page {
 /// See [`Miss`].
 pub fn history(reads: Reads<'_>, visible: &Visible, request: &packet::HistoryRequest) -> Result<Page, Miss> {
     let id = ConversationId(request.conversation);
-    let limit = PageLimit {
-        entries: (request.limit as usize).clamp(1, PAGE_ITEMS_MAX),
-        bytes: PAGE_BYTES_MAX,
-    };
+    let limit = PageLimit { entries: (request.limit as usize).clamp(1, PAGE_ITEMS_MAX), bytes: PAGE_BYTES_MAX };
     let mut page = Page { items: Vec::new(), next: Seq(0), head: visible.head };
-    if request.backwards { backwards(reads, visible, id, request, limit, &mut page)? } else { forwards(reads, visible, id, request, limit, &mut page)? }
+    if request.backwards {
+        backwards(reads, visible, id, request, limit, &mut page)?
+    } else {
+        forwards(reads, visible, id, request, limit, &mut page)?
+    }
     Ok(page)
 }
 
@@ -152,7 +153,11 @@ fn backwards(
 
 /// The user's conversations, newest activity first. Costs a walk over them all.
 #[must_use]
-pub fn conversations(state: &State, session: &Session, request: &packet::ConversationsRequest) -> packet::ConversationsPage {
+pub fn conversations(
+    state: &State,
+    session: &Session,
+    request: &packet::ConversationsRequest,
+) -> packet::ConversationsPage {
     let before = if request.before == 0 { Position(u64::MAX) } else { Position(request.before) };
     let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
     let mut newest: Vec<(Position, ConversationId)> = state

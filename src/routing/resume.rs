@@ -91,7 +91,9 @@ pub fn resume(
     if news > CATCH_UP_CONVERSATIONS_MAX {
         if wish.catch_up == CatchUpMode::All {
             let refusal = Refusal::connection(Reason::TooManyConversations);
-            return Err(refusal.because(format!("{news} conversations have news, {CATCH_UP_CONVERSATIONS_MAX} are the most")));
+            return Err(
+                refusal.because(format!("{news} conversations have news, {CATCH_UP_CONVERSATIONS_MAX} are the most"))
+            );
         }
         return reset(ResetReason::TooManyConversations, LogTime(0));
     }
