@@ -6,10 +6,13 @@
 //! [`History`] to whoever catches up or pages.
 
 mod builder;
+mod check;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod disk;
 pub mod frame;
 mod journal;
@@ -18,22 +21,26 @@ mod memtable;
 mod merge;
 mod open;
 mod page;
+mod read_only;
 mod redb_log;
 mod run;
 mod sealed_row;
 mod state_file;
+mod stats;
 #[cfg(test)]
 mod testing;
 mod view;
 
 use std::sync::Arc;
 
+pub use check::{Head, Report, Visitor, check};
 pub use disk::{Disk, Folder};
 pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEntry};
 use longwire_protocol::{ConversationId, LogTime, Seq};
 pub use memory_log::{Failure, MemoryLog};
 pub use open::OpenError;
 pub use redb_log::{RedbLog, StoreOptions};
+pub use stats::{JournalStats, LevelStats, Stats, Written, stats};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

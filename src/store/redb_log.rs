@@ -19,6 +19,7 @@ use super::merge::MergeLimit;
 use super::open::{OpenError, UNFINISHED};
 use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
+use super::stats::Written;
 use super::view::View;
 use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
 
@@ -109,7 +110,9 @@ pub struct RedbLog {
     health: Health,
     /// All bytes of frames that were beyond the state at the start or came since.
     journal_bytes: u64,
-    /// The same at the last seal.
+    /// Bytes of frames that this start appended.
+    appended_bytes: u64,
+    /// The same as `journal_bytes` at the last seal.
     sealed_bytes: u64,
     /// Where the state stood when it was last read, and the journal commit that ends there.
     state_read: Mutex<Option<(Position, u64)>>,
@@ -207,6 +210,7 @@ impl RedbLog {
             tail_time: applied_time,
             health: Health::Writable,
             journal_bytes: 0,
+            appended_bytes: 0,
             sealed_bytes: 0,
             state_read: Mutex::new(None),
             desk,
@@ -228,6 +232,25 @@ impl RedbLog {
         }
         log.background = begin(builder).map_err(|error| OpenError::io(&*log.disk, "", error))?;
         Ok(log)
+    }
+
+    /// What was written since the store was opened, and for what.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        let journal = self.journal.as_ref().map(Journal::meter);
+        Written {
+            frames: self.appended_bytes,
+            journal: journal.map_or(0, |meter| meter.written()),
+            journal_syncs: journal.map_or(0, |meter| meter.syncs()),
+            state: self.state.meter().written(),
+            runs: self.desk.written(),
+        }
+    }
+
+    /// Whether the background thread has nothing left of what it was given.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.desk.unfinished() == 0
     }
 
     fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
@@ -383,6 +406,7 @@ impl Log for RedbLog {
             return Err(AppendError::Unknown { reason, sync });
         }
         self.repeatable = None;
+        self.appended_bytes += frame.bytes.len() as u64;
         self.take_in(frame);
         Ok(())
     }
