@@ -5,7 +5,7 @@
 //! cargo run --release --example store_load -- 10000000 512
 //! ```
 //!
-//! Entries have 200 bytes and belong to random conversations. Without a folder a temporary one is used and removed. The
+//! LONGWIRE_TWO_PHASE=1 commits in two phases. Entries have 200 bytes and belong to random conversations. Without a folder a temporary one is used and removed. The
 //! restart is that of a process that was killed: the load ends without closing anything.
 
 use std::path::{Path, PathBuf};
@@ -72,7 +72,8 @@ impl StateDelta for Heads {
 }
 
 fn load(folder: &Path, entries: u64, group: u64, conversations: u64) -> Result<()> {
-    let mut log = RedbLog::open(folder, StoreOptions::default())?;
+    let two_phase_commit = std::env::var_os("LONGWIRE_TWO_PHASE").is_some();
+    let mut log = RedbLog::open(folder, StoreOptions { two_phase_commit, ..StoreOptions::default() })?;
     let segment = log.segments().last().context("a log has a segment")?.id;
     let mut rng = fastrand::Rng::with_seed(1);
     let mut heads = vec![0_u64; conversations as usize];

@@ -19,6 +19,8 @@ mod journal;
 mod memory_log;
 mod memtable;
 mod merge;
+#[cfg(test)]
+mod model_tests;
 mod open;
 mod page;
 mod read_only;

@@ -33,14 +33,17 @@ pub struct StoreOptions {
     pub birth_unix_ms: u64,
     /// Entries at which a memtable is sealed. Default 400,000: a run of them is built in half a second.
     pub seal_entries: usize,
-    /// Bytes at which a memtable is sealed, its bookkeeping not counted in; also the bytes of journal that may wait for a
-    /// seal. Default 64 MiB.
+    /// Bytes of entries, as a run will hold them, at which a memtable is sealed; also the bytes of journal that may wait
+    /// for a seal. Default 64 MiB; with its bookkeeping such a memtable of 200-byte items takes 120 MB.
     pub seal_bytes: usize,
     /// Bytes in the journal that runs and state have not absorbed, above which publishes are refused. It bounds the time
     /// of a start after a crash (2.3 s for each GB). Default 256 MiB.
     pub journal_bytes: u64,
     /// Bytes that frames without publishes may take beyond that. Default 32 MiB.
     pub journal_reserve_bytes: u64,
+    /// Whether the journal commits in two phases, which is one more sync for each frame: see
+    /// `docs/decisions/journal-commit.md`. Default no.
+    pub two_phase_commit: bool,
     /// Cache for the journal. Default 64 MiB.
     pub journal_cache_bytes: usize,
     /// Cache for the state. Default 64 MiB.
@@ -63,6 +66,7 @@ impl Default for StoreOptions {
             seal_bytes: 64 << 20,
             journal_bytes: 256 << 20,
             journal_reserve_bytes: 32 << 20,
+            two_phase_commit: false,
             journal_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,
             run_cache_bytes: 8 << 20,
@@ -254,7 +258,7 @@ impl RedbLog {
     }
 
     fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
-        Journal::open(&*self.disk, self.options.journal_cache_bytes, false, applied_commit)
+        Journal::open(&*self.disk, self.options.journal_cache_bytes, self.options.two_phase_commit, applied_commit)
     }
 
     /// Takes in the frames after `commit`: what a start finds beyond the state, and what reopening finds beyond the tail.

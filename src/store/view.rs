@@ -114,9 +114,9 @@ impl View {
     pub(super) fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         let tables = self.read();
         let runs = tables.runs.iter().map(|run| (run.row().span, run.row().bytes));
-        let sealed = tables.sealed.iter().filter_map(|table| Some((table.span()?, table.stored_bytes())));
+        let sealed = tables.sealed.iter().filter_map(|table| Some((table.span()?, table.bytes() as u64)));
         let oldest_first: Vec<_> = runs.chain(sealed).collect();
-        let mut kept = oldest_first.iter().map(|(_, bytes)| bytes).sum::<u64>() + tables.active.stored_bytes();
+        let mut kept = oldest_first.iter().map(|(_, bytes)| bytes).sum::<u64>() + tables.active.bytes() as u64;
         let mut floor = self.floor();
         for (span, size) in oldest_first {
             let is_too_much = bytes.is_some_and(|most| kept > most);
