@@ -64,6 +64,11 @@ struct DeskInner {
 }
 
 impl Desk {
+    /// A desk of a store whose runs and state hold the journal's commits up to `absorbed`.
+    pub(super) fn new(absorbed: u64) -> Self {
+        Self { absorbed_commit: AtomicU64::new(absorbed), ..Self::default() }
+    }
+
     /// Hands a job over.
     pub(super) fn give(&self, job: Job) {
         let mut inner = self.lock();
@@ -267,7 +272,12 @@ impl Builder {
         if table.is_empty() {
             return Ok(None);
         }
-        let mut writer = RunWriter::create(Arc::clone(&self.disk), self.next_number(), 0)?;
+        let number = self.next_number();
+        self.fill_run(table, number).inspect_err(|_| self.remove_attempt(number))
+    }
+
+    fn fill_run(&self, table: &Memtable, number: u64) -> Result<Option<RunRow>, ReadError> {
+        let mut writer = RunWriter::create(Arc::clone(&self.disk), number, 0)?;
         let mut slice = 0;
         for conversation in table.conversations() {
             for entry in table.entries_of(conversation) {
@@ -283,6 +293,13 @@ impl Builder {
         let (row, written) = writer.finish()?;
         self.desk.written.fetch_add(written, Relaxed);
         Ok(row)
+    }
+
+    /// Gives the room of a run back that could not be written, which is most welcome when the disk is full.
+    fn remove_attempt(&self, number: u64) {
+        if let Err(error) = self.disk.remove(&file_name(number)) {
+            tracing::debug!(%error, number, "what was written of a run stays until the next start");
+        }
     }
 
     fn open_run(&self, row: RunRow) -> Result<Arc<Run>, ReadError> {
@@ -337,11 +354,20 @@ impl Builder {
             self.merge = Some(Merge::begin(Arc::clone(&self.disk), inputs, self.next_number())?);
             return Ok(true);
         };
-        if !merge.step(SLICE_ENTRIES, self.view.floor())? {
-            self.merge = Some(merge);
-            return Ok(true);
+        let number = merge.number();
+        match merge.step(SLICE_ENTRIES, self.view.floor()) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.merge = Some(merge);
+                return Ok(true);
+            }
+            Err(error) => {
+                drop(merge);
+                self.remove_attempt(number);
+                return Err(error);
+            }
         }
-        let (row, inputs, written) = merge.finish()?;
+        let (row, inputs, written) = merge.finish().inspect_err(|_| self.remove_attempt(number))?;
         self.desk.written.fetch_add(written, Relaxed);
         let run = row.map(|row| self.open_run(row)).transpose()?;
         let runs = self.view.runs();

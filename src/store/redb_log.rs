@@ -112,6 +112,8 @@ pub struct RedbLog {
     tail: Position,
     tail_time: LogTime,
     health: Health,
+    /// The journal commit that ends at the tail.
+    newest_commit: u64,
     /// All bytes of frames that were beyond the state at the start or came since.
     journal_bytes: u64,
     /// Bytes of frames that this start appended.
@@ -192,7 +194,7 @@ impl RedbLog {
         let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
         view.raise_floor(floor);
         let state = Arc::new(state);
-        let desk = Arc::<Desk>::default();
+        let desk = Arc::new(Desk::new(applied_commit));
         let builder = Builder::new(
             Arc::clone(&disk),
             Arc::clone(&state),
@@ -213,6 +215,7 @@ impl RedbLog {
             tail: applied,
             tail_time: applied_time,
             health: Health::Writable,
+            newest_commit: applied_commit,
             journal_bytes: 0,
             appended_bytes: 0,
             sealed_bytes: 0,
@@ -224,8 +227,7 @@ impl RedbLog {
             options,
         };
         let journal = log.open_journal(applied_commit)?;
-        log.take_in_after(&journal, applied_commit)
-            .map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
+        log.take_in_rest(&journal).map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
         log.journal = Some(journal);
         log.remove_strays(&saved.runs);
         log.begin_segment();
@@ -261,11 +263,11 @@ impl RedbLog {
         Journal::open(&*self.disk, self.options.journal_cache_bytes, self.options.two_phase_commit, applied_commit)
     }
 
-    /// Takes in the frames after `commit`: what a start finds beyond the state, and what reopening finds beyond the tail.
-    /// Returns the bytes of the newest.
-    fn take_in_after(&mut self, journal: &Journal, commit: u64) -> Result<Option<Bytes>, ReadError> {
+    /// Takes in the frames after the tail: what a start finds beyond the state, and what reopening finds. Returns the
+    /// bytes of the newest.
+    fn take_in_rest(&mut self, journal: &Journal) -> Result<Option<Bytes>, ReadError> {
         let mut newest = None;
-        for found in journal.frames_after(commit)? {
+        for found in journal.frames_after(self.newest_commit)? {
             let (commit, frame) = found?;
             if frame.first.0 != self.tail.0 + 1 {
                 return Err(ReadError(format!(
@@ -278,18 +280,19 @@ impl RedbLog {
                     "commit {commit} has entry {seq} of conversation {conversation} out of order"
                 )));
             }
-            self.take_in(&frame);
+            self.take_in(&frame, commit);
             newest = Some(frame.bytes);
         }
         Ok(newest)
     }
 
     /// What is committed becomes visible.
-    fn take_in(&mut self, frame: &Frame) {
+    fn take_in(&mut self, frame: &Frame, commit: u64) {
         if self.segments.last().is_none_or(|segment| segment.id != frame.segment) {
             self.segments.push(Segment { id: frame.segment, first: frame.first, time: frame.time });
         }
         self.view.add(frame);
+        self.newest_commit = commit;
         self.tail = frame.last();
         self.tail_time = frame.time;
         self.journal_bytes += frame.bytes.len() as u64;
@@ -410,8 +413,9 @@ impl Log for RedbLog {
             return Err(AppendError::Unknown { reason, sync });
         }
         self.repeatable = None;
+        let commit = journal.newest_commit();
         self.appended_bytes += frame.bytes.len() as u64;
-        self.take_in(frame);
+        self.take_in(frame, commit);
         Ok(())
     }
 
@@ -452,7 +456,7 @@ impl Log for RedbLog {
             rows: state,
             tail: self.tail,
             tail_time: self.tail_time,
-            commit: self.journal.as_ref().map_or(0, Journal::newest_commit),
+            commit: self.newest_commit,
             segments: self.segments.clone(),
             journal_bytes: self.journal_bytes,
         });
@@ -470,22 +474,26 @@ impl Log for RedbLog {
         if let Health::Failed { reason, sync: true } = &self.health {
             return Err(AppendError::Unknown { reason: reason.clone(), sync: true });
         }
-        let known = self.journal.take().map_or(0, |journal| journal.newest_commit());
-        match self.open_journal(known).map_err(|error| error.to_string()).and_then(|journal| {
+        // Closed before it is opened again: redb locks the file.
+        drop(self.journal.take());
+        let reopened = self.open_journal(self.newest_commit).map_err(|error| error.to_string()).and_then(|journal| {
             // A frame whose commit was cut off may be there all the same: then it is part of the log from now on.
-            self.repeatable = self.take_in_after(&journal, known).map_err(|error| error.to_string())?;
-            Ok(journal)
-        }) {
-            Ok(journal) => self.journal = Some(journal),
-            Err(reason) => {
-                self.health = Health::ReadOnly(reason.clone());
-                return Err(AppendError::NotStored(reason));
+            let newest = self.take_in_rest(&journal).map_err(|error| error.to_string())?;
+            Ok((journal, newest))
+        });
+        let newest = match reopened {
+            Ok((journal, newest)) => {
+                self.journal = Some(journal);
+                newest
             }
-        }
+            Err(reason) => {
+                self.health = Health::Failed { reason: reason.clone(), sync: false };
+                return Err(AppendError::Unknown { reason, sync: false });
+            }
+        };
         self.health = Health::Writable;
-        let repeatable = self.repeatable.take();
         self.append(&self.empty_frame())?;
-        self.repeatable = repeatable;
+        self.repeatable = newest;
         Ok(())
     }
 
