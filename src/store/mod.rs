@@ -121,6 +121,7 @@ pub enum Pressure {
 pub trait StateDelta: Send {
     /// Calls `row` once for each changed row: its key, and its value or `None` where the row is gone.
     /// Keys start with two big-endian bytes of partition.
+    #[expect(clippy::type_complexity, reason = "a name would not say more than the two slices do")]
     fn rows(&self, row: &mut dyn FnMut(&[u8], Option<&[u8]>));
 }
 

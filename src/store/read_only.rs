@@ -2,6 +2,7 @@
 //! memory and is forgotten. The offline commands look at a store through this.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -147,13 +148,11 @@ impl StorageBackend for Overlay {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut written = self.lock();
         for (page, within, at, here) in pages(offset, data.len()) {
-            if !written.pages.contains_key(&page) {
-                let original = self.original(page)?;
-                written.pages.insert(page, original);
-            }
-            if let Some(bytes) = written.pages.get_mut(&page) {
-                bytes[within..within + here].copy_from_slice(&data[at..at + here]);
-            }
+            let bytes = match written.pages.entry(page) {
+                Entry::Occupied(bytes) => bytes.into_mut(),
+                Entry::Vacant(vacant) => vacant.insert(self.original(page)?),
+            };
+            bytes[within..within + here].copy_from_slice(&data[at..at + here]);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use longwire_protocol::LogTime;
 
-use super::builder::{Builder, Desk, Job};
+use super::builder::{Builder, Desk, Job, Pace};
 use super::disk::{Disk, Folder, RUNS_FOLDER};
 use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
@@ -201,9 +201,11 @@ impl RedbLog {
             Arc::clone(&view),
             Arc::clone(&desk),
             saved.progress,
-            MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
-            options.run_cache_bytes,
-            options.pause,
+            Pace {
+                limit: MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
+                run_cache_bytes: options.run_cache_bytes,
+                pause: options.pause,
+            },
         );
         let mut log = Self {
             birth_unix_ms,
