@@ -248,7 +248,7 @@ impl<P: Copy> BrokerSession<P> {
         &self.refused
     }
 
-    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R8-3).
+    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R9-3).
     pub fn handle_bytes(&mut self, now: Millis) {
         // Before it is let in, a client has so long and no longer, whatever it sends.
         if self.is_open() {
