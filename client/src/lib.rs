@@ -1,1 +1,67 @@
-//! client
+//! The Rust client of Longwire: a handle and one task around the session.
+//!
+//! [`Client::start`] gives two ends. The [`Client`] publishes and asks; the [`Deliveries`] are what the broker sends.
+//! Between them stands one task that owns the socket, the session and the outbox, and that connects, reconnects with a
+//! growing, jittered delay, repeats what is unanswered and reads on from where the application stands.
+//!
+//! ```no_run
+//! use longwire_client::{Address, Client, Config, Dialer, Item, Outbox, Trust};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let address: Address = "longwires://broker.example.org".parse()?;
+//! let trust = Trust::from_file("authorities.pem".as_ref())?;
+//! let mut config = Config::new(Dialer::new(&address, &trust)?, std::env::var("LONGWIRE_TOKEN")?, "laptop");
+//! config.outbox = Outbox::File("outbox.redb".into());
+//! let (client, mut deliveries) = Client::start(config)?;
+//!
+//! // Stored locally when `publish` resolves; stored for good when the publication does.
+//! let conversation = client.open_direct("bob").await?.await?.conversation;
+//! let ack = client.publish(conversation, "hello, bob").await?.await?;
+//! println!("{} is seq {}", ack.message_id, ack.seq);
+//!
+//! while let Some(delivery) = deliveries.next().await {
+//!     for item in &delivery.items {
+//!         if let Item::Entry(entry) = item {
+//!             println!("{}: {}", entry.seq, String::from_utf8_lossy(&entry.content));
+//!         }
+//!     }
+//!     // Store the items, and with them the cursor; then:
+//!     delivery.stored();
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! * A publication that resolves to an ack is on the broker's disk. Until then it stays in the outbox; from an
+//!   [`Outbox::File`] it is sent again after a restart, under its old message id, so it is never stored twice.
+//! * Publishes of one conversation are stored in the order in which they were published.
+//! * Within the life of a client no entry is handed over twice after it was stored, however often the connection is
+//!   lost; none is left out without an [`Item::Skipped`] or an [`Item::Reset`] that says so.
+//! * Memory is bounded: by [`OutboxLimits`] on the way out, by the windows of [`Config`] on the way in.
+
+mod address;
+mod backoff;
+mod config;
+mod delivery;
+mod dial;
+mod error;
+mod handle;
+mod intake;
+mod link;
+mod outbox;
+mod state;
+mod task;
+
+pub use longwire_protocol as protocol;
+pub use longwire_protocol::packet;
+
+pub use address::{Address, AddressError, PORT_DEFAULT, Security};
+pub use config::{Config, Handover, Start, TokenFuture, TokenSource};
+pub use delivery::{Deliveries, Delivery, Item, Reset};
+pub use dial::{ALPN, ByteStream, Dialer, Dialing, Trust, TrustError};
+pub use error::{Failure, GiveUpError, PublishError, RequestError, StartError};
+pub use handle::{Client, Direction, Publication};
+pub use outbox::{Outbox, OutboxError, OutboxLimits, outbox_path};
+pub use state::State;

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Position, SegmentId};
 
 /// Who published an entry, and under which message id; all 0 for what the broker itself writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Origin {
     /// The publishing device.
     pub device: DeviceId,
@@ -286,6 +286,12 @@ impl Frame {
             return Err(FrameError::Malformed);
         }
         Ok(Self { segment, first, positions, time, records, bytes })
+    }
+
+    /// Where a frame begins, from its first piece, without looking at the rest.
+    pub(super) fn peek_first(piece: &[u8]) -> Option<Position> {
+        let header = piece.get(..HEADER_BYTES)?;
+        (header[..4] == MAGIC).then(|| Position((&header[12..20]).get_u64_le()))
     }
 
     /// The position of its last positioned record; the one before [`Frame::first`] if it has none.

@@ -5,19 +5,42 @@
 //! A message comes in as part of a [`Frame`] through [`Log::append`] (one fsync: this is the ack) and goes out through
 //! [`History`] to whoever catches up or pages.
 
+mod builder;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash_tests;
+mod disk;
 pub mod frame;
+mod journal;
+mod memory_log;
+mod memtable;
+mod merge;
+mod open;
+mod page;
+mod redb_log;
+mod run;
+mod sealed_row;
+mod state_file;
+#[cfg(test)]
+mod testing;
+mod view;
 
 use std::sync::Arc;
 
+pub use disk::{Disk, Folder};
 pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEntry};
 use longwire_protocol::{ConversationId, LogTime, Seq};
+pub use memory_log::{Failure, MemoryLog};
+pub use open::OpenError;
+pub use redb_log::{RedbLog, StoreOptions};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Position(pub u64);
 
 /// A random number given to each start of the broker; a cursor's positions are positions of one segment's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct SegmentId(pub u64);
 
 /// One start of the broker, as the log remembers it: where its frames begin and when.

@@ -1,0 +1,112 @@
+//! What can go wrong, said once: at the start, for a publish, for a request.
+
+use longwire_protocol::reason::Refusal;
+
+use crate::dial::TrustError;
+use crate::outbox::OutboxError;
+
+/// Why a client could not be started. Nothing was sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StartError {
+    /// The outbox cannot be used.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// Why a client came to its end and will not connect again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The broker refused for good: the token is no good, a newer session of the device took over, …
+    #[error("the broker refuses: {0}")]
+    Refused(Refusal),
+    /// No token could be had.
+    #[error("no token: {0}")]
+    Token(String),
+    /// The outbox can no longer be written; what is in it is as it was.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The broker knows of answers that the outbox does not: the outbox is an older copy, or another installation
+    /// uses the same device name. Sending on could double what people wrote, so nothing is sent.
+    #[error("the outbox is older than the broker's memory of this device (first unanswered {first}, broker {floor})")]
+    OutboxRestored {
+        /// The outbox's first unanswered message id.
+        first: u64,
+        /// The broker's.
+        floor: u64,
+    },
+}
+
+/// Why a publish has no ack.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    /// As much is unanswered as the outbox holds. Nothing was taken in; try again when something is acked.
+    #[error("the outbox is full: {items} publishes, {bytes} bytes are not acked yet")]
+    OutboxFull {
+        /// How many publishes it holds.
+        items: usize,
+        /// How many bytes they are.
+        bytes: usize,
+    },
+    /// The broker refused it for good; it is not stored.
+    #[error("the broker refuses: {0}")]
+    Refused(Refusal),
+    /// Its message id lies below the broker's floor: it was answered before, in an earlier life of this program.
+    #[error("message id {id} was answered before (the floor is {floor})")]
+    Stale {
+        /// The id.
+        id: u64,
+        /// The broker's first unanswered id.
+        floor: u64,
+    },
+    /// A numbered publish with an id that is not above those before it.
+    #[error("message id {id} is not above the last one: the next is at least {next}")]
+    IdNotRising {
+        /// The id.
+        id: u64,
+        /// The lowest that would do.
+        next: u64,
+    },
+    /// It was given up before it was stored.
+    #[error("given up")]
+    GivenUp,
+    /// The client came to its end first. What is in an outbox file is sent after a restart.
+    #[error("the client is closed{}", .0.as_deref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Closed(Option<String>),
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The broker refused.
+    #[error("the broker refuses: {0}")]
+    Refused(Refusal),
+    /// No answer within the request's time; the broker may be away.
+    #[error("no answer in time")]
+    Timeout,
+    /// More requests wait than a client keeps (256).
+    #[error("too many requests are waiting")]
+    TooMany,
+    /// The broker's answer is not one to this request.
+    #[error("the broker answered something else")]
+    WrongAnswer,
+    /// The client came to its end first.
+    #[error("the client is closed{}", .0.as_deref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Closed(Option<String>),
+}
+
+/// Why something cannot be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GiveUpError {
+    /// It may be stored: it was sent and the answer is not here yet.
+    #[error("it was sent, and may be stored")]
+    MayBeStored,
+    /// There is no unanswered publish with this id.
+    #[error("no such message is waiting")]
+    Unknown,
+    /// The client came to its end first.
+    #[error("the client is closed")]
+    Closed,
+}

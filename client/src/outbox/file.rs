@@ -1,0 +1,214 @@
+//! The outbox on disk: one redb file and one thread that commits to it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use bytes::Bytes;
+use longwire_protocol::packet;
+use prost::Message as _;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use super::{Batch, Kept};
+
+/// Message id → encoded `Publish`.
+const PUBLISHES: TableDefinition<u64, &[u8]> = TableDefinition::new("publishes");
+/// Single numbers: format, incarnation, next message id.
+const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+/// The cursor, and whose outbox it is.
+const TEXTS: TableDefinition<&str, &[u8]> = TableDefinition::new("texts");
+
+const FORMAT: u64 = 1;
+/// A few pages are all that an outbox is read from.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// Why an outbox file cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another process, or another client in this one, has it open.
+    #[error("the outbox {0} is in use by another client")]
+    InUse(String),
+    /// It was written for another device, whose message ids would be mixed with this one's.
+    #[error("the outbox {path} is that of device {device:?}")]
+    OtherDevice {
+        /// The file.
+        path: String,
+        /// The device it was written for.
+        device: String,
+    },
+    /// It was written by a newer version.
+    #[error("the outbox {path} has format {format}, this version reads {FORMAT}")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format.
+        format: u64,
+    },
+    /// The disk, or what is in the file.
+    #[error("the outbox {path}: {why}")]
+    Disk {
+        /// The file.
+        path: String,
+        /// What happened.
+        why: String,
+    },
+}
+
+/// An open outbox file. Dropping it waits for the commit under way.
+#[derive(Debug)]
+pub(super) struct OutboxFile {
+    batches: Option<mpsc::SyncSender<Batch>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl OutboxFile {
+    /// Opens the file, or makes it (mode 0600), and reads what it keeps. `saved` is called by the file's thread with
+    /// the outcome of each batch, in order.
+    pub(super) fn open(
+        path: &Path,
+        device: &str,
+        saved: impl Fn(Result<u64, OutboxError>) + Send + 'static,
+    ) -> Result<(Self, Kept), OutboxError> {
+        let (database, kept) = open(path, device)?;
+        // One batch at a time is on its way: the owner sends the next when the last one is saved.
+        let (batches, inbox) = mpsc::sync_channel::<Batch>(1);
+        let path = path.to_owned();
+        let thread = thread::Builder::new()
+            .name("longwire-outbox".to_owned())
+            .spawn({
+                let path = path.clone();
+                move || {
+                    for batch in inbox {
+                        let number = batch.number;
+                        saved(commit(&database, &batch).map(|()| number).map_err(|error| disk(&path, error)));
+                    }
+                }
+            })
+            .map_err(|error| disk(&path, error))?;
+        Ok((Self { batches: Some(batches), thread: Some(thread) }, kept))
+    }
+
+    /// Has a batch committed; the outcome comes by way of `saved`.
+    pub(super) fn save(&self, batch: Batch) {
+        if let Some(batches) = &self.batches {
+            // The thread ends only after this sender, or in a panic that `saved` can no longer report.
+            drop(batches.send(batch));
+        }
+    }
+}
+
+impl Drop for OutboxFile {
+    fn drop(&mut self) {
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+fn disk(path: &Path, error: impl ToString) -> OutboxError {
+    OutboxError::Disk { path: path.display().to_string(), why: error.to_string() }
+}
+
+fn open(path: &Path, device: &str) -> Result<(Database, Kept), OutboxError> {
+    create_private(path).map_err(|error| disk(path, error))?;
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => OutboxError::InUse(path.display().to_string()),
+        error => disk(path, error),
+    })?;
+    let owner = claim(&database, device).map_err(|error| disk(path, error))?;
+    if owner.format > FORMAT {
+        return Err(OutboxError::Newer { path: path.display().to_string(), format: owner.format });
+    }
+    if owner.device != device {
+        return Err(OutboxError::OtherDevice { path: path.display().to_string(), device: owner.device });
+    }
+    let kept = load(&database).map_err(|error| disk(path, error))?;
+    Ok((database, kept))
+}
+
+/// What people write lies in this file until it is acked: nobody else reads it.
+fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+struct Owner {
+    format: u64,
+    device: String,
+}
+
+/// Writes format and device into a new file; reads them from an old one.
+fn claim(database: &Database, device: &str) -> Result<Owner, redb::Error> {
+    let transaction = database.begin_write()?;
+    let owner = {
+        let mut numbers = transaction.open_table(NUMBERS)?;
+        let mut texts = transaction.open_table(TEXTS)?;
+        transaction.open_table(PUBLISHES)?;
+        let format = numbers.get("format")?.map(|value| value.value());
+        match format {
+            None => {
+                numbers.insert("format", FORMAT)?;
+                texts.insert("device", device.as_bytes())?;
+                Owner { format: FORMAT, device: device.to_owned() }
+            }
+            Some(format) => {
+                let device = texts.get("device")?.map(|value| String::from_utf8_lossy(value.value()).into_owned());
+                Owner { format, device: device.unwrap_or_default() }
+            }
+        }
+    };
+    transaction.commit()?;
+    Ok(owner)
+}
+
+fn load(database: &Database) -> Result<Kept, Box<dyn std::error::Error>> {
+    let transaction = database.begin_read()?;
+    let numbers = transaction.open_table(NUMBERS)?;
+    let number = |name| numbers.get(name).map(|value| value.map_or(0, |value| value.value()));
+    let mut kept = Kept {
+        incarnation: number("incarnation")?,
+        next_id: number("next_id")?.max(1),
+        cursor: transaction.open_table(TEXTS)?.get("cursor")?.map(|value| Bytes::copy_from_slice(value.value())),
+        publishes: Vec::new(),
+    };
+    for row in transaction.open_table(PUBLISHES)?.iter()? {
+        let (id, publish) = row?;
+        kept.publishes.push((id.value(), packet::Publish::decode(publish.value())?));
+    }
+    Ok(kept)
+}
+
+fn commit(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut publishes = transaction.open_table(PUBLISHES)?;
+        for id in &batch.removes {
+            publishes.remove(id)?;
+        }
+        for (id, publish) in &batch.puts {
+            publishes.insert(id, publish.as_slice())?;
+        }
+        let mut numbers = transaction.open_table(NUMBERS)?;
+        numbers.insert("incarnation", batch.incarnation)?;
+        numbers.insert("next_id", batch.next_id)?;
+        if let Some(cursor) = &batch.cursor {
+            transaction.open_table(TEXTS)?.insert("cursor", cursor.as_ref())?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Where a device's outbox lies in a directory of state.
+#[must_use]
+pub fn outbox_path(directory: &Path, device: &str) -> PathBuf {
+    let name: String =
+        device.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    directory.join(format!("outbox-{name}.redb"))
+}

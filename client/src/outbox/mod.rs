@@ -1,0 +1,448 @@
+//! What a device has published and not yet heard the end of.
+//!
+//! Message ids are a dense counter. A publish is sent only when it is *saved* (on disk, if the outbox has one), and it
+//! leaves the outbox only when it is *answered*: acked, or refused for good. What was told to the broker as the first
+//! unanswered id never lies above what the disk says, so a crash cannot put this device below its own floor.
+
+mod file;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use longwire_protocol::packet;
+use prost::Message as _;
+use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant};
+
+pub use file::{OutboxError, outbox_path};
+
+use crate::error::{GiveUpError, PublishError};
+use file::OutboxFile;
+
+/// From the oldest unanswered message id to the newest one sent: at most this many, by the protocol.
+const SPAN_MAX: u64 = 256;
+
+/// Where a client keeps what is not acked yet.
+#[derive(Clone, Debug, Default)]
+pub enum Outbox {
+    /// In memory: gone with the process. For scripts that can be run again.
+    #[default]
+    Memory,
+    /// In a file of its own (mode 0600), made when it is not there. Everything in it is sent after a restart under
+    /// its old message ids, so that nothing is lost and nothing doubled.
+    File(PathBuf),
+    /// Nowhere: the application gives the message ids ([`Client::publish_numbered`]) and can produce what was not
+    /// acked again from its own source. `incarnation` is the one it had when it began, 0 the first time.
+    ///
+    /// [`Client::publish_numbered`]: crate::Client::publish_numbered
+    Numbered {
+        /// As told by the first `Connected`; the application keeps it beside its source.
+        incarnation: u64,
+    },
+}
+
+/// How much an outbox may hold. A publish above that is refused at once, by [`PublishError::OutboxFull`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// How many publishes.
+    pub items: usize,
+    /// How many bytes, as encoded.
+    pub bytes: usize,
+}
+
+impl Default for OutboxLimits {
+    fn default() -> Self {
+        Self { items: 10_000, bytes: 16 << 20 }
+    }
+}
+
+/// Where the outcome of a publish goes.
+pub(crate) type Answer = oneshot::Sender<Result<packet::PublishAck, PublishError>>;
+/// Told when a publish is saved.
+pub(crate) type Saved = oneshot::Sender<Result<u64, PublishError>>;
+
+/// What an outbox file kept over a restart.
+#[derive(Debug, Default)]
+struct Kept {
+    incarnation: u64,
+    next_id: u64,
+    cursor: Option<Bytes>,
+    publishes: Vec<(u64, packet::Publish)>,
+}
+
+/// What goes to disk in one transaction.
+#[derive(Clone, Debug, Default)]
+struct Batch {
+    number: u64,
+    incarnation: u64,
+    next_id: u64,
+    puts: Vec<(u64, Vec<u8>)>,
+    removes: Vec<u64>,
+    cursor: Option<Bytes>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.removes.is_empty() && self.cursor.is_none()
+    }
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    publish: packet::Publish,
+    bytes: usize,
+    /// The batch that puts it on disk.
+    batch: u64,
+    /// Sent on this connection, and not refused since.
+    sent: bool,
+    /// It was never sent, or the last word about it is that it is not stored.
+    surely_not_stored: bool,
+    answer: Option<Answer>,
+}
+
+/// A conversation whose publishes wait because the broker refused one of them for now. They go on when what is under
+/// way is answered and the time has passed: then everything open is repeated, in the order of ids.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    until: Instant,
+}
+
+/// The outbox as its client's task holds it.
+#[derive(Debug)]
+pub(crate) struct OutboxState {
+    limits: OutboxLimits,
+    incarnation: u64,
+    /// Whether the incarnation is on disk: nothing is sent before.
+    incarnation_batch: u64,
+    next_id: u64,
+    numbered: bool,
+    unanswered: BTreeMap<u64, Unanswered>,
+    bytes: usize,
+    /// Answered, but not yet on disk as such: (batch, id).
+    leaving: VecDeque<(u64, u64)>,
+    /// No id below this one is unsent.
+    send_from: u64,
+    holds: HashMap<u64, Hold>,
+    told: u64,
+    saved_waiters: VecDeque<(u64, Saved, u64)>,
+    pending: Batch,
+    saving: bool,
+    saved: u64,
+    file: Option<OutboxFile>,
+    cursor: Option<Bytes>,
+}
+
+impl OutboxState {
+    /// Opens an outbox; `saved` is called with the outcome of each batch that went to disk.
+    pub(crate) fn open(
+        choice: &Outbox,
+        limits: OutboxLimits,
+        device: &str,
+        saved: impl Fn(Result<u64, OutboxError>) + Send + 'static,
+    ) -> Result<Self, OutboxError> {
+        let mut numbered = false;
+        let (file, kept) = match choice {
+            Outbox::Memory => (None, Kept::default()),
+            Outbox::Numbered { incarnation } => {
+                numbered = true;
+                (None, Kept { incarnation: *incarnation, ..Kept::default() })
+            }
+            Outbox::File(path) => {
+                let (file, kept) = OutboxFile::open(path, device, saved)?;
+                (Some(file), kept)
+            }
+        };
+        let mut state = Self {
+            limits,
+            incarnation: kept.incarnation,
+            incarnation_batch: 0,
+            next_id: kept.next_id.max(1),
+            numbered,
+            unanswered: BTreeMap::new(),
+            bytes: 0,
+            leaving: VecDeque::new(),
+            send_from: 0,
+            holds: HashMap::new(),
+            told: 0,
+            saved_waiters: VecDeque::new(),
+            pending: Batch { number: 1, ..Batch::default() },
+            saving: false,
+            saved: 0,
+            file,
+            cursor: kept.cursor,
+        };
+        for (id, publish) in kept.publishes {
+            let bytes = publish.encoded_len();
+            state.bytes += bytes;
+            state.unanswered.insert(
+                id,
+                Unanswered { publish, bytes, batch: 0, sent: false, surely_not_stored: false, answer: None },
+            );
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The kept cursor, for a client that has the outbox keep it.
+    pub(crate) fn cursor(&self) -> Option<&Bytes> {
+        self.cursor.as_ref()
+    }
+
+    /// Keeps a cursor: with the next batch that goes to disk.
+    pub(crate) fn keep_cursor(&mut self, cursor: Bytes) {
+        if self.file.is_some() {
+            self.pending.cursor = Some(cursor.clone());
+        }
+        self.cursor = Some(cursor);
+    }
+
+    /// The lowest message id that is not answered, as the disk knows it: what may be told to the broker. 0: this
+    /// outbox does not know (its application numbers).
+    pub(crate) fn first_unanswered(&self) -> u64 {
+        let oldest = self.unanswered.keys().next().copied();
+        let leaving = self.leaving.iter().map(|(_, id)| *id).min();
+        match oldest.into_iter().chain(leaving).min() {
+            Some(first) => first,
+            None if self.numbered => 0,
+            None => self.next_id,
+        }
+    }
+
+    /// Everything unanswered, in the order of ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &packet::Publish)> {
+        self.unanswered.iter().map(|(id, entry)| (*id, &entry.publish))
+    }
+
+    /// Takes a publish in under the next message id. `saved` is told once it is saved, `answer` once it is answered.
+    pub(crate) fn push(&mut self, publish: packet::Publish, saved: Saved, answer: Answer) {
+        self.push_as(self.next_id, publish, saved, answer);
+    }
+
+    /// Takes a publish in under a message id that the application chose: above every one before it.
+    pub(crate) fn push_as(&mut self, id: u64, mut publish: packet::Publish, saved: Saved, answer: Answer) {
+        if id < self.next_id {
+            drop(saved.send(Err(PublishError::IdNotRising { id, next: self.next_id })));
+            return;
+        }
+        publish.message_id = id;
+        let bytes = publish.encoded_len();
+        if self.unanswered.len() >= self.limits.items || self.bytes + bytes > self.limits.bytes {
+            drop(saved.send(Err(PublishError::OutboxFull { items: self.unanswered.len(), bytes: self.bytes })));
+            return;
+        }
+        self.next_id = id + 1;
+        self.bytes += bytes;
+        if self.file.is_some() {
+            self.pending.puts.push((id, publish.encode_to_vec()));
+        }
+        let batch = if self.file.is_some() { self.pending.number } else { 0 };
+        self.unanswered.insert(
+            id,
+            Unanswered { publish, bytes, batch, sent: false, surely_not_stored: true, answer: Some(answer) },
+        );
+        if batch == 0 {
+            drop(saved.send(Ok(id)));
+        } else {
+            self.saved_waiters.push_back((batch, saved, id));
+        }
+    }
+
+    /// The next publish that may leave now, with the first unanswered id in it if that moved; `fits` says whether
+    /// the session has room for one of so many bytes.
+    pub(crate) fn next_to_send(&mut self, now: Instant, fits: impl Fn(usize) -> bool) -> Option<packet::Publish> {
+        if self.incarnation == 0 || self.incarnation_batch > self.saved {
+            return None;
+        }
+        let first = self.first_unanswered();
+        let mut all_sent_below = true;
+        let mut send_from = self.send_from;
+        let mut found = None;
+        for (&id, entry) in self.unanswered.range(self.send_from..) {
+            if !entry.sent {
+                if id >= first + SPAN_MAX || entry.batch > self.saved {
+                    break;
+                }
+                let held = self.holds.get(&entry.publish.conversation);
+                let free = held.is_none_or(|hold| now >= hold.until && !self.is_under_way(entry.publish.conversation));
+                if free {
+                    if fits(entry.bytes) {
+                        found = Some(id);
+                    }
+                    break;
+                }
+                all_sent_below = false;
+            }
+            if all_sent_below {
+                send_from = id + 1;
+            }
+        }
+        self.send_from = send_from;
+        let id = found?;
+        if all_sent_below {
+            self.send_from = id + 1;
+        }
+        let entry = self.unanswered.get_mut(&id)?;
+        entry.sent = true;
+        entry.surely_not_stored = false;
+        let mut publish = entry.publish.clone();
+        self.release(publish.conversation, now);
+        if first != self.told && first != 0 {
+            self.told = first;
+            publish.first_unanswered = first;
+        }
+        Some(publish)
+    }
+
+    /// When a held conversation may go on, the earliest.
+    pub(crate) fn next_release(&self) -> Option<Instant> {
+        self.holds
+            .iter()
+            .filter(|(conversation, _)| !self.is_under_way(**conversation))
+            .map(|(_, hold)| hold.until)
+            .min()
+    }
+
+    fn is_under_way(&self, conversation: u64) -> bool {
+        self.unanswered.values().take(SPAN_MAX as usize).any(|e| e.sent && e.publish.conversation == conversation)
+    }
+
+    /// A hold ends with the first repeat that leaves; the order of ids does the rest.
+    fn release(&mut self, conversation: u64, now: Instant) {
+        if self.holds.get(&conversation).is_some_and(|hold| now >= hold.until) {
+            self.holds.remove(&conversation);
+        }
+    }
+
+    /// An ack came. Returns whether the id was open.
+    pub(crate) fn acked(&mut self, ack: packet::PublishAck) -> bool {
+        let id = ack.message_id;
+        self.settle(id, Ok(ack))
+    }
+
+    /// A publish ended: acked, refused for good or given up.
+    pub(crate) fn settle(&mut self, id: u64, outcome: Result<packet::PublishAck, PublishError>) -> bool {
+        let Some(entry) = self.unanswered.remove(&id) else { return false };
+        self.bytes -= entry.bytes;
+        if self.file.is_some() {
+            self.pending.removes.push(id);
+            self.leaving.push_back((self.pending.number, id));
+        }
+        if let Some(answer) = entry.answer {
+            // Whoever dropped the handle does not want to know.
+            drop(answer.send(outcome));
+        }
+        true
+    }
+
+    /// Gives a publish up, if it is surely not stored. Returns whether the broker may know of it.
+    pub(crate) fn give_up(&mut self, id: u64) -> Result<bool, GiveUpError> {
+        let entry = self.unanswered.get(&id).ok_or(GiveUpError::Unknown)?;
+        if entry.sent || !entry.surely_not_stored {
+            return Err(GiveUpError::MayBeStored);
+        }
+        let refused_here = self.holds.contains_key(&entry.publish.conversation);
+        self.settle(id, Err(PublishError::GivenUp));
+        Ok(refused_here)
+    }
+
+    /// The broker refused an id for now: it and what follows it in its conversation wait.
+    pub(crate) fn refused_for_now(&mut self, id: u64, now: Instant, retry_after: Duration, surely_not_stored: bool) {
+        let Some(entry) = self.unanswered.get_mut(&id) else { return };
+        entry.sent = false;
+        entry.surely_not_stored = surely_not_stored;
+        let conversation = entry.publish.conversation;
+        self.send_from = self.send_from.min(id);
+        let hold = self.holds.entry(conversation).or_insert(Hold { until: now });
+        hold.until = hold.until.max(now + retry_after);
+    }
+
+    /// The connection is gone: everything unanswered is repeated on the next one, in the order of ids.
+    pub(crate) fn disconnected(&mut self) {
+        for entry in self.unanswered.values_mut() {
+            entry.sent = false;
+        }
+        self.holds.clear();
+        self.send_from = 0;
+        self.told = 0;
+    }
+
+    /// A connection stands, under this incarnation; the broker knows of answers below `floor`.
+    pub(crate) fn connected(&mut self, incarnation: u64, floor: u64) -> Result<(), Restored> {
+        if self.incarnation != incarnation {
+            self.incarnation = incarnation;
+            if self.file.is_some() {
+                self.incarnation_batch = self.pending.number;
+            }
+        }
+        self.told = floor;
+        if self.numbered {
+            self.next_id = self.next_id.max(floor);
+            let stale: Vec<u64> = self.unanswered.range(..floor).map(|(id, _)| *id).collect();
+            for id in stale {
+                self.settle(id, Err(PublishError::Stale { id, floor }));
+            }
+            return Ok(());
+        }
+        let first = self.first_unanswered();
+        if floor > first { Err(Restored { first, floor }) } else { Ok(()) }
+    }
+
+    /// Sends what changed to disk, unless a batch is on its way already.
+    pub(crate) fn save(&mut self) {
+        let new_incarnation = self.incarnation_batch == self.pending.number;
+        if self.saving || (self.pending.is_empty() && !new_incarnation) {
+            return;
+        }
+        let Some(file) = &self.file else { return };
+        let next = Batch { number: self.pending.number + 1, ..Batch::default() };
+        let mut batch = std::mem::replace(&mut self.pending, next);
+        batch.incarnation = self.incarnation;
+        batch.next_id = self.next_id;
+        file.save(batch);
+        self.saving = true;
+    }
+
+    /// A batch is on disk.
+    pub(crate) fn saved(&mut self, number: u64) {
+        self.saving = false;
+        self.saved = number;
+        while self.leaving.front().is_some_and(|(batch, _)| *batch <= number) {
+            self.leaving.pop_front();
+        }
+        while self.saved_waiters.front().is_some_and(|(batch, ..)| *batch <= number) {
+            if let Some((_, saved, id)) = self.saved_waiters.pop_front() {
+                drop(saved.send(Ok(id)));
+            }
+        }
+    }
+
+    /// Whether everything is on disk.
+    pub(crate) fn is_saved(&self) -> bool {
+        !self.saving && (self.file.is_none() || self.pending.is_empty())
+    }
+
+    /// The client has come to its end: whoever waits for an answer is told why.
+    pub(crate) fn end(&mut self, why: &PublishError) {
+        for (_, saved, _) in self.saved_waiters.drain(..) {
+            drop(saved.send(Err(why.clone())));
+        }
+        for entry in self.unanswered.values_mut() {
+            if let Some(answer) = entry.answer.take() {
+                drop(answer.send(Err(why.clone())));
+            }
+        }
+    }
+}
+
+/// The broker knows of answers that this outbox does not: it was restored from an older copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Restored {
+    /// What this outbox holds as its first unanswered id.
+    pub(crate) first: u64,
+    /// What the broker was told at some time.
+    pub(crate) floor: u64,
+}

@@ -1,0 +1,191 @@
+//! What every command of a client asks for: where the broker is and who this is.
+
+use std::fs;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use longwire_client::{Address, Client, Config, Deliveries, Dialer, State, TokenSource, Trust, packet};
+use tokio::time::timeout;
+
+use super::Fail;
+use super::keep::Lock;
+
+/// How to reach the broker, and as whom.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct ConnectArgs {
+    /// The broker: longwires://HOST[:PORT] (TLS), or longwire://HOST[:PORT] (plain TCP)
+    #[arg(long, env = "LONGWIRE_URL", default_value = "longwires://127.0.0.1:14000")]
+    pub url: Address,
+
+    /// The certificates to trust, as a PEM file (`longwire serve --dev` says where its own is)
+    #[arg(long, env = "LONGWIRE_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// The token that says who this is; in a file or the environment others cannot see it
+    #[arg(long, env = "LONGWIRE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+
+    /// A file with the token; it is read again at each connect, so that it can be renewed
+    #[arg(long, env = "LONGWIRE_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+
+    /// The name of this device among those of the user; two with one name take each other's sessions over
+    /// [default: one for each command that runs at the same time]
+    #[arg(long, env = "LONGWIRE_DEVICE")]
+    pub device: Option<String>,
+
+    /// Where this user's devices keep their state [default: $XDG_STATE_HOME/longwire or ~/.local/state/longwire]
+    #[arg(long, env = "LONGWIRE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// How long to try to connect at first; later the connection is made again for as long as it takes
+    #[arg(long, env = "LONGWIRE_CONNECT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub connect_timeout: Duration,
+}
+
+/// A device's name, reserved among the processes of this machine while this lives.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) directory: PathBuf,
+    _lock: Option<Lock>,
+}
+
+/// How many processes of one command find a name of their own.
+const DEVICES_MAX: usize = 8;
+
+impl ConnectArgs {
+    /// The device to be: as named, or `command` and the first number that no other process here uses. Names carry a
+    /// random word of this installation, since the broker knows devices by name.
+    pub(super) fn device(&self, command: &str) -> Result<Device, Fail> {
+        let directory = self.state_directory()?;
+        if let Some(name) = &self.device {
+            return Ok(Device { name: name.clone(), directory, _lock: None });
+        }
+        let here =
+            installation(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
+        for number in 1..=DEVICES_MAX {
+            let name = format!("{command}-{here}-{number}");
+            let path = directory.join(format!("{name}.lock"));
+            let lock = Lock::take(&path).map_err(|error| Fail::failed(format!("{}: {error}", path.display())))?;
+            if lock.is_some() {
+                return Ok(Device { name, directory, _lock: lock });
+            }
+        }
+        Err(Fail::usage(format!("{DEVICES_MAX} others of this command are running: name the device with --device")))
+    }
+
+    /// A name that belongs to a file: whoever comes again for that file is the same device.
+    pub(super) fn device_of_file(&self, command: &str, path: &Path) -> Result<String, Fail> {
+        if let Some(name) = &self.device {
+            return Ok(name.clone());
+        }
+        let path = std::path::absolute(path)?;
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let key = format!("{}\0{}", host.trim(), path.display());
+        Ok(format!("{command}-{:016x}", xxhash_rust::xxh3::xxh3_64(key.as_bytes())))
+    }
+
+    fn state_directory(&self) -> Result<PathBuf, Fail> {
+        let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let directory = match &self.state_dir {
+            Some(directory) => directory.clone(),
+            None => from("XDG_STATE_HOME")
+                .or_else(|| from("HOME").map(|home| home.join(".local/state")))
+                .map(|state| state.join("longwire"))
+                .ok_or_else(|| {
+                    Fail::usage("neither HOME nor XDG_STATE_HOME is set: name a directory with --state-dir")
+                })?,
+        };
+        fs::create_dir_all(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
+        Ok(directory)
+    }
+
+    /// Makes connections as these options say.
+    pub(super) fn dialer(&self) -> Result<Dialer, Fail> {
+        let trust = match &self.ca {
+            Some(path) => Trust::from_file(path).map_err(|error| Fail::usage(error.to_string()))?,
+            None => Trust::Nobody,
+        };
+        Dialer::new(&self.url, &trust).map_err(|error| Fail::usage(format!("{error} (--ca FILE)")))
+    }
+
+    /// A client's configuration, for a device of this name.
+    pub(super) fn config(&self, device: &str) -> Result<Config, Fail> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => TokenSource::from(token.trim()),
+            (None, Some(path)) => {
+                // A file that is not there is said at once, and not retried for ever.
+                read_token(path).map_err(Fail::usage)?;
+                let path = path.clone();
+                TokenSource::provider(move || std::future::ready(read_token(&path)))
+            }
+            (None, None) => {
+                return Err(Fail::usage("who are you? give a token with --token-file, LONGWIRE_TOKEN or --token"));
+            }
+        };
+        Ok(Config::new(self.dialer()?, token, device))
+    }
+
+    /// Starts a client and waits until it is connected.
+    pub(super) async fn connect(&self, config: Config) -> Result<(Client, Deliveries, packet::Connected), Fail> {
+        let (client, deliveries) = Client::start(config)?;
+        match timeout(self.connect_timeout, client.connected()).await {
+            Ok(Ok(connected)) => Ok((client, deliveries, connected)),
+            Ok(Err(state)) => Err(Fail::ended(&state)),
+            Err(_) => Err(match &*client.states().borrow() {
+                State::Waiting { refusal: Some(refusal), .. } => Fail::refused(refusal),
+                State::Waiting { reason, .. } => Fail::unavailable(format!("{}: {reason}", self.url)),
+                _ => Fail::unavailable(format!("{}: no answer", self.url)),
+            }),
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, String> {
+    match fs::read_to_string(path) {
+        Ok(token) if token.trim().is_empty() => Err(format!("{}: no token in it", path.display())),
+        Ok(token) => Ok(token.trim().to_owned()),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// A word that tells this installation from others of the same user; made once.
+fn installation(directory: &Path) -> io::Result<String> {
+    let path = directory.join("installation");
+    match fs::read_to_string(&path) {
+        Ok(word) if !word.trim().is_empty() => Ok(word.trim().to_owned()),
+        Ok(_) => make_installation(&path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_installation(&path),
+        Err(error) => Err(error),
+    }
+}
+
+fn make_installation(path: &Path) -> io::Result<String> {
+    let word = format!("{:08x}", fastrand::u32(..));
+    fs::write(path, &word)?;
+    Ok(word)
+}
+
+/// Says on a terminal what happens to the connection, so that silence is never a riddle.
+pub(super) fn tell_states(client: &Client) {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    let mut states = client.states();
+    tokio::spawn(async move {
+        let mut was_connected = true;
+        while states.changed().await.is_ok() {
+            let state = states.borrow_and_update().clone();
+            match &state {
+                State::Connected(_) if !was_connected => eprintln!("longwire: connected again"),
+                State::Waiting { .. } => eprintln!("longwire: {state}"),
+                _ => continue,
+            }
+            was_connected = matches!(state, State::Connected(_));
+        }
+    });
+}

@@ -1,0 +1,373 @@
+//! Catching up: the entries, heads and marks above where a lane stands, merged by position, read on as the window
+//! opens. What is kept between two steps is a few entries for each conversation with news, at most 256 in all.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use longwire_protocol::packet::HeadReason;
+use longwire_protocol::{ConversationId, Seq};
+
+use super::feed::{head_item, item_for, mark_item};
+use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
+use super::outbox::Session;
+use super::rows::Kind;
+use super::state::State;
+use super::stream::{News, Place, Ready, Turn};
+use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
+
+/// Entries kept between two steps, in all.
+const KEPT_ENTRIES_MAX: usize = 256;
+/// Bytes kept between two steps, in all, beyond one entry for each conversation.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// Why a read gave nothing.
+#[derive(Debug)]
+pub enum Miss {
+    /// It needs the disk, and blocking is not allowed here.
+    Disk,
+    /// The store failed.
+    Failed(ReadError),
+}
+
+/// Reads that may block, or not.
+#[derive(Clone, Copy)]
+pub struct Reads<'a> {
+    /// The store.
+    pub history: &'a dyn History,
+    /// Whether the disk may be asked.
+    pub may_block: bool,
+}
+
+impl Reads<'_> {
+    /// See [`History::range`].
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn range(
+        &self,
+        conversation: ConversationId,
+        from: Seq,
+        to: Seq,
+        backwards: bool,
+        limit: PageLimit,
+    ) -> Result<Vec<StoredEntry>, Miss> {
+        if !backwards && let Some(page) = self.history.range_in_memory(conversation, from, to, limit) {
+            return Ok(page);
+        }
+        if !self.may_block {
+            return Err(Miss::Disk);
+        }
+        self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)
+    }
+
+    fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, Miss> {
+        if let Some(known) = self.history.first_after_in_memory(conversation, position) {
+            return Ok(known);
+        }
+        if !self.may_block {
+            return Err(Miss::Disk);
+        }
+        self.history.first_after(conversation, position).map_err(Miss::Failed)
+    }
+}
+
+/// What one lane of one session is reading.
+#[derive(Debug)]
+pub struct CatchUp {
+    target: Position,
+    due: BinaryHeap<Reverse<Due>>,
+    /// Items and bytes left before the rest comes as heads; `None` without limit.
+    quota: Option<(usize, usize)>,
+    /// Entries to read at once from one conversation.
+    page: PageLimit,
+}
+
+/// The next thing of one conversation.
+#[derive(Debug)]
+struct Due {
+    position: Position,
+    conversation: ConversationId,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Entries, the first of them read already; more of them up to `last`.
+    Entries { read: VecDeque<StoredEntry>, next: Seq, last: Seq, joined: Position },
+    /// A mark.
+    Mark(Seq),
+    /// Entries that are not sent.
+    Head { from: Seq, to: Seq, reason: HeadReason },
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.position, self.conversation).cmp(&(other.position, other.conversation))
+    }
+}
+
+/// A conversation that may have news.
+#[derive(Debug)]
+struct Candidate {
+    conversation: ConversationId,
+    from: Seq,
+    head: Seq,
+    intervals: Vec<(Seq, Seq)>,
+    joined: Position,
+}
+
+/// Where a lane stands and what it looks for.
+#[derive(Debug)]
+pub struct Plan {
+    target: Position,
+    sent: Position,
+    candidates: Vec<Candidate>,
+    marks: Vec<(Position, ConversationId, Seq)>,
+    skips: bool,
+}
+
+impl Plan {
+    /// Looks up, in the state, what a turn has to read. `skips` says that this is the backlog of a connect in mode
+    /// *skip*.
+    #[must_use]
+    pub fn new(state: &State, session: &Session, turn: &Turn, sent: Position, is_express: bool, skips: bool) -> Self {
+        let target = turn.target.unwrap_or(state.tail).max(sent);
+        let mut plan = Self { target, sent, candidates: Vec::new(), marks: Vec::new(), skips };
+        let watching = session.outbox.lock().watching.clone();
+        let duties = state.duties(session.user);
+        match &turn.news {
+            News::Any => {
+                let all = duties.keys().copied().chain(watching.iter().copied().filter(|c| !duties.contains_key(c)));
+                all.for_each(|conversation| plan.consider(state, session, conversation, is_express, &watching));
+            }
+            News::Of(news) => {
+                news.iter()
+                    .for_each(|conversation| plan.consider(state, session, *conversation, is_express, &watching));
+            }
+        }
+        if is_express && turn.marks {
+            for conversation in duties.keys() {
+                let Some(member) = state.member(*conversation, session.user) else { continue };
+                if member.mark_position > sent && member.mark_position <= target && member.is_active() {
+                    plan.marks.push((member.mark_position, *conversation, member.mark));
+                }
+            }
+        }
+        plan
+    }
+
+    /// How many conversations have news.
+    #[must_use]
+    pub fn conversations(&self) -> usize {
+        self.candidates.len()
+    }
+
+    fn consider(
+        &mut self,
+        state: &State,
+        session: &Session,
+        id: ConversationId,
+        is_express: bool,
+        watching: &[ConversationId],
+    ) {
+        let Some(conversation) = state.conversation(id) else { return };
+        if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
+            return;
+        }
+        if conversation.kind == Kind::Channel && !session.grants.load().read.admit(&conversation.label) {
+            return;
+        }
+        let head = conversation.head.seq;
+        let candidate = match (state.duties(session.user).get(&id), state.member(id, session.user)) {
+            (Some(duty), Some(member)) => {
+                let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
+                let (from, joined) = (duty.since.next(), duty.joined);
+                Candidate { conversation: id, from, head, intervals: intervals.collect(), joined }
+            }
+            _ if watching.contains(&id) => {
+                Candidate { conversation: id, from: Seq(1), head, intervals: vec![(Seq(1), head)], joined: Position(0) }
+            }
+            _ => return,
+        };
+        if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
+            self.candidates.push(candidate);
+        }
+    }
+}
+
+/// What a step ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Everything up to the target was handed out.
+    Done(Position),
+    /// The room is used up.
+    Full,
+    /// Lane express has to send up to this position first.
+    Waits(Position),
+}
+
+/// How much the session may be handed now.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Items.
+    pub items: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Nothing is in flight: one item may leave whatever its size.
+    pub is_empty: bool,
+}
+
+impl CatchUp {
+    /// Finds where each conversation of the plan goes on.
+    ///
+    /// # Errors
+    /// See [`Miss`]; the plan is not used up and can be tried again.
+    pub fn begin(plan: &Plan, reads: Reads<'_>) -> Result<Self, Miss> {
+        let conversations = plan.candidates.len().max(1);
+        let page = PageLimit {
+            entries: (KEPT_ENTRIES_MAX / conversations).clamp(1, 64),
+            bytes: KEPT_BYTES_MAX / conversations,
+        };
+        let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
+        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page };
+        let floor = reads.history.floor();
+        for candidate in &plan.candidates {
+            let id = candidate.conversation;
+            let kept = reads.first_after(id, plan.sent)?;
+            let first = kept.unwrap_or(candidate.head.next()).max(candidate.from);
+            for &(from, to) in &candidate.intervals {
+                let (from, to) = (from.max(candidate.from), to.min(candidate.head));
+                if plan.sent < floor && from < first && from <= to {
+                    // Where this device stood is expired: what lies between is reported, also what it may have.
+                    let what = What::Head { from, to: to.min(Seq(first.0 - 1)), reason: HeadReason::Expired };
+                    catch_up.due.push(Reverse(Due { position: Position(plan.sent.0 + 1), conversation: id, what }));
+                }
+                let from = from.max(first);
+                if from > to {
+                    continue;
+                }
+                let read: VecDeque<_> = reads.range(id, from, to, false, page)?.into();
+                let Some(entry) = read.front() else { continue };
+                let position = entry.position;
+                if position > plan.target {
+                    continue;
+                }
+                if plan.skips && to.0 - entry.seq.0 >= CATCH_UP_ENTRIES_MAX {
+                    let what = What::Head { from: entry.seq, to, reason: HeadReason::Skipped };
+                    catch_up.due.push(Reverse(Due { position, conversation: id, what }));
+                    continue;
+                }
+                let next = read.back().map_or(to, |e| e.seq).next();
+                let what = What::Entries { read, next, last: to, joined: candidate.joined };
+                catch_up.due.push(Reverse(Due { position, conversation: id, what }));
+            }
+        }
+        for &(position, conversation, seq) in &plan.marks {
+            catch_up.due.push(Reverse(Due { position, conversation, what: What::Mark(seq) }));
+        }
+        Ok(catch_up)
+    }
+
+    /// Hands out what fits into `room`, in position order. `express_sent` is where lane express stands.
+    ///
+    /// # Errors
+    /// See [`Miss`]; what was handed out before stays in `out`, and the step can be tried again.
+    pub fn step(
+        &mut self,
+        reads: Reads<'_>,
+        session: &Session,
+        room: &mut Room,
+        express_sent: Position,
+        out: &mut Vec<Ready>,
+    ) -> Result<Step, Miss> {
+        while let Some(Reverse(next)) = self.due.peek() {
+            if next.position > self.target {
+                break;
+            }
+            if let What::Entries { joined, .. } = &next.what
+                && *joined > express_sent
+            {
+                return Ok(Step::Waits(*joined));
+            }
+            if room.items == 0 || (room.bytes == 0 && !room.is_empty) {
+                return Ok(Step::Full);
+            }
+            let Some(Reverse(mut due)) = self.due.pop() else { break };
+            let conversation = due.conversation;
+            match &mut due.what {
+                What::Mark(seq) => {
+                    let place = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
+                    give(Ready { place, item: mark_item(conversation, *seq) }, room, out);
+                }
+                What::Head { from, to, reason } => {
+                    let place = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
+                    give(Ready { place, item: head_item(conversation, *from, *to, *reason, 0) }, room, out);
+                }
+                What::Entries { read, next, last, .. } => {
+                    if read.is_empty() {
+                        match reads.range(conversation, *next, *last, false, self.page) {
+                            Ok(page) => *read = page.into(),
+                            Err(miss) => {
+                                self.due.push(Reverse(due));
+                                return Err(miss);
+                            }
+                        }
+                        *next = read.back().map_or(*last, |e| e.seq).next();
+                    }
+                    let Some(entry) = read.front() else { continue };
+                    if entry.position > due.position {
+                        // Others may come first.
+                        due.position = entry.position;
+                        self.due.push(Reverse(due));
+                        continue;
+                    }
+                    let place = Place { position: entry.position, conversation, seq: entry.seq };
+                    if let Some((items, bytes)) = &mut self.quota {
+                        if *items == 0 || *bytes == 0 {
+                            let item = head_item(conversation, entry.seq, *last, HeadReason::Skipped, 0);
+                            let place = Place { conversation: ConversationId(0), seq: Seq(0), ..place };
+                            give(Ready { place, item }, room, out);
+                            continue;
+                        }
+                        *items -= 1;
+                        *bytes = bytes.saturating_sub(entry.item.len());
+                    }
+                    if entry.item.len() > room.bytes && !room.is_empty {
+                        self.due.push(Reverse(due));
+                        return Ok(Step::Full);
+                    }
+                    let item = item_for(&session.outbox.lock(), session, entry);
+                    give(Ready { place, item }, room, out);
+                    read.pop_front();
+                    if let Some(entry) = read.front() {
+                        due.position = entry.position;
+                        self.due.push(Reverse(due));
+                    } else if *next <= *last {
+                        // Where the next page begins is found when it is read: at the earliest right after this one.
+                        due.position = Position(due.position.0 + 1);
+                        self.due.push(Reverse(due));
+                    }
+                }
+            }
+        }
+        Ok(Step::Done(self.target))
+    }
+}
+
+fn give(ready: Ready, room: &mut Room, out: &mut Vec<Ready>) {
+    room.items -= 1;
+    room.bytes = room.bytes.saturating_sub(ready.item.len());
+    room.is_empty = false;
+    out.push(ready);
+}

@@ -1,0 +1,119 @@
+//! The changes of state that are no entries, as the log keeps them. Variants are only ever appended: their order is
+//! the format.
+
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, UserId};
+use serde::{Deserialize, Serialize};
+
+use super::rows::{DeviceCursor, Kind};
+use crate::store::{Origin, Position};
+
+/// A change of state; folded into rows by [`super::fold`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A user was seen for the first time, and got an inbox.
+    UserCreated {
+        /// Its id.
+        user: UserId,
+        /// Its name.
+        name: Box<str>,
+        /// Its inbox.
+        inbox: ConversationId,
+    },
+    /// A device was seen for the first time.
+    DeviceCreated {
+        /// Its id.
+        device: DeviceId,
+        /// Whose it is.
+        user: UserId,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// A device began a new life of its counter.
+    IncarnationGiven {
+        /// The device.
+        device: DeviceId,
+        /// The new incarnation.
+        incarnation: Incarnation,
+    },
+    /// A device told, on connecting, that more of its publishes are answered.
+    FloorRaised {
+        /// The device.
+        device: DeviceId,
+        /// Its first unanswered id.
+        floor: MessageId,
+    },
+    /// A conversation came to be, with the first of its members where it has a fixed set.
+    ConversationCreated {
+        /// Its id.
+        conversation: ConversationId,
+        /// Its kind.
+        kind: Kind,
+        /// Its label or name.
+        label: Box<str>,
+        /// The two of a direct conversation.
+        pair: (UserId, UserId),
+    },
+    /// A publish that made no entry, or several, was answered.
+    Answered {
+        /// Whose it was.
+        origin: Origin,
+        /// The device's first unanswered id, when the publish told it; else 0.
+        first_unanswered: MessageId,
+        /// The digest of what was published.
+        digest: u64,
+        /// The conversation it was about.
+        conversation: ConversationId,
+        /// That conversation's newest seq; 0 where it has none.
+        seq: Seq,
+        /// Whether the publish did not name the conversation.
+        opened: bool,
+    },
+    /// A user has read up to a seq.
+    MarkSet {
+        /// Who.
+        user: UserId,
+        /// Where.
+        conversation: ConversationId,
+        /// Up to here.
+        seq: Seq,
+        /// The countable entries up to there.
+        countable: u64,
+    },
+    /// A reader joined or left a channel, or its role there changed: channels have no membership entries.
+    RoleSet {
+        /// The channel.
+        conversation: ConversationId,
+        /// Whose role.
+        user: UserId,
+        /// The role, as on the wire; 0 once removed.
+        role: i32,
+    },
+    /// A device stands here by its acks. Rides along; takes no position.
+    CursorStored {
+        /// The device.
+        device: DeviceId,
+        /// Where it stands.
+        cursor: DeviceCursor,
+    },
+    /// Everything below this position is expired.
+    Retained {
+        /// The floor.
+        floor: Position,
+    },
+}
+
+impl Change {
+    /// Appends its encoding.
+    pub fn encode(&self, out: &mut bytes::BytesMut) {
+        let bytes = postcard::to_stdvec(self).expect("a change has no field that cannot be encoded");
+        out.extend_from_slice(&bytes);
+    }
+
+    /// Reads one back.
+    ///
+    /// # Errors
+    /// When the bytes are no change of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+}

@@ -1,0 +1,391 @@
+//! The fold: one record after another into rows, without clock, chance or IO. The live path and recovery both come
+//! through here, so they cannot differ.
+
+use longwire_protocol::packet::{self, EntryKind, Role, item};
+use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
+use prost::Message as _;
+
+use super::change::Change;
+use super::limits::{ID_SPAN_MAX, INTERVALS_MAX};
+use super::rows::{
+    Conversation, Counted, Crossing, Device, Duty, Head, Interval, Kept, Key, Kind, Member, Row, User, partition,
+    partition_of_name,
+};
+use super::state::View;
+use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
+
+/// What the fold needs of an entry's contents.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Nothing: a message, or a kind that changes no row but the head.
+    Plain {
+        /// Who published it.
+        sender: UserId,
+    },
+    /// Someone's role changed.
+    Membership {
+        /// Whose.
+        user: UserId,
+        /// To what.
+        role: Role,
+    },
+    /// The conversation got a label.
+    Label(Box<str>),
+    /// In an inbox: delivery of a conversation begins after a seq.
+    Joined {
+        /// The conversation.
+        conversation: ConversationId,
+        /// The seq.
+        seq: Seq,
+    },
+    /// In an inbox: the user is no longer in a conversation.
+    Left {
+        /// The conversation.
+        conversation: ConversationId,
+    },
+}
+
+impl Body {
+    /// The body of an encoded wire `Item`, as replay finds it.
+    ///
+    /// # Errors
+    /// When the bytes are no entry.
+    pub fn of(item: &[u8]) -> Result<Self, ReadError> {
+        let item =
+            packet::Item::decode(item).map_err(|e| ReadError(format!("an entry of the log is unreadable: {e}")))?;
+        let Some(item::Kind::Entry(entry)) = item.kind else {
+            return Err(ReadError("an entry of the log holds another kind of item".into()));
+        };
+        let plain = Self::Plain { sender: UserId(entry.sender) };
+        Ok(match (entry.kind(), &entry.membership, &entry.joined, &entry.left) {
+            (EntryKind::Membership, Some(m), _, _) => Self::Membership { user: UserId(m.user), role: m.role() },
+            (EntryKind::Label, _, _, _) => Self::Label(entry.label.into()),
+            (EntryKind::Joined, _, Some(j), _) => {
+                Self::Joined { conversation: ConversationId(j.conversation), seq: Seq(j.seq) }
+            }
+            (EntryKind::Left, _, _, Some(l)) => Self::Left { conversation: ConversationId(l.conversation) },
+            _ => plain,
+        })
+    }
+}
+
+/// Folds a committed frame into the draft.
+///
+/// # Errors
+/// When a record is unreadable.
+pub fn fold_frame(view: &mut View<'_>, frame: &Frame) -> Result<(), ReadError> {
+    for record in &frame.records {
+        match record {
+            Record::Entry(e) => {
+                let meta = EntryMeta {
+                    conversation: e.conversation,
+                    seq: e.seq,
+                    countable: e.countable,
+                    origin: e.origin,
+                    first_unanswered: e.first_unanswered,
+                    digest: e.digest,
+                    source: e.source,
+                };
+                fold_entry(view, &meta, e.position, e.time, &Body::of(&e.item)?);
+            }
+            Record::Change(change) | Record::Rider(change) => {
+                let decoded = Change::decode(&change.body)
+                    .map_err(|e| ReadError(format!("a change at {:?} is unreadable: {e}", change.position)))?;
+                fold_change(view, change.position, frame.time, &decoded);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Folds one entry.
+pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, time: LogTime, body: &Body) {
+    view.reach(position, time);
+    let head = Head { seq: meta.seq, position, time, countable: meta.countable };
+    let mut countable_before = 0;
+    view.update(Key::Conversation(meta.conversation), |row| {
+        if let Row::Conversation(conversation) = row {
+            assert_eq!(conversation.head.seq.next(), meta.seq, "seqs have no hole");
+            countable_before = conversation.head.countable;
+            conversation.head = head;
+        }
+    });
+    if meta.origin.device.is_some() {
+        answer(view, meta, time, false);
+    }
+    match body {
+        Body::Plain { sender } => {
+            // Who writes has read what stands above: the own mark goes along, so own entries never count as unread.
+            if view.member(meta.conversation, *sender).is_some() {
+                view.update(Key::Member(meta.conversation, *sender), |row| {
+                    if let Row::Member(member) = row {
+                        member.mark = meta.seq;
+                        member.mark_countable = meta.countable;
+                    }
+                });
+            }
+        }
+        Body::Membership { user, role } => {
+            let at = At { conversation: meta.conversation, seq: meta.seq, countable: countable_before, position };
+            change_role(view, &at, *user, *role);
+        }
+        Body::Label(label) => view.update(Key::Conversation(meta.conversation), |row| {
+            if let Row::Conversation(conversation) = row {
+                conversation.label.clone_from(label);
+            }
+        }),
+        Body::Joined { conversation, seq } => {
+            if let Some(user) = inbox_owner(view, meta.conversation) {
+                let duty = Duty { since: *seq, joined: position, closed: false };
+                view.put(Key::Duty(user, *conversation), Some(Row::Duty(duty)));
+                view.put(Key::Crossing(meta.source, user), None);
+            }
+        }
+        Body::Left { conversation } => {
+            if let Some(user) = inbox_owner(view, meta.conversation) {
+                view.update(Key::Duty(user, *conversation), |row| {
+                    if let Row::Duty(duty) = row {
+                        duty.closed = true;
+                    }
+                });
+                view.put(Key::Crossing(meta.source, user), None);
+            }
+        }
+    }
+}
+
+/// Folds one change.
+pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, change: &Change) {
+    view.reach(position, time);
+    match change {
+        Change::UserCreated { user, name, inbox } => {
+            let row = User { name: name.clone(), inbox: *inbox, devices: 0, conversations: 0 };
+            view.put(Key::User(*user), Some(Row::User(row)));
+            view.put(Key::UserName(name.clone()), Some(Row::UserName(*user)));
+            count(view, Counted::Users, user.0);
+            create(view, *inbox, Kind::Inbox, "", (*user, *user));
+            add_member(view, *inbox, *user, Role::Reader);
+            // An inbox is announced by nobody: it is delivered from its first entry.
+            let duty = Duty { since: Seq(0), joined: Position(0), closed: false };
+            view.put(Key::Duty(*user, *inbox), Some(Row::Duty(duty)));
+        }
+        Change::DeviceCreated { device, user, name } => {
+            let row = Device {
+                user: *user,
+                name: name.clone(),
+                incarnation: Incarnation(0),
+                floor: MessageId(1),
+                kept: Vec::new(),
+                cursor: None,
+            };
+            view.put(Key::Device(*device), Some(Row::Device(row)));
+            view.put(Key::DeviceName(*user, name.clone()), Some(Row::DeviceName(*device)));
+            count(view, Counted::Devices, device.0);
+            view.update(Key::User(*user), |row| {
+                if let Row::User(user) = row {
+                    user.devices += 1;
+                }
+            });
+        }
+        Change::IncarnationGiven { device, incarnation } => view.update(Key::Device(*device), |row| {
+            if let Row::Device(device) = row {
+                device.incarnation = *incarnation;
+                device.floor = MessageId(1);
+                device.kept.clear();
+            }
+        }),
+        Change::FloorRaised { device, floor } => view.update(Key::Device(*device), |row| {
+            if let Row::Device(device) = row {
+                raise_floor(device, *floor);
+            }
+        }),
+        Change::ConversationCreated { conversation, kind, label, pair } => {
+            create(view, *conversation, *kind, label, *pair);
+            match kind {
+                Kind::Direct => {
+                    let (a, b) = (pair.0.min(pair.1), pair.0.max(pair.1));
+                    view.put(Key::Direct(a, b), Some(Row::ConversationName(*conversation)));
+                    let two = [a, b];
+                    for user in if a == b { &two[..1] } else { &two[..] } {
+                        add_member(view, *conversation, *user, Role::Member);
+                        let crossing = Crossing { conversation: *conversation, joined: true, seq: Seq(0) };
+                        view.put(Key::Crossing(position, *user), Some(Row::Crossing(crossing)));
+                        count_conversation(view, *user, 1);
+                    }
+                }
+                Kind::Channel => view.put(Key::Channel(label.clone()), Some(Row::ConversationName(*conversation))),
+                Kind::Group | Kind::Inbox => {}
+            }
+        }
+        Change::Answered { origin, first_unanswered, digest, conversation, seq, opened } => {
+            let meta = EntryMeta {
+                conversation: *conversation,
+                seq: *seq,
+                origin: *origin,
+                first_unanswered: *first_unanswered,
+                digest: *digest,
+                ..EntryMeta::default()
+            };
+            answer(view, &meta, time, *opened);
+        }
+        Change::MarkSet { user, conversation, seq, countable } => {
+            view.update(Key::Member(*conversation, *user), |row| {
+                if let Row::Member(member) = row
+                    && *seq > member.mark
+                {
+                    member.mark = *seq;
+                    member.mark_countable = *countable;
+                    member.mark_position = position;
+                }
+            });
+        }
+        Change::RoleSet { conversation, user, role } => {
+            let head = view.conversation(*conversation).map(|c| c.head).unwrap_or_default();
+            let at = At { conversation: *conversation, seq: head.seq, countable: head.countable, position };
+            change_role(view, &at, *user, Role::try_from(*role).unwrap_or(Role::None));
+        }
+        Change::CursorStored { device, cursor } => view.update(Key::Device(*device), |row| {
+            if let Row::Device(device) = row {
+                device.cursor = Some(*cursor);
+            }
+        }),
+        Change::Retained { floor } => view.put(Key::Floor, Some(Row::Floor(*floor))),
+    }
+}
+
+/// Keeps the answer to a publish for its repeats.
+fn answer(view: &mut View<'_>, meta: &EntryMeta, time: LogTime, opened: bool) {
+    view.update(Key::Device(meta.origin.device), |row| {
+        let Row::Device(device) = row else { return };
+        if meta.origin.incarnation != device.incarnation {
+            return;
+        }
+        raise_floor(device, meta.first_unanswered);
+        let kept = Kept {
+            id: meta.origin.message_id,
+            conversation: meta.conversation,
+            seq: meta.seq,
+            time,
+            digest: meta.digest,
+            opened,
+        };
+        let at = device.kept.partition_point(|k| k.id < kept.id);
+        device.kept.insert(at, kept);
+        assert!(device.kept.len() as u64 <= ID_SPAN_MAX, "kept answers stay within the span");
+    });
+}
+
+fn raise_floor(device: &mut Device, floor: MessageId) {
+    if floor > device.floor {
+        device.floor = floor;
+        let below = device.kept.partition_point(|k| k.id < floor);
+        device.kept.drain(..below);
+    }
+}
+
+fn create(view: &mut View<'_>, conversation: ConversationId, kind: Kind, label: &str, pair: (UserId, UserId)) {
+    let row = Conversation { kind, label: label.into(), pair, head: Head::default(), members: 0 };
+    view.put(Key::Conversation(conversation), Some(Row::Conversation(row)));
+    count(view, Counted::Conversations, conversation.0);
+}
+
+fn add_member(view: &mut View<'_>, conversation: ConversationId, user: UserId, role: Role) {
+    let row = Member {
+        role: role as i32,
+        intervals: vec![Interval { from: Seq(1), to: Seq(0), countable_before: 0 }],
+        mark: Seq(0),
+        mark_countable: 0,
+        mark_position: Position(0),
+    };
+    view.put(Key::Member(conversation, user), Some(Row::Member(row)));
+    count_members(view, conversation, 1);
+}
+
+/// Where in a conversation a role changes.
+struct At {
+    conversation: ConversationId,
+    /// The membership entry; in a channel, the head.
+    seq: Seq,
+    /// The countable entries before a group's membership entry; in a channel, up to the head.
+    countable: u64,
+    position: Position,
+}
+
+fn change_role(view: &mut View<'_>, at: &At, user: UserId, role: Role) {
+    let key = Key::Member(at.conversation, user);
+    let mut row = view.member(at.conversation, user).cloned().unwrap_or(Member {
+        role: Role::None as i32,
+        intervals: Vec::new(),
+        mark: Seq(0),
+        mark_countable: 0,
+        mark_position: Position(0),
+    });
+    let was_active = row.is_active();
+    row.role = role as i32;
+    if row.is_active() == was_active {
+        view.put(key, Some(Row::Member(row)));
+        return;
+    }
+    let joined = !was_active;
+    if !joined {
+        if let Some(last) = row.intervals.last_mut() {
+            last.to = at.seq;
+        }
+    } else if view.conversation(at.conversation).is_some_and(|c| c.kind == Kind::Channel) {
+        // A channel's past is open to its readers, and counts as read.
+        row.intervals = vec![Interval { from: Seq(1), to: Seq(0), countable_before: 0 }];
+        row.mark = at.seq;
+        row.mark_countable = at.countable;
+    } else {
+        // A group begins where one comes in.
+        row.intervals.push(Interval { from: at.seq, to: Seq(0), countable_before: at.countable });
+        if row.intervals.len() > INTERVALS_MAX {
+            row.intervals.remove(0);
+        }
+    }
+    view.put(key, Some(Row::Member(row)));
+    let by = if joined { 1 } else { -1 };
+    count_members(view, at.conversation, by);
+    count_conversation(view, user, by);
+    let crossing = Crossing { conversation: at.conversation, joined, seq: at.seq };
+    view.put(Key::Crossing(at.position, user), Some(Row::Crossing(crossing)));
+}
+
+fn inbox_owner(view: &View<'_>, inbox: ConversationId) -> Option<UserId> {
+    view.conversation(inbox).map(|row| row.pair.0)
+}
+
+fn count_members(view: &mut View<'_>, conversation: ConversationId, by: i32) {
+    view.update(Key::Conversation(conversation), |row| {
+        if let Row::Conversation(row) = row {
+            row.members = row.members.saturating_add_signed(by);
+        }
+    });
+}
+
+fn count_conversation(view: &mut View<'_>, user: UserId, by: i32) {
+    view.update(Key::User(user), |row| {
+        if let Row::User(row) = row {
+            row.conversations = row.conversations.saturating_add_signed(by);
+        }
+    });
+}
+
+fn count(view: &mut View<'_>, counted: Counted, id: u64) {
+    let partition = partition(id);
+    let n = view.counter(counted, partition).copied().unwrap_or(0).max(id / PARTITIONS);
+    view.put(Key::Counter(counted, partition), Some(Row::Counter(n)));
+}
+
+/// The next free id in a partition.
+#[must_use]
+pub fn next_id(view: &View<'_>, counted: Counted, partition: u16) -> u64 {
+    let n = view.counter(counted, partition).copied().unwrap_or(0) + 1;
+    n * PARTITIONS + u64::from(partition)
+}
+
+/// The next free id in the partition of a name.
+#[must_use]
+pub fn next_id_named(view: &View<'_>, counted: Counted, name: &str) -> u64 {
+    next_id(view, counted, partition_of_name(name))
+}

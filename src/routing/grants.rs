@@ -1,0 +1,67 @@
+//! What a token lets its user do with channels: patterns over their names.
+
+/// Patterns over channel names, as in SPEC: segments split by `/`; `*` stands for exactly one segment, `**` at the
+/// end for any rest, at least one segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns(Vec<Box<str>>);
+
+/// What a session may do with channels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Channels it may publish to.
+    pub publish: Patterns,
+    /// Channels it may read.
+    pub read: Patterns,
+}
+
+impl Patterns {
+    /// Patterns from their text.
+    pub fn new(patterns: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
+        Self(patterns.into_iter().map(Into::into).collect())
+    }
+
+    /// Whether one of them matches the name. Costs one walk over the name for each pattern.
+    #[must_use]
+    pub fn admit(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| matches(pattern, name))
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut segments = name.split('/');
+    let mut parts = pattern.split('/').peekable();
+    while let Some(part) = parts.next() {
+        if part == "**" && parts.peek().is_none() {
+            return segments.next().is_some();
+        }
+        match segments.next() {
+            Some(segment) if part == "*" || part == segment => {}
+            _ => return false,
+        }
+    }
+    segments.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_segments() {
+        for (pattern, name, expected) in [
+            ("news", "news", true),
+            ("news", "newsletter", false),
+            ("*", "news", true),
+            ("*", "news/today", false),
+            ("**", "news/today", true),
+            ("sensors/*/temperature", "sensors/4/temperature", true),
+            ("sensors/*/temperature", "sensors/4/5/temperature", false),
+            ("sensors/**", "sensors/4/5", true),
+            ("sensors/**", "sensors", false),
+            ("**/x", "a/x", false),
+            ("a*", "ab", false),
+        ] {
+            assert_eq!(Patterns::new([pattern]).admit(name), expected, "{pattern} on {name}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The quotas of routing: those that the wire names, and those that only this broker knows.
+
+pub use longwire_protocol::limits::{
+    CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX, CHANNEL_NAME_BYTES_MAX,
+    DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, USER_NAME_BYTES_MAX,
+    USERS_MAX, WATCHES_MAX,
+};
+
+/// Conversations of one user, the inbox not counted.
+pub const CONVERSATIONS_MAX: u32 = 20_000;
+/// Members of one group.
+pub const MEMBERS_MAX: u32 = 100_000;
+/// Stretches of seqs kept for a member that came and went; older ones are no longer theirs.
+pub const INTERVALS_MAX: usize = 16;
+/// Takeovers of one device within [`TAKEOVER_WINDOW_MS`] before newcomers are told to wait.
+pub const TAKEOVERS_MAX: u32 = 4;
+/// See [`TAKEOVERS_MAX`].
+pub const TAKEOVER_WINDOW_MS: u64 = 60_000;
+/// Items ready in a lane that its connection has not taken yet; beyond, the lane is behind and reads from the log.
+pub const LANE_QUEUE_ITEMS_MAX: usize = 256;
+/// Bytes ready in a lane, likewise.
+pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
+/// Positions without anything for a device after which it is told so.
+pub const PROGRESS_POSITIONS: u64 = 100_000;

@@ -1,0 +1,17 @@
+//! Routing: who may do what, which seq an entry gets, what a device is sent next. Pure state machines over rows
+//! (records in, effects out), and the narrow shells that feed connections. Knows the store's face, never a socket.
+
+pub mod catch_up;
+pub mod change;
+pub mod core;
+pub mod feed;
+pub mod fold;
+pub mod grants;
+pub mod limits;
+pub mod outbox;
+pub mod query;
+pub mod registry;
+pub mod resume;
+pub mod rows;
+pub mod state;
+pub mod stream;

@@ -1,0 +1,167 @@
+//! The narrow room between routing and a connection: what the commit thread and the feed have for a session, until its
+//! task takes it. Bounded: replies by the publish window, ready items by the lanes' limits.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
+use arc_swap::ArcSwap;
+use longwire_protocol::packet::{Connected, PublishAck};
+use longwire_protocol::reason::Refusal;
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
+
+use super::grants::Grants;
+use super::rows::DeviceCursor;
+use super::stream::Lane;
+use crate::store::{Position, SegmentId};
+
+/// A session as routing knows it: fixed from the moment it is attached.
+#[derive(Debug)]
+pub struct Session {
+    /// Its number; a newer one of the same device fences it.
+    pub number: SessionNumber,
+    /// Its user.
+    pub user: UserId,
+    /// Its device.
+    pub device: DeviceId,
+    /// The incarnation its message ids belong to.
+    pub incarnation: Incarnation,
+    /// The first unanswered message id it named in `Connect`.
+    pub first_unanswered: MessageId,
+    /// What its token lets it do with channels.
+    pub grants: ArcSwap<Grants>,
+    /// Where its replies and items go.
+    pub outbox: Arc<Outbox>,
+}
+
+/// What the commit thread answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// The session is attached.
+    Attached(Box<Attached>),
+    /// A publish was appended.
+    Ack(PublishAck),
+    /// A publish was refused; or, about no publish, the connection.
+    Refused(Refusal),
+}
+
+/// The answer to an attach.
+#[derive(Debug)]
+pub struct Attached {
+    /// The session.
+    pub session: Arc<Session>,
+    /// What to tell the client; the parts that routing knows.
+    pub connected: Connected,
+    /// Where the device stands by its acks, as far as the broker knows.
+    pub cursor: Option<DeviceCursor>,
+}
+
+/// What stands in an outbox.
+#[derive(Debug)]
+pub struct Pending {
+    /// Answers, in order.
+    pub replies: VecDeque<Reply>,
+    /// Lane express.
+    pub express: Lane,
+    /// Lane bulk.
+    pub bulk: Lane,
+    /// The connection is to end with this.
+    pub closing: Option<Refusal>,
+    /// The broker is draining: come back after so many milliseconds.
+    pub goaway: Option<u32>,
+    /// The lowest and highest message id that this session published.
+    pub published: Option<(MessageId, MessageId)>,
+    /// Channels watched by this session alone.
+    pub watching: Vec<ConversationId>,
+    /// Where the session started.
+    pub started: DeviceCursor,
+    /// The backlog of express, and of bulk, has not ended yet: a `CaughtUp` is owed.
+    pub owes_caught_up: [bool; 2],
+    /// The connection ended before it was attached.
+    pub is_abandoned: bool,
+    /// By its acks, it stands here; `None` while nothing was acked.
+    pub acked: Option<DeviceCursor>,
+    waker: Option<Waker>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    pending: Mutex<Pending>,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        let pending = Pending {
+            replies: VecDeque::new(),
+            express: Lane::behind(Position(0)),
+            bulk: Lane::behind(Position(0)),
+            closing: None,
+            goaway: None,
+            published: None,
+            watching: Vec::new(),
+            started: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
+            owes_caught_up: [true, true],
+            is_abandoned: false,
+            acked: None,
+            waker: None,
+        };
+        Self { pending: Mutex::new(pending) }
+    }
+}
+
+impl Outbox {
+    /// What stands in it. Held for a few instructions only, never across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the connection's task.
+    pub fn wake(&self) {
+        let waker = self.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Adds a reply, without waking.
+    pub fn reply(&self, reply: Reply) {
+        self.lock().replies.push_back(reply);
+    }
+
+    /// Ends the connection with a refusal, and wakes its task.
+    pub fn close(&self, refusal: Refusal) {
+        self.lock().closing.get_or_insert(refusal);
+        self.wake();
+    }
+}
+
+impl Pending {
+    /// Remembers whom to wake.
+    pub fn register(&mut self, context: &Context<'_>) {
+        match &self.waker {
+            Some(waker) if waker.will_wake(context.waker()) => {}
+            _ => self.waker = Some(context.waker().clone()),
+        }
+    }
+
+    /// The session starts from this cursor.
+    pub fn start(&mut self, cursor: DeviceCursor) {
+        self.started = cursor;
+        self.express.start(cursor.express);
+        self.bulk.start(cursor.bulk);
+    }
+
+    /// The lane of a conversation's kind.
+    pub fn lane(&mut self, is_express: bool) -> &mut Lane {
+        if is_express { &mut self.express } else { &mut self.bulk }
+    }
+
+    /// The device has stored the content of what it published under this id: this session sent it, or it named a later
+    /// id as its first unanswered.
+    #[must_use]
+    pub fn device_has(&self, session: &Session, incarnation: Incarnation, id: MessageId) -> bool {
+        incarnation == session.incarnation
+            && (id < session.first_unanswered || self.published.is_some_and(|(low, high)| low <= id && id <= high))
+    }
+}

@@ -1,0 +1,90 @@
+//! Who is online: the sessions of each user, and the watchers of each channel. The only concurrent map of the broker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use longwire_protocol::{ConversationId, UserId};
+
+use super::outbox::Session;
+
+/// See the module. No guard of the maps leaves a statement.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sessions: DashMap<UserId, Vec<Arc<Session>>>,
+    watchers: DashMap<ConversationId, Vec<Arc<Session>>>,
+    users: AtomicUsize,
+}
+
+impl Registry {
+    /// The session is online.
+    pub fn attach(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.entry(session.user).or_default();
+        if sessions.is_empty() {
+            self.users.fetch_add(1, Ordering::Relaxed);
+        }
+        sessions.push(Arc::clone(session));
+    }
+
+    /// The session is gone, and watches nothing any more.
+    pub fn detach(&self, session: &Arc<Session>, watching: &[ConversationId]) {
+        if let Some(mut sessions) = self.sessions.get_mut(&session.user) {
+            sessions.retain(|s| s.number != session.number);
+            if sessions.is_empty() {
+                self.users.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.sessions.remove_if(&session.user, |_, sessions| sessions.is_empty());
+        for conversation in watching {
+            self.unwatch(*conversation, session);
+        }
+    }
+
+    /// Calls `each` for every session of a user.
+    pub fn each_of(&self, user: UserId, mut each: impl FnMut(&Arc<Session>)) {
+        if let Some(sessions) = self.sessions.get(&user) {
+            sessions.iter().for_each(&mut each);
+        }
+    }
+
+    /// How many users are online.
+    #[must_use]
+    pub fn users_online(&self) -> usize {
+        self.users.load(Ordering::Relaxed)
+    }
+
+    /// The users that are online. Costs a walk over all.
+    #[must_use]
+    pub fn online(&self) -> Vec<UserId> {
+        self.sessions.iter().map(|entry| *entry.key()).collect()
+    }
+
+    /// Every session. Costs a walk over all.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions.iter().flat_map(|entry| entry.value().clone()).collect()
+    }
+
+    /// The session wants what comes into the channel from now on.
+    pub fn watch(&self, conversation: ConversationId, session: &Arc<Session>) {
+        let mut watchers = self.watchers.entry(conversation).or_default();
+        if !watchers.iter().any(|s| s.number == session.number) {
+            watchers.push(Arc::clone(session));
+        }
+    }
+
+    /// The session no longer watches the channel.
+    pub fn unwatch(&self, conversation: ConversationId, session: &Session) {
+        if let Some(mut watchers) = self.watchers.get_mut(&conversation) {
+            watchers.retain(|s| s.number != session.number);
+        }
+        self.watchers.remove_if(&conversation, |_, watchers| watchers.is_empty());
+    }
+
+    /// Calls `each` for every session that watches the channel.
+    pub fn each_watcher(&self, conversation: ConversationId, mut each: impl FnMut(&Arc<Session>)) {
+        if let Some(watchers) = self.watchers.get(&conversation) {
+            watchers.iter().for_each(&mut each);
+        }
+    }
+}

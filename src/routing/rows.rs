@@ -1,0 +1,350 @@
+//! The rows of derived state: what is known of users, devices, conversations and members, each under its key.
+//! A row is small, cloned freely, and encoded only when the background thread saves it.
+
+use longwire_protocol::packet::{ConversationKind, Role};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::store::{Position, SegmentId};
+
+/// A person or thing, known by the name its tokens carry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The name in its tokens.
+    pub name: Box<str>,
+    /// Its inbox.
+    pub inbox: ConversationId,
+    /// How many devices it has had; at most [`super::limits::DEVICES_MAX`].
+    pub devices: u32,
+    /// How many conversations it is in, its inbox not counted.
+    pub conversations: u32,
+}
+
+/// One installation of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Whose it is.
+    pub user: UserId,
+    /// The name the client gave it.
+    pub name: Box<str>,
+    /// The current life of its counter of message ids.
+    pub incarnation: Incarnation,
+    /// The highest first-unanswered id ever told; never falls within an incarnation.
+    pub floor: MessageId,
+    /// What was answered at or above the floor, by id ascending: at most 256.
+    pub kept: Vec<Kept>,
+    /// Where it stands in the log, by its acks.
+    pub cursor: Option<DeviceCursor>,
+}
+
+/// The answer to one publish, kept so that a repeat gets the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The device's message id.
+    pub id: MessageId,
+    /// The conversation it went to, or that it made or opened.
+    pub conversation: ConversationId,
+    /// The seq it got; 0 where it has none.
+    pub seq: Seq,
+    /// The time it got.
+    pub time: LogTime,
+    /// What was published, digested.
+    pub digest: u64,
+    /// Whether the publish did not name the conversation, so that the answer has to.
+    pub opened: bool,
+}
+
+/// A place in the log, per lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCursor {
+    /// The segment whose positions these are.
+    pub segment: SegmentId,
+    /// Up to here in lane express.
+    pub express: Position,
+    /// Up to here in lane bulk.
+    pub bulk: Position,
+}
+
+/// What a conversation's newest entry is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its seq; 0 while there is none.
+    pub seq: Seq,
+    /// Its position.
+    pub position: Position,
+    /// Its time.
+    pub time: LogTime,
+    /// How many countable entries there are up to it.
+    pub countable: u64,
+}
+
+/// What people call a chat, a group or a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversation {
+    /// `direct`, `group`, `channel` or `inbox`, as in [`ConversationKind`].
+    pub kind: Kind,
+    /// The label of a group, the name of a channel; empty otherwise.
+    pub label: Box<str>,
+    /// The two of a direct conversation, the one of an inbox (twice).
+    pub pair: (UserId, UserId),
+    /// The newest entry.
+    pub head: Head,
+    /// How many members it has now.
+    pub members: u32,
+}
+
+/// The kind of a conversation; its lane follows from it and never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// Two users.
+    Direct,
+    /// Members by invitation.
+    Group,
+    /// Many readers, opened by name.
+    Channel,
+    /// One per user, written by the broker.
+    Inbox,
+}
+
+impl Kind {
+    /// The wire's word for it.
+    #[must_use]
+    pub fn wire(self) -> ConversationKind {
+        match self {
+            Self::Direct => ConversationKind::Direct,
+            Self::Group => ConversationKind::Group,
+            Self::Channel => ConversationKind::Channel,
+            Self::Inbox => ConversationKind::Inbox,
+        }
+    }
+
+    /// Whether its entries ride lane express.
+    #[must_use]
+    pub fn is_express(self) -> bool {
+        matches!(self, Self::Direct | Self::Inbox)
+    }
+}
+
+/// A stretch of seqs that a user may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The first seq.
+    pub from: Seq,
+    /// The last seq (the removal); 0 while it is open.
+    pub to: Seq,
+    /// How many countable entries there were before `from`.
+    pub countable_before: u64,
+}
+
+/// What a user is in a conversation, on the conversation's side: rights and how far it has read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// `None` once removed.
+    pub role: i32,
+    /// What it may read, ascending, at most [`super::limits::INTERVALS_MAX`]; older ones are dropped.
+    pub intervals: Vec<Interval>,
+    /// How far it has read.
+    pub mark: Seq,
+    /// The countable entries up to the mark.
+    pub mark_countable: u64,
+    /// The position of the record that set the mark; 0 while none did.
+    pub mark_position: Position,
+}
+
+impl Member {
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        Role::try_from(self.role).unwrap_or(Role::None)
+    }
+
+    /// Whether it is a member now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.role != Role::None as i32
+    }
+
+    /// Whether it may read the entry `seq`: the one clip that live, catch-up, retransmit and history all use.
+    #[must_use]
+    pub fn sees(&self, seq: Seq) -> bool {
+        self.intervals.iter().rev().any(|i| i.from <= seq && (!i.to.is_some() || seq <= i.to))
+    }
+
+    /// The stretch that holds `seq`, or the next one after it, cut to `seq..=head`.
+    #[must_use]
+    pub fn visible_from(&self, seq: Seq, head: Seq) -> Option<(Seq, Seq)> {
+        self.intervals.iter().find_map(|i| {
+            let to = if i.to.is_some() { i.to.min(head) } else { head };
+            let from = i.from.max(seq);
+            (from <= to).then_some((from, to))
+        })
+    }
+
+    /// The stretch that holds `seq`, or the last one before it, cut to `..=seq`.
+    #[must_use]
+    pub fn visible_to(&self, seq: Seq) -> Option<(Seq, Seq)> {
+        self.intervals.iter().rev().find_map(|i| {
+            let to = if i.to.is_some() { i.to.min(seq) } else { seq };
+            (i.from <= to).then_some((i.from, to))
+        })
+    }
+
+    /// The countable entries above the mark that it may read, given the conversation's head.
+    #[must_use]
+    pub fn unread(&self, head: &Head) -> u64 {
+        let Some(last) = self.intervals.last() else { return 0 };
+        if last.to.is_some() {
+            return 0;
+        }
+        head.countable.saturating_sub(self.mark_countable.max(last.countable_before))
+    }
+}
+
+/// The broker's duty to deliver a conversation to a user, on the user's side: it begins when the inbox has said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duty {
+    /// Only entries above this seq are delivered; the `joined` entry covers the rest.
+    pub since: Seq,
+    /// The position of that `joined` entry; bulk sends nothing of the conversation before express has sent it.
+    pub joined: Position,
+    /// Whether the inbox has said `left` since.
+    pub closed: bool,
+}
+
+/// A change of membership that the user's inbox has not heard of yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crossing {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Whether the user joined; else left.
+    pub joined: bool,
+    /// The seq of the membership entry; 0 where there is none.
+    pub seq: Seq,
+}
+
+/// What is counted when ids are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Counted {
+    /// Users.
+    Users,
+    /// Devices.
+    Devices,
+    /// Conversations.
+    Conversations,
+}
+
+/// The key of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Key {
+    /// A user.
+    User(UserId),
+    /// A user's id, by name.
+    UserName(Box<str>),
+    /// A device.
+    Device(DeviceId),
+    /// A device's id, by user and name.
+    DeviceName(UserId, Box<str>),
+    /// A conversation.
+    Conversation(ConversationId),
+    /// A direct conversation's id, by its two users, the lower id first.
+    Direct(UserId, UserId),
+    /// A channel's id, by name.
+    Channel(Box<str>),
+    /// A member of a conversation.
+    Member(ConversationId, UserId),
+    /// The duty to deliver a conversation to a user.
+    Duty(UserId, ConversationId),
+    /// The newest id given in a partition.
+    Counter(Counted, u16),
+    /// A crossing under way, by the position of its source and its target.
+    Crossing(Position, UserId),
+    /// The retention floor.
+    Floor,
+}
+
+impl Key {
+    /// The partition a row belongs to.
+    #[must_use]
+    pub fn partition(&self) -> u16 {
+        match self {
+            Self::User(id) | Self::DeviceName(id, _) | Self::Direct(id, _) | Self::Duty(id, _) => partition(id.0),
+            Self::Device(id) => partition(id.0),
+            Self::Conversation(id) | Self::Member(id, _) => partition(id.0),
+            Self::UserName(name) | Self::Channel(name) => partition_of_name(name),
+            Self::Counter(_, partition) => *partition,
+            Self::Crossing(_, user) => partition(user.0),
+            Self::Floor => 0,
+        }
+    }
+}
+
+/// The partition of an id.
+#[must_use]
+pub fn partition(id: u64) -> u16 {
+    (id % PARTITIONS) as u16
+}
+
+/// The partition in which something is created that is known by a name.
+#[must_use]
+pub fn partition_of_name(name: &str) -> u16 {
+    partition(xxh3_64(name.as_bytes()))
+}
+
+/// A row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Row {
+    /// Under [`Key::User`].
+    User(User),
+    /// Under [`Key::UserName`].
+    UserName(UserId),
+    /// Under [`Key::Device`].
+    Device(Device),
+    /// Under [`Key::DeviceName`].
+    DeviceName(DeviceId),
+    /// Under [`Key::Conversation`].
+    Conversation(Conversation),
+    /// Under [`Key::Direct`] and [`Key::Channel`].
+    ConversationName(ConversationId),
+    /// Under [`Key::Member`].
+    Member(Member),
+    /// Under [`Key::Duty`].
+    Duty(Duty),
+    /// Under [`Key::Counter`].
+    Counter(u64),
+    /// Under [`Key::Crossing`].
+    Crossing(Crossing),
+    /// Under [`Key::Floor`].
+    Floor(Position),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(intervals: &[(u64, u64)]) -> Member {
+        Member {
+            role: Role::Member as i32,
+            intervals: intervals
+                .iter()
+                .map(|&(from, to)| Interval { from: Seq(from), to: Seq(to), countable_before: 0 })
+                .collect(),
+            mark: Seq(0),
+            mark_countable: 0,
+            mark_position: Position(0),
+        }
+    }
+
+    #[test]
+    fn the_clip_agrees_with_itself_in_both_directions() {
+        let member = member(&[(3, 5), (9, 0)]);
+        let seen: Vec<u64> = (1..=12).filter(|&seq| member.sees(Seq(seq))).collect();
+        assert_eq!(seen, [3, 4, 5, 9, 10, 11, 12]);
+        for seq in 1..=12 {
+            let forwards = (seq..=12).find(|&s| member.sees(Seq(s)));
+            assert_eq!(member.visible_from(Seq(seq), Seq(12)).map(|(from, _)| from.0), forwards, "from {seq}");
+            let backwards = (1..=seq).rev().find(|&s| member.sees(Seq(s)));
+            assert_eq!(member.visible_to(Seq(seq)).map(|(_, to)| to.0), backwards, "to {seq}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A lane: what a session is sent next, in log order. Live and behind are one state machine: while it is behind, a
+//! push only adds the conversation to a small set, and the connection reads on from the log; it turns live in the
+//! same step in which it has read all there was.
+//!
+//! Invariant: every item at or below `sent` was handed to the session, or is none of its business; nothing above was,
+//! but what stands in `ready`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use longwire_protocol::{ConversationId, Seq};
+
+use super::limits::{CATCH_UP_CONVERSATIONS_MAX, LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX};
+use crate::store::Position;
+
+/// Where an item in flight can be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its position in the log: once it is acked, everything up to here is stored or was reported.
+    pub position: Position,
+    /// The conversation of an entry; 0 for other items, which are not read again alone.
+    pub conversation: ConversationId,
+    /// The seq of an entry; 0 for other items.
+    pub seq: Seq,
+}
+
+/// An item that may leave now.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it stands.
+    pub place: Place,
+    /// The encoded wire `Item`.
+    pub item: Bytes,
+}
+
+/// Which conversations have something above `sent`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// These.
+    Of(Vec<ConversationId>),
+    /// Too many to list: whichever the state says.
+    Any,
+}
+
+/// One lane of one session.
+#[derive(Debug)]
+pub struct Lane {
+    sent: Position,
+    live: bool,
+    ready: VecDeque<Ready>,
+    ready_bytes: usize,
+    news: News,
+    marks: bool,
+    /// The position of the newest item pushed: what is news is known up to here.
+    pushed: Position,
+}
+
+/// What a lane that is behind has to look for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The conversations.
+    pub news: News,
+    /// Whether marks were set.
+    pub marks: bool,
+    /// Up to where: beyond, there may be news not pushed yet. `None` with [`News::Any`]: up to the state's tail.
+    pub target: Option<Position>,
+}
+
+impl Lane {
+    /// A lane that stands at `sent` and has everything above still to find out.
+    #[must_use]
+    pub fn behind(sent: Position) -> Self {
+        Self { sent, live: false, ready: VecDeque::new(), ready_bytes: 0, news: News::Any, marks: true, pushed: sent }
+    }
+
+    /// Nothing up to here is to be sent, and nothing was yet.
+    pub fn start(&mut self, sent: Position) {
+        self.sent = sent;
+    }
+
+    /// Everything up to here was handed to the session.
+    #[must_use]
+    pub fn sent(&self) -> Position {
+        self.sent
+    }
+
+    /// Whether pushes go straight through.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the connection has something to do for this lane.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.live || !self.ready.is_empty()
+    }
+
+    /// A committed item is pushed, in position order. `admits` is false while the conversation may not be sent yet.
+    pub fn push(&mut self, ready: Ready, admits: bool) {
+        let newest = self.ready.back().map_or(self.sent, |r| r.place.position);
+        if ready.place.position <= newest {
+            return;
+        }
+        self.pushed = ready.place.position;
+        let fits = self.ready.len() < LANE_QUEUE_ITEMS_MAX && self.ready_bytes < LANE_QUEUE_BYTES_MAX;
+        if self.live && admits && fits {
+            self.ready_bytes += ready.item.len();
+            self.ready.push_back(ready);
+            return;
+        }
+        self.live = false;
+        if !ready.place.conversation.is_some() {
+            self.marks = true;
+        } else if let News::Of(news) = &mut self.news
+            && !news.contains(&ready.place.conversation)
+        {
+            if news.len() < CATCH_UP_CONVERSATIONS_MAX {
+                news.push(ready.place.conversation);
+            } else {
+                self.news = News::Any;
+            }
+        }
+    }
+
+    /// The next ready item of at most `bytes`, or of any size when `any_size`.
+    pub fn take(&mut self, bytes: usize, any_size: bool) -> Option<Ready> {
+        let first = self.ready.front()?;
+        if !any_size && first.item.len() > bytes {
+            return None;
+        }
+        let ready = self.ready.pop_front()?;
+        self.ready_bytes -= ready.item.len();
+        self.sent = ready.place.position;
+        if self.ready.is_empty() {
+            self.ready = VecDeque::new();
+        }
+        Some(ready)
+    }
+
+    /// While behind, and once all that was ready is taken: what to look for above [`Self::sent`]. What is pushed from
+    /// now on is news of the next turn.
+    pub fn begin_turn(&mut self) -> Option<Turn> {
+        if self.live || !self.ready.is_empty() {
+            return None;
+        }
+        let news = std::mem::replace(&mut self.news, News::Of(Vec::new()));
+        let target = (news != News::Any).then_some(self.pushed.max(self.sent));
+        Some(Turn { news, marks: std::mem::take(&mut self.marks), target })
+    }
+
+    /// The session was handed an item that the connection read itself.
+    pub fn advance(&mut self, position: Position) {
+        assert!(self.ready.is_empty(), "what is ready leaves first");
+        self.sent = self.sent.max(position);
+    }
+
+    /// Everything up to `target` was read. Turns live if nothing was pushed meanwhile; returns whether it did.
+    pub fn end_turn(&mut self, target: Position) -> bool {
+        self.advance(target);
+        self.live = matches!(&self.news, News::Of(news) if news.is_empty()) && !self.marks;
+        self.live
+    }
+
+    /// Nothing up to `fed` was for this lane, if it is live and idle.
+    pub fn pass(&mut self, fed: Position) {
+        if self.live && self.ready.is_empty() {
+            self.sent = self.sent.max(fed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(position: u64, conversation: u64) -> Ready {
+        let place =
+            Place { position: Position(position), conversation: ConversationId(conversation), seq: Seq(position) };
+        Ready { place, item: Bytes::from_static(b"item") }
+    }
+
+    /// S16: the switch from behind to live at every interleaving of the feed with the reader's steps. A small world:
+    /// a log of entries in two conversations; state sees `committed`, the feed has pushed `fed`, the reader turns.
+    #[test]
+    fn s16_the_switch_to_live_loses_and_doubles_nothing_at_any_interleaving() {
+        const LOG: u64 = 5;
+        // Each schedule is a string of choices: commit, feed or read, as base-3 digits.
+        for schedule in 0..3_u64.pow(13) {
+            let mut lane = Lane::behind(Position(0));
+            let (mut committed, mut fed, mut got) = (0, 0, Vec::new());
+            let mut turn: Option<(Vec<u64>, u64)> = None;
+            let mut choices = schedule;
+            let mut step = |choice: u64, got: &mut Vec<u64>| match choice {
+                0 => committed = (committed + 1).min(LOG),
+                1 if fed < committed => {
+                    fed += 1;
+                    lane.push(ready(fed, 1 + fed % 2), true);
+                }
+                1 => {}
+                _ => {
+                    if let Some(r) = lane.take(usize::MAX, true) {
+                        got.push(r.place.position.0);
+                    } else if let Some((due, target)) = &mut turn {
+                        if due.is_empty() {
+                            lane.end_turn(Position(*target));
+                            turn = None;
+                        } else {
+                            let p = due.remove(0);
+                            got.push(p);
+                            lane.advance(Position(p));
+                        }
+                    } else if let Some(Turn { news, target, .. }) = lane.begin_turn() {
+                        let target = target.map_or(committed, |t| t.0);
+                        let wanted = |p: &u64| match &news {
+                            News::Any => true,
+                            News::Of(list) => list.contains(&ConversationId(1 + p % 2)),
+                        };
+                        turn = Some(((lane.sent().0 + 1..=target).filter(wanted).collect(), target));
+                    }
+                }
+            };
+            for _ in 0..13 {
+                step(choices % 3, &mut got);
+                choices /= 3;
+            }
+            // Then everything comes to rest.
+            for _ in 0..LOG {
+                step(0, &mut got);
+                step(1, &mut got);
+            }
+            for _ in 0..40 {
+                step(1, &mut got);
+                step(2, &mut got);
+            }
+            assert_eq!(got, (1..=LOG).collect::<Vec<_>>(), "schedule {schedule}");
+            assert!(lane.is_live(), "schedule {schedule}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Opening and creating the redb files of a store, and what can be wrong with them.
+
+use std::io;
+use std::sync::Arc;
+
+use redb::{Builder, Database, DatabaseError, StorageError, WriteTransaction};
+
+use super::disk::{Disk, Meter, MeteredFile};
+
+/// Why a store was not opened. Nothing was changed in it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Some process has it open.
+    #[error("{path} is in use by another process; stop that one first, or choose another folder")]
+    AlreadyOpen {
+        /// The file that is locked.
+        path: String,
+    },
+    /// Written by a newer program.
+    #[error("{path} has store format {found}, this program reads formats up to {known}; use a newer program")]
+    NewerFormat {
+        /// The file that says so.
+        path: String,
+        /// The format of the store.
+        found: u64,
+        /// The newest format that this program knows.
+        known: u64,
+    },
+    /// The file contradicts itself or the other files.
+    #[error("{path} is damaged: {reason}; restore the folder from a backup, or look at it with `longwire store check`")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file system refused.
+    #[error("cannot open {path}: {error}; the folder has to exist or be creatable, and be writable by this user")]
+    Io {
+        /// The file or folder.
+        path: String,
+        /// What the file system said.
+        error: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(disk: &dyn Disk, name: &str, error: io::Error) -> Self {
+        Self::Io { path: path(disk, name), error }
+    }
+
+    pub(super) fn damaged(disk: &dyn Disk, name: &str, reason: impl ToString) -> Self {
+        Self::Damaged { path: path(disk, name), reason: reason.to_string() }
+    }
+}
+
+/// A file's name as the operator knows it.
+pub(super) fn path(disk: &dyn Disk, name: &str) -> String {
+    format!("{}/{name}", disk.place())
+}
+
+/// Opens a file that is there. One that was not closed is repaired by redb.
+pub(super) fn open_database(
+    disk: &dyn Disk,
+    name: &str,
+    cache_bytes: usize,
+    meter: Arc<Meter>,
+) -> Result<Database, OpenError> {
+    let backend = disk.open(name).map_err(|error| OpenError::io(disk, name, error))?;
+    Builder::new()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(MeteredFile::new(backend, meter))
+        .map_err(|error| classify(disk, name, error))
+}
+
+/// Makes a file with what `fill` puts into it. It gets its name only when all of it is durable, so that a crash on the
+/// way leaves no half-made file behind.
+pub(super) fn create_database(
+    disk: &dyn Disk,
+    name: &str,
+    fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), OpenError> {
+    let new = format!("{name}{UNFINISHED}");
+    if disk.exists(&new).map_err(|error| OpenError::io(disk, &new, error))? {
+        disk.remove(&new).map_err(|error| OpenError::io(disk, &new, error))?;
+    }
+    let database = open_database(disk, &new, 1 << 20, Arc::default())?;
+    fill_and_close(database, fill).map_err(|error| match error {
+        redb::Error::Io(error) => OpenError::io(disk, &new, error),
+        other => OpenError::damaged(disk, &new, other),
+    })?;
+    disk.rename(&new, name).and_then(|()| disk.sync_names()).map_err(|error| OpenError::io(disk, name, error))
+}
+
+/// What a file is called beyond its name until it is finished.
+pub(super) const UNFINISHED: &str = ".new";
+
+fn fill_and_close(
+    database: Database,
+    fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    fill(&transaction)?;
+    transaction.commit()?;
+    Ok(database.close()?)
+}
+
+/// What redb says about a file, in the operator's words.
+pub(super) fn classify(disk: &dyn Disk, name: &str, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::AlreadyOpen { path: path(disk, name) }
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            OpenError::io(disk, name, error)
+        }
+        other => OpenError::damaged(disk, name, other),
+    }
+}

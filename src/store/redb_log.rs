@@ -1,0 +1,522 @@
+//! The durable log: a folder of redb files. This is the commit thread's side of it; readers have the [`View`], and the
+//! background thread has runs and state.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use longwire_protocol::LogTime;
+
+use super::builder::{Builder, Desk, Job};
+use super::disk::{Disk, Folder, RUNS_FOLDER};
+use super::frame::{Frame, FrameBuilder, Record};
+use super::journal::{JOURNAL_FILE, Journal};
+use super::merge::MergeLimit;
+use super::open::{OpenError, UNFINISHED};
+use super::run::{Run, file_name};
+use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
+use super::view::View;
+use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
+
+/// Memtables that may wait for the background thread, the one that it works on included.
+const SEALED_MAX: usize = 2;
+
+/// What can be chosen about a store. The defaults are right for a broker.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The time to write into a new store as its birth, in milliseconds since 1970. The store reads no clock itself.
+    pub birth_unix_ms: u64,
+    /// Entries at which a memtable is sealed. Default 400,000: a run of them is built in half a second.
+    pub seal_entries: usize,
+    /// Bytes at which a memtable is sealed, its bookkeeping not counted in; also the bytes of journal that may wait for a
+    /// seal. Default 64 MiB.
+    pub seal_bytes: usize,
+    /// Bytes in the journal that runs and state have not absorbed, above which publishes are refused. It bounds the time
+    /// of a start after a crash (2.3 s for each GB). Default 256 MiB.
+    pub journal_bytes: u64,
+    /// Bytes that frames without publishes may take beyond that. Default 32 MiB.
+    pub journal_reserve_bytes: u64,
+    /// Cache for the journal. Default 64 MiB.
+    pub journal_cache_bytes: usize,
+    /// Cache for the state. Default 64 MiB.
+    pub state_cache_bytes: usize,
+    /// Cache for each run; what the kernel caches comes on top. Default 8 MiB.
+    pub run_cache_bytes: usize,
+    /// Entries that a merged run has at most. Default 8 million: retention goes by whole runs.
+    pub run_entries: u64,
+    /// Bytes that a merged run has at most. Default 1 GiB.
+    pub run_bytes: u64,
+    /// The pause of the background thread between two slices of its work. Default 2 ms.
+    pub pause: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            birth_unix_ms: 0,
+            seal_entries: 400_000,
+            seal_bytes: 64 << 20,
+            journal_bytes: 256 << 20,
+            journal_reserve_bytes: 32 << 20,
+            journal_cache_bytes: 64 << 20,
+            state_cache_bytes: 64 << 20,
+            run_cache_bytes: 8 << 20,
+            run_entries: 8_000_000,
+            run_bytes: 1 << 30,
+            pause: Duration::from_millis(2),
+        }
+    }
+}
+
+/// Whether the log may be written.
+#[derive(Clone, Debug)]
+enum Health {
+    Writable,
+    /// This start could not write, or reopening failed: refused before it begins.
+    ReadOnly(String),
+    /// A commit failed under way; see [`AppendError::Unknown`].
+    Failed {
+        reason: String,
+        sync: bool,
+    },
+}
+
+/// Who does the background work.
+enum Background {
+    Thread(Option<JoinHandle<()>>),
+    /// Whoever calls [`RedbLog::work`]: for tests that shall run the same way every time.
+    #[cfg(test)]
+    ByHand(Box<Builder>),
+}
+
+/// The durable log. See [`Log`].
+pub struct RedbLog {
+    disk: Arc<dyn Disk>,
+    options: StoreOptions,
+    birth_unix_ms: u64,
+    state: Arc<StateFile>,
+    view: Arc<View>,
+    /// `None` only when reopening failed.
+    journal: Option<Journal>,
+    segments: Vec<Segment>,
+    segment: SegmentId,
+    tail: Position,
+    tail_time: LogTime,
+    health: Health,
+    /// All bytes of frames that were beyond the state at the start or came since.
+    journal_bytes: u64,
+    /// The same at the last seal.
+    sealed_bytes: u64,
+    /// Where the state stood when it was last read, and the journal commit that ends there.
+    state_read: Mutex<Option<(Position, u64)>>,
+    desk: Arc<Desk>,
+    background: Background,
+    /// After reopening: the newest frame, whose repetition is answered as if it had been written just now.
+    repeatable: Option<Bytes>,
+}
+
+impl RedbLog {
+    /// Opens the store in a folder, or makes one there; begins a segment.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(folder: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+        let disk =
+            Folder::create(folder).map_err(|error| OpenError::Io { path: folder.display().to_string(), error })?;
+        Self::open_disk(Arc::new(disk), options)
+    }
+
+    /// Opens the store on a disk.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_disk(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+        Self::open_with(disk, options, |builder| {
+            let thread = std::thread::Builder::new().name("store-builder".to_owned());
+            Ok(Background::Thread(Some(thread.spawn(|| builder.run())?)))
+        })
+    }
+
+    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
+    #[cfg(test)]
+    pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+        let options = StoreOptions { pause: Duration::ZERO, ..options };
+        Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
+    }
+
+    /// Does a piece of background work; returns whether there may be more.
+    #[cfg(test)]
+    pub(crate) fn work(&mut self) -> Result<bool, ReadError> {
+        match &mut self.background {
+            Background::ByHand(builder) => Ok(builder.step()? == super::builder::Work::Done),
+            Background::Thread(_) => Ok(false),
+        }
+    }
+
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        options: StoreOptions,
+        begin: impl FnOnce(Builder) -> io::Result<Background>,
+    ) -> Result<Self, OpenError> {
+        let io = |error| OpenError::io(&*disk, "", error);
+        if !disk.exists(STATE_FILE).map_err(io)? {
+            if disk.exists(JOURNAL_FILE).map_err(io)? {
+                return Err(OpenError::damaged(&*disk, STATE_FILE, "it is missing, though there is a journal"));
+            }
+            StateFile::create(&*disk, options.birth_unix_ms)?;
+        }
+        let state = StateFile::open(Arc::clone(&disk), options.state_cache_bytes)?;
+        let saved = state.load().map_err(|error| OpenError::damaged(&*disk, STATE_FILE, error))?;
+        let Progress { birth_unix_ms, applied, applied_commit, applied_time, floor, .. } = saved.progress;
+        if !disk.exists(JOURNAL_FILE).map_err(io)? {
+            if applied_commit > 0 {
+                return Err(OpenError::damaged(&*disk, JOURNAL_FILE, "it is missing, though the state is beyond it"));
+            }
+            Journal::create(&*disk)?;
+        }
+        let open_run = |row: &RunRow| {
+            let run = Run::open(&*disk, *row, options.run_cache_bytes);
+            run.map(Arc::new).map_err(|error| OpenError::damaged(&*disk, &file_name(row.number), error))
+        };
+        let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
+        view.raise_floor(floor);
+        let state = Arc::new(state);
+        let desk = Arc::<Desk>::default();
+        let builder = Builder::new(
+            Arc::clone(&disk),
+            Arc::clone(&state),
+            Arc::clone(&view),
+            Arc::clone(&desk),
+            saved.progress,
+            MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
+            options.run_cache_bytes,
+            options.pause,
+        );
+        let mut log = Self {
+            birth_unix_ms,
+            state,
+            view,
+            journal: None,
+            segments: saved.segments,
+            segment: SegmentId(fastrand::u64(1..)),
+            tail: applied,
+            tail_time: applied_time,
+            health: Health::Writable,
+            journal_bytes: 0,
+            sealed_bytes: 0,
+            state_read: Mutex::new(None),
+            desk,
+            background: Background::Thread(None),
+            repeatable: None,
+            disk,
+            options,
+        };
+        let journal = log.open_journal(applied_commit)?;
+        log.take_in_after(&journal, applied_commit)
+            .map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
+        log.journal = Some(journal);
+        log.remove_strays(&saved.runs);
+        log.begin_segment();
+        if let (Health::ReadOnly(reason) | Health::Failed { reason, .. }, true) = (&log.health, log.segments.is_empty())
+        {
+            // There is nothing to serve either.
+            return Err(OpenError::io(&*log.disk, JOURNAL_FILE, io::Error::other(reason.clone())));
+        }
+        log.background = begin(builder).map_err(|error| OpenError::io(&*log.disk, "", error))?;
+        Ok(log)
+    }
+
+    fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
+        Journal::open(&*self.disk, self.options.journal_cache_bytes, false, applied_commit)
+    }
+
+    /// Takes in the frames after `commit`: what a start finds beyond the state, and what reopening finds beyond the tail.
+    /// Returns the bytes of the newest.
+    fn take_in_after(&mut self, journal: &Journal, commit: u64) -> Result<Option<Bytes>, ReadError> {
+        let mut newest = None;
+        for found in journal.frames_after(commit)? {
+            let (commit, frame) = found?;
+            if frame.first.0 != self.tail.0 + 1 {
+                return Err(ReadError(format!(
+                    "commit {commit} begins at position {}, the records before it end at {}",
+                    frame.first.0, self.tail.0
+                )));
+            }
+            if let Some((conversation, seq)) = self.view.first_gap(&frame) {
+                return Err(ReadError(format!(
+                    "commit {commit} has entry {seq} of conversation {conversation} out of order"
+                )));
+            }
+            self.take_in(&frame);
+            newest = Some(frame.bytes);
+        }
+        Ok(newest)
+    }
+
+    /// What is committed becomes visible.
+    fn take_in(&mut self, frame: &Frame) {
+        if self.segments.last().is_none_or(|segment| segment.id != frame.segment) {
+            self.segments.push(Segment { id: frame.segment, first: frame.first, time: frame.time });
+        }
+        self.view.add(frame);
+        self.tail = frame.last();
+        self.tail_time = frame.time;
+        self.journal_bytes += frame.bytes.len() as u64;
+    }
+
+    /// An empty frame proves that this start can write. If it cannot, it serves readers under the last segment.
+    fn begin_segment(&mut self) {
+        if let Err(error) = self.append(&self.empty_frame()) {
+            tracing::error!(%error, place = self.disk.place(), "the store cannot be written, it serves readers only");
+            let reason = error.to_string();
+            if !matches!(self.health, Health::Failed { sync: true, .. }) {
+                self.health = Health::ReadOnly(reason);
+            }
+        }
+    }
+
+    fn empty_frame(&self) -> Frame {
+        FrameBuilder::new(self.segment, Position(self.tail.0 + 1), self.tail_time).finish()
+    }
+
+    /// Removes the files that a crash left half made, or no longer wanted.
+    fn remove_strays(&self, runs: &[RunRow]) {
+        let listed: HashSet<_> = runs.iter().map(|run| file_name(run.number)).collect();
+        let list = |folder| self.disk.list(folder).unwrap_or_default();
+        let in_runs = list(RUNS_FOLDER).into_iter().map(|name| format!("{RUNS_FOLDER}/{name}"));
+        let unlisted = in_runs.filter(|name| !listed.contains(name));
+        for name in list("").into_iter().filter(|name| name.ends_with(UNFINISHED)).chain(unlisted) {
+            if let Err(error) = self.disk.remove(&name) {
+                tracing::warn!(%error, name, "a file that is not needed cannot be removed");
+            }
+        }
+    }
+
+    /// Bytes of frames that runs and state have not absorbed.
+    fn waiting_bytes(&self) -> u64 {
+        self.journal_bytes - self.desk.absorbed_bytes()
+    }
+
+    /// Whether the active memtable, or the journal since the last seal, is as large as it shall get.
+    fn is_full(&self) -> bool {
+        let (entries, bytes) = self.view.active_size();
+        entries >= self.options.seal_entries
+            || bytes >= self.options.seal_bytes
+            || self.journal_bytes - self.sealed_bytes >= self.options.seal_bytes as u64
+    }
+
+    fn stop(&mut self) {
+        self.desk.stop();
+        if let Background::Thread(thread) = &mut self.background
+            && let Some(thread) = thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the background thread of the store panicked");
+        }
+    }
+
+    fn check_room(&self, frame: &Frame) -> Result<(), AppendError> {
+        let is_publish =
+            frame.records.iter().any(|r| matches!(r, Record::Entry(entry) if entry.origin.device.is_some()));
+        let reserve = if is_publish { 0 } else { self.options.journal_reserve_bytes };
+        if self.waiting_bytes() + frame.bytes.len() as u64 > self.options.journal_bytes + reserve {
+            return Err(AppendError::NotStored("the journal is full, the background thread is behind".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Log for RedbLog {
+    fn birth_unix_ms(&self) -> u64 {
+        self.birth_unix_ms
+    }
+
+    fn segments(&self) -> Vec<Segment> {
+        self.segments.clone()
+    }
+
+    fn tail(&self) -> Position {
+        self.tail
+    }
+
+    fn tail_time(&self) -> LogTime {
+        self.tail_time
+    }
+
+    fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError> {
+        let Progress { applied, applied_commit, .. } = self.state.rows(row)?;
+        *self.state_read.lock().unwrap_or_else(PoisonError::into_inner) = Some((applied, applied_commit));
+        Ok(applied)
+    }
+
+    fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
+        match &self.health {
+            Health::Writable => {}
+            Health::Failed { reason, sync } => {
+                return Err(AppendError::Unknown { reason: reason.clone(), sync: *sync });
+            }
+            Health::ReadOnly(reason) => return Err(AppendError::NotStored(reason.clone())),
+        }
+        if self.repeatable.as_ref() == Some(&frame.bytes) {
+            return Ok(());
+        }
+        if frame.first.0 != self.tail.0 + 1 {
+            return Err(AppendError::Conflict { first: frame.first, expected: Position(self.tail.0 + 1) });
+        }
+        if frame.segment != self.segment {
+            return Err(AppendError::NotStored(format!("{:?} is not the segment of this start", frame.segment)));
+        }
+        self.check_room(frame)?;
+        if let Some((conversation, seq)) = self.view.first_gap(frame) {
+            return Err(AppendError::NotStored(format!("entry {seq} does not continue conversation {conversation}")));
+        }
+        let Some(journal) = &mut self.journal else {
+            return Err(AppendError::NotStored("the journal is closed".to_owned()));
+        };
+        if let Err(error) = journal.append(&frame.bytes, self.desk.absorbed_commit()) {
+            let (reason, sync) = (error.to_string(), journal.meter().is_sync_failed());
+            self.health = Health::Failed { reason: reason.clone(), sync };
+            return Err(AppendError::Unknown { reason, sync });
+        }
+        self.repeatable = None;
+        self.take_in(frame);
+        Ok(())
+    }
+
+    fn follow(&self, from: Position, frame: &mut dyn FnMut(Frame)) -> Result<(), FollowError> {
+        let Some(journal) = &self.journal else {
+            return Err(ReadError("the journal is closed".to_owned()).into());
+        };
+        let mut expected = None;
+        // To go on from the saved state is to leave out also the riders that are in it, which have no position.
+        let commit = match *self.state_read.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((applied, commit)) if applied == from => commit,
+            _ => journal.commit_before(from.0)?,
+        };
+        for found in journal.frames_after(commit)? {
+            let (_, found) = found?;
+            if expected.is_none() && found.first.0 > from.0 + 1 {
+                return Err(FollowError::Trimmed { first: found.first });
+            }
+            if expected.is_some_and(|expected| expected != found.first) {
+                return Err(ReadError(format!("the journal has a hole before position {}", found.first.0)).into());
+            }
+            expected = Some(Position(found.last().0 + 1));
+            if !found.records.is_empty() && (found.first > from || found.last() > from) {
+                frame(found);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_seal_due(&self) -> bool {
+        self.is_full() && self.desk.unfinished() < SEALED_MAX
+    }
+
+    fn seal(&mut self, state: Box<dyn StateDelta>) {
+        self.sealed_bytes = self.journal_bytes;
+        self.desk.give(Job {
+            table: self.view.seal(),
+            rows: state,
+            tail: self.tail,
+            tail_time: self.tail_time,
+            commit: self.journal.as_ref().map_or(0, Journal::newest_commit),
+            segments: self.segments.clone(),
+            journal_bytes: self.journal_bytes,
+        });
+    }
+
+    fn pressure(&self) -> Pressure {
+        let is_builder_behind = self.desk.unfinished() >= SEALED_MAX && self.is_full();
+        match is_builder_behind || self.waiting_bytes() >= self.options.journal_bytes {
+            true => Pressure::Full,
+            false => Pressure::Open,
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), AppendError> {
+        if let Health::Failed { reason, sync: true } = &self.health {
+            return Err(AppendError::Unknown { reason: reason.clone(), sync: true });
+        }
+        let known = self.journal.take().map_or(0, |journal| journal.newest_commit());
+        match self.open_journal(known).map_err(|error| error.to_string()).and_then(|journal| {
+            // A frame whose commit was cut off may be there all the same: then it is part of the log from now on.
+            self.repeatable = self.take_in_after(&journal, known).map_err(|error| error.to_string())?;
+            Ok(journal)
+        }) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(reason) => {
+                self.health = Health::ReadOnly(reason.clone());
+                return Err(AppendError::NotStored(reason));
+            }
+        }
+        self.health = Health::Writable;
+        let repeatable = self.repeatable.take();
+        self.append(&self.empty_frame())?;
+        self.repeatable = repeatable;
+        Ok(())
+    }
+
+    fn set_floor(&mut self, floor: Position) {
+        self.view.raise_floor(floor);
+        self.desk.nudge();
+    }
+
+    fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
+        self.view.proposed_floor(bytes, time)
+    }
+
+    fn history(&self) -> Arc<dyn History> {
+        Arc::clone(&self.view) as Arc<dyn History>
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), ReadError> {
+        self.stop();
+        self.state.close()?;
+        self.journal.take().map_or(Ok(()), Journal::close)
+    }
+}
+
+impl Drop for RedbLog {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longwire_protocol::{ConversationId, DeviceId, Seq};
+
+    use super::*;
+    use crate::store::{EntryMeta, Origin, PageLimit};
+    use bytes::BufMut;
+
+    #[test]
+    fn what_was_appended_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let page = PageLimit { entries: 100, bytes: 1 << 20 };
+        for start in 1..=3_u64 {
+            let mut log = RedbLog::open(folder.path(), StoreOptions::default()).expect("opens");
+            assert_eq!(log.tail(), Position(start - 1));
+            assert_eq!(log.segments().len() as u64, start);
+            let segment = log.segments().last().expect("a segment").id;
+            let mut builder = FrameBuilder::new(segment, Position(start), LogTime(start));
+            let origin = Origin { device: DeviceId(1), ..Origin::default() };
+            let meta = EntryMeta { conversation: ConversationId(9), seq: Seq(start), origin, ..EntryMeta::default() };
+            builder.push_entry(&meta, |b| b.put_slice(b"hello"));
+            let frame = builder.finish();
+            log.append(&frame).expect("appends");
+            assert!(matches!(log.append(&frame), Err(AppendError::Conflict { .. })));
+            let entries = log.history().range(ConversationId(9), Seq(1), Seq(100), false, page).expect("reads");
+            assert_eq!(entries.len() as u64, start);
+            let mut followed = 0;
+            log.follow(Position(0), &mut |_| followed += 1).expect("follows");
+            assert_eq!(followed, start);
+            Box::new(log).close().expect("closes");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! `state.redb`: what is derived from the log, saved by the background thread with the position it stands at, and what
+//! the store must know about itself: its format, its birth, its segments, and which runs there are (the manifest).
+//! Every commit has quick-repair, so that the file opens in milliseconds after a crash, whatever its size.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use longwire_protocol::LogTime;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use super::disk::{Disk, Meter};
+use super::memtable::Span;
+use super::open::{OpenError, create_database, open_database, path};
+use super::sealed_row::{put_numbers, seal, take_numbers, unseal};
+use super::{Position, ReadError, Segment, SegmentId, StateDelta};
+
+pub(super) const STATE_FILE: &str = "state.redb";
+
+/// The format of everything in the folder. A program opens its own and older ones.
+pub(super) const FORMAT: u64 = 1;
+
+/// Segments that are remembered; a cursor of an older one is reset.
+pub(super) const SEGMENTS_KEPT: usize = 1000;
+
+/// "format" -> the number. Never changes its shape, so that any program can tell what it has before it.
+const FORMAT_TABLE: TableDefinition<&str, u64> = TableDefinition::new("format");
+/// "progress" -> [`Progress`].
+const PROGRESS: TableDefinition<&str, &[u8]> = TableDefinition::new("progress");
+/// a segment's first position, and its place among those that begin there -> [`Segment`].
+const SEGMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("segments");
+/// a run's number -> [`RunRow`].
+const RUNS: TableDefinition<u64, &[u8]> = TableDefinition::new("runs");
+/// a key of routing's -> its row.
+const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+
+const PROGRESS_KEY: &str = "progress";
+
+/// How far the state has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// When the log was created.
+    pub(super) birth_unix_ms: u64,
+    /// Every record up to here is in the state, none after.
+    pub(super) applied: Position,
+    /// The journal commit that ends there; riders of earlier commits are in the state too.
+    pub(super) applied_commit: u64,
+    /// The log's time there.
+    pub(super) applied_time: LogTime,
+    /// Entries below are expired.
+    pub(super) floor: Position,
+    /// The number that the next run takes.
+    pub(super) next_run: u64,
+}
+
+/// A run as the manifest knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RunRow {
+    /// Its number, which names its file.
+    pub(super) number: u64,
+    /// How many merges its entries have gone through.
+    pub(super) level: u64,
+    /// Positions and times of its entries.
+    pub(super) span: Span,
+    /// Entries.
+    pub(super) entries: u64,
+    /// Bytes of its rows.
+    pub(super) bytes: u64,
+}
+
+/// One step of the background thread, saved as a whole or not at all.
+#[derive(Default)]
+pub(super) struct Step<'a> {
+    pub(super) added: Option<RunRow>,
+    pub(super) removed: &'a [u64],
+    pub(super) rows: Option<&'a dyn StateDelta>,
+    pub(super) segments: &'a [Segment],
+}
+
+/// What is in the file beside the rows of state.
+#[derive(Clone, Debug)]
+pub(super) struct Saved {
+    pub(super) progress: Progress,
+    pub(super) segments: Vec<Segment>,
+    /// Ascending by position.
+    pub(super) runs: Vec<RunRow>,
+}
+
+/// The open file. The lock is held for one transaction or one reading of the rows; only start, reopening and the
+/// background thread ever take it.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
+    meter: Arc<Meter>,
+    database: Mutex<Option<Database>>,
+}
+
+impl StateFile {
+    /// Makes the file of a new store.
+    pub(super) fn create(disk: &dyn Disk, birth_unix_ms: u64) -> Result<(), OpenError> {
+        create_database(disk, STATE_FILE, |transaction| {
+            transaction.open_table(FORMAT_TABLE)?.insert("format", FORMAT)?;
+            transaction.open_table(SEGMENTS)?;
+            transaction.open_table(RUNS)?;
+            transaction.open_table(ROWS)?;
+            let progress = Progress {
+                birth_unix_ms,
+                applied: Position(0),
+                applied_commit: 0,
+                applied_time: LogTime(0),
+                floor: Position(0),
+                next_run: 1,
+            };
+            save_progress(&mut transaction.open_table(PROGRESS)?, &progress)
+        })
+    }
+
+    /// Opens the file, refusing one of a newer format.
+    pub(super) fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, OpenError> {
+        let meter = Arc::<Meter>::default();
+        let database = open_database(&*disk, STATE_FILE, cache_bytes, Arc::clone(&meter))?;
+        let found = format(&database).map_err(|error| OpenError::damaged(&*disk, STATE_FILE, error))?;
+        if found > FORMAT {
+            return Err(OpenError::NewerFormat { path: path(&*disk, STATE_FILE), found, known: FORMAT });
+        }
+        Ok(Self { disk, cache_bytes, meter, database: Mutex::new(Some(database)) })
+    }
+
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// What is saved beside the rows of state.
+    pub(super) fn load(&self) -> Result<Saved, ReadError> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let progress = load_progress(&transaction.open_table(PROGRESS)?)?;
+            let mut segments = Vec::new();
+            for row in transaction.open_table(SEGMENTS)?.iter()? {
+                let (key, value) = row?;
+                let value = unseal("segments", &key.value().to_le_bytes(), value.value())?;
+                let [id, first, time] = take_numbers("segments", value)?;
+                segments.push(Segment { id: SegmentId(id), first: Position(first), time: LogTime(time) });
+            }
+            let mut runs = Vec::new();
+            for row in transaction.open_table(RUNS)?.iter()? {
+                let (key, value) = row?;
+                runs.push(decode_run(key.value(), value.value())?);
+            }
+            runs.sort_by_key(|run: &RunRow| run.span.first);
+            Ok(Saved { progress, segments, runs })
+        })
+    }
+
+    /// Calls `row` for each row of state; returns how far the state has come.
+    pub(super) fn rows(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Progress, ReadError> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let progress = load_progress(&transaction.open_table(PROGRESS)?)?;
+            let rows = transaction.open_table(ROWS)?;
+            let mut found = 0;
+            for pair in rows.iter()? {
+                let (key, value) = pair?;
+                row(key.value(), unseal("state", key.value(), value.value())?);
+                found += 1;
+            }
+            if found != rows.len()? {
+                return Err(Trouble::Contents(ReadError("the state has lost rows".to_owned())));
+            }
+            Ok(progress)
+        })
+    }
+
+    /// Saves a step durably and all at once. After an error the file is opened anew, unless a sync failed: then it
+    /// stays closed to writing until the process restarts.
+    pub(super) fn save(&self, progress: &Progress, step: &Step<'_>) -> Result<(), ReadError> {
+        let saved = self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_quick_repair(true);
+            save_progress(&mut transaction.open_table(PROGRESS)?, progress)?;
+            if !step.segments.is_empty() {
+                save_segments(&mut transaction.open_table(SEGMENTS)?, step.segments)?;
+            }
+            {
+                let mut runs = transaction.open_table(RUNS)?;
+                for number in step.removed {
+                    runs.remove(number)?;
+                }
+                if let Some(run) = &step.added {
+                    runs.insert(run.number, encode_run(run).as_slice())?;
+                }
+            }
+            if let Some(delta) = step.rows {
+                save_rows(&mut transaction.open_table(ROWS)?, delta)?;
+            }
+            transaction.commit()?;
+            Ok(())
+        });
+        if saved.is_err() && !self.meter.is_sync_failed() {
+            self.reopen();
+        }
+        saved
+    }
+
+    /// Closes the file.
+    pub(super) fn close(&self) -> Result<(), ReadError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match database.map(Database::close) {
+            Some(Err(error)) => Err(ReadError(format!("closing the state: {error}"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn reopen(&self) {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(database.take());
+        match open_database(&*self.disk, STATE_FILE, self.cache_bytes, Arc::clone(&self.meter)) {
+            Ok(opened) => *database = Some(opened),
+            Err(error) => tracing::error!(%error, "the state cannot be opened again"),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = &*database else { return Err(ReadError("the state is closed".to_owned())) };
+        work(database).map_err(|trouble| match trouble {
+            Trouble::Redb(error) => ReadError(format!("the state: {error}")),
+            Trouble::Contents(error) => error,
+        })
+    }
+}
+
+/// The file is in trouble, or what it holds is.
+enum Trouble {
+    Redb(redb::Error),
+    Contents(ReadError),
+}
+
+impl<E: Into<redb::Error>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        Self::Contents(error)
+    }
+}
+
+fn format(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_read()?;
+    Ok(transaction.open_table(FORMAT_TABLE)?.get("format")?.map_or(u64::MAX, |format| format.value()))
+}
+
+fn save_progress(table: &mut redb::Table<&str, &[u8]>, progress: &Progress) -> Result<(), redb::Error> {
+    let mut value = put_numbers(&[
+        progress.birth_unix_ms,
+        progress.applied.0,
+        progress.applied_commit,
+        progress.applied_time.0,
+        progress.floor.0,
+        progress.next_run,
+    ]);
+    seal(PROGRESS_KEY.as_bytes(), &mut value);
+    table.insert(PROGRESS_KEY, value.as_slice())?;
+    Ok(())
+}
+
+fn load_progress(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Progress, Trouble> {
+    let row = table.get(PROGRESS_KEY)?.ok_or_else(|| ReadError("the state does not say how far it is".to_owned()))?;
+    let value = unseal("progress", PROGRESS_KEY.as_bytes(), row.value())?;
+    let [birth_unix_ms, applied, applied_commit, applied_time, floor, next_run] = take_numbers("progress", value)?;
+    Ok(Progress {
+        birth_unix_ms,
+        applied: Position(applied),
+        applied_commit,
+        applied_time: LogTime(applied_time),
+        floor: Position(floor),
+        next_run,
+    })
+}
+
+/// The table holds at most [`SEGMENTS_KEPT`] short rows: it is simply written anew.
+fn save_segments(table: &mut redb::Table<u64, &[u8]>, segments: &[Segment]) -> Result<(), redb::Error> {
+    table.retain(|_, _| false)?;
+    let skipped = segments.len().saturating_sub(SEGMENTS_KEPT);
+    for (key, segment) in (0_u64..).zip(&segments[skipped..]) {
+        let mut value = put_numbers(&[segment.id.0, segment.first.0, segment.time.0]);
+        seal(&key.to_le_bytes(), &mut value);
+        table.insert(key, value.as_slice())?;
+    }
+    Ok(())
+}
+
+fn save_rows(table: &mut redb::Table<&[u8], &[u8]>, delta: &dyn StateDelta) -> Result<(), redb::Error> {
+    let mut first_error = None;
+    let mut sealed = Vec::new();
+    delta.rows(&mut |key, value| {
+        if first_error.is_some() {
+            return;
+        }
+        let saved = match value {
+            Some(value) => {
+                sealed.clear();
+                sealed.extend_from_slice(value);
+                seal(key, &mut sealed);
+                table.insert(key, sealed.as_slice()).map(drop)
+            }
+            None => table.remove(key).map(drop),
+        };
+        first_error = saved.err();
+    });
+    first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn encode_run(run: &RunRow) -> Vec<u8> {
+    let mut value = put_numbers(&[
+        run.level,
+        run.span.first.0,
+        run.span.last.0,
+        run.span.first_time.0,
+        run.span.last_time.0,
+        run.entries,
+        run.bytes,
+    ]);
+    seal(&run.number.to_le_bytes(), &mut value);
+    value
+}
+
+fn decode_run(number: u64, row: &[u8]) -> Result<RunRow, ReadError> {
+    let value = unseal("runs", &number.to_le_bytes(), row)?;
+    let [level, first, last, first_time, last_time, entries, bytes] = take_numbers("runs", value)?;
+    let span = Span {
+        first: Position(first),
+        last: Position(last),
+        first_time: LogTime(first_time),
+        last_time: LogTime(last_time),
+    };
+    Ok(RunRow { number, level, span, entries, bytes })
+}
