@@ -478,7 +478,9 @@ impl<P: Copy> BrokerSession<P> {
         check_connect(&connect).map_err(|what| Refusal::connection(Reason::InvalidArgument).because(what))?;
         let wish = if connect.heartbeat_ms == 0 { HEARTBEAT_MS } else { connect.heartbeat_ms };
         self.heartbeat_ms = wish.clamp(self.limits.heartbeat_ms_min, self.limits.heartbeat_ms_max);
-        self.first_unanswered = MessageId(connect.first_unanswered.max(1));
+        // A new incarnation begins at 1.
+        let told = if connect.incarnation == 0 { 1 } else { connect.first_unanswered.max(1) };
+        self.first_unanswered = MessageId(told);
         self.express.set_window(delivery_window(connect.express, EXPRESS_WINDOW));
         self.bulk.set_window(delivery_window(connect.bulk, BULK_WINDOW));
         self.state = State::Asking;

@@ -62,6 +62,7 @@ impl World {
     fn run(&mut self, up: usize, down: usize, step: usize) -> Result<(usize, usize), Refusal> {
         let first = (1..=MESSAGES).find(|id| !self.answered.contains(id)).unwrap_or(MESSAGES + 1);
         let connect = packet::Connect {
+            incarnation: 1,
             first_unanswered: first,
             cursor: Bytes::from(self.cursor.to_be_bytes().to_vec()),
             ..connect()

@@ -66,7 +66,8 @@ fn a_content_above_the_limit_is_refused() {
 /// R5.2-2, R5.2-4: what is settled stays settled.
 #[test]
 fn an_id_below_the_first_unanswered_is_stale() {
-    let mut pair = open_pair_with(packet::Connect { first_unanswered: 10, ..connect() }, BrokerLimits::default());
+    let mut pair =
+        open_pair_with(packet::Connect { incarnation: 1, first_unanswered: 10, ..connect() }, BrokerLimits::default());
     let (passed, refused) = publish(&mut pair, &[message(9, 1, 1), message(10, 1, 1)]);
     assert_eq!((passed, refused), (vec![10], vec![(9, Reason::StaleId)]));
     let moved = packet::Publish { first_unanswered: 13, ..message(13, 1, 1) };
@@ -78,7 +79,8 @@ fn an_id_below_the_first_unanswered_is_stale() {
 /// R5.2-3: 256 ids, both ends included.
 #[test]
 fn the_span_of_ids_is_bounded() {
-    let mut pair = open_pair_with(packet::Connect { first_unanswered: 10, ..connect() }, BrokerLimits::default());
+    let mut pair =
+        open_pair_with(packet::Connect { incarnation: 1, first_unanswered: 10, ..connect() }, BrokerLimits::default());
     let (passed, refused) = publish(&mut pair, &[message(265, 1, 1), message(266, 1, 1)]);
     assert_eq!((passed, refused), (vec![265], vec![(266, Reason::IdSpanExceeded)]));
     let moved = packet::Publish { first_unanswered: 11, ..message(266, 1, 1) };

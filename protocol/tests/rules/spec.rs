@@ -175,3 +175,22 @@ fn the_tables_of_spec_are_those_of_the_code() {
     assert_eq!(limits::USER_NAME_BYTES_MAX, limits::DEVICE_NAME_BYTES_MAX, "one row for both");
     assert_eq!(limits::LABEL_BYTES_MAX, limits::CHANNEL_NAME_BYTES_MAX, "one row for both");
 }
+
+/// The pictures of the states are the same in SPEC.md and in the code.
+#[test]
+fn the_state_pictures_are_those_of_the_code() {
+    let spec = read("../SPEC.md");
+    for source in ["src/session/broker.rs", "src/session/client.rs"] {
+        let text = read(source);
+        let picture: Vec<_> = text
+            .lines()
+            .skip_while(|line| *line != "//! ```text")
+            .skip(1)
+            .take_while(|line| *line != "//! ```")
+            .map(|line| line.trim_start_matches("//!").trim_start_matches(' '))
+            .collect();
+        let lines: Vec<_> = spec.lines().map(|line| line.trim_start_matches(' ')).collect();
+        assert!(picture.len() >= 4, "{source} has a picture");
+        assert!(lines.windows(picture.len()).any(|window| window == picture), "SPEC.md has the picture of {source}");
+    }
+}
