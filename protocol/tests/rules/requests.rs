@@ -57,6 +57,21 @@ fn an_unknown_operation_is_unsupported() {
     ask(&mut pair, 6);
 }
 
+/// R8-9: what is asked for is small.
+#[test]
+fn a_long_request_is_refused() {
+    let refresh = |len| Some(Op::Refresh(packet::RefreshRequest { token: "t".repeat(len) }));
+    let mut pair = open_pair();
+    pair.client.request(packet::Request { id: 5, op: refresh(3 * 1024) });
+    assert_eq!(pair.carry_up().expect("a request").len(), 1);
+    pair.client.request(packet::Request { id: 6, op: refresh(4 * 1024) });
+    assert_eq!(pair.carry_up(), Ok(vec![]));
+    assert!(pair.broker.has_answers_waiting());
+    let refused = Refusal::request(6, Reason::InvalidArgument);
+    assert_eq!(pair.carry_down(), Ok(vec![ClientEvent::Refused(refused)]));
+    assert!(!pair.broker.has_answers_waiting());
+}
+
 /// R8-1: a page made of encoded items is what protobuf would write.
 #[test]
 fn a_page_of_encoded_items_is_plain_protobuf() {

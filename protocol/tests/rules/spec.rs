@@ -121,6 +121,7 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ("users in `UsersRequest`", limits::USERS_MAX.to_string()),
         ("page", format!("{} entries, {}", limits::PAGE_ITEMS_MAX, size(limits::PAGE_BYTES_MAX as u32))),
         ("requests unanswered", limits::REQUESTS_MAX.to_string()),
+        ("request on the wire", size(limits::REQUEST_BYTES_MAX as u32)),
         ("span of message ids", limits::ID_SPAN_MAX.to_string()),
         ("publish window, unless set otherwise", window(limits::PUBLISH_WINDOW)),
         ("express window, default", window(limits::EXPRESS_WINDOW)),
