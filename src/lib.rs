@@ -1,5 +1,11 @@
 //! The Longwire broker: one log, conversations in it, streams out of it.
 
-pub mod routing;
+pub mod auth;
+pub mod broker;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod net;
+pub mod routing;
 pub mod store;
+pub mod telemetry;

@@ -7,8 +7,10 @@ mod conversation;
 mod fail;
 mod keep;
 mod publish;
+mod serve;
 mod subscribe;
 mod target;
+mod token;
 
 use std::process::ExitCode;
 
@@ -36,7 +38,11 @@ pub struct Cli {
 /// What the binary does; each has its file.
 #[derive(Debug, Subcommand)]
 enum Command {
-    // The broker's own commands (serve, token, store) stand here, before those of the client.
+    /// Runs the broker
+    Serve(serve::Args),
+    /// Makes issuers' keys and tokens
+    #[command(subcommand)]
+    Token(token::Command),
     //    /// Talks, in a terminal
     //    Chat(chat::Args),
     /// Publishes messages
@@ -56,6 +62,8 @@ pub fn main() -> ExitCode {
     // clap prints help and usage errors itself and exits with 0 or 2.
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Token(command) => token::run(command),
         //        Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Pub(args) => on_one_thread(publish::run(args)),
         Command::Sub(args) => on_one_thread(subscribe::run(args)),

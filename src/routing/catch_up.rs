@@ -4,11 +4,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use longwire_protocol::packet::{CatchUpMode, HeadReason};
+use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{ConversationId, Seq};
 
 use super::feed::{head_item, item_for, mark_item};
-use super::limits::{SKIP_BYTES_MAX, SKIP_ENTRIES_MAX, SKIP_ITEMS_MAX};
+use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
 use super::outbox::Session;
 use super::rows::Kind;
 use super::state::State;
@@ -152,7 +152,8 @@ impl Plan {
                 all.for_each(|conversation| plan.consider(state, session, conversation, is_express, &watching));
             }
             News::Of(news) => {
-                news.iter().for_each(|conversation| plan.consider(state, session, *conversation, is_express, &watching));
+                news.iter()
+                    .for_each(|conversation| plan.consider(state, session, *conversation, is_express, &watching));
             }
         }
         if is_express && turn.marks {
@@ -184,7 +185,7 @@ impl Plan {
         if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
             return;
         }
-        if conversation.kind == Kind::Channel && !session.grants.read.admit(&conversation.label) {
+        if conversation.kind == Kind::Channel && !session.grants.load().read.admit(&conversation.label) {
             return;
         }
         let head = conversation.head.seq;
@@ -194,13 +195,9 @@ impl Plan {
                 let (from, joined) = (duty.since.next(), duty.joined);
                 Candidate { conversation: id, from, head, intervals: intervals.collect(), joined }
             }
-            _ if watching.contains(&id) => Candidate {
-                conversation: id,
-                from: Seq(1),
-                head,
-                intervals: vec![(Seq(1), head)],
-                joined: Position(0),
-            },
+            _ if watching.contains(&id) => {
+                Candidate { conversation: id, from: Seq(1), head, intervals: vec![(Seq(1), head)], joined: Position(0) }
+            }
             _ => return,
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
@@ -242,7 +239,7 @@ impl CatchUp {
             entries: (KEPT_ENTRIES_MAX / conversations).clamp(1, 64),
             bytes: KEPT_BYTES_MAX / conversations,
         };
-        let quota = plan.skips.then_some((SKIP_ITEMS_MAX, SKIP_BYTES_MAX));
+        let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
         let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page };
         let floor = reads.history.floor();
         for candidate in &plan.candidates {
@@ -266,7 +263,7 @@ impl CatchUp {
                 if position > plan.target {
                     continue;
                 }
-                if plan.skips && to.0 - entry.seq.0 >= SKIP_ENTRIES_MAX {
+                if plan.skips && to.0 - entry.seq.0 >= CATCH_UP_ENTRIES_MAX {
                     let what = What::Head { from: entry.seq, to, reason: HeadReason::Skipped };
                     catch_up.due.push(Reverse(Due { position, conversation: id, what }));
                     continue;
@@ -314,7 +311,7 @@ impl CatchUp {
                     give(Ready { place, item: mark_item(conversation, *seq) }, room, out);
                 }
                 What::Head { from, to, reason } => {
-                    let place = Place { position: due.position, conversation, seq: *from };
+                    let place = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
                     give(Ready { place, item: head_item(conversation, *from, *to, *reason, 0) }, room, out);
                 }
                 What::Entries { read, next, last, .. } => {
@@ -339,6 +336,7 @@ impl CatchUp {
                     if let Some((items, bytes)) = &mut self.quota {
                         if *items == 0 || *bytes == 0 {
                             let item = head_item(conversation, entry.seq, *last, HeadReason::Skipped, 0);
+                            let place = Place { conversation: ConversationId(0), seq: Seq(0), ..place };
                             give(Ready { place, item }, room, out);
                             continue;
                         }

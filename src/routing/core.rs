@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Connected, EntryKind, PublishAck, Role, item};
-use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
+use longwire_protocol::reason::{Reason, Refusal, Verdict};
+use longwire_protocol::session::OpenRefusals;
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -16,10 +18,10 @@ use super::change::Change;
 use super::fold::{Body, fold_change, fold_entry, next_id, next_id_named};
 use super::grants::Grants;
 use super::limits::{
-    CONVERSATIONS_MAX, DEVICES_MAX, GROUP_CREATE_USERS_MAX, ID_SPAN_MAX, MEMBERS_MAX, NAME_BYTES_MAX, TAKEOVER_WINDOW_MS,
-    TAKEOVERS_MAX,
+    CHANNEL_NAME_BYTES_MAX, CONVERSATIONS_MAX, DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, MEMBERS_MAX,
+    TAKEOVER_WINDOW_MS, TAKEOVERS_MAX, USER_NAME_BYTES_MAX,
 };
-use super::outbox::{Attached, Outbox, Reply, Session};
+use super::outbox::{Attached, Outbox, Session};
 use super::rows::{Conversation, Counted, DeviceCursor, Kind, partition, partition_of_name};
 use super::state::{View, is_countable};
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
@@ -37,7 +39,7 @@ pub enum Op {
     StoreCursor(Arc<Session>, DeviceCursor),
     /// A session is over.
     Detach(Arc<Session>, Option<DeviceCursor>),
-    /// Everything below is expired.
+    /// Everything below is expired: decided by the commit thread, which knows the time and the store.
     Retain(Position),
 }
 
@@ -74,8 +76,10 @@ pub struct Publish {
 /// What is to be done once the frame is committed.
 #[derive(Debug)]
 pub enum Effect {
-    /// Answer.
-    Reply(Arc<Outbox>, Reply),
+    /// Answer a publish.
+    Answer(Arc<Session>, ConversationId, Result<PublishAck, Refusal>),
+    /// Refuse an attach.
+    Refuse(Arc<Outbox>, Refusal),
     /// The session is attached: register it, then answer.
     Attach(Attached),
     /// A newer session took over.
@@ -92,7 +96,7 @@ struct Fence {
     session: SessionNumber,
     outbox: Arc<Outbox>,
     /// Ids that this session was refused with *retry* or *after* and has neither repeated nor given up.
-    open: Vec<(MessageId, ConversationId)>,
+    open: OpenRefusals,
     takeovers: u32,
     takeovers_since_ms: u64,
 }
@@ -134,7 +138,7 @@ impl Core {
             Op::Publish(publish) => self.publish(publish, turn),
             Op::GiveUp(session, id) => {
                 if let Some(fence) = self.fence(&session) {
-                    fence.open.retain(|(open, _)| *open != id);
+                    fence.open.close(id);
                 }
             }
             Op::StoreCursor(session, cursor) => {
@@ -189,7 +193,14 @@ impl Core {
     /// The group was not committed: what its publishes may still do is told by `reason`, and repeats stay in order.
     pub fn refused(&mut self, session: &Session, id: MessageId, conversation: ConversationId) {
         if let Some(fence) = self.fence(session) {
-            fence.open.push((id, conversation));
+            fence.open.refused(conversation.0, id, Verdict::Retry);
+        }
+    }
+
+    /// The session was not attached after all: the group was not committed.
+    pub fn forget(&mut self, session: &Session) {
+        if self.fence(session).is_some() {
+            self.fences.remove(&session.device);
         }
     }
 
@@ -200,7 +211,7 @@ impl Core {
     fn attach(&mut self, attach: Attach, turn: &mut Turn<'_, '_>) {
         let outbox = Arc::clone(&attach.outbox);
         if let Err(refusal) = self.try_attach(attach, turn) {
-            turn.effects.push(Effect::Reply(outbox, Reply::Refused(refusal)));
+            turn.effects.push(Effect::Refuse(outbox, refusal));
         }
     }
 
@@ -214,7 +225,7 @@ impl Core {
             let refusal = Refusal::connection(Reason::IncarnationStale);
             return Err(refusal.because(format!("incarnation {} is older than {stored}", attach.incarnation)));
         }
-        if device.is_none() && user.and_then(|u| turn.view.user(u)).is_some_and(|u| u.devices >= DEVICES_MAX) {
+        if device.is_none() && user.and_then(|u| turn.view.user(u)).is_some_and(|u| u.devices as usize >= DEVICES_MAX) {
             let refusal = Refusal::connection(Reason::QuotaExceeded);
             return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
         }
@@ -265,14 +276,14 @@ impl Core {
             device,
             incarnation,
             first_unanswered,
-            grants: attach.grants,
+            grants: ArcSwap::from_pointee(attach.grants),
             outbox: attach.outbox,
         });
         let mut cursor = row.and_then(|row| row.cursor);
         let fence = Fence {
             session: session.number,
             outbox: Arc::clone(&session.outbox),
-            open: Vec::new(),
+            open: OpenRefusals::new(),
             takeovers: takeovers.0,
             takeovers_since_ms: takeovers.1,
         };
@@ -303,25 +314,23 @@ impl Core {
         let outcome = match turn.known(&session, &publish, digest) {
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
-            Ok(None) if conversation.is_some() && fence.open.iter().any(|&(low, c)| c == conversation && low < id) => {
-                Err(No(Reason::After, ""))
-            }
+            Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
             Ok(None) => turn.append(&session, publish, digest, mark_countable),
             Err(no) => Err(no),
         };
-        fence.open.retain(|(open, _)| *open != id);
-        let reply = match outcome {
-            Ok(ack) => Reply::Ack(ack),
+        fence.open.close(id);
+        let answer = match outcome {
+            Ok(ack) => Ok(ack),
             Err(No(reason, detail)) => {
                 let mut refusal = Refusal::publish(id, reason).because(detail);
                 if matches!(reason, Reason::StoreUnavailable | Reason::After) {
-                    fence.open.push((id, conversation));
+                    fence.open.refused(conversation.0, id, reason.verdict());
                     refusal = refusal.retry_after(if reason == Reason::After { 0 } else { 1_000 });
                 }
-                Reply::Refused(refusal)
+                Err(refusal)
             }
         };
-        turn.effects.push(Effect::Reply(Arc::clone(&session.outbox), reply));
+        turn.effects.push(Effect::Answer(session, conversation, answer));
     }
 }
 
@@ -392,7 +401,13 @@ impl Turn<'_, '_> {
             None => {
                 self.may_publish(session, conversation)?;
                 let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
-                return Ok(self.publish_entry(session, conversation, &ticket, entry, &Body::Plain { sender: session.user }));
+                return Ok(self.publish_entry(
+                    session,
+                    conversation,
+                    &ticket,
+                    entry,
+                    &Body::Plain { sender: session.user },
+                ));
             }
             Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
             Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
@@ -413,7 +428,8 @@ impl Turn<'_, '_> {
         let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
         let member = self.view.member(id, session.user).is_some_and(super::rows::Member::is_active);
         let granted = conversation.kind == Kind::Channel
-            && (session.grants.read.admit(&conversation.label) || session.grants.publish.admit(&conversation.label));
+            && (session.grants.load().read.admit(&conversation.label)
+                || session.grants.load().publish.admit(&conversation.label));
         if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
     }
 
@@ -426,7 +442,7 @@ impl Turn<'_, '_> {
         let may = match conversation.kind {
             Kind::Direct => true,
             Kind::Group => self.role(session, id) as i32 >= Role::Member as i32,
-            Kind::Channel => session.grants.publish.admit(&conversation.label),
+            Kind::Channel => session.grants.load().publish.admit(&conversation.label),
             Kind::Inbox => false,
         };
         if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
@@ -463,9 +479,14 @@ impl Turn<'_, '_> {
         Ok(self.answered(ticket, conversation, true))
     }
 
-    fn create_group(&mut self, session: &Session, ticket: &Ticket, create: packet::CreateGroup) -> Result<PublishAck, No> {
-        if create.users.len() > GROUP_CREATE_USERS_MAX {
-            return Err(No(Reason::InvalidArgument, "more than 200 users in one creation"));
+    fn create_group(
+        &mut self,
+        session: &Session,
+        ticket: &Ticket,
+        create: packet::CreateGroup,
+    ) -> Result<PublishAck, No> {
+        if create.users.len() > GROUP_USERS_MAX {
+            return Err(No(Reason::InvalidArgument, "more users than one creation takes"));
         }
         valid_label(&create.label)?;
         for name in &create.users {
@@ -494,14 +515,13 @@ impl Turn<'_, '_> {
 
     fn open_channel(&mut self, session: &Session, ticket: &Ticket, name: &str) -> Result<PublishAck, No> {
         valid_channel_name(name)?;
-        if !session.grants.read.admit(name) && !session.grants.publish.admit(name) {
+        if !session.grants.load().read.admit(name) && !session.grants.load().publish.admit(name) {
             return Err(No(Reason::UnknownConversation, ""));
         }
         if let Some(conversation) = self.view.channel(name).copied() {
             return Ok(self.answered(ticket, conversation, true));
         }
-        let conversation =
-            ConversationId(next_id(&self.view, Counted::Conversations, partition_of_name(name)));
+        let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition_of_name(name)));
         let pair = (UserId(0), UserId(0));
         self.change(&Change::ConversationCreated { conversation, kind: Kind::Channel, label: name.into(), pair });
         Ok(self.answered(ticket, conversation, true))
@@ -512,7 +532,7 @@ impl Turn<'_, '_> {
         if conversation.kind != Kind::Channel {
             return Err(No(Reason::Forbidden, "only a channel is joined; a member adds others to a group"));
         }
-        if !session.grants.read.admit(&conversation.label) {
+        if !session.grants.load().read.admit(&conversation.label) {
             return Err(No(Reason::Forbidden, "the token does not allow to read this channel"));
         }
         if self.role(session, id) == Role::None {
@@ -746,30 +766,24 @@ impl MaxWith for Role {
 /// # Errors
 /// When it is empty, too long, or holds control characters.
 fn valid_user_name(name: &str) -> Result<(), No> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(No(Reason::InvalidArgument, "a user's name has 1 to 128 bytes and no control characters"));
+    if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(No(Reason::InvalidArgument, "a user's name has 1 to 64 bytes and no control characters"));
     }
     Ok(())
 }
 
 fn valid_label(label: &str) -> Result<(), No> {
-    if label.len() > NAME_BYTES_MAX || label.chars().any(char::is_control) {
-        return Err(No(Reason::InvalidArgument, "a label has at most 128 bytes and no control characters"));
+    if label.len() > LABEL_BYTES_MAX || label.chars().any(char::is_control) {
+        return Err(No(Reason::InvalidArgument, "a label has at most 256 bytes and no control characters"));
     }
     Ok(())
 }
 
 fn valid_channel_name(name: &str) -> Result<(), No> {
-    let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+    let fits = !name.is_empty() && name.len() <= CHANNEL_NAME_BYTES_MAX;
     if !fits || name.contains('*') || name.split('/').any(str::is_empty) || name.chars().any(char::is_control) {
-        const RULE: &str = "a channel's name has 1 to 128 bytes: segments split by /, none empty, no * and no controls";
+        const RULE: &str = "a channel's name has 1 to 256 bytes: segments split by /, none empty, no * and no controls";
         return Err(No(Reason::InvalidArgument, RULE));
     }
     Ok(())
-}
-
-/// The time of the next frame: never before that of the last.
-#[must_use]
-pub fn frame_time(last: LogTime, now: LogTime) -> LogTime {
-    last.max(now)
 }

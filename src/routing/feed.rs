@@ -9,7 +9,7 @@ use longwire_protocol::{ConversationId, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
-use super::outbox::{Outbox, Pending, Session};
+use super::outbox::{Pending, Session};
 use super::registry::Registry;
 use super::rows::Kind;
 use super::state::State;
@@ -68,7 +68,7 @@ impl Feed {
                 return;
             }
             registry.each_of(user, |session| {
-                if conversation.kind == Kind::Channel && !session.grants.read.admit(&conversation.label) {
+                if conversation.kind == Kind::Channel && !session.grants.load().read.admit(&conversation.label) {
                     return;
                 }
                 let mut pending = session.outbox.lock();
@@ -98,7 +98,7 @@ impl Feed {
             registry.each_watcher(entry.conversation, |session| {
                 // A reader with a row gets it by its row.
                 let has_row = state.duties(session.user).get(&entry.conversation).is_some_and(|duty| !duty.closed);
-                if !has_row && session.grants.read.admit(&conversation.label) {
+                if !has_row && session.grants.load().read.admit(&conversation.label) {
                     push(&mut session.outbox.lock(), session, entry, conversation.kind, true);
                     touched.push(Arc::clone(session));
                 }

@@ -51,7 +51,8 @@ impl Body {
     /// # Errors
     /// When the bytes are no entry.
     pub fn of(item: &[u8]) -> Result<Self, ReadError> {
-        let item = packet::Item::decode(item).map_err(|e| ReadError(format!("an entry of the log is unreadable: {e}")))?;
+        let item =
+            packet::Item::decode(item).map_err(|e| ReadError(format!("an entry of the log is unreadable: {e}")))?;
         let Some(item::Kind::Entry(entry)) = item.kind else {
             return Err(ReadError("an entry of the log holds another kind of item".into()));
         };

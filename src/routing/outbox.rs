@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+use arc_swap::ArcSwap;
 use longwire_protocol::packet::{Connected, PublishAck};
 use longwire_protocol::reason::Refusal;
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
@@ -12,7 +13,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Sessio
 use super::grants::Grants;
 use super::rows::DeviceCursor;
 use super::stream::Lane;
-use crate::store::Position;
+use crate::store::{Position, SegmentId};
 
 /// A session as routing knows it: fixed from the moment it is attached.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub struct Session {
     /// The first unanswered message id it named in `Connect`.
     pub first_unanswered: MessageId,
     /// What its token lets it do with channels.
-    pub grants: Grants,
+    pub grants: ArcSwap<Grants>,
     /// Where its replies and items go.
     pub outbox: Arc<Outbox>,
 }
@@ -72,6 +73,12 @@ pub struct Pending {
     pub published: Option<(MessageId, MessageId)>,
     /// Channels watched by this session alone.
     pub watching: Vec<ConversationId>,
+    /// Where the session started.
+    pub started: DeviceCursor,
+    /// The backlog of express, and of bulk, has not ended yet: a `CaughtUp` is owed.
+    pub owes_caught_up: [bool; 2],
+    /// The connection ended before it was attached.
+    pub is_abandoned: bool,
     /// By its acks, it stands here; `None` while nothing was acked.
     pub acked: Option<DeviceCursor>,
     waker: Option<Waker>,
@@ -93,6 +100,9 @@ impl Default for Outbox {
             goaway: None,
             published: None,
             watching: Vec::new(),
+            started: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
+            owes_caught_up: [true, true],
+            is_abandoned: false,
             acked: None,
             waker: None,
         };
@@ -133,6 +143,13 @@ impl Pending {
             Some(waker) if waker.will_wake(context.waker()) => {}
             _ => self.waker = Some(context.waker().clone()),
         }
+    }
+
+    /// The session starts from this cursor.
+    pub fn start(&mut self, cursor: DeviceCursor) {
+        self.started = cursor;
+        self.express.start(cursor.express);
+        self.bulk.start(cursor.bulk);
     }
 
     /// The lane of a conversation's kind.

@@ -88,7 +88,8 @@ impl State {
     /// # Errors
     /// When the bytes are no row of this version.
     pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), ReadError> {
-        let unreadable = |what: &str, error: postcard::Error| ReadError(format!("a {what} of the state is unreadable: {error}"));
+        let unreadable =
+            |what: &str, error: postcard::Error| ReadError(format!("a {what} of the state is unreadable: {error}"));
         let key = key.get(2..).ok_or_else(|| ReadError("a key of the state is too short".into()))?;
         let key: Key = postcard::from_bytes(key).map_err(|e| unreadable("key", e))?;
         let row: Row = postcard::from_bytes(value).map_err(|e| unreadable("row", e))?;
@@ -189,7 +190,8 @@ impl StateDelta for Dirty {
         for (key, row) in &self.rows {
             let mut encoded = key.partition().to_be_bytes().to_vec();
             encoded = postcard::to_extend(key, encoded).expect("a key has no field that cannot be encoded");
-            let value = row.as_ref().map(|row| postcard::to_stdvec(row).expect("a row has no field that cannot be encoded"));
+            let value =
+                row.as_ref().map(|row| postcard::to_stdvec(row).expect("a row has no field that cannot be encoded"));
             each(&encoded, value.as_deref());
         }
     }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use longwire_protocol::{ConversationId, Seq};
 
-use super::limits::{LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX, NEWS_MAX};
+use super::limits::{CATCH_UP_CONVERSATIONS_MAX, LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX};
 use crate::store::Position;
 
 /// Where an item in flight can be read again.
@@ -18,7 +18,7 @@ use crate::store::Position;
 pub struct Place {
     /// Its position in the log: once it is acked, everything up to here is stored or was reported.
     pub position: Position,
-    /// The conversation of an entry; 0 for other items.
+    /// The conversation of an entry; 0 for other items, which are not read again alone.
     pub conversation: ConversationId,
     /// The seq of an entry; 0 for other items.
     pub seq: Seq,
@@ -73,6 +73,11 @@ impl Lane {
         Self { sent, live: false, ready: VecDeque::new(), ready_bytes: 0, news: News::Any, marks: true, pushed: sent }
     }
 
+    /// Nothing up to here is to be sent, and nothing was yet.
+    pub fn start(&mut self, sent: Position) {
+        self.sent = sent;
+    }
+
     /// Everything up to here was handed to the session.
     #[must_use]
     pub fn sent(&self) -> Position {
@@ -110,7 +115,7 @@ impl Lane {
         } else if let News::Of(news) = &mut self.news
             && !news.contains(&ready.place.conversation)
         {
-            if news.len() < NEWS_MAX {
+            if news.len() < CATCH_UP_CONVERSATIONS_MAX {
                 news.push(ready.place.conversation);
             } else {
                 self.news = News::Any;

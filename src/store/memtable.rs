@@ -16,6 +16,9 @@ const CHUNK_ENTRIES: usize = 1024;
 /// What an entry takes in memory beside its item: itself, its place, and its share of the index.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 192;
 
+/// What an entry takes in a run beside its item, about.
+const STORED_OVERHEAD_BYTES: usize = 32;
+
 /// Positions and times from the first to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -82,6 +85,11 @@ impl Memtable {
         self.bytes
     }
 
+    /// What its entries will take in a run, about.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        (self.bytes - self.len() * (ENTRY_OVERHEAD_BYTES - STORED_OVERHEAD_BYTES)) as u64
+    }
+
     /// Positions and times of what it holds.
     pub(super) fn span(&self) -> Option<Span> {
         self.span
@@ -127,7 +135,7 @@ impl Memtable {
         let Some(places) = self.conversations.get(&conversation) else { return Ok(()) };
         let first = places.first.0;
         let begin = from.0.saturating_sub(first).min(places.places.len() as u64) as usize;
-        let end = (to.0 + 1).saturating_sub(first).min(places.places.len() as u64) as usize;
+        let end = to.0.saturating_add(1).saturating_sub(first).min(places.places.len() as u64) as usize;
         let mut offer = |place: u32| -> Result<bool, ReadError> {
             let entry = self.at(place);
             if entry.position >= floor {

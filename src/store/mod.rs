@@ -5,16 +5,25 @@
 //! A message comes in as part of a [`Frame`] through [`Log::append`] (one fsync: this is the ack) and goes out through
 //! [`History`] to whoever catches up or pages.
 
+mod builder;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash_tests;
 mod disk;
 pub mod frame;
 mod journal;
 mod memory_log;
 mod memtable;
+mod merge;
 mod open;
 mod page;
 mod redb_log;
+mod run;
 mod sealed_row;
 mod state_file;
+#[cfg(test)]
+mod testing;
 mod view;
 
 use std::sync::Arc;

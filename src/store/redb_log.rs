@@ -1,19 +1,29 @@
 //! The durable log: a folder of redb files. This is the commit thread's side of it; readers have the [`View`], and the
 //! background thread has runs and state.
 
+use std::collections::HashSet;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_protocol::LogTime;
 
+use super::builder::{Builder, Desk, Job};
 use super::disk::{Disk, Folder, RUNS_FOLDER};
 use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
+use super::merge::MergeLimit;
 use super::open::{OpenError, UNFINISHED};
-use super::state_file::{Progress, STATE_FILE, StateFile};
+use super::run::{Run, file_name};
+use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
 use super::view::View;
 use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
+
+/// Memtables that may wait for the background thread, the one that it works on included.
+const SEALED_MAX: usize = 2;
 
 /// What can be chosen about a store. The defaults are right for a broker.
 #[derive(Clone, Debug)]
@@ -34,6 +44,14 @@ pub struct StoreOptions {
     pub journal_cache_bytes: usize,
     /// Cache for the state. Default 64 MiB.
     pub state_cache_bytes: usize,
+    /// Cache for each run; what the kernel caches comes on top. Default 8 MiB.
+    pub run_cache_bytes: usize,
+    /// Entries that a merged run has at most. Default 8 million: retention goes by whole runs.
+    pub run_entries: u64,
+    /// Bytes that a merged run has at most. Default 1 GiB.
+    pub run_bytes: u64,
+    /// The pause of the background thread between two slices of its work. Default 2 ms.
+    pub pause: Duration,
 }
 
 impl Default for StoreOptions {
@@ -46,6 +64,10 @@ impl Default for StoreOptions {
             journal_reserve_bytes: 32 << 20,
             journal_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,
+            run_cache_bytes: 8 << 20,
+            run_entries: 8_000_000,
+            run_bytes: 1 << 30,
+            pause: Duration::from_millis(2),
         }
     }
 }
@@ -63,8 +85,15 @@ enum Health {
     },
 }
 
+/// Who does the background work.
+enum Background {
+    Thread(Option<JoinHandle<()>>),
+    /// Whoever calls [`RedbLog::work`]: for tests that shall run the same way every time.
+    #[cfg(test)]
+    ByHand(Box<Builder>),
+}
+
 /// The durable log. See [`Log`].
-#[derive(Debug)]
 pub struct RedbLog {
     disk: Arc<dyn Disk>,
     options: StoreOptions,
@@ -78,8 +107,14 @@ pub struct RedbLog {
     tail: Position,
     tail_time: LogTime,
     health: Health,
-    /// Bytes of frames that runs and state have not absorbed.
-    waiting_bytes: u64,
+    /// All bytes of frames that were beyond the state at the start or came since.
+    journal_bytes: u64,
+    /// The same at the last seal.
+    sealed_bytes: u64,
+    /// Where the state stood when it was last read, and the journal commit that ends there.
+    state_read: Mutex<Option<(Position, u64)>>,
+    desk: Arc<Desk>,
+    background: Background,
     /// After reopening: the newest frame, whose repetition is answered as if it had been written just now.
     repeatable: Option<Bytes>,
 }
@@ -100,6 +135,33 @@ impl RedbLog {
     /// # Errors
     /// See [`OpenError`].
     pub fn open_disk(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+        Self::open_with(disk, options, |builder| {
+            let thread = std::thread::Builder::new().name("store-builder".to_owned());
+            Ok(Background::Thread(Some(thread.spawn(|| builder.run())?)))
+        })
+    }
+
+    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
+    #[cfg(test)]
+    pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+        let options = StoreOptions { pause: Duration::ZERO, ..options };
+        Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
+    }
+
+    /// Does a piece of background work; returns whether there may be more.
+    #[cfg(test)]
+    pub(crate) fn work(&mut self) -> Result<bool, ReadError> {
+        match &mut self.background {
+            Background::ByHand(builder) => Ok(builder.step()? == super::builder::Work::Done),
+            Background::Thread(_) => Ok(false),
+        }
+    }
+
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        options: StoreOptions,
+        begin: impl FnOnce(Builder) -> io::Result<Background>,
+    ) -> Result<Self, OpenError> {
         let io = |error| OpenError::io(&*disk, "", error);
         if !disk.exists(STATE_FILE).map_err(io)? {
             if disk.exists(JOURNAL_FILE).map_err(io)? {
@@ -116,11 +178,27 @@ impl RedbLog {
             }
             Journal::create(&*disk)?;
         }
-        let view = Arc::new(View::default());
+        let open_run = |row: &RunRow| {
+            let run = Run::open(&*disk, *row, options.run_cache_bytes);
+            run.map(Arc::new).map_err(|error| OpenError::damaged(&*disk, &file_name(row.number), error))
+        };
+        let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
         view.raise_floor(floor);
+        let state = Arc::new(state);
+        let desk = Arc::<Desk>::default();
+        let builder = Builder::new(
+            Arc::clone(&disk),
+            Arc::clone(&state),
+            Arc::clone(&view),
+            Arc::clone(&desk),
+            saved.progress,
+            MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
+            options.run_cache_bytes,
+            options.pause,
+        );
         let mut log = Self {
             birth_unix_ms,
-            state: Arc::new(state),
+            state,
             view,
             journal: None,
             segments: saved.segments,
@@ -128,7 +206,11 @@ impl RedbLog {
             tail: applied,
             tail_time: applied_time,
             health: Health::Writable,
-            waiting_bytes: 0,
+            journal_bytes: 0,
+            sealed_bytes: 0,
+            state_read: Mutex::new(None),
+            desk,
+            background: Background::Thread(None),
             repeatable: None,
             disk,
             options,
@@ -137,8 +219,14 @@ impl RedbLog {
         log.take_in_after(&journal, applied_commit)
             .map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
         log.journal = Some(journal);
-        log.remove_unfinished();
+        log.remove_strays(&saved.runs);
         log.begin_segment();
+        if let (Health::ReadOnly(reason) | Health::Failed { reason, .. }, true) = (&log.health, log.segments.is_empty())
+        {
+            // There is nothing to serve either.
+            return Err(OpenError::io(&*log.disk, JOURNAL_FILE, io::Error::other(reason.clone())));
+        }
+        log.background = begin(builder).map_err(|error| OpenError::io(&*log.disk, "", error))?;
         Ok(log)
     }
 
@@ -177,7 +265,7 @@ impl RedbLog {
         self.view.add(frame);
         self.tail = frame.last();
         self.tail_time = frame.time;
-        self.waiting_bytes += frame.bytes.len() as u64;
+        self.journal_bytes += frame.bytes.len() as u64;
     }
 
     /// An empty frame proves that this start can write. If it cannot, it serves readers under the last segment.
@@ -195,16 +283,39 @@ impl RedbLog {
         FrameBuilder::new(self.segment, Position(self.tail.0 + 1), self.tail_time).finish()
     }
 
-    fn remove_unfinished(&self) {
-        for folder in ["", RUNS_FOLDER] {
-            for name in self.disk.list(folder).unwrap_or_default() {
-                if name.ends_with(UNFINISHED) {
-                    let name = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-                    if let Err(error) = self.disk.remove(&name) {
-                        tracing::warn!(%error, name, "an unfinished file cannot be removed");
-                    }
-                }
+    /// Removes the files that a crash left half made, or no longer wanted.
+    fn remove_strays(&self, runs: &[RunRow]) {
+        let listed: HashSet<_> = runs.iter().map(|run| file_name(run.number)).collect();
+        let list = |folder| self.disk.list(folder).unwrap_or_default();
+        let in_runs = list(RUNS_FOLDER).into_iter().map(|name| format!("{RUNS_FOLDER}/{name}"));
+        let unlisted = in_runs.filter(|name| !listed.contains(name));
+        for name in list("").into_iter().filter(|name| name.ends_with(UNFINISHED)).chain(unlisted) {
+            if let Err(error) = self.disk.remove(&name) {
+                tracing::warn!(%error, name, "a file that is not needed cannot be removed");
             }
+        }
+    }
+
+    /// Bytes of frames that runs and state have not absorbed.
+    fn waiting_bytes(&self) -> u64 {
+        self.journal_bytes - self.desk.absorbed_bytes()
+    }
+
+    /// Whether the active memtable, or the journal since the last seal, is as large as it shall get.
+    fn is_full(&self) -> bool {
+        let (entries, bytes) = self.view.active_size();
+        entries >= self.options.seal_entries
+            || bytes >= self.options.seal_bytes
+            || self.journal_bytes - self.sealed_bytes >= self.options.seal_bytes as u64
+    }
+
+    fn stop(&mut self) {
+        self.desk.stop();
+        if let Background::Thread(thread) = &mut self.background
+            && let Some(thread) = thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the background thread of the store panicked");
         }
     }
 
@@ -212,7 +323,7 @@ impl RedbLog {
         let is_publish =
             frame.records.iter().any(|r| matches!(r, Record::Entry(entry) if entry.origin.device.is_some()));
         let reserve = if is_publish { 0 } else { self.options.journal_reserve_bytes };
-        if self.waiting_bytes + frame.bytes.len() as u64 > self.options.journal_bytes + reserve {
+        if self.waiting_bytes() + frame.bytes.len() as u64 > self.options.journal_bytes + reserve {
             return Err(AppendError::NotStored("the journal is full, the background thread is behind".to_owned()));
         }
         Ok(())
@@ -237,18 +348,19 @@ impl Log for RedbLog {
     }
 
     fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError> {
-        Ok(self.state.rows(row)?.applied)
+        let Progress { applied, applied_commit, .. } = self.state.rows(row)?;
+        *self.state_read.lock().unwrap_or_else(PoisonError::into_inner) = Some((applied, applied_commit));
+        Ok(applied)
     }
 
     fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
-        let journal = match (&self.health, &mut self.journal) {
-            (Health::Writable, Some(journal)) => journal,
-            (Health::Failed { reason, sync }, _) => {
+        match &self.health {
+            Health::Writable => {}
+            Health::Failed { reason, sync } => {
                 return Err(AppendError::Unknown { reason: reason.clone(), sync: *sync });
             }
-            (Health::ReadOnly(reason), _) => return Err(AppendError::NotStored(reason.clone())),
-            (Health::Writable, None) => return Err(AppendError::NotStored("the journal is closed".to_owned())),
-        };
+            Health::ReadOnly(reason) => return Err(AppendError::NotStored(reason.clone())),
+        }
         if self.repeatable.as_ref() == Some(&frame.bytes) {
             return Ok(());
         }
@@ -258,10 +370,14 @@ impl Log for RedbLog {
         if frame.segment != self.segment {
             return Err(AppendError::NotStored(format!("{:?} is not the segment of this start", frame.segment)));
         }
+        self.check_room(frame)?;
         if let Some((conversation, seq)) = self.view.first_gap(frame) {
             return Err(AppendError::NotStored(format!("entry {seq} does not continue conversation {conversation}")));
         }
-        if let Err(error) = journal.append(&frame.bytes, 0) {
+        let Some(journal) = &mut self.journal else {
+            return Err(AppendError::NotStored("the journal is closed".to_owned()));
+        };
+        if let Err(error) = journal.append(&frame.bytes, self.desk.absorbed_commit()) {
             let (reason, sync) = (error.to_string(), journal.meter().is_sync_failed());
             self.health = Health::Failed { reason: reason.clone(), sync };
             return Err(AppendError::Unknown { reason, sync });
@@ -276,7 +392,12 @@ impl Log for RedbLog {
             return Err(ReadError("the journal is closed".to_owned()).into());
         };
         let mut expected = None;
-        for found in journal.frames_after(journal.commit_before(from.0)?)? {
+        // To go on from the saved state is to leave out also the riders that are in it, which have no position.
+        let commit = match *self.state_read.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((applied, commit)) if applied == from => commit,
+            _ => journal.commit_before(from.0)?,
+        };
+        for found in journal.frames_after(commit)? {
             let (_, found) = found?;
             if expected.is_none() && found.first.0 > from.0 + 1 {
                 return Err(FollowError::Trimmed { first: found.first });
@@ -293,13 +414,25 @@ impl Log for RedbLog {
     }
 
     fn is_seal_due(&self) -> bool {
-        false
+        self.is_full() && self.desk.unfinished() < SEALED_MAX
     }
 
-    fn seal(&mut self, _state: Box<dyn StateDelta>) {}
+    fn seal(&mut self, state: Box<dyn StateDelta>) {
+        self.sealed_bytes = self.journal_bytes;
+        self.desk.give(Job {
+            table: self.view.seal(),
+            rows: state,
+            tail: self.tail,
+            tail_time: self.tail_time,
+            commit: self.journal.as_ref().map_or(0, Journal::newest_commit),
+            segments: self.segments.clone(),
+            journal_bytes: self.journal_bytes,
+        });
+    }
 
     fn pressure(&self) -> Pressure {
-        match self.waiting_bytes >= self.options.journal_bytes {
+        let is_builder_behind = self.desk.unfinished() >= SEALED_MAX && self.is_full();
+        match is_builder_behind || self.waiting_bytes() >= self.options.journal_bytes {
             true => Pressure::Full,
             false => Pressure::Open,
         }
@@ -330,19 +463,27 @@ impl Log for RedbLog {
 
     fn set_floor(&mut self, floor: Position) {
         self.view.raise_floor(floor);
+        self.desk.nudge();
     }
 
-    fn proposed_floor(&self, _bytes: Option<u64>, _time: Option<LogTime>) -> Position {
-        self.view.floor()
+    fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
+        self.view.proposed_floor(bytes, time)
     }
 
     fn history(&self) -> Arc<dyn History> {
         Arc::clone(&self.view) as Arc<dyn History>
     }
 
-    fn close(self: Box<Self>) -> Result<(), ReadError> {
+    fn close(mut self: Box<Self>) -> Result<(), ReadError> {
+        self.stop();
         self.state.close()?;
-        self.journal.map_or(Ok(()), Journal::close)
+        self.journal.take().map_or(Ok(()), Journal::close)
+    }
+}
+
+impl Drop for RedbLog {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What readers see: the memtables and the floor, behind the one lock of the store that readers take. The
+//! What readers see: the memtables, the runs and the floor, behind the one lock of the store that readers take. The
 //! commit thread takes it for writing once a frame; a reader holds it while it copies a page out of the active memtable
 //! and clones what it needs of the rest.
 
@@ -10,6 +10,7 @@ use longwire_protocol::{ConversationId, LogTime, Seq};
 use super::frame::Frame;
 use super::memtable::Memtable;
 use super::page::{Direction, Page};
+use super::run::Run;
 use super::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// The readers' side of a log.
@@ -19,14 +20,28 @@ pub(super) struct View {
     floor: AtomicU64,
 }
 
-/// The memtables. Invariant: `sealed` is ascending by position, `active` comes after.
+/// What there is to read. Invariant: `runs` and `sealed` are ascending by position and disjoint, `sealed` comes after
+/// `runs`, `active` comes last. So of any conversation, too, seqs rise from one to the next.
 #[derive(Debug, Default)]
 struct Tables {
     active: Memtable,
     sealed: Vec<Arc<Memtable>>,
+    runs: Arc<Vec<Arc<Run>>>,
+}
+
+/// What a read needs of the older tables after the lock is released.
+struct Older {
+    sealed: Vec<Arc<Memtable>>,
+    runs: Arc<Vec<Arc<Run>>>,
 }
 
 impl View {
+    /// A view of a store that has runs.
+    pub(super) fn of_runs(runs: Vec<Arc<Run>>) -> Self {
+        let tables = Tables { runs: Arc::new(runs), ..Tables::default() };
+        Self { tables: RwLock::new(tables), floor: AtomicU64::new(0) }
+    }
+
     /// Makes a committed frame's entries visible.
     pub(super) fn add(&self, frame: &Frame) {
         let mut tables = self.write();
@@ -67,6 +82,29 @@ impl View {
         sealed
     }
 
+    /// Puts the run that was made of a sealed memtable in its place.
+    pub(super) fn replace_sealed(&self, table: &Arc<Memtable>, run: Option<Arc<Run>>) {
+        let mut tables = self.write();
+        tables.sealed.retain(|sealed| !Arc::ptr_eq(sealed, table));
+        if let Some(run) = run {
+            Arc::make_mut(&mut tables.runs).push(run);
+        }
+    }
+
+    /// Puts a run in the place of those that it was merged from, or takes runs away.
+    pub(super) fn replace_runs(&self, removed: &[u64], added: Option<Arc<Run>>) {
+        let mut tables = self.write();
+        let runs = Arc::make_mut(&mut tables.runs);
+        runs.retain(|run| !removed.contains(&run.row().number));
+        runs.extend(added);
+        runs.sort_by_key(|run| run.row().span.first);
+    }
+
+    /// The runs, ascending by position.
+    pub(super) fn runs(&self) -> Arc<Vec<Arc<Run>>> {
+        Arc::clone(&self.read().runs)
+    }
+
     /// Drops the sealed memtables that are wholly below a position.
     pub(super) fn drop_sealed_below(&self, floor: Position) {
         self.write().sealed.retain(|table| table.span().is_some_and(|span| span.last >= floor));
@@ -75,15 +113,18 @@ impl View {
     /// See [`super::Log::proposed_floor`].
     pub(super) fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         let tables = self.read();
-        let mut kept: u64 = tables.oldest_first().map(|table| table.bytes() as u64).sum();
+        let runs = tables.runs.iter().map(|run| (run.row().span, run.row().bytes));
+        let sealed = tables.sealed.iter().filter_map(|table| Some((table.span()?, table.stored_bytes())));
+        let oldest_first: Vec<_> = runs.chain(sealed).collect();
+        let mut kept = oldest_first.iter().map(|(_, bytes)| bytes).sum::<u64>() + tables.active.stored_bytes();
         let mut floor = self.floor();
-        for (span, table) in tables.sealed.iter().filter_map(|table| Some((table.span()?, table))) {
+        for (span, size) in oldest_first {
             let is_too_much = bytes.is_some_and(|most| kept > most);
             let is_too_old = time.is_some_and(|oldest| span.last_time < oldest);
             if !is_too_much && !is_too_old {
                 break;
             }
-            kept -= table.bytes() as u64;
+            kept -= size;
             floor = floor.max(Position(span.last.0 + 1));
         }
         floor
@@ -105,12 +146,116 @@ impl View {
 
 impl Tables {
     fn last_seq(&self, conversation: ConversationId) -> Option<Seq> {
-        let newest_first = std::iter::once(&self.active).chain(self.sealed.iter().rev().map(|table| &**table));
+        let newest_first = self.oldest_first().rev();
         newest_first.filter_map(|table| table.seqs(conversation)).map(|(_, last)| last).next()
     }
 
     fn oldest_first(&self) -> impl DoubleEndedIterator<Item = &Memtable> {
         self.sealed.iter().map(|table| &**table).chain(std::iter::once(&self.active))
+    }
+
+    /// The conversation's oldest entry in memory.
+    fn oldest_of(&self, conversation: ConversationId) -> Option<&StoredEntry> {
+        self.oldest_first().find_map(|table| table.first_of(conversation))
+    }
+
+    /// Whether no run can have an entry of `conversation` at `position` or above and below the seq `from`.
+    fn has_all(&self, conversation: ConversationId, from: Seq, position: Position) -> bool {
+        self.runs.last().is_none_or(|newest| newest.row().span.last < position)
+            || self
+                .oldest_of(conversation)
+                .is_some_and(|oldest| oldest.seq <= from.max(Seq(1)) || oldest.position <= position)
+    }
+
+    fn read_memory(
+        &self,
+        conversation: ConversationId,
+        seqs: (Seq, Seq),
+        floor: Position,
+        page: &mut Page,
+    ) -> Result<(), ReadError> {
+        for table in self.oldest_first() {
+            if !page.is_full() {
+                table.read(conversation, seqs, floor, Direction::Forwards, page)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn older(&self) -> Older {
+        Older { sealed: self.sealed.clone(), runs: Arc::clone(&self.runs) }
+    }
+}
+
+impl View {
+    fn range_forwards(
+        &self,
+        conversation: ConversationId,
+        seqs: (Seq, Seq),
+        limit: PageLimit,
+    ) -> Result<Vec<StoredEntry>, ReadError> {
+        let floor = self.floor();
+        let mut page = Page::new(limit, Direction::Forwards);
+        let mut newest = Page::new(limit, Direction::Forwards);
+        let older = {
+            let tables = self.read();
+            if tables.has_all(conversation, seqs.0, floor) {
+                tables.read_memory(conversation, seqs, floor, &mut page)?;
+                return Ok(page.into_entries());
+            }
+            // The active memtable is copied now, under the lock, since it may have become a run by the time it is needed.
+            tables.active.read(conversation, seqs, floor, Direction::Forwards, &mut newest)?;
+            tables.older()
+        };
+        for run in older.runs.iter().filter(|run| run.row().span.last >= floor) {
+            if !page.is_full() {
+                run.read(
+                    conversation,
+                    (page.next_seq().unwrap_or(seqs.0), seqs.1),
+                    floor,
+                    Direction::Forwards,
+                    &mut page,
+                )?;
+            }
+        }
+        for table in &older.sealed {
+            if !page.is_full() {
+                table.read(conversation, seqs, floor, Direction::Forwards, &mut page)?;
+            }
+        }
+        for entry in newest.into_entries() {
+            if !page.is_full() {
+                page.offer(entry)?;
+            }
+        }
+        Ok(page.into_entries())
+    }
+
+    fn range_backwards(
+        &self,
+        conversation: ConversationId,
+        seqs: (Seq, Seq),
+        limit: PageLimit,
+    ) -> Result<Vec<StoredEntry>, ReadError> {
+        let floor = self.floor();
+        let mut page = Page::new(limit, Direction::Backwards);
+        let is_done = |page: &Page| page.is_full() || page.next_seq().is_some_and(|next| next < seqs.0.max(Seq(1)));
+        let older = {
+            let tables = self.read();
+            for table in tables.oldest_first().rev() {
+                if !is_done(&page) {
+                    table.read(conversation, seqs, floor, Direction::Backwards, &mut page)?;
+                }
+            }
+            tables.older()
+        };
+        for run in older.runs.iter().rev().take_while(|run| run.row().span.last >= floor) {
+            if !is_done(&page) {
+                let to = page.next_seq().unwrap_or(seqs.1);
+                run.read(conversation, (seqs.0, to), floor, Direction::Backwards, &mut page)?;
+            }
+        }
+        Ok(page.into_entries())
     }
 }
 
@@ -123,25 +268,25 @@ impl History for View {
         backwards: bool,
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, ReadError> {
-        let direction = if backwards { Direction::Backwards } else { Direction::Forwards };
-        let floor = self.floor();
-        let tables = self.read();
-        let mut page = Page::new(limit, direction);
-        let mut offer = |table: &Memtable| match page.is_full() {
-            true => Ok(()),
-            false => table.read(conversation, (from, to), floor, direction, &mut page),
-        };
-        match direction {
-            Direction::Forwards => tables.oldest_first().try_for_each(&mut offer)?,
-            Direction::Backwards => tables.oldest_first().rev().try_for_each(&mut offer)?,
+        match backwards {
+            false => self.range_forwards(conversation, (from, to), limit),
+            true => self.range_backwards(conversation, (from, to), limit),
         }
-        Ok(page.into_entries())
     }
 
     fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, ReadError> {
-        let from = Position(position.0 + 1).max(self.floor());
-        let tables = self.read();
-        Ok(tables.oldest_first().find_map(|table| table.first_from(conversation, from)).map(|entry| entry.seq))
+        let from = Position(position.0.saturating_add(1)).max(self.floor());
+        let (older, newest) = {
+            let tables = self.read();
+            let newest = tables.oldest_first().find_map(|table| table.first_from(conversation, from));
+            (tables.older(), newest.map(|entry| entry.seq))
+        };
+        for run in older.runs.iter().filter(|run| run.row().span.last >= from) {
+            if let Some(seq) = run.first_from(conversation, from)? {
+                return Ok(Some(seq));
+            }
+        }
+        Ok(newest)
     }
 
     fn range_in_memory(
@@ -151,11 +296,22 @@ impl History for View {
         to: Seq,
         limit: PageLimit,
     ) -> Option<Vec<StoredEntry>> {
-        self.range(conversation, from, to, false, limit).ok()
+        let floor = self.floor();
+        let mut page = Page::new(limit, Direction::Forwards);
+        let tables = self.read();
+        if !tables.has_all(conversation, from, floor) {
+            return None;
+        }
+        tables.read_memory(conversation, (from, to), floor, &mut page).ok()?;
+        Some(page.into_entries())
     }
 
     fn first_after_in_memory(&self, conversation: ConversationId, position: Position) -> Option<Option<Seq>> {
-        self.first_after(conversation, position).ok()
+        let from = Position(position.0.saturating_add(1)).max(self.floor());
+        let tables = self.read();
+        tables.has_all(conversation, Seq(1), from).then(|| {
+            tables.oldest_first().find_map(|table| table.first_from(conversation, from)).map(|entry| entry.seq)
+        })
     }
 
     fn floor(&self) -> Position {

@@ -1,0 +1,180 @@
+//! The tokens: EdDSA JWTs. `longwire token` makes them here; other issuers make them with any JWT library.
+
+use std::collections::HashMap;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::Identity;
+
+/// The `aud` that every token has to name.
+pub const AUDIENCE: &str = "longwire";
+/// The longest token.
+pub const TOKEN_BYTES_MAX: usize = 3 << 10;
+/// Patterns in one token.
+const PATTERNS_MAX: usize = 64;
+
+/// The claims of a token, as SPEC names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who made it.
+    pub iss: String,
+    /// The user's name.
+    pub sub: String,
+    /// `longwire`.
+    pub aud: String,
+    /// When it ends, in seconds since 1970.
+    pub exp: u64,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub iat: u64,
+    /// Its id, for revocation.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub jti: String,
+    /// The one device that may use it; any, if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Patterns of channels it may publish to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
+    /// Patterns of channels it may read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Why a token is not believed. Says nothing of its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Longer than any token may be.
+    #[error("the token is longer than {TOKEN_BYTES_MAX} bytes")]
+    TooLong,
+    /// No JWT, another algorithm, an issuer that is not configured, or a wrong signature.
+    #[error("the token is not one of a configured issuer")]
+    Invalid,
+    /// For another audience.
+    #[error("the token is not for the audience \"{AUDIENCE}\"")]
+    Audience,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// The claims contradict SPEC.
+    #[error("a claim of the token is malformed")]
+    Claims,
+    /// The operator took it back.
+    #[error("the token was revoked")]
+    Revoked,
+}
+
+#[derive(Deserialize)]
+struct Issuer {
+    iss: String,
+}
+
+/// Verifies a token against the key of the issuer that it names.
+pub(super) fn verify(
+    token: &str,
+    issuers: &HashMap<String, DecodingKey>,
+    now_unix: u64,
+) -> Result<Identity, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::TooLong);
+    }
+    let claimed: Issuer = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenError::Invalid)?;
+    let key = issuers.get(&claimed.iss).ok_or(TokenError::Invalid)?;
+    // The time is the caller's, so that tests and a broken clock are one matter: it is compared below.
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
+    let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|_| TokenError::Invalid)?.claims;
+    if claims.aud != AUDIENCE {
+        return Err(TokenError::Audience);
+    }
+    if claims.exp <= now_unix {
+        return Err(TokenError::Expired);
+    }
+    let name_fits = |name: &str| {
+        !name.is_empty()
+            && name.len() <= longwire_protocol::limits::USER_NAME_BYTES_MAX
+            && !name.chars().any(char::is_control)
+    };
+    if !name_fits(&claims.sub) || claims.publish.len() > PATTERNS_MAX || claims.read.len() > PATTERNS_MAX {
+        return Err(TokenError::Claims);
+    }
+    Ok(Identity {
+        user: claims.sub.into(),
+        device: claims.device.map(Into::into),
+        publish: claims.publish,
+        read: claims.read,
+        expires: claims.exp,
+        issued: claims.iat,
+        id: claims.jti.into(),
+    })
+}
+
+/// Makes a token with an Ed25519 private key in PKCS#8 PEM.
+///
+/// # Errors
+/// When the key is none.
+pub fn issue(claims: &Claims, private_key_pem: &[u8]) -> Result<String, String> {
+    let key =
+        EncodingKey::from_ed_pem(private_key_pem).map_err(|e| format!("not an Ed25519 key in PKCS#8 PEM: {e}"))?;
+    jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &key).map_err(|e| e.to_string())
+}
+
+/// A new issuer's key: private (PKCS#8) and public (SPKI), both in PEM.
+///
+/// # Errors
+/// When the machine gives no randomness.
+pub fn generate_key() -> Result<(String, String), String> {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|e| e.to_string())?;
+    Ok((pair.serialize_pem(), pair.public_key_pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims() -> Claims {
+        Claims { iss: "test".into(), sub: "alice".into(), aud: AUDIENCE.into(), exp: 1_000, ..Claims::default() }
+    }
+
+    fn issuers(public: &str) -> HashMap<String, DecodingKey> {
+        HashMap::from([("test".into(), DecodingKey::from_ed_pem(public.as_bytes()).expect("a public key"))])
+    }
+
+    #[test]
+    fn a_token_names_its_user_until_it_expires() {
+        let (private, public) = generate_key().expect("a key");
+        let token = issue(&claims(), private.as_bytes()).expect("a token");
+        let identity = verify(&token, &issuers(&public), 999).expect("believed");
+        assert_eq!(&*identity.user, "alice");
+        assert_eq!(verify(&token, &issuers(&public), 1_000), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn what_is_not_signed_for_this_broker_is_not_believed() {
+        let (private, public) = generate_key().expect("a key");
+        let (_, other) = generate_key().expect("another key");
+        let token = issue(&claims(), private.as_bytes()).expect("a token");
+        assert_eq!(verify(&token, &issuers(&other), 0), Err(TokenError::Invalid), "another key");
+        assert_eq!(verify(&token, &HashMap::new(), 0), Err(TokenError::Invalid), "no issuer");
+        let audience = issue(&Claims { aud: "other".into(), ..claims() }, private.as_bytes()).expect("a token");
+        assert_eq!(verify(&audience, &issuers(&public), 0), Err(TokenError::Audience));
+        let nobody = issue(&Claims { sub: String::new(), ..claims() }, private.as_bytes()).expect("a token");
+        assert_eq!(verify(&nobody, &issuers(&public), 0), Err(TokenError::Claims));
+        assert_eq!(verify(&"x".repeat(TOKEN_BYTES_MAX + 1), &issuers(&public), 0), Err(TokenError::TooLong));
+        // Another algorithm, with the public key as its secret.
+        let secret = EncodingKey::from_secret(public.as_bytes());
+        let forged = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims(), &secret).expect("a token");
+        assert_eq!(verify(&forged, &issuers(&public), 0), Err(TokenError::Invalid));
+        for cut in 0..token.len() {
+            assert!(verify(&token[..cut], &issuers(&public), 0).is_err(), "cut at {cut}");
+        }
+    }
+}

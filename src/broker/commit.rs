@@ -1,0 +1,448 @@
+//! The commit thread: takes what is queued, has routing decide it, appends one frame, and only then lets effects out.
+//! Everything durable goes through here, in one order.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{LogTime, SessionNumber};
+
+use crate::clock::Clock;
+use crate::routing::core::{Core, Effect, Op, Turn};
+use crate::routing::fold::fold_frame;
+use crate::routing::outbox::{Outbox, Reply};
+use crate::routing::registry::Registry;
+use crate::routing::state::{Dirty, Overlay, State, View};
+use crate::store::{AppendError, FollowError, Frame, FrameBuilder, Log, Position, Pressure, ReadError, SegmentId};
+
+/// Operations of one group: what one fsync is shared by.
+const GROUP_OPS_MAX: usize = 1_024;
+/// Bytes of one group's contents.
+const GROUP_BYTES_MAX: usize = 256 << 10;
+/// Bytes of contents that may wait in the queue; beyond, publishes are refused with *overloaded*. Publish windows bound
+/// it first: this is what 256 sessions may have under way at once.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Between two tries to reopen a store that failed.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two looks at what retention lets go.
+const RETAIN_EVERY_MS: u64 = 10_000;
+
+/// The queue in front of the commit thread, filled by connections.
+#[derive(Debug, Default)]
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    ops: VecDeque<Op>,
+    bytes: usize,
+    stopping: bool,
+}
+
+impl Queue {
+    /// Queues the operations of one turn of a connection, in order. When it is full, gives back those from the first
+    /// publish on that does not fit.
+    pub fn push(&self, ops: &mut Vec<Op>) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes: usize = ops.iter().map(weight).sum();
+        if waiting.bytes + bytes > QUEUE_BYTES_MAX && bytes > 0 {
+            return false;
+        }
+        waiting.bytes += bytes;
+        let was_empty = waiting.ops.is_empty();
+        waiting.ops.extend(ops.drain(..));
+        drop(waiting);
+        if was_empty {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    /// Queues one operation that is never refused.
+    pub fn push_one(&self, op: Op) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.bytes += weight(&op);
+        waiting.ops.push_back(op);
+        drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// Ends the commit thread once everything queued is done.
+    pub fn stop(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
+        self.filled.notify_one();
+    }
+
+    /// Waits for work at most `patience`; returns whether to go on.
+    fn take(&self, group: &mut Vec<Op>, patience: Duration) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut waiting, _) = self
+            .filled
+            .wait_timeout_while(waiting, patience, |w| w.ops.is_empty() && !w.stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = 0;
+        while let Some(op) = waiting.ops.front()
+            && group.len() < GROUP_OPS_MAX
+            && bytes < GROUP_BYTES_MAX
+        {
+            bytes += weight(op);
+            group.extend(waiting.ops.pop_front());
+        }
+        waiting.bytes -= bytes;
+        !(group.is_empty() && waiting.stopping)
+    }
+}
+
+fn weight(op: &Op) -> usize {
+    match op {
+        Op::Publish(publish) => publish.publish.content.len() + 64,
+        _ => 0,
+    }
+}
+
+/// Counters of the commit thread, for logs and measurements.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames appended: each is one fsync.
+    pub frames: AtomicU64,
+    /// Operations decided.
+    pub ops: AtomicU64,
+}
+
+/// The commit thread's own.
+pub struct Commit {
+    log: Box<dyn Log>,
+    core: Core,
+    state: Arc<RwLock<State>>,
+    overlay: Overlay,
+    dirty: Dirty,
+    registry: Arc<Registry>,
+    queue: Arc<Queue>,
+    clock: Arc<Clock>,
+    feed: SyncSender<Frame>,
+    /// The newest position handed to the feed.
+    fed: Position,
+    segment: SegmentId,
+    health: Health,
+    counters: Arc<Counters>,
+    retention: Retention,
+    /// When retention was last looked at.
+    retained_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Good,
+    /// A commit failed; the store may be opened again.
+    Failed,
+    /// A sync failed: nothing is written any more until an operator restarts the broker.
+    ReadOnly,
+}
+
+/// Reads the saved state and the frames after it.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn recover(log: &dyn Log) -> Result<(State, Dirty), ReadError> {
+    let mut state = State::default();
+    let mut dirty = Dirty::default();
+    let mut failed = None;
+    let applied = log.state(&mut |key, value| {
+        if let Err(error) = state.load(key, value) {
+            failed.get_or_insert(error);
+        }
+    })?;
+    state.tail = applied;
+    let mut overlay = Overlay::default();
+    log.follow(applied, &mut |frame| {
+        let folded = fold_frame(&mut View::new(&state, &mut overlay), &frame);
+        if let Err(error) = folded {
+            failed.get_or_insert(error);
+        }
+        overlay.merge(&mut state, &mut dirty);
+    })
+    .map_err(|error| match error {
+        FollowError::Read(error) => error,
+        FollowError::Trimmed { first } => {
+            ReadError(format!("the state stands at {applied:?}, but the journal begins at {first:?}"))
+        }
+    })?;
+    state.time = state.time.max(log.tail_time());
+    match failed {
+        None => Ok((state, dirty)),
+        Some(error) => Err(error),
+    }
+}
+
+/// What [`Commit::new`] is made of.
+pub struct Parts {
+    /// The log.
+    pub log: Box<dyn Log>,
+    /// The recovered state, already shared.
+    pub state: Arc<RwLock<State>>,
+    /// Its rows that are not saved yet.
+    pub dirty: Dirty,
+    /// Who is online.
+    pub registry: Arc<Registry>,
+    /// Where operations come from.
+    pub queue: Arc<Queue>,
+    /// The clock.
+    pub clock: Arc<Clock>,
+    /// Where committed frames go.
+    pub feed: SyncSender<Frame>,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Sessions are numbered above this.
+    pub newest_session: SessionNumber,
+    /// How long entries are kept.
+    pub retention: Retention,
+}
+
+impl Commit {
+    /// A commit thread's state; [`Commit::run`] is its body.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let segment = parts.log.segments().last().map_or(SegmentId(0), |segment| segment.id);
+        let fed = parts.log.tail();
+        Self {
+            log: parts.log,
+            core: Core::new(parts.newest_session),
+            state: parts.state,
+            overlay: Overlay::default(),
+            dirty: parts.dirty,
+            registry: parts.registry,
+            queue: parts.queue,
+            clock: parts.clock,
+            feed: parts.feed,
+            fed,
+            segment,
+            health: Health::Good,
+            counters: parts.counters,
+            retention: parts.retention,
+            retained_ms: 0,
+        }
+    }
+
+    /// Finishes the crossings that a crash interrupted. Before the first connection.
+    pub fn finish_crossings(&mut self) {
+        self.group(&mut Vec::new(), true);
+    }
+
+    /// Works until the queue is stopped, then closes the log.
+    pub fn run(mut self) {
+        let mut group = Vec::with_capacity(GROUP_OPS_MAX);
+        while self.queue.clone().take(&mut group, REOPEN_EVERY) {
+            if self.health == Health::Failed {
+                self.reopen();
+            }
+            self.retain(&mut group);
+            if !group.is_empty() {
+                self.group(&mut group, false);
+            }
+        }
+        if let Err(error) = self.log.close() {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+
+    /// Now and then, makes it a record that the oldest runs may go. By age only while the clock can be believed.
+    fn retain(&mut self, group: &mut Vec<Op>) {
+        let now_ms = self.clock.now().0;
+        if self.retention == Retention::default() || now_ms < self.retained_ms + RETAIN_EVERY_MS {
+            return;
+        }
+        self.retained_ms = now_ms;
+        let horizon = self.retention.horizon(self.clock.log_time()).filter(|_| !self.clock.has_jumped());
+        let floor = self.log.proposed_floor(self.retention.bytes, horizon);
+        if floor > self.state.read().unwrap_or_else(PoisonError::into_inner).floor {
+            group.push(Op::Retain(floor));
+        }
+    }
+
+    fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
+        if self.log.is_seal_due() {
+            self.log.seal(Box::new(std::mem::take(&mut self.dirty)));
+        }
+        let writable = self.health == Health::Good && self.log.pressure() == Pressure::Open;
+        let first = Position(self.log.tail().0 + 1);
+        let time = self.clock.log_time().max(self.log.tail_time());
+        let mut frame = FrameBuilder::new(self.segment, first, time);
+        let mut effects = Vec::with_capacity(ops.len());
+        self.counters.ops.fetch_add(ops.len() as u64, Ordering::Relaxed);
+        {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let view = View::new(&state, &mut self.overlay);
+            let now_ms = self.clock.now().0;
+            let mut turn = Turn { view, frame: &mut frame, effects: &mut effects, now_ms, writable };
+            if crosses {
+                Core::cross(&mut turn);
+            }
+            for op in ops.drain(..) {
+                self.core.decide(op, &mut turn);
+            }
+        }
+        if frame.records() == 0 {
+            return self.carry_out(effects);
+        }
+        let frame = frame.finish();
+        match self.log.append(&frame) {
+            Ok(()) => {
+                self.counters.frames.fetch_add(1, Ordering::Relaxed);
+                self.overlay.merge(&mut self.state.write().unwrap_or_else(PoisonError::into_inner), &mut self.dirty);
+                self.carry_out(effects);
+                self.fed = frame.last();
+                // Waits while the feed is far behind; it ends only after this thread.
+                let _ = self.feed.send(frame);
+            }
+            Err(error) => self.fail(effects, &error),
+        }
+    }
+
+    /// Replies leave; each touched connection is woken once.
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        let mut touched: Vec<Arc<Outbox>> = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Answer(session, _, answer) => {
+                    let mut pending = session.outbox.lock();
+                    if pending.replies.is_empty() {
+                        touched.push(Arc::clone(&session.outbox));
+                    }
+                    pending.replies.push_back(match answer {
+                        Ok(ack) => Reply::Ack(ack),
+                        Err(refusal) => Reply::Refused(refusal),
+                    });
+                }
+                Effect::Refuse(outbox, refusal) => {
+                    outbox.reply(Reply::Refused(refusal));
+                    touched.push(outbox);
+                }
+                Effect::Attach(attached) => {
+                    self.registry.attach(&attached.session);
+                    let outbox = Arc::clone(&attached.session.outbox);
+                    let mut pending = outbox.lock();
+                    if pending.is_abandoned {
+                        self.queue.push_one(Op::Detach(attached.session, None));
+                        continue;
+                    }
+                    pending.replies.push_back(Reply::Attached(Box::new(attached)));
+                    drop(pending);
+                    touched.push(outbox);
+                }
+                Effect::Close(outbox, refusal) => outbox.close(refusal),
+                Effect::Detach(session) => {
+                    let watching = std::mem::take(&mut session.outbox.lock().watching);
+                    self.registry.detach(&session, &watching);
+                }
+                Effect::SetFloor(floor) => self.log.set_floor(floor),
+            }
+        }
+        for outbox in touched {
+            outbox.wake();
+        }
+    }
+
+    /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
+    fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
+        self.overlay.clear();
+        let reason = match error {
+            AppendError::NotStored(reason) => {
+                tracing::warn!(reason, "publishes are refused: the store takes no writes");
+                Reason::StoreUnavailable
+            }
+            AppendError::Conflict { .. } => {
+                tracing::error!(%error, "the log and its writer disagree: the store is opened again");
+                self.health = Health::Failed;
+                Reason::StoreUnavailable
+            }
+            AppendError::Unknown { reason, sync } => {
+                self.health = if *sync { Health::ReadOnly } else { Health::Failed };
+                if *sync {
+                    tracing::error!(reason, "a sync failed: nothing is written any more; check the disk, then restart");
+                } else {
+                    tracing::error!(reason, "a commit failed: publishes are refused until the store opens again");
+                }
+                Reason::OutcomeUnknown
+            }
+        };
+        let effects = effects.into_iter().map(|effect| match effect {
+            Effect::Answer(session, conversation, Ok(ack)) => {
+                let id = longwire_protocol::MessageId(ack.message_id);
+                self.core.refused(&session, id, conversation);
+                let refusal = Refusal::publish(id, reason).retry_after(1_000);
+                Effect::Answer(session, conversation, Err(refusal))
+            }
+            Effect::Attach(attached) => {
+                self.core.forget(&attached.session);
+                let refusal = Refusal::connection(Reason::StoreUnavailable).retry_after(2_000);
+                Effect::Refuse(Arc::clone(&attached.session.outbox), refusal)
+            }
+            other => other,
+        });
+        let effects = effects.filter(|effect| !matches!(effect, Effect::SetFloor(_))).collect();
+        self.carry_out(effects);
+    }
+
+    /// Opens the store again, and takes over what is found there: the frame that failed may be among it.
+    fn reopen(&mut self) {
+        if let Err(error) = self.log.reopen() {
+            tracing::warn!(%error, "the store does not open yet");
+            if let AppendError::Unknown { sync: true, .. } = error {
+                self.health = Health::ReadOnly;
+            }
+            return;
+        }
+        match recover(&*self.log) {
+            Ok((state, dirty)) => {
+                *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+                self.dirty = dirty;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the reopened store is unreadable: nothing is written any more");
+                self.health = Health::ReadOnly;
+                return;
+            }
+        }
+        let (mut fed, feed) = (self.fed, &self.feed);
+        let followed = self.log.follow(self.fed, &mut |frame| {
+            if frame.positions > 0 && frame.last() > fed {
+                fed = frame.last();
+                let _ = feed.send(frame);
+            }
+        });
+        self.fed = fed;
+        match followed {
+            Ok(()) => {
+                self.health = Health::Good;
+                tracing::info!("the store is open again; publishes are accepted");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the reopened store has lost frames: nothing is written any more");
+                self.health = Health::ReadOnly;
+            }
+        }
+    }
+}
+
+/// The retention that an operator set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Entries older than this may go.
+    pub age_ms: Option<u64>,
+    /// Beyond so many bytes of entries, the oldest may go.
+    pub bytes: Option<u64>,
+}
+
+impl Retention {
+    /// The time before which entries may go.
+    #[must_use]
+    pub fn horizon(&self, now: LogTime) -> Option<LogTime> {
+        self.age_ms.map(|age| LogTime(now.0.saturating_sub(age)))
+    }
+}

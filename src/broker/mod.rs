@@ -1,0 +1,260 @@
+//! The composition root: every thread and task of the broker, and the order in which they end.
+
+pub mod commit;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use longwire_protocol::{BrokerLimits, SessionNumber};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Authority;
+use crate::clock::{Clock, unix_ms};
+use crate::net::Shared;
+use crate::net::connection::spread;
+use crate::net::listener::{AcceptLimits, Listener, Security};
+use crate::net::wheel::{SLOT_MS, Wheel};
+use crate::routing::feed::Feed;
+use crate::routing::registry::Registry;
+use crate::store::{Frame, Log, ReadError};
+use commit::{Commit, Counters, Parts, Queue, Retention, recover};
+
+/// Committed frames that may wait for the feed; beyond, commits wait. A frame holds at most some 300 KB.
+const FEED_FRAMES_MAX: usize = 64;
+
+/// What a broker is made of, resolved and checked.
+pub struct BrokerParts {
+    /// The log, opened.
+    pub log: Box<dyn Log>,
+    /// Whose tokens are believed.
+    pub authority: Authority,
+    /// The bounds of sessions.
+    pub limits: BrokerLimits,
+    /// The bounds of accepting.
+    pub accept: AcceptLimits,
+    /// How long entries are kept.
+    pub retention: Retention,
+}
+
+/// A running broker.
+pub struct Broker {
+    shared: Arc<Shared>,
+    accept: AcceptLimits,
+    counters: Arc<Counters>,
+    commit: thread::JoinHandle<()>,
+    feed: thread::JoinHandle<()>,
+    tracker: TaskTracker,
+    listeners: TaskTracker,
+    stop_listeners: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Broker {
+    /// Recovers the state and starts everything but listeners. Blocks while it reads the journal.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    ///
+    /// # Panics
+    /// When the machine gives no threads. Call it inside a tokio runtime.
+    pub fn start(parts: BrokerParts) -> Result<Self, ReadError> {
+        let BrokerParts { log, authority, limits, accept, retention } = parts;
+        let (state, dirty) = recover(&*log)?;
+        let clock = Arc::new(Clock::new(log.birth_unix_ms(), log.tail_time()));
+        let fed = Arc::new(AtomicU64::new(state.tail.0));
+        let state = Arc::new(RwLock::new(state));
+        let (registry, queue) = (Arc::new(Registry::default()), Arc::new(Queue::default()));
+        let counters = Arc::new(Counters::default());
+        let (frames, feed) = sync_channel(FEED_FRAMES_MAX);
+        let shared = Arc::new(Shared {
+            state: Arc::clone(&state),
+            registry: Arc::clone(&registry),
+            queue: Arc::clone(&queue),
+            history: log.history(),
+            segments: log.segments(),
+            authority,
+            clock: Arc::clone(&clock),
+            wheel: Wheel::default(),
+            limits,
+            draining: AtomicBool::new(false),
+            fed: Arc::clone(&fed),
+            connections: AtomicUsize::new(0),
+        });
+        let mut commit = Commit::new(Parts {
+            log,
+            state: Arc::clone(&state),
+            dirty,
+            registry: Arc::clone(&registry),
+            queue,
+            clock,
+            feed: frames,
+            counters: Arc::clone(&counters),
+            // Rising from start to start, and small on the wire.
+            newest_session: SessionNumber((unix_ms() / 1_000) << 20),
+            retention,
+        });
+        commit.finish_crossings();
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.into()).spawn(body).expect("the machine gives a thread")
+        };
+        let feed_body = Feed::new(state, registry);
+        let feed = spawn("longwire-feed", Box::new(move || run_feed(feed_body, &feed, &fed)));
+        let commit = spawn("longwire-commit", Box::new(move || commit.run()));
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        tracker.spawn(run_wheel(Arc::clone(&shared), stop.clone()));
+        Ok(Self {
+            shared,
+            accept,
+            counters,
+            commit,
+            feed,
+            tracker,
+            listeners: TaskTracker::new(),
+            stop_listeners: CancellationToken::new(),
+            stop,
+        })
+    }
+
+    /// Accepts connections on a bound socket.
+    pub fn listen(&self, socket: TcpListener, security: Security) {
+        let listener = Listener {
+            socket,
+            security,
+            limits: self.accept,
+            shared: Arc::clone(&self.shared),
+            tracker: self.tracker.clone(),
+        };
+        self.listeners.spawn(listener.run(self.stop_listeners.clone()));
+    }
+
+    /// Whose tokens are believed; after a change, wake all with [`Broker::recheck`].
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.shared.authority
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// What the commit thread has done.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Has every session look again whether it is still believed.
+    pub fn recheck(&self) {
+        for session in self.shared.registry.all() {
+            session.outbox.wake();
+        }
+    }
+
+    /// Drains: nobody new is let in, everyone is told to go elsewhere, frames under way are finished, and by the
+    /// deadline every connection is closed. Then threads and store end, in the order in which work flows.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped half-way, threads go on until the process ends; nothing acked is lost all the same.
+    pub async fn drain(self, deadline: Duration) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.stop_listeners.cancel();
+        self.listeners.close();
+        self.listeners.wait().await;
+        let sessions = self.shared.registry.all();
+        tracing::info!(connections = self.connections(), "draining");
+        for session in &sessions {
+            session.outbox.lock().goaway = Some(spread(500, 5_000));
+            session.outbox.wake();
+        }
+        drop(sessions);
+        let gone = async {
+            while self.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(deadline, gone).await.is_err() {
+            for session in self.shared.registry.all() {
+                let refusal =
+                    longwire_protocol::reason::Refusal::connection(longwire_protocol::reason::Reason::Draining);
+                session.outbox.close(refusal.retry_after(spread(500, 5_000)));
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(3), async {
+                while self.connections() > 0 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await;
+        }
+        self.stop.cancel();
+        self.shared.queue.stop();
+        let (commit, feed) = (self.commit, self.feed);
+        // The commit thread ends once its queue is empty, the feed once the commit thread is gone.
+        let joined = tokio::task::spawn_blocking(move || (commit.join(), feed.join())).await;
+        if !matches!(joined, Ok((Ok(()), Ok(())))) {
+            tracing::error!("a thread of the broker had failed");
+        }
+    }
+}
+
+fn run_feed(mut feed: Feed, frames: &Receiver<Frame>, fed: &AtomicU64) {
+    while let Ok(frame) = frames.recv() {
+        feed.feed(&frame);
+        if frame.positions > 0 {
+            fed.store(frame.last().0, Ordering::Release);
+        }
+    }
+}
+
+async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_millis(SLOT_MS));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => shared.wheel.turn(shared.clock.now()),
+        }
+    }
+}
+
+/// A certificate and its key, which can be read anew while the broker runs.
+pub struct Certificate {
+    certificate: PathBuf,
+    key: PathBuf,
+    config: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl Certificate {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Self, crate::net::tls::TlsError> {
+        let config = crate::net::tls::server_config(&certificate, &key)?;
+        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)) })
+    }
+
+    /// The security of a listener that presents it.
+    #[must_use]
+    pub fn security(&self) -> Security {
+        Security::Tls(Arc::clone(&self.config))
+    }
+
+    /// Reads the files anew for connections to come; ongoing ones go on. A bad one changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn reload(&self) -> Result<(), crate::net::tls::TlsError> {
+        self.config.store(crate::net::tls::server_config(&self.certificate, &self.key)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! `longwire serve`: runs the broker until it is told to drain.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use longwire_protocol::BrokerLimits;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Fail;
+use crate::auth::{self, Authority, Claims, Revocations};
+use crate::broker::commit::Retention;
+use crate::broker::{Broker, BrokerParts, Certificate};
+use crate::clock::unix_ms;
+use crate::config::{self, Settings};
+use crate::net::listener::{AcceptLimits, Security};
+use crate::store::{RedbLog, StoreOptions};
+use crate::telemetry;
+
+const EXAMPLES: &str = "\
+Examples:
+  longwire serve --dev                        try it: everything throw-away, on this machine alone
+  longwire serve --config /etc/longwire.toml  run it
+  longwire serve --config FILE --check        say whether a configuration is good
+
+Signals: TERM or INT drain and stop (a second one stops at once), HUP reads certificate and revocations anew.";
+
+/// How to run the broker.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The configuration, in TOML; LONGWIRE__SECTION__KEY in the environment goes before it
+    #[arg(long, short, env = "LONGWIRE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Try it out: a self-signed certificate, keys and tokens made on the spot, this machine alone
+    #[arg(long, conflicts_with = "config")]
+    dev: bool,
+
+    /// Where --dev keeps what it makes, the store included
+    #[arg(long, value_name = "DIR", default_value = "longwire-dev", requires = "dev")]
+    dev_dir: PathBuf,
+
+    /// Where to listen with TLS [default: 127.0.0.1:14000]
+    #[arg(long, env = "LONGWIRE_LISTEN", value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    /// Where to listen without TLS; nowhere unless this is given
+    #[arg(long, env = "LONGWIRE_LISTEN_PLAIN", value_name = "ADDRESS")]
+    listen_plain: Option<SocketAddr>,
+
+    /// The folder of the store
+    #[arg(long, env = "LONGWIRE_STORE", value_name = "DIR")]
+    store: Option<PathBuf>,
+
+    /// Only check the configuration
+    #[arg(long)]
+    check: bool,
+
+    /// Log lines for people or for programs [default: text on a terminal, json otherwise]
+    #[arg(long, env = "LONGWIRE_LOG_FORMAT")]
+    log_format: Option<telemetry::Format>,
+
+    /// What to log, such as info or longwire=debug
+    #[arg(long, env = "LONGWIRE_LOG", default_value = "info")]
+    log: String,
+}
+
+/// Runs the broker.
+pub(super) fn run(args: Args) -> Result<(), Fail> {
+    telemetry::start(args.log_format, &args.log).map_err(Fail::usage)?;
+    let dev = args.dev.then(|| Dev::prepare(&args.dev_dir)).transpose()?;
+    let mut written = match &dev {
+        Some(dev) => dev.written(),
+        None => config::read(args.config.as_deref()).map_err(|e| Fail::usage(e.to_string()))?,
+    };
+    if args.listen.is_some() {
+        written.listen.tls = args.listen;
+    }
+    if args.listen_plain.is_some() {
+        written.listen.plain = args.listen_plain;
+    }
+    if let Some(store) = args.store {
+        written.store.path = store;
+    }
+    let settings = written.resolve().map_err(|e| Fail::usage(e.to_string()))?;
+    let prepared = Prepared::new(settings)?;
+    if args.check {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("longwire-net")
+        .max_blocking_threads(16)
+        .build()
+        .map_err(|e| Fail::failed(format!("cannot start: {e}")))?;
+    let outcome = runtime.block_on(serve(prepared, dev));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+/// What is read from files before anything is opened.
+struct Prepared {
+    settings: Settings,
+    certificate: Option<Certificate>,
+    authority: Authority,
+}
+
+impl Prepared {
+    fn new(settings: Settings) -> Result<Self, Fail> {
+        let certificate = settings
+            .tls
+            .as_ref()
+            .map(|(_, certificate, key)| Certificate::read(certificate.clone(), key.clone()))
+            .transpose()
+            .map_err(|e| Fail::failed(e.to_string()))?;
+        let authority = Authority::default();
+        let mut keys = Vec::new();
+        for (name, path) in &settings.issuers {
+            keys.push((name.clone(), read(path)?.into_bytes()));
+        }
+        authority
+            .set_issuers(&keys)
+            .map_err(|(name, e)| Fail::failed(format!("auth.issuers.{name}: not an Ed25519 public key in PEM: {e}")))?;
+        let prepared = Self { settings, certificate, authority };
+        if let Some(revocations) = read_revocations(&prepared.settings)? {
+            prepared.authority.set_revocations(revocations);
+        }
+        Ok(prepared)
+    }
+}
+
+fn read(path: &Path) -> Result<String, Fail> {
+    fs::read_to_string(path).map_err(|e| Fail::failed(format!("{}: {e}", path.display())))
+}
+
+fn read_revocations(settings: &Settings) -> Result<Option<Revocations>, Fail> {
+    let Some(path) = &settings.revocations else { return Ok(None) };
+    Revocations::parse(&read(path)?).map(Some).map_err(|e| Fail::failed(format!("{}: {e}", path.display())))
+}
+
+async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
+    let Prepared { settings, certificate, authority } = prepared;
+    // Sockets first: a port in use is found before the store is touched.
+    let bind = async |address: SocketAddr| {
+        let socket = TcpListener::bind(address).await;
+        socket.map_err(|e| Fail::failed(format!("cannot listen on {address}: {e}")))
+    };
+    let tls_socket = match &settings.tls {
+        Some((address, _, _)) => Some(bind(*address).await?),
+        None => None,
+    };
+    let plain_socket = match settings.plain {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let options = StoreOptions { birth_unix_ms: unix_ms(), ..StoreOptions::default() };
+    let begun = std::time::Instant::now();
+    let log = RedbLog::open(&settings.store, options).map_err(|e| Fail::failed(e.to_string()))?;
+    let millis = |duration: Duration| duration.as_millis() as u32;
+    let broker = Broker::start(BrokerParts {
+        log: Box::new(log),
+        authority,
+        limits: BrokerLimits {
+            heartbeat_ms_min: millis(settings.heartbeat.0),
+            heartbeat_ms_max: millis(settings.heartbeat.1),
+            ..BrokerLimits::default()
+        },
+        accept: AcceptLimits {
+            connections: settings.connections,
+            connections_per_address: settings.connections_per_address,
+            handshakes: settings.handshakes,
+        },
+        retention: Retention {
+            age_ms: settings.retention_age.map(|age| age.as_millis() as u64),
+            bytes: settings.retention_bytes,
+        },
+    })
+    .map_err(|e| Fail::failed(format!("{}: {e}", settings.store.display())))?;
+    tracing::info!(store = %settings.store.display(), ms = begun.elapsed().as_millis() as u64, "the store is open");
+
+    let mut stop = signals(&[SignalKind::terminate(), SignalKind::interrupt()])?;
+    let mut reload = signals(&[SignalKind::hangup()])?;
+    let mut address = None;
+    if let (Some(socket), Some(certificate)) = (tls_socket, &certificate) {
+        address = socket.local_addr().ok();
+        tracing::info!(address = %address.map_or_else(String::new, |a| a.to_string()), "listening with TLS");
+        broker.listen(socket, certificate.security());
+    }
+    if let Some(socket) = plain_socket {
+        let plain = socket.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
+        tracing::warn!(address = plain, "listening without TLS: anyone on the way can read and change everything");
+        broker.listen(socket, Security::Plain);
+    }
+    if let (Some(dev), Some(address)) = (&dev, address) {
+        dev.greet(address);
+    }
+    loop {
+        tokio::select! {
+            Some(()) = stop.recv() => break,
+            Some(()) = reload.recv() => reload_all(&settings, certificate.as_ref(), &broker),
+        }
+    }
+    tokio::select! {
+        () = broker.drain(settings.drain_timeout) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Some(()) = stop.recv() => Err(Fail::failed("stopped at once; nothing acked is lost")),
+    }
+}
+
+fn reload_all(settings: &Settings, certificate: Option<&Certificate>, broker: &Broker) {
+    if let Some(certificate) = certificate {
+        match certificate.reload() {
+            Ok(()) => tracing::info!("the certificate was read anew"),
+            Err(error) => tracing::error!(%error, "the new certificate is not usable: the old one stays"),
+        }
+    }
+    match read_revocations(settings) {
+        Ok(Some(revocations)) => {
+            broker.authority().set_revocations(revocations);
+            broker.recheck();
+            tracing::info!("the revocations were read anew");
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "the new revocations are not usable: the old ones stay"),
+    }
+}
+
+/// One stream of several signals.
+fn signals(kinds: &[SignalKind]) -> Result<tokio::sync::mpsc::Receiver<()>, Fail> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    for kind in kinds {
+        let mut signal = signal(*kind).map_err(|e| Fail::failed(format!("cannot wait for signals: {e}")))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                if sender.send(()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+/// What `--dev` makes: a certificate authority, a certificate, an issuer, and two people.
+struct Dev {
+    folder: PathBuf,
+}
+
+const DEV_ISSUER: &str = "longwire-dev";
+const DEV_PEOPLE: [&str; 2] = ["alice", "bob"];
+
+impl Dev {
+    fn prepare(folder: &Path) -> Result<Self, Fail> {
+        let dev = Self { folder: folder.to_path_buf() };
+        let failed = |e: std::io::Error| Fail::failed(format!("{}: {e}", folder.display()));
+        fs::create_dir_all(folder).map_err(failed)?;
+        if !dev.path("key.pem").exists() {
+            let made = dev.make_certificate().map_err(|e| Fail::failed(format!("no certificate can be made: {e}")))?;
+            for (name, text) in made {
+                super::token::write_secret(&dev.path(name), &text)?;
+            }
+        }
+        if !dev.path("issuer.key").exists() {
+            let (private, public) = auth::generate_key().map_err(Fail::failed)?;
+            super::token::write_secret(&dev.path("issuer.pub"), &public)?;
+            super::token::write_secret(&dev.path("issuer.key"), &private)?;
+        }
+        let key = read(&dev.path("issuer.key"))?;
+        for name in DEV_PEOPLE {
+            let now = unix_ms() / 1_000;
+            let claims = Claims {
+                iss: DEV_ISSUER.into(),
+                sub: name.into(),
+                aud: auth::AUDIENCE.into(),
+                exp: now + 30 * 86_400,
+                iat: now,
+                publish: vec!["**".into()],
+                read: vec!["**".into()],
+                ..Claims::default()
+            };
+            let token = auth::issue(&claims, key.as_bytes()).map_err(Fail::failed)?;
+            super::token::write_secret(&dev.path(&format!("{name}.token")), &token)?;
+        }
+        Ok(dev)
+    }
+
+    fn make_certificate(&self) -> Result<Vec<(&'static str, String)>, rcgen::Error> {
+        let ca_key = rcgen::KeyPair::generate()?;
+        let mut ca = rcgen::CertificateParams::new(Vec::new())?;
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "Longwire development");
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key)?;
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate()?;
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        Ok(vec![("ca.pem", ca_certificate.pem()), ("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())])
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn written(&self) -> config::Written {
+        let mut written = config::Written::default();
+        written.tls.certificate = Some(self.path("cert.pem"));
+        written.tls.key = Some(self.path("key.pem"));
+        written.store.path = self.path("store");
+        written.auth.issuers.insert(DEV_ISSUER.into(), self.path("issuer.pub"));
+        written
+    }
+
+    /// Says how to connect.
+    fn greet(&self, address: SocketAddr) {
+        let program = std::env::args().next().unwrap_or_else(|| "longwire".into());
+        let folder = self.folder.display();
+        let url = if address.port() == longwire_protocol::limits::PORT {
+            String::new()
+        } else {
+            format!(" --url longwires://127.0.0.1:{}", address.port())
+        };
+        println!("\nTwo people can talk now, each in a terminal of their own:\n");
+        for (name, other) in [("alice", "bob"), ("bob", "alice")] {
+            println!("  {program} chat @{other} --ca {folder}/ca.pem --token-file {folder}/{name}.token{url}");
+        }
+        println!("\nEverything of this broker is in {folder}/, and on this machine alone. Ctrl-C ends it.\n");
+    }
+}

@@ -1,0 +1,122 @@
+//! The only room that reads a clock. Two times come from it: monotonic milliseconds for what runs out, and the log's
+//! time for what is durable, which never goes back and does not follow a jump of the machine's clock.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use longwire_protocol::{LogTime, Millis};
+
+/// How far the machine's clock may move against monotonic time between two looks before it counts as a jump.
+const JUMP_MS: u64 = 10_000;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+    birth_unix_ms: u64,
+    anchor: Mutex<Anchor>,
+    has_jumped: AtomicBool,
+}
+
+/// The last look at the machine's clock.
+#[derive(Clone, Copy, Debug)]
+struct Anchor {
+    monotonic_ms: u64,
+    log_ms: u64,
+}
+
+/// The machine's clock, in milliseconds since 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Clock {
+    /// A clock of the log born at `birth_unix_ms`, whose newest time is `last`.
+    #[must_use]
+    pub fn new(birth_unix_ms: u64, last: LogTime) -> Self {
+        let wall = unix_ms().saturating_sub(birth_unix_ms);
+        let has_jumped = wall + JUMP_MS < last.0;
+        let anchor = Anchor { monotonic_ms: 0, log_ms: wall.max(last.0) };
+        Self {
+            start: Instant::now(),
+            birth_unix_ms,
+            anchor: Mutex::new(anchor),
+            has_jumped: AtomicBool::new(has_jumped),
+        }
+    }
+
+    /// Monotonic time since the broker started.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        Millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    /// When the log was born.
+    #[must_use]
+    pub fn birth_unix_ms(&self) -> u64 {
+        self.birth_unix_ms
+    }
+
+    /// The log's time: the machine's clock while that runs evenly; from a jump on, the last time at monotonic speed.
+    pub fn log_time(&self) -> LogTime {
+        self.log_time_at(self.now().0, unix_ms())
+    }
+
+    /// Whether the machine's clock has jumped: expiry and retention by age wait.
+    #[must_use]
+    pub fn has_jumped(&self) -> bool {
+        self.has_jumped.load(Ordering::Relaxed)
+    }
+
+    fn log_time_at(&self, monotonic_ms: u64, wall_unix_ms: u64) -> LogTime {
+        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = anchor.log_ms + monotonic_ms.saturating_sub(anchor.monotonic_ms);
+        let wall = wall_unix_ms.saturating_sub(self.birth_unix_ms);
+        let jumped = wall.abs_diff(expected) > JUMP_MS;
+        if self.has_jumped.swap(jumped, Ordering::Relaxed) != jumped {
+            if jumped {
+                tracing::error!(
+                    jump_ms = wall as i64 - expected as i64,
+                    "the machine's clock jumped; time goes on without it, and expiry waits"
+                );
+            } else {
+                tracing::info!("the machine's clock is back");
+            }
+        }
+        let now = if jumped { expected } else { wall.max(anchor.log_ms) };
+        *anchor = Anchor { monotonic_ms: monotonic_ms.max(anchor.monotonic_ms), log_ms: now.max(anchor.log_ms) };
+        LogTime(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400_000;
+
+    fn clock() -> Clock {
+        Clock {
+            start: Instant::now(),
+            birth_unix_ms: 1_000,
+            anchor: Mutex::new(Anchor { monotonic_ms: 0, log_ms: 10 * DAY }),
+            has_jumped: AtomicBool::new(false),
+        }
+    }
+
+    /// S12, the clock's part: a day forward and back, time goes on evenly and never back.
+    #[test]
+    fn s12_a_clock_that_jumps_a_day_is_not_followed() {
+        let clock = clock();
+        let wall = 1_000 + 10 * DAY;
+        assert_eq!(clock.log_time_at(5, wall + 5), LogTime(10 * DAY + 5));
+        assert_eq!(clock.log_time_at(10, wall + DAY), LogTime(10 * DAY + 10), "forward");
+        assert!(clock.has_jumped());
+        assert_eq!(clock.log_time_at(20, wall - DAY), LogTime(10 * DAY + 20), "and back");
+        assert_eq!(clock.log_time_at(30, wall + 33), LogTime(10 * DAY + 33), "right again");
+        assert!(!clock.has_jumped());
+        assert_eq!(clock.log_time_at(40, wall + 30), LogTime(10 * DAY + 33), "a small step back waits");
+    }
+}

@@ -1,0 +1,312 @@
+//! The configuration: what the operator wrote, in a file, the environment and flags, and what the broker needs, checked
+//! once and never half-valid.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What can be written, each value where it is absent standing at its default. Unknown keys are refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Written {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Certificate and key.
+    pub tls: Tls,
+    /// Where and how long to keep what is said.
+    pub store: Store,
+    /// Whose tokens are believed.
+    pub auth: Auth,
+    /// The bounds of what is let in.
+    pub limits: Limits,
+}
+
+/// Section `listen`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Address of the TLS listener.
+    pub tls: Option<SocketAddr>,
+    /// Address of a listener without TLS; none unless it is named.
+    pub plain: Option<SocketAddr>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { tls: Some(([127, 0, 0, 1], longwire_protocol::limits::PORT).into()), plain: None }
+    }
+}
+
+/// Section `tls`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The chain, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// Section `store`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// The folder of the store; made if it is not there.
+    pub path: PathBuf,
+    /// Entries older than this may be deleted, such as `30d`; kept for ever unless set.
+    pub retention_age: Option<String>,
+    /// Beyond so many bytes, the oldest entries may be deleted, such as `50GiB`; unbounded unless set.
+    pub retention_bytes: Option<String>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: "longwire-data".into(), retention_age: None, retention_bytes: None }
+    }
+}
+
+/// Section `auth`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Each issuer's name (`iss`) with the file of its Ed25519 public key in PEM.
+    pub issuers: BTreeMap<String, PathBuf>,
+    /// A file of revocations, read at start and on SIGHUP.
+    pub revocations: Option<PathBuf>,
+}
+
+/// Section `limits`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one address: many people may stand behind one.
+    pub connections_per_address: usize,
+    /// Handshakes under way: each takes some 30 KB and half a millisecond of CPU.
+    pub handshakes: usize,
+    /// The shortest time between heartbeats that a client may pick.
+    pub heartbeat_min: String,
+    /// The longest.
+    pub heartbeat_max: String,
+    /// How long a drain may take.
+    pub drain_timeout: String,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1_000_000,
+            connections_per_address: 100_000,
+            handshakes: 1_024,
+            heartbeat_min: "15s".into(),
+            heartbeat_max: "10m".into(),
+            drain_timeout: "10s".into(),
+        }
+    }
+}
+
+/// What the broker needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Address of the TLS listener, with its certificate and key.
+    pub tls: Option<(SocketAddr, PathBuf, PathBuf)>,
+    /// Address of the plain listener.
+    pub plain: Option<SocketAddr>,
+    /// The folder of the store.
+    pub store: PathBuf,
+    /// See [`Store::retention_age`].
+    pub retention_age: Option<Duration>,
+    /// See [`Store::retention_bytes`].
+    pub retention_bytes: Option<u64>,
+    /// See [`Auth::issuers`].
+    pub issuers: Vec<(String, PathBuf)>,
+    /// See [`Auth::revocations`].
+    pub revocations: Option<PathBuf>,
+    /// See [`Limits`].
+    pub connections: usize,
+    /// See [`Limits`].
+    pub connections_per_address: usize,
+    /// See [`Limits`].
+    pub handshakes: usize,
+    /// See [`Limits`].
+    pub heartbeat: (Duration, Duration),
+    /// See [`Limits`].
+    pub drain_timeout: Duration,
+}
+
+/// Why there is no configuration: names the key and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file or the environment cannot be read as configuration.
+    #[error("{0}")]
+    Unreadable(String),
+    /// A value is not what it should be.
+    #[error("{key}: {value:?} is not {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// What should.
+        expected: &'static str,
+    },
+    /// Something has to be said that is not.
+    #[error("{key} is missing: {why}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// Why it is needed.
+        why: &'static str,
+    },
+}
+
+/// Reads the file, if one is named, and the environment over it (`LONGWIRE__SECTION__KEY`).
+///
+/// # Errors
+/// Where they cannot be understood: file, line and key.
+pub fn read(file: Option<&Path>) -> Result<Written, ConfigError> {
+    let mut builder = config::Config::builder();
+    if let Some(path) = file {
+        builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
+    }
+    let environment =
+        config::Environment::with_prefix("LONGWIRE").prefix_separator("__").separator("__").try_parsing(true);
+    builder
+        .add_source(environment)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| ConfigError::Unreadable(error.to_string()))
+}
+
+impl Written {
+    /// Checks every value and each against the others.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn resolve(self) -> Result<Settings, ConfigError> {
+        let duration = |key, value: &str| {
+            humantime::parse_duration(value).map_err(|_| ConfigError::Value {
+                key,
+                value: value.into(),
+                expected: "a time such as 30s, 10m or 7d",
+            })
+        };
+        let tls = match (self.listen.tls, self.tls.certificate, self.tls.key) {
+            (None, _, _) => None,
+            (Some(address), Some(certificate), Some(key)) => Some((address, certificate, key)),
+            (Some(_), None, _) => {
+                return Err(ConfigError::Missing { key: "tls.certificate", why: "the TLS listener presents it" });
+            }
+            (Some(_), _, None) => {
+                return Err(ConfigError::Missing {
+                    key: "tls.key",
+                    why: "the TLS listener needs the certificate's key",
+                });
+            }
+        };
+        if self.auth.issuers.is_empty() {
+            return Err(ConfigError::Missing { key: "auth.issuers", why: "without one nobody can be let in" });
+        }
+        let heartbeat = (
+            duration("limits.heartbeat_min", &self.limits.heartbeat_min)?,
+            duration("limits.heartbeat_max", &self.limits.heartbeat_max)?,
+        );
+        if heartbeat.0 > heartbeat.1 || heartbeat.0 < Duration::from_secs(1) || heartbeat.1 > Duration::from_secs(3_600)
+        {
+            return Err(ConfigError::Value {
+                key: "limits.heartbeat_min",
+                value: self.limits.heartbeat_min,
+                expected: "at least 1s and at most limits.heartbeat_max, which is at most 1h",
+            });
+        }
+        Ok(Settings {
+            tls,
+            plain: self.listen.plain,
+            store: self.store.path,
+            retention_age: self
+                .store
+                .retention_age
+                .as_deref()
+                .map(|v| duration("store.retention_age", v))
+                .transpose()?,
+            retention_bytes: self.store.retention_bytes.as_deref().map(size).transpose()?,
+            issuers: self.auth.issuers.into_iter().collect(),
+            revocations: self.auth.revocations,
+            connections: self.limits.connections,
+            connections_per_address: self.limits.connections_per_address,
+            handshakes: self.limits.handshakes.max(1),
+            heartbeat,
+            drain_timeout: duration("limits.drain_timeout", &self.limits.drain_timeout)?,
+        })
+    }
+}
+
+fn size(value: &str) -> Result<u64, ConfigError> {
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = value.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        "TiB" => Some(40),
+        _ => None,
+    };
+    number.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift)).ok_or(ConfigError::Value {
+        key: "store.retention_bytes",
+        value: value.into(),
+        expected: "a size such as 500MiB or 50GiB",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str) -> Result<Settings, ConfigError> {
+        config::Config::builder()
+            .add_source(config::File::from_str(text, config::FileFormat::Toml))
+            .build()
+            .and_then(config::Config::try_deserialize::<Written>)
+            .map_err(|error| ConfigError::Unreadable(error.to_string()))?
+            .resolve()
+    }
+
+    const GOOD: &str = "tls = { certificate = 'c', key = 'k' }\nauth.issuers.me = 'p'\n";
+
+    #[test]
+    fn the_defaults_need_a_certificate_and_an_issuer_alone() {
+        let settings = written(GOOD).expect("resolves");
+        assert_eq!(settings.tls.expect("a listener").0.to_string(), "127.0.0.1:14000");
+        assert_eq!(settings.plain, None);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_would_be_right() {
+        for (text, expected) in [
+            ("", "tls.certificate is missing: the TLS listener presents it"),
+            ("tls = { certificate = 'c', key = 'k' }", "auth.issuers is missing: without one nobody can be let in"),
+            ("store.retention_age = 'long'", "store.retention_age: \"long\" is not a time such as 30s, 10m or 7d"),
+            (
+                "store.retention_bytes = '5 apples'",
+                "store.retention_bytes: \"5 apples\" is not a size such as 500MiB or 50GiB",
+            ),
+        ] {
+            let text = if text.starts_with("store") { format!("{GOOD}{text}") } else { text.to_owned() };
+            assert_eq!(written(&text).expect_err("wrong").to_string(), expected);
+        }
+        let unknown = written(&format!("{GOOD}[limits]\nconections = 5")).expect_err("unknown").to_string();
+        assert!(unknown.contains("conections"), "{unknown}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("5").ok(), Some(5));
+        assert_eq!(size("2GiB").ok(), Some(2 << 30));
+        assert!(size("99999999TiB").is_err() && size("GiB").is_err());
+    }
+}

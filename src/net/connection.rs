@@ -1,0 +1,378 @@
+//! One connection: a future that carries bytes between a socket and a session, and everything else through
+//! [`Live`]. At rest it owns the session, the TLS state and its outbox; buffers belong to the thread, and only a
+//! partial frame or bytes that the socket does not take yet own memory.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use longwire_protocol::packet;
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, MessageId, Millis};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::Decoder as _;
+use tokio_util::io::poll_read_buf;
+
+use super::Shared;
+use super::pump::Live;
+use crate::auth::{Identity, TokenError};
+use crate::clock::unix_ms;
+use crate::routing::core::{Attach, Op};
+use crate::routing::grants::{Grants, Patterns};
+use crate::routing::outbox::{Outbox, Reply};
+use crate::routing::resume::{self, Wish};
+use crate::routing::stream::Place;
+
+/// What one turn reads at most before others get theirs.
+const TURN_BYTES_MAX: usize = 256 << 10;
+/// What is written at once: a TLS record.
+const WRITE_BYTES: usize = 16 << 10;
+/// The thread's read buffer.
+const READ_BYTES: usize = 64 << 10;
+/// How long a connection that ends may take to hand over its last bytes.
+const LINGER_MS: u64 = 2_000;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The buffers of a worker thread, shared by its connections, one poll at a time.
+#[derive(Default)]
+struct Scratch {
+    read: BytesMut,
+    write: BytesMut,
+}
+
+/// See the module. Resolves when the connection has ended and its session is detached.
+pub struct Connection<S> {
+    io: S,
+    session: BrokerSession<Place>,
+    codec: FrameCodec,
+    /// The beginning of a frame; empty and without memory otherwise.
+    partial: BytesMut,
+    /// What the socket did not take yet.
+    unsent: BytesMut,
+    outbox: Arc<Outbox>,
+    shared: Arc<Shared>,
+    stage: Stage,
+    /// When the wheel wakes it next.
+    armed: Option<Millis>,
+    /// Since when it only hands over its last bytes.
+    ending: Option<Millis>,
+}
+
+enum Stage {
+    /// Waits for `Connect`.
+    Waiting,
+    /// Routing is asked.
+    Attaching(Box<Attaching>),
+    /// It has a session.
+    Live(Box<Live>),
+    /// It has none any more.
+    Gone,
+}
+
+struct Attaching {
+    identity: Arc<Identity>,
+    wish: Wish,
+    item_bytes_max: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection over an accepted stream.
+    #[must_use]
+    pub fn new(io: S, shared: Arc<Shared>) -> Self {
+        Self {
+            io,
+            session: BrokerSession::new(shared.clock.now(), shared.limits),
+            codec: FrameCodec::default(),
+            partial: BytesMut::new(),
+            unsent: BytesMut::new(),
+            outbox: Arc::new(Outbox::default()),
+            shared,
+            stage: Stage::Waiting,
+            armed: None,
+            ending: None,
+        }
+    }
+
+    /// Reads what has arrived and hands it to the session. Returns whether the peer has closed.
+    fn read(&mut self, context: &mut Context<'_>, scratch: &mut BytesMut, now: Millis) -> Result<ReadEnd, ()> {
+        let mut taken = 0;
+        while taken < TURN_BYTES_MAX {
+            scratch.clear();
+            scratch.reserve(READ_BYTES);
+            match poll_read_buf(Pin::new(&mut self.io), context, scratch) {
+                Poll::Pending => return Ok(ReadEnd::Drained),
+                Poll::Ready(Err(_) | Ok(0)) => return Ok(ReadEnd::Closed),
+                Poll::Ready(Ok(n)) => taken += n,
+            }
+            self.session.handle_bytes(now);
+            if self.partial.is_empty() {
+                self.decode(scratch, now)?;
+                self.partial.extend_from_slice(scratch);
+            } else {
+                let mut partial = std::mem::take(&mut self.partial);
+                partial.extend_from_slice(scratch);
+                self.decode(&mut partial, now)?;
+                if !partial.is_empty() {
+                    self.partial = partial;
+                }
+            }
+        }
+        Ok(ReadEnd::More)
+    }
+
+    fn decode(&mut self, bytes: &mut BytesMut, now: Millis) -> Result<(), ()> {
+        loop {
+            match self.codec.decode(bytes) {
+                Ok(Some((frame, size))) => {
+                    let mut event = self.session.handle_frame(now, frame, size).map_err(drop)?;
+                    while let Some(happened) = event {
+                        self.handle(happened, now);
+                        event = self.session.poll_event();
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.session.close(error.refusal());
+                    return Err(());
+                }
+            }
+        }
+        if let Stage::Live(live) = &mut self.stage {
+            live.flush_ops(&mut self.session, &self.shared);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: BrokerEvent<Place>, now: Millis) {
+        match (event, &mut self.stage) {
+            (BrokerEvent::Connect(connect), Stage::Waiting) => self.connect(*connect),
+            (event, Stage::Live(live)) => live.handle(event, &mut self.session, &self.shared, now),
+            // The session lets nothing else through before it is open.
+            _ => {}
+        }
+    }
+
+    fn connect(&mut self, connect: packet::Connect) {
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return self.session.close(Refusal::connection(Reason::Draining).retry_after(spread(1_000, 5_000)));
+        }
+        let identity = match self.shared.authority.verify(&connect.token, unix_ms() / 1_000) {
+            Ok(identity) => identity,
+            Err(error) => return self.session.close(token_refusal(error)),
+        };
+        if identity.device.as_deref().is_some_and(|device| device != connect.device) {
+            let refusal = Refusal::connection(Reason::Unauthenticated);
+            return self.session.close(refusal.because("the token is bound to another device"));
+        }
+        let attach = Attach {
+            user: identity.user.clone(),
+            device: connect.device.as_str().into(),
+            grants: grants(&identity),
+            incarnation: Incarnation(connect.incarnation),
+            first_unanswered: MessageId(connect.first_unanswered),
+            outbox: Arc::clone(&self.outbox),
+        };
+        let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
+        let item_bytes_max = if connect.item_bytes_max == 0 { usize::MAX } else { connect.item_bytes_max as usize };
+        self.stage = Stage::Attaching(Box::new(Attaching { identity: Arc::new(identity), wish, item_bytes_max }));
+        self.shared.queue.push_one(Op::Attach(Box::new(attach)));
+    }
+
+    /// Takes what routing has answered.
+    fn take_replies(&mut self, context: &Context<'_>, now: Millis) {
+        let (mut replies, closing, goaway) = {
+            let mut pending = self.outbox.lock();
+            pending.register(context);
+            (std::mem::take(&mut pending.replies), pending.closing.take(), pending.goaway.take())
+        };
+        while let Some(reply) = replies.pop_front() {
+            match reply {
+                Reply::Ack(ack) => self.session.acknowledge(ack),
+                Reply::Refused(refusal) if refusal.ends_connection() => self.session.close(refusal),
+                Reply::Refused(refusal) => self.session.refuse(refusal),
+                Reply::Attached(attached) => {
+                    let Stage::Attaching(attaching) = std::mem::replace(&mut self.stage, Stage::Gone) else { continue };
+                    let mut connected = attached.connected.clone();
+                    let resumed = {
+                        let state = self.shared.state.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        connected.now = state.time.0;
+                        resume::resume(&state, &self.shared.segments, &attached, &attaching.wish, &mut connected)
+                    };
+                    connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
+                    connected.now = self.shared.clock.log_time().0;
+                    connected.token_expires_in_ms = (attaching.identity.expires * 1_000).saturating_sub(unix_ms());
+                    let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
+                    let mut live =
+                        Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);
+                    match resumed {
+                        Ok(cursor) if !self.session.is_closed() => {
+                            live.start(cursor);
+                            self.session.accept(now, connected);
+                            self.codec.set_frame_bytes_max(self.session.frame_bytes_max());
+                        }
+                        Ok(_) => {}
+                        Err(refusal) => self.session.close(refusal),
+                    }
+                    self.stage = Stage::Live(Box::new(live));
+                }
+            }
+        }
+        if let Some(retry_after_ms) = goaway {
+            self.session.goaway(retry_after_ms);
+        }
+        if let Some(refusal) = closing {
+            self.session.close(refusal);
+        }
+    }
+
+    /// Writes until the session has nothing to say or the socket takes no more.
+    fn write(&mut self, context: &mut Context<'_>, scratch: &mut BytesMut, now: Millis) -> Poll<std::io::Result<()>> {
+        loop {
+            if self.unsent.is_empty() {
+                scratch.clear();
+                if !self.session.poll_transmit(now, scratch, WRITE_BYTES) {
+                    self.unsent = BytesMut::new();
+                    return Pin::new(&mut self.io).poll_flush(context);
+                }
+                while !scratch.is_empty() {
+                    match Pin::new(&mut self.io).poll_write(context, scratch) {
+                        Poll::Ready(Ok(n)) => drop(scratch.split_to(n)),
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Pending => {
+                            self.unsent = BytesMut::from(&scratch[..]);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            } else {
+                let n = ready!(Pin::new(&mut self.io).poll_write(context, &self.unsent))?;
+                drop(self.unsent.split_to(n));
+            }
+        }
+    }
+
+    fn arm(&mut self, now: Millis) {
+        if self.armed.is_some_and(|armed| armed <= now) {
+            self.armed = None;
+        }
+        let live = match &self.stage {
+            Stage::Live(live) => live.deadline(),
+            _ => None,
+        };
+        let ending = self.ending.map(|since| since.after(LINGER_MS));
+        let deadline = [self.session.poll_deadline(), live, ending].into_iter().flatten().min();
+        if let Some(deadline) = deadline
+            && self.armed.is_none_or(|armed| deadline < armed)
+        {
+            self.armed = Some(self.shared.wheel.arm(&self.outbox, deadline));
+        }
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        let now = self.shared.clock.now();
+        let mut again = false;
+        if self.ending.is_none() {
+            match self.read(context, &mut scratch.read, now) {
+                Ok(ReadEnd::Drained) => {}
+                Ok(ReadEnd::More) => again = true,
+                Ok(ReadEnd::Closed) => return Poll::Ready(()),
+                // The session has ended and said so; what is queued still leaves.
+                Err(()) => {}
+            }
+        }
+        self.take_replies(context, now);
+        // What the session decides here, it has queued for sending.
+        let _ = self.session.handle_deadline(now);
+        if let Stage::Live(live) = &mut self.stage
+            && !self.session.is_closed()
+        {
+            live.pump(context, &mut self.session, &self.shared, now);
+        }
+        let written = match self.write(context, &mut scratch.write, now) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Pending => false,
+        };
+        if self.session.is_closed() {
+            let since = *self.ending.get_or_insert(now);
+            if written && ready!(Pin::new(&mut self.io).poll_shutdown(context)).is_ok() || now >= since.after(LINGER_MS)
+            {
+                return Poll::Ready(());
+            }
+        }
+        if again && written {
+            context.waker().wake_by_ref();
+        }
+        self.arm(now);
+        Poll::Pending
+    }
+}
+
+enum ReadEnd {
+    /// Nothing more has arrived.
+    Drained,
+    /// There may be more: the turn is over.
+    More,
+    /// The peer is gone.
+    Closed,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        SCRATCH.with_borrow_mut(|scratch| self.turn(context, scratch))
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Live(live) => live.end(&self.shared),
+            // Routing may not have answered yet: then it finds the outbox abandoned, and detaches the session itself.
+            Stage::Attaching(_) => {
+                let replies = {
+                    let mut pending = self.outbox.lock();
+                    pending.is_abandoned = true;
+                    std::mem::take(&mut pending.replies)
+                };
+                for reply in replies {
+                    if let Reply::Attached(attached) = reply {
+                        self.shared.queue.push_one(Op::Detach(attached.session, None));
+                    }
+                }
+            }
+            Stage::Waiting | Stage::Gone => {}
+        }
+    }
+}
+
+/// The refusal of a token.
+pub(super) fn token_refusal(error: TokenError) -> Refusal {
+    let reason = match error {
+        TokenError::Expired => Reason::TokenExpired,
+        TokenError::Revoked => Reason::Revoked,
+        _ => Reason::Unauthenticated,
+    };
+    Refusal::connection(reason).because(error.to_string())
+}
+
+/// What an identity may do with channels.
+pub(super) fn grants(identity: &Identity) -> Grants {
+    Grants {
+        publish: Patterns::new(identity.publish.iter().map(String::as_str)),
+        read: Patterns::new(identity.read.iter().map(String::as_str)),
+    }
+}
+
+/// A wait that differs from client to client.
+pub(crate) fn spread(least_ms: u32, most_ms: u32) -> u32 {
+    fastrand::u32(least_ms..=most_ms)
+}

@@ -1,0 +1,48 @@
+//! The network: listeners, TLS, and one task per connection that carries bytes and time between a socket and a session.
+//! Decides nothing about messages: what may be done is `routing`'s, who someone is is `auth`'s.
+
+pub mod connection;
+pub mod listener;
+pub mod pump;
+pub mod tls;
+pub mod wheel;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, RwLock};
+
+use longwire_protocol::BrokerLimits;
+
+use crate::auth::Authority;
+use crate::broker::commit::Queue;
+use crate::clock::Clock;
+use crate::routing::registry::Registry;
+use crate::routing::state::State;
+use crate::store::{History, Segment};
+
+/// What every connection shares with the rest of the broker.
+pub struct Shared {
+    /// Committed state.
+    pub state: Arc<RwLock<State>>,
+    /// Who is online.
+    pub registry: Arc<Registry>,
+    /// The way to the commit thread.
+    pub queue: Arc<Queue>,
+    /// Reads of entries.
+    pub history: Arc<dyn History>,
+    /// The segments of the log, the current one last.
+    pub segments: Vec<Segment>,
+    /// Whose tokens are believed.
+    pub authority: Authority,
+    /// The clock.
+    pub clock: Arc<Clock>,
+    /// Wakes connections when something runs out.
+    pub wheel: wheel::Wheel,
+    /// The bounds of sessions.
+    pub limits: BrokerLimits,
+    /// The broker is going away: nobody is let in any more.
+    pub draining: AtomicBool,
+    /// Everything up to this position was pushed into the lanes of who is online.
+    pub fed: Arc<AtomicU64>,
+    /// Connections there are, from accept to close.
+    pub connections: AtomicUsize,
+}

@@ -1,0 +1,73 @@
+//! TLS 1.3 and nothing below: the server's configuration, from files that can be reloaded without dropping a
+//! connection.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longwire_protocol::limits::ALPN;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, version};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Plaintext or ciphertext that waits for a slow reader, at most.
+pub const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds something else.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificate and key do not belong together, or cannot be used.
+    #[error("the certificate in {certificate} cannot be used with the key in {key}: {reason}")]
+    Pair {
+        /// The certificate's file.
+        certificate: String,
+        /// The key's file.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A server configuration of a certificate chain and its key, both PEM files.
+///
+/// # Errors
+/// What is wrong with which file.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let file = |path: &Path, reason: String| TlsError::File { path: path.display().to_string(), reason };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|e| file(certificate, format!("no certificate in PEM: {e}")))?;
+    if chain.is_empty() {
+        return Err(file(certificate, "no certificate in PEM".into()));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, format!("no private key in PEM: {e}")))?;
+    let pair = |reason: String| TlsError::Pair {
+        certificate: certificate.display().to_string(),
+        key: key.display().to_string(),
+        reason,
+    };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|e| pair(e.to_string()))?;
+    certified.keys_match().map_err(|e| pair(e.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(|e| pair(e.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 1;
+    config.max_early_data_size = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| pair(e.to_string()))?;
+    Ok(Arc::new(config))
+}

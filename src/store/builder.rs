@@ -1,0 +1,367 @@
+//! The background thread: turns sealed memtables into runs, saves the state that goes with them, merges runs, and
+//! deletes what nobody needs. It works in small slices, so that the commit thread gets its core and the disk.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use longwire_protocol::LogTime;
+
+use super::disk::Disk;
+use super::memtable::Memtable;
+use super::merge::{Merge, MergeLimit, due};
+use super::run::{Run, RunWriter, file_name};
+use super::state_file::{Progress, RunRow, StateFile, Step};
+use super::view::View;
+use super::{History, Position, ReadError, Segment, StateDelta};
+
+/// Entries a slice. With the pause it keeps the builder under half a core.
+const SLICE_ENTRIES: usize = 5_000;
+
+/// Bytes by which a file is cut at a time before it is removed: removing a large one at once stalls the disk.
+const CUT_BYTES: u64 = 16 << 20;
+
+/// How long to wait after a failure, doubled up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+
+/// How long to wait before looking again whether the last reader of a run is gone.
+const READERS_WAIT: Duration = Duration::from_millis(100);
+
+/// How long to sleep when there is nothing to do; whatever comes up wakes the thread.
+const IDLE_WAIT: Duration = Duration::from_secs(3600);
+
+/// A sealed memtable and the state that goes with it.
+pub(super) struct Job {
+    pub(super) table: Arc<Memtable>,
+    pub(super) rows: Box<dyn StateDelta>,
+    pub(super) tail: Position,
+    pub(super) tail_time: LogTime,
+    pub(super) commit: u64,
+    pub(super) segments: Vec<Segment>,
+    /// All bytes that the journal had taken since it was opened.
+    pub(super) journal_bytes: u64,
+}
+
+/// What lies between the commit thread and the background thread.
+#[derive(Default)]
+pub(super) struct Desk {
+    inner: Mutex<DeskInner>,
+    changed: Condvar,
+    absorbed_commit: AtomicU64,
+    absorbed_bytes: AtomicU64,
+    written: AtomicU64,
+}
+
+#[derive(Default)]
+struct DeskInner {
+    jobs: VecDeque<Job>,
+    /// Jobs given and not done yet, the one under way included.
+    unfinished: usize,
+    is_stopped: bool,
+    is_nudged: bool,
+}
+
+impl Desk {
+    /// Hands a job over.
+    pub(super) fn give(&self, job: Job) {
+        let mut inner = self.lock();
+        inner.jobs.push_back(job);
+        inner.unfinished += 1;
+        self.changed.notify_all();
+    }
+
+    /// Has the background thread look whether there is anything to do.
+    pub(super) fn nudge(&self) {
+        self.lock().is_nudged = true;
+        self.changed.notify_all();
+    }
+
+    /// Has the background thread end after the job under way.
+    pub(super) fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Jobs that are not done.
+    pub(super) fn unfinished(&self) -> usize {
+        self.lock().unfinished
+    }
+
+    /// The journal commit up to which runs and state hold everything.
+    pub(super) fn absorbed_commit(&self) -> u64 {
+        self.absorbed_commit.load(Relaxed)
+    }
+
+    /// The bytes of the journal up to there; see [`Job::journal_bytes`].
+    pub(super) fn absorbed_bytes(&self) -> u64 {
+        self.absorbed_bytes.load(Relaxed)
+    }
+
+    /// Bytes that the background thread wrote into runs.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    fn take(&self) -> Option<Job> {
+        self.lock().jobs.pop_front()
+    }
+
+    fn finished(&self, job: &Job) {
+        self.absorbed_commit.store(job.commit, Relaxed);
+        self.absorbed_bytes.store(job.journal_bytes, Relaxed);
+        self.lock().unfinished -= 1;
+    }
+
+    /// Waits for a change; returns whether the thread shall go on.
+    fn wait(&self, timeout: Duration) -> bool {
+        let inner = self.lock();
+        let (mut inner, _) = self
+            .changed
+            .wait_timeout_while(inner, timeout, |inner| !inner.is_stopped && !inner.is_nudged && inner.jobs.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.is_nudged = false;
+        !inner.is_stopped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DeskInner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// There may be more.
+    Done,
+    /// Nothing for now but to wait for readers of runs that shall go.
+    WaitsForReaders,
+    /// Nothing at all.
+    Nothing,
+}
+
+/// A run's file on its way out: cut piece by piece, then removed.
+struct Leaving {
+    name: String,
+    length: u64,
+}
+
+/// The background work, one step at a time; [`Builder::run`] is its thread.
+pub(super) struct Builder {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) state: Arc<StateFile>,
+    pub(super) view: Arc<View>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) limit: MergeLimit,
+    pub(super) run_cache_bytes: usize,
+    /// The pause between two slices.
+    pub(super) pause: Duration,
+    progress: Progress,
+    job: Option<Job>,
+    merge: Option<Merge>,
+    /// Runs that are in no manifest any more and may still have readers.
+    unlisted: Vec<Arc<Run>>,
+    leaving: Option<Leaving>,
+}
+
+impl Builder {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        state: Arc<StateFile>,
+        view: Arc<View>,
+        desk: Arc<Desk>,
+        progress: Progress,
+        limit: MergeLimit,
+        run_cache_bytes: usize,
+        pause: Duration,
+    ) -> Self {
+        Self {
+            disk,
+            state,
+            view,
+            desk,
+            limit,
+            run_cache_bytes,
+            pause,
+            progress,
+            job: None,
+            merge: None,
+            unlisted: Vec::new(),
+            leaving: None,
+        }
+    }
+
+    /// The thread's body.
+    pub(super) fn run(mut self) {
+        // Linux gives each thread its own nice value. If it is refused, the work is done at the usual one.
+        if let Err(error) = rustix::process::setpriority_process(None, 10) {
+            tracing::debug!(%error, "the background thread keeps its priority");
+        }
+        let mut retry = RETRY_FIRST;
+        loop {
+            let wait = match self.step() {
+                Ok(work) => {
+                    retry = RETRY_FIRST;
+                    match work {
+                        Work::Done => self.pause,
+                        Work::WaitsForReaders => READERS_WAIT,
+                        Work::Nothing => IDLE_WAIT,
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, retry_in = ?retry, "background work on the store failed, nothing is lost");
+                    let wait = retry;
+                    retry = (retry * 2).min(RETRY_LONGEST);
+                    wait
+                }
+            };
+            if !self.desk.wait(wait) {
+                break;
+            }
+        }
+    }
+
+    /// One piece of work, the most urgent first.
+    pub(super) fn step(&mut self) -> Result<Work, ReadError> {
+        if self.job.is_none() {
+            self.job = self.desk.take();
+        }
+        if let Some(job) = self.job.take() {
+            return match self.absorb(&job) {
+                Ok(()) => {
+                    self.desk.finished(&job);
+                    Ok(Work::Done)
+                }
+                Err(error) => {
+                    self.job = Some(job);
+                    Err(error)
+                }
+            };
+        }
+        if self.remove_unlisted()? || self.drop_expired()? || self.advance_merge()? {
+            return Ok(Work::Done);
+        }
+        Ok(if self.unlisted.is_empty() { Work::Nothing } else { Work::WaitsForReaders })
+    }
+
+    /// Makes a run of a memtable, and saves it, the state that goes with it and where they stand, in one transaction.
+    fn absorb(&mut self, job: &Job) -> Result<(), ReadError> {
+        let added = self.write_run(&job.table)?;
+        let run = added.map(|row| self.open_run(row)).transpose()?;
+        let progress = Progress {
+            applied: job.tail,
+            applied_commit: job.commit,
+            applied_time: job.tail_time,
+            floor: self.view.floor(),
+            ..self.progress
+        };
+        let step = Step { added, removed: &[], rows: Some(&*job.rows), segments: &job.segments };
+        self.state.save(&progress, &step)?;
+        self.progress = progress;
+        self.view.replace_sealed(&job.table, run);
+        Ok(())
+    }
+
+    fn write_run(&mut self, table: &Memtable) -> Result<Option<RunRow>, ReadError> {
+        if table.is_empty() {
+            return Ok(None);
+        }
+        let mut writer = RunWriter::create(Arc::clone(&self.disk), self.next_number(), 0)?;
+        let mut slice = 0;
+        for conversation in table.conversations() {
+            for entry in table.entries_of(conversation) {
+                writer.push(entry);
+                slice += 1;
+                if slice == SLICE_ENTRIES {
+                    slice = 0;
+                    writer.commit()?;
+                    std::thread::sleep(self.pause);
+                }
+            }
+        }
+        let (row, written) = writer.finish()?;
+        self.desk.written.fetch_add(written, Relaxed);
+        Ok(row)
+    }
+
+    fn open_run(&self, row: RunRow) -> Result<Arc<Run>, ReadError> {
+        Run::open(&*self.disk, row, self.run_cache_bytes).map(Arc::new)
+    }
+
+    /// Numbers are not used again, so that a file of a failed attempt is never taken for another.
+    fn next_number(&mut self) -> u64 {
+        let number = self.progress.next_run;
+        self.progress.next_run += 1;
+        number
+    }
+
+    /// Removes a piece of a run that no manifest names and nobody reads.
+    fn remove_unlisted(&mut self) -> Result<bool, ReadError> {
+        if self.leaving.is_none()
+            && let Some(index) = self.unlisted.iter().position(|run| Arc::strong_count(run) == 1)
+        {
+            let run = self.unlisted.swap_remove(index);
+            let name = file_name(run.row().number);
+            let length = self.disk.allocated(&name).unwrap_or(0);
+            self.leaving = Some(Leaving { name, length });
+        }
+        let Some(Leaving { name, length }) = &mut self.leaving else { return Ok(false) };
+        *length = length.saturating_sub(CUT_BYTES);
+        let cut = if *length > 0 { self.disk.shorten(name, *length).map(drop) } else { self.disk.remove(name) };
+        let result = cut.map_err(|error| ReadError(format!("{name} cannot be removed: {error}")));
+        if *length == 0 {
+            self.leaving = None;
+        }
+        result.map(|()| true)
+    }
+
+    /// Takes the runs out of the manifest that are wholly below the floor.
+    fn drop_expired(&mut self) -> Result<bool, ReadError> {
+        let floor = self.view.floor();
+        let runs = self.view.runs();
+        let expired: Vec<_> = runs.iter().filter(|run| run.row().span.last < floor).cloned().collect();
+        if expired.is_empty() || self.merge.is_some() {
+            return Ok(false);
+        }
+        let numbers: Vec<_> = expired.iter().map(|run| run.row().number).collect();
+        self.replace_runs(&numbers, None, expired)?;
+        Ok(true)
+    }
+
+    /// Begins a merge, or does a slice of the one under way.
+    fn advance_merge(&mut self) -> Result<bool, ReadError> {
+        let Some(mut merge) = self.merge.take() else {
+            let runs = self.view.runs();
+            let Some(inputs) = due(&runs, self.limit) else { return Ok(false) };
+            self.merge = Some(Merge::begin(Arc::clone(&self.disk), inputs, self.next_number())?);
+            return Ok(true);
+        };
+        if !merge.step(SLICE_ENTRIES, self.view.floor())? {
+            self.merge = Some(merge);
+            return Ok(true);
+        }
+        let (row, inputs, written) = merge.finish()?;
+        self.desk.written.fetch_add(written, Relaxed);
+        let run = row.map(|row| self.open_run(row)).transpose()?;
+        let runs = self.view.runs();
+        let replaced = runs.iter().filter(|run| inputs.contains(&run.row().number)).cloned().collect();
+        self.replace_runs(&inputs, run, replaced)?;
+        Ok(true)
+    }
+
+    fn replace_runs(
+        &mut self,
+        removed: &[u64],
+        added: Option<Arc<Run>>,
+        replaced: Vec<Arc<Run>>,
+    ) -> Result<(), ReadError> {
+        let progress = Progress { floor: self.view.floor(), ..self.progress };
+        let row = added.as_ref().map(|run| *run.row());
+        self.state.save(&progress, &Step { added: row, removed, rows: None, segments: &[] })?;
+        self.progress = progress;
+        self.view.replace_runs(removed, added);
+        self.unlisted.extend(replaced);
+        Ok(())
+    }
+}

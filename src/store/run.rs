@@ -1,0 +1,384 @@
+//! A run: a sealed file of entries sorted by (conversation, seq), written once and then only read. Rows hold as many
+//! consecutive entries of one conversation as fit one page of redb, so that a page of history is a few reads, whatever
+//! the size of the store.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq};
+use redb::{Builder, Database, Durability, Range, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, TableDefinition};
+
+use super::disk::{Disk, Meter, MeteredFile, RUNS_FOLDER};
+use super::frame::{put_varint, take_varint};
+use super::memtable::Span;
+use super::open::{classify, open_database};
+use super::page::{Direction, Page};
+use super::sealed_row::{seal, unseal};
+use super::state_file::RunRow;
+use super::{Origin, Position, ReadError, StoredEntry};
+
+/// (conversation, first seq) -> entries of consecutive seqs, and a checksum.
+const ROWS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entries");
+
+/// The most that a row of several entries takes: with its key and redb's own bytes it just fits a page of 4 KiB.
+const ROW_BYTES: usize = 3_900;
+
+/// Cache while a run is written; what is committed leaves it at once.
+const WRITE_CACHE_BYTES: usize = 16 << 20;
+
+/// The name of a run's file.
+pub(super) fn file_name(number: u64) -> String {
+    format!("{RUNS_FOLDER}/{number}.redb")
+}
+
+/// A run that is open for reading.
+#[derive(Debug)]
+pub(super) struct Run {
+    row: RunRow,
+    table: ReadOnlyTable<(u64, u64), &'static [u8]>,
+    /// Kept open as long as the table is read. A sealed file has no writer, so that this pins nothing.
+    _database: KeptOpen,
+}
+
+struct KeptOpen(#[expect(dead_code, reason = "it is held, not used")] ReadOnlyDatabase);
+
+impl std::fmt::Debug for KeptOpen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeptOpen")
+    }
+}
+
+impl Run {
+    /// Opens the file of a run that the manifest names.
+    pub(super) fn open(disk: &dyn Disk, row: RunRow, cache_bytes: usize) -> Result<Self, ReadError> {
+        let name = file_name(row.number);
+        let trouble = |error: String| ReadError(format!("run {}: {error}", row.number));
+        let backend = disk.open_read_only(&name).map_err(|error| trouble(error.to_string()))?;
+        let database = Builder::new()
+            .set_cache_size(cache_bytes)
+            .open_read_only_with_backend(MeteredFile::new(backend, Arc::default()))
+            .map_err(|error| trouble(classify(disk, &name, error).to_string()))?;
+        let transaction = database.begin_read().map_err(|error| trouble(error.to_string()))?;
+        let table = transaction.open_table(ROWS).map_err(|error| trouble(error.to_string()))?;
+        Ok(Self { row, table, _database: KeptOpen(database) })
+    }
+
+    /// What the manifest says of it.
+    pub(super) fn row(&self) -> &RunRow {
+        &self.row
+    }
+
+    /// Offers the entries of `conversation` within `from..=to` that are not below `floor` to the page.
+    pub(super) fn read(
+        &self,
+        conversation: ConversationId,
+        (from, to): (Seq, Seq),
+        floor: Position,
+        direction: Direction,
+        page: &mut Page,
+    ) -> Result<(), ReadError> {
+        let key = |seq: Seq| (conversation.0, seq.0);
+        match direction {
+            Direction::Forwards => {
+                let before = self.range(key(Seq(0)), key(from))?.next_back();
+                let start =
+                    before.transpose().map_err(|e| self.unreadable(e))?.map_or(from, |(key, _)| Seq(key.value().1));
+                for row in self.range(key(start), key(to))? {
+                    for entry in self.decode(row)? {
+                        if entry.seq >= from && entry.seq <= to && entry.position >= floor {
+                            page.offer(entry)?;
+                        }
+                        if page.is_full() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            Direction::Backwards => {
+                for row in self.range(key(Seq(0)), key(to))?.rev() {
+                    for entry in self.decode(row)?.into_iter().rev() {
+                        if entry.seq < from || entry.position < floor {
+                            return Ok(());
+                        }
+                        if entry.seq <= to {
+                            page.offer(entry)?;
+                        }
+                        if page.is_full() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The seq of the first entry of `conversation` whose position is at least `position`: positions rise with seqs, so
+    /// it is searched by halves.
+    pub(super) fn first_from(
+        &self,
+        conversation: ConversationId,
+        position: Position,
+    ) -> Result<Option<Seq>, ReadError> {
+        let all = || self.range((conversation.0, 0), (conversation.0, u64::MAX));
+        let (Some(first), Some(last)) = (all()?.next(), all()?.next_back()) else { return Ok(None) };
+        let last = self.decode(last)?;
+        let (Some(newest), Some(oldest)) = (last.last(), self.decode(first)?.into_iter().next()) else {
+            return Ok(None);
+        };
+        if newest.position < position {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (oldest.seq.0, newest.seq.0);
+        while low < high {
+            let middle = low.midpoint(high);
+            let row = self.range((conversation.0, 0), (conversation.0, middle))?.next_back();
+            let row = row.map_or_else(|| Ok(Vec::new()), |row| self.decode(row))?;
+            let (Some(begin), Some(end)) = (row.first(), row.last()) else { break };
+            if begin.position >= position {
+                high = begin.seq.0;
+            } else if end.position < position {
+                low = end.seq.0 + 1;
+            } else {
+                let index = row.partition_point(|entry| entry.position < position);
+                return Ok(row.get(index).map(|entry| entry.seq));
+            }
+        }
+        Ok(Some(Seq(low)))
+    }
+
+    /// All rows, ascending.
+    pub(super) fn rows(self: &Arc<Self>) -> Result<Rows, ReadError> {
+        Ok(Rows { rows: self.table.range::<(u64, u64)>(..).map_err(|e| self.unreadable(e))?, run: Arc::clone(self) })
+    }
+
+    fn range(&self, from: (u64, u64), to: (u64, u64)) -> Result<Range<'static, (u64, u64), &'static [u8]>, ReadError> {
+        self.table.range(from..=to).map_err(|error| self.unreadable(error))
+    }
+
+    fn decode(&self, row: Row) -> Result<Vec<StoredEntry>, ReadError> {
+        let (key, value) = row.map_err(|error| self.unreadable(error))?;
+        let (conversation, seq) = key.value();
+        decode_row(ConversationId(conversation), Seq(seq), value.value())
+            .map_err(|error| ReadError(format!("run {}: {error}", self.row.number)))
+    }
+
+    fn unreadable(&self, error: redb::StorageError) -> ReadError {
+        ReadError(format!("run {} cannot be read: {error}", self.row.number))
+    }
+}
+
+type Row =
+    Result<(redb::AccessGuard<'static, (u64, u64)>, redb::AccessGuard<'static, &'static [u8]>), redb::StorageError>;
+
+/// The rows of a run, each with all of its entries.
+pub(super) struct Rows {
+    rows: Range<'static, (u64, u64), &'static [u8]>,
+    run: Arc<Run>,
+}
+
+impl Iterator for Rows {
+    type Item = Result<Vec<StoredEntry>, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.run.decode(self.rows.next()?))
+    }
+}
+
+/// Writes a run, entry by entry in the order of (conversation, seq). The file is nothing to anyone until the manifest
+/// names it.
+pub(super) struct RunWriter {
+    disk: Arc<dyn Disk>,
+    number: u64,
+    level: u64,
+    database: Database,
+    meter: Arc<Meter>,
+    /// Rows that are not committed yet.
+    rows: Vec<((u64, u64), Vec<u8>)>,
+    packer: Packer,
+    span: Option<Span>,
+    entries: u64,
+    bytes: u64,
+}
+
+impl RunWriter {
+    /// Begins the file of run `number`.
+    pub(super) fn create(disk: Arc<dyn Disk>, number: u64, level: u64) -> Result<Self, ReadError> {
+        let name = file_name(number);
+        let trouble = |error: String| ReadError(format!("run {number} cannot be written: {error}"));
+        if disk.exists(&name).map_err(|error| trouble(error.to_string()))? {
+            disk.remove(&name).map_err(|error| trouble(error.to_string()))?;
+        }
+        let meter = Arc::<Meter>::default();
+        let database = open_database(&*disk, &name, WRITE_CACHE_BYTES, Arc::clone(&meter))
+            .map_err(|error| trouble(error.to_string()))?;
+        Ok(Self {
+            disk,
+            number,
+            level,
+            database,
+            meter,
+            rows: Vec::new(),
+            packer: Packer::default(),
+            span: None,
+            entries: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Adds the next entry.
+    pub(super) fn push(&mut self, entry: &StoredEntry) {
+        let span = Span::of(entry);
+        self.span = Some(self.span.map_or(span, |s| s.joined(span)));
+        self.entries += 1;
+        if let Some(row) = self.packer.push(entry) {
+            self.rows.push(row);
+        }
+    }
+
+    /// Commits what was pushed so far: one slice of the work.
+    pub(super) fn commit(&mut self) -> Result<(), ReadError> {
+        self.write_rows().map_err(|error| ReadError(format!("run {} cannot be written: {error}", self.number)))
+    }
+
+    /// Seals the file durably; returns its row for the manifest, or `None` and no file if no entry was pushed.
+    pub(super) fn finish(mut self) -> Result<(Option<RunRow>, u64), ReadError> {
+        self.rows.extend(self.packer.take());
+        self.commit()?;
+        let Self { disk, number, level, database, meter, span, entries, bytes, .. } = self;
+        let trouble = |error: String| ReadError(format!("run {number} cannot be closed: {error}"));
+        database.close().map_err(|error| trouble(error.to_string()))?;
+        let Some(span) = span else {
+            disk.remove(&file_name(number)).map_err(|error| trouble(error.to_string()))?;
+            return Ok((None, meter.written()));
+        };
+        disk.sync_names().map_err(|error| trouble(error.to_string()))?;
+        Ok((Some(RunRow { number, level, span, entries, bytes }), meter.written()))
+    }
+
+    fn write_rows(&mut self) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        {
+            let mut table = transaction.open_table(ROWS)?;
+            let mut cursor = table.upper_bound_mut(Bound::<(u64, u64)>::Unbounded)?;
+            for (key, value) in self.rows.drain(..) {
+                self.bytes += value.len() as u64;
+                cursor.insert_before(key, value.as_slice())?;
+            }
+            cursor.close()?;
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+/// Packs consecutive entries of a conversation into a row:
+///
+/// ```text
+/// entry* | xxh3-64 of key and entries
+/// entry  = position, time, countable (varints: less those of the entry before in this row), device, incarnation,
+///          message id, first unanswered, source, item length (varints), digest u64, item
+/// ```
+#[derive(Debug, Default)]
+struct Packer {
+    row: BytesMut,
+    key: (u64, u64),
+    last: Option<StoredEntry>,
+}
+
+impl Packer {
+    /// Adds an entry; returns the row that it does not fit into any more.
+    fn push(&mut self, entry: &StoredEntry) -> Option<((u64, u64), Vec<u8>)> {
+        // Numbers of an entry are at most 9 varints of 10 bytes and the digest.
+        let most = entry.item.len() + 9 * 10 + 8;
+        let continues = self.last.as_ref().is_some_and(|last| {
+            last.conversation == entry.conversation
+                && last.seq.next() == entry.seq
+                && last.position < entry.position
+                && last.time <= entry.time
+                && last.countable <= entry.countable
+                && self.row.len() + most <= ROW_BYTES
+        });
+        let finished = if continues { None } else { self.take() };
+        let (position, time, countable) =
+            self.last.as_ref().map_or((0, 0, 0), |last| (last.position.0, last.time.0, last.countable));
+        if self.last.is_none() {
+            self.key = (entry.conversation.0, entry.seq.0);
+        }
+        for number in [
+            entry.position.0 - position,
+            entry.time.0 - time,
+            entry.countable - countable,
+            entry.origin.device.0,
+            entry.origin.incarnation.0,
+            entry.origin.message_id.0,
+            entry.first_unanswered.0,
+            entry.source.0,
+            entry.item.len() as u64,
+        ] {
+            put_varint(&mut self.row, number);
+        }
+        self.row.put_u64_le(entry.digest);
+        self.row.put_slice(&entry.item);
+        self.last = Some(StoredEntry { item: Bytes::new(), ..entry.clone() });
+        finished
+    }
+
+    /// The row begun, if there is one.
+    fn take(&mut self) -> Option<((u64, u64), Vec<u8>)> {
+        self.last.take()?;
+        let mut row = Vec::with_capacity(self.row.len() + 8);
+        row.extend_from_slice(&self.row);
+        self.row.clear();
+        seal(&key_bytes(self.key), &mut row);
+        Some((self.key, row))
+    }
+}
+
+fn key_bytes((conversation, seq): (u64, u64)) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&conversation.to_le_bytes());
+    key[8..].copy_from_slice(&seq.to_le_bytes());
+    key
+}
+
+fn decode_row(conversation: ConversationId, first: Seq, row: &[u8]) -> Result<Vec<StoredEntry>, ReadError> {
+    let mut rest = Bytes::copy_from_slice(unseal("a run", &key_bytes((conversation.0, first.0)), row)?);
+    let mut entries = Vec::new();
+    let (mut seq, mut position, mut time, mut countable) = (first, 0_u64, 0_u64, 0_u64);
+    while !rest.is_empty() {
+        let malformed = || ReadError("a row is malformed".to_owned());
+        let mut numbers = [0; 9];
+        for number in &mut numbers {
+            *number = take_varint(&mut rest).ok_or_else(malformed)?;
+        }
+        position = position.wrapping_add(numbers[0]);
+        time = time.wrapping_add(numbers[1]);
+        countable = countable.wrapping_add(numbers[2]);
+        let [_, _, _, device, incarnation, message_id, first_unanswered, source, length] = numbers;
+        if rest.len() < 8 || length > (rest.len() - 8) as u64 {
+            return Err(malformed());
+        }
+        let digest = rest.get_u64_le();
+        let item = rest.split_to(length as usize);
+        entries.push(StoredEntry {
+            conversation,
+            seq,
+            position: Position(position),
+            time: LogTime(time),
+            countable,
+            origin: Origin {
+                device: DeviceId(device),
+                incarnation: Incarnation(incarnation),
+                message_id: MessageId(message_id),
+            },
+            first_unanswered: MessageId(first_unanswered),
+            digest,
+            source: Position(source),
+            item,
+        });
+        seq = seq.next();
+    }
+    Ok(entries)
+}
