@@ -98,9 +98,13 @@ mod tests {
         assert_eq!(wishes("   "), []);
         assert_eq!(wishes("/open @bob"), [Wish::OpenDirect("bob".to_owned())]);
         assert_eq!(wishes("/join #news"), [Wish::OpenChannel("news".to_owned())]);
-        let group = Wish::CreateGroup { label: "Lunch today".to_owned(), users: vec!["alice".to_owned(), "bob".to_owned()] };
+        let group =
+            Wish::CreateGroup { label: "Lunch today".to_owned(), users: vec!["alice".to_owned(), "bob".to_owned()] };
         assert_eq!(wishes("/group \"Lunch today\" alice @bob"), [group]);
-        assert_eq!(wishes("/label The  big one"), [Wish::SetLabel { conversation: 5, label: "The big one".to_owned() }]);
+        assert_eq!(
+            wishes("/label The  big one"),
+            [Wish::SetLabel { conversation: 5, label: "The big one".to_owned() }]
+        );
         assert_eq!(wishes("/leave"), [Wish::Leave(5)]);
         assert_eq!(wishes("/nonsense"), []);
     }

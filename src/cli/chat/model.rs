@@ -53,18 +53,37 @@ pub(super) struct Unsent {
 /// What the model wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    Send { conversation: u64, text: String },
+    Send {
+        conversation: u64,
+        text: String,
+    },
     /// A page of history that ends before this seq; 0: with the newest.
-    Older { conversation: u64, before: u64 },
-    Mark { conversation: u64, seq: u64 },
+    Older {
+        conversation: u64,
+        before: u64,
+    },
+    Mark {
+        conversation: u64,
+        seq: u64,
+    },
     Names(Vec<u64>),
     List,
     OpenDirect(String),
     OpenChannel(String),
-    CreateGroup { label: String, users: Vec<String> },
+    CreateGroup {
+        label: String,
+        users: Vec<String>,
+    },
     Leave(u64),
-    SetLabel { conversation: u64, label: String },
-    SetRole { conversation: u64, user: String, role: Role },
+    SetLabel {
+        conversation: u64,
+        label: String,
+    },
+    SetRole {
+        conversation: u64,
+        user: String,
+        role: Role,
+    },
     Members(u64),
     ConnectNow,
     Quit,
@@ -245,7 +264,8 @@ impl Model {
         match entry.kind() {
             EntryKind::Joined => {
                 if let Some(joined) = &entry.joined {
-                    let mut one = Conversation { id: joined.conversation, label: joined.label.clone(), ..Default::default() };
+                    let mut one =
+                        Conversation { id: joined.conversation, label: joined.label.clone(), ..Default::default() };
                     one.set_kind(joined.kind());
                     one.head_seq = joined.seq;
                     one.head_time = entry.time;
@@ -271,7 +291,11 @@ impl Model {
             }
         }
         let message = entry.kind() == EntryKind::Message;
-        if message && entry.sender != self.me && !self.names.contains_key(&entry.sender) && self.asked.insert(entry.sender) {
+        if message
+            && entry.sender != self.me
+            && !self.names.contains_key(&entry.sender)
+            && self.asked.insert(entry.sender)
+        {
             self.wish(Wish::Names(vec![entry.sender]));
         }
         let sender = if message { entry.sender } else { 0 };
@@ -285,7 +309,8 @@ impl Model {
     }
 
     fn handle_own(&mut self, own: &packet::Own) {
-        let at = self.unsent.iter().position(|one| one.message_id == own.message_id && one.conversation == own.conversation);
+        let at =
+            self.unsent.iter().position(|one| one.message_id == own.message_id && one.conversation == own.conversation);
         let text = at.map(|at| self.unsent.remove(at).text);
         match (&own.entry, text) {
             (Some(entry), _) => self.handle_entry(entry, true),
@@ -357,7 +382,9 @@ impl Model {
         if let Some(talk) = self.talk_mut(conversation) {
             talk.loading = false;
             talk.head_seq = talk.head_seq.max(page.head_seq);
-            if lowest != u64::MAX && (before == 0 || talk.loaded_from == 0 || talk.loaded_from >= before.saturating_sub(1)) {
+            if lowest != u64::MAX
+                && (before == 0 || talk.loaded_from == 0 || talk.loaded_from >= before.saturating_sub(1))
+            {
                 talk.loaded_from = if talk.loaded_from == 0 { lowest } else { talk.loaded_from.min(lowest) };
             }
             talk.complete = page.next_seq == 0;
@@ -382,7 +409,12 @@ impl Model {
 
     /// What an earlier life left in the outbox: shown as unsent until it is gone from there.
     pub(super) fn handle_unanswered(&mut self, publishes: &[(u64, packet::Publish)]) {
-        let gone: Vec<Unsent> = self.unsent.iter().filter(|one| one.refused.is_none() && !publishes.iter().any(|(id, _)| *id == one.message_id)).cloned().collect();
+        let gone: Vec<Unsent> = self
+            .unsent
+            .iter()
+            .filter(|one| one.refused.is_none() && !publishes.iter().any(|(id, _)| *id == one.message_id))
+            .cloned()
+            .collect();
         for one in gone {
             self.unsent.retain(|other| other.message_id != one.message_id);
             self.wish(Wish::Older { conversation: one.conversation, before: 0 });
@@ -506,7 +538,8 @@ mod tests {
     fn model() -> Model {
         let mut model = Model::default();
         model.handle_connected(&packet::Connected { user: 7, ..Default::default() });
-        let conversations = (1..=3).map(|id| Conversation { id, head_time: 10 - id, label: format!("c{id}"), ..Default::default() });
+        let conversations =
+            (1..=3).map(|id| Conversation { id, head_time: 10 - id, label: format!("c{id}"), ..Default::default() });
         model.handle_list(conversations.collect());
         model.take_wishes();
         model
@@ -551,7 +584,8 @@ mod tests {
     #[test]
     fn scrolling_to_the_top_asks_for_older_lines_once() {
         let mut model = model();
-        let items = (51..=100).map(|seq| packet::Item { kind: Some(item::Kind::Entry(message(seq, 8, "x"))) }).collect();
+        let items =
+            (51..=100).map(|seq| packet::Item { kind: Some(item::Kind::Entry(message(seq, 8, "x"))) }).collect();
         model.handle_page(1, 0, HistoryPage { items, next_seq: 50, head_seq: 100 });
         model.take_wishes();
         model.scroll_by(true, 100, 60, 20);
