@@ -173,7 +173,8 @@ async fn s9_an_item_larger_than_the_window_comes_alone_or_as_a_head() {
     let direct = alice.open_direct("bob").await;
     let window = Some(packet::Window { items: 4, bytes: 1_024 });
     let mut bob = world.wire(packet::Connect { express: window, ..world.connect("bob") }).await;
-    let small = packet::Connect { express: window, item_bytes_max: 2_000, device: "tag".into(), ..world.connect("bob") };
+    let small =
+        packet::Connect { express: window, item_bytes_max: 2_000, device: "tag".into(), ..world.connect("bob") };
     let mut tag = world.wire(small).await;
     let large = "x".repeat(60_000);
     alice.say(direct, &large).await;
@@ -256,6 +257,7 @@ async fn history_pages_both_ways_and_explains_every_seq() {
     loop {
         let answer = bob.history(page).await.expect("a page");
         assert_eq!(answer.head_seq, 22);
+        assert!(answer.items.len() <= 4, "a page holds no more than was asked for, heads included");
         heads_seen.extend(heads(&answer.items));
         forwards.extend(answer.items.iter().filter_map(entry).map(|e| e.seq));
         if answer.next_seq == 0 {
