@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args as ClapArgs;
-use longwire_client::packet::{self, CatchUpMode, EntryKind, HeadReason, item};
+use longwire_client::packet::{self, CatchUpMode, EntryKind, HeadReason, Window, item};
 use longwire_client::{Client, Deliveries, Delivery, Direction, Item, Start};
+use longwire_protocol::limits::{WINDOW_BYTES_MAX, WINDOW_ITEMS_MAX};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connect::{ConnectArgs, tell_states};
 use super::target::Target;
@@ -59,6 +60,12 @@ pub(super) struct Args {
 
 /// What may be gathered before it is made durable and acked.
 const BATCH_BYTES: usize = 1 << 20;
+/// The same in items: a quarter of the window, so that acks are on their way before it is full.
+const BATCH_ITEMS: usize = WINDOW.items as usize / 4;
+/// How long a batch for a file is gathered.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// What may be on its way: much, since each ack waits for the disk.
+const WINDOW: Window = Window { items: WINDOW_ITEMS_MAX, bytes: WINDOW_BYTES_MAX };
 /// Entries of one page of history.
 const PAGE: u32 = 200;
 
@@ -75,6 +82,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
     let reserved = if device.is_empty() { Some(args.connection.device("sub")?) } else { None };
     let mut config = args.connection.config(reserved.as_ref().map_or(device.as_str(), |device| &device.name))?;
     config.catch_up = CatchUpMode::All;
+    (config.express, config.bulk) = (WINDOW, WINDOW);
     config.start = match &sink.kept.cursor {
         Some(cursor) => Start::Own(Bytes::from(cursor.clone())),
         None => Start::Fresh,
@@ -135,12 +143,15 @@ impl Follower {
             let Some(delivery) = deliveries.next().await else {
                 return Err(Fail::ended(&self.client.states().borrow()));
             };
-            // Everything that is there is made durable at once.
+            // What comes within a moment is made durable at once: two fsyncs for many messages.
+            let until = Instant::now() + self.sink.patience();
+            let mut items = delivery.items.len();
             let mut held: Vec<Delivery> = Vec::new();
             let mut flow = self.take(&delivery).await?;
             held.push(delivery);
-            while flow == Flow::More && self.sink.unkept < BATCH_BYTES {
-                let Some(next) = ready(deliveries).await else { break };
+            while flow == Flow::More && self.sink.unkept < BATCH_BYTES && items < BATCH_ITEMS {
+                let Ok(Some(next)) = timeout_at(until, deliveries.next()).await else { break };
+                items += next.items.len();
                 flow = self.take(&next).await?;
                 held.push(next);
             }
@@ -264,15 +275,6 @@ impl Follower {
     }
 }
 
-/// A delivery that is there already.
-async fn ready(deliveries: &mut Deliveries) -> Option<Delivery> {
-    tokio::select! {
-        biased;
-        delivery = deliveries.next() => delivery,
-        () = std::future::ready(()) => None,
-    }
-}
-
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
@@ -374,6 +376,14 @@ impl Sink {
         keep::sync_directory(path).map_err(told)?;
         let out = Out::File { file, buffer: Vec::new(), state, saved: Kept::default() };
         Ok(Self { out, kept, unkept: 0 })
+    }
+
+    /// How long to wait for more before what was written is kept.
+    fn patience(&self) -> Duration {
+        match self.out {
+            Out::Stdout { .. } => Duration::ZERO,
+            Out::File { .. } => PATIENCE,
+        }
     }
 
     fn write(&mut self, line: &[u8]) -> Result<(), Fail> {
