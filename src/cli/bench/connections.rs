@@ -20,7 +20,7 @@ use super::{BrokerArgs, DEVICES_OF_A_USER, write_json};
 
 /// Opens many connections that do nothing
 #[derive(Clone, Debug, ClapArgs)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// How many connections to have at each step
     #[arg(long, value_delimiter = ',', default_value = "1000,5000,15000")]
     steps: Vec<u64>,

@@ -25,7 +25,7 @@ use super::{BrokerArgs, write_json};
 
 /// Publishes from many connections
 #[derive(Clone, Debug, ClapArgs)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// How many connections, each a user with a device of its own
     #[arg(long, default_value_t = 100)]
     connections: usize,
