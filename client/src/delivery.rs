@@ -70,8 +70,8 @@ impl Item {
 ///
 /// Store the items, then call [`Delivery::stored`]: the broker is told, and sends more. An application that stores
 /// items and cursor in one transaction, and gives that cursor to [`Start::Own`] after a restart, gets everything exactly
-/// once; it either asks for [`Handover::WithCursor`], or discards after a restart what it stored after its cursor. Any
-/// other gets everything at least once, in order.
+/// once if it knows entries by conversation and seq: a cursor covers nothing that it has not stored, but what came
+/// shortly before the cursor may come again after a restart. Any other gets everything at least once, in order.
 ///
 /// Deliveries are stored in the order in which they came: storing one says that those before it are stored too. A
 /// delivery that is dropped without [`Delivery::stored`] counts as not stored; after the next reconnect its items come
@@ -87,7 +87,7 @@ impl Item {
 pub struct Delivery {
     /// The items, oldest first.
     pub items: Vec<Item>,
-    /// When it is there: the place right behind this delivery's last item. Opaque, at most 1 KiB.
+    /// When it is there: a place from which nothing is missed once this delivery is stored. Opaque, at most 1 KiB.
     pub cursor: Option<Bytes>,
     pub(crate) number: u64,
     pub(crate) intake: Option<Arc<Shared>>,

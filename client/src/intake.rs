@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use longwire_protocol::limits;
 use longwire_protocol::packet::Lane;
 use tokio::sync::Notify;
 
@@ -61,9 +62,8 @@ struct Intake {
     handed: VecDeque<Handed>,
     next_number: u64,
     effects: Effects,
-    /// Conversation → the highest seq that was stored after the cursor that was stored last: what would come twice
-    /// after a reconnect.
-    passed: HashMap<u64, u64>,
+    /// What was stored: it may come again after a reconnect, since a cursor leaves behind more than it covers.
+    passed: Passed,
     abandoned: bool,
     closed: bool,
 }
@@ -72,7 +72,7 @@ impl Intake {
     fn begin(&mut self, reset: Option<Reset>) {
         self.end();
         if let Some(reset) = reset {
-            self.passed.clear();
+            self.passed = Passed::default();
             self.queue.push_back(Arrival::Reset(reset));
         }
         self.settle_what_nobody_reads();
@@ -133,7 +133,7 @@ impl Intake {
     }
 
     fn is_news(&self, item: &Item) -> bool {
-        item.place().is_none_or(|(conversation, seq)| self.passed.get(&conversation).is_none_or(|&at| seq > at))
+        item.place().is_none_or(|(conversation, seq)| seq > self.passed.seq(conversation))
     }
 
     fn settle(&mut self, number: u64, stored: bool) {
@@ -161,16 +161,10 @@ impl Intake {
             self.effects.bulk = self.effects.bulk.max(handed.bulk);
             self.effects.answers.extend(handed.answers);
         }
-        let comes_again = handed.numbering != self.numbering;
         if handed.cursor.is_some() {
-            if !comes_again {
-                self.passed.clear();
-            }
-            self.effects.cursor = handed.cursor.clone();
+            self.effects.cursor = handed.cursor;
         }
-        if comes_again || handed.cursor.is_none() {
-            self.passed.extend(handed.places);
-        }
+        self.passed.extend(handed.places);
     }
 
     fn answer_what_is_settled(&mut self) {
@@ -185,6 +179,33 @@ impl Intake {
         while self.abandoned {
             let Some((number, ..)) = self.take(Handover::AtOnce) else { break };
             self.settle(number, true);
+        }
+    }
+}
+
+/// Conversation → the highest seq that was stored, of those where something was stored lately: two generations, each of
+/// as many conversations as there can be items on their way in both lanes.
+#[derive(Debug, Default)]
+struct Passed {
+    young: HashMap<u64, u64>,
+    old: HashMap<u64, u64>,
+}
+
+impl Passed {
+    const GENERATION: usize = 2 * limits::WINDOW_ITEMS_MAX as usize;
+
+    fn seq(&self, conversation: u64) -> u64 {
+        let seq = |map: &HashMap<u64, u64>| map.get(&conversation).copied().unwrap_or(0);
+        seq(&self.young).max(seq(&self.old))
+    }
+
+    fn extend(&mut self, places: impl IntoIterator<Item = (u64, u64)>) {
+        for (conversation, seq) in places {
+            if self.young.len() >= Self::GENERATION {
+                self.old = std::mem::take(&mut self.young);
+            }
+            let highest = self.seq(conversation).max(seq);
+            self.young.insert(conversation, highest);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line of the one binary `longwire`.
 
 //mod bench;
-//mod chat;
+mod chat;
 mod connect;
 mod conversation;
 mod fail;
@@ -43,8 +43,8 @@ enum Command {
     /// Makes issuers' keys and tokens
     #[command(subcommand)]
     Token(token::Command),
-    //    /// Talks, in a terminal
-    //    Chat(chat::Args),
+    /// Talks, in a terminal
+    Chat(chat::Args),
     /// Publishes messages
     Pub(publish::Args),
     /// Prints or stores what is said in a conversation
@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Token(command) => token::run(command),
-        //        Command::Chat(args) => on_one_thread(chat::run(args)),
+        Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Pub(args) => on_one_thread(publish::run(args)),
         Command::Sub(args) => on_one_thread(subscribe::run(args)),
         Command::Conversation(command) => on_one_thread(conversation::run(command)),

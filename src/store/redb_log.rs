@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use longwire_protocol::LogTime;
 
-use super::builder::{Builder, Desk, Job};
+use super::builder::{Builder, Desk, Job, Pace};
 use super::disk::{Disk, Folder, RUNS_FOLDER};
 use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
@@ -19,6 +19,7 @@ use super::merge::MergeLimit;
 use super::open::{OpenError, UNFINISHED};
 use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
+use super::stats::Written;
 use super::view::View;
 use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
 
@@ -32,14 +33,17 @@ pub struct StoreOptions {
     pub birth_unix_ms: u64,
     /// Entries at which a memtable is sealed. Default 400,000: a run of them is built in half a second.
     pub seal_entries: usize,
-    /// Bytes at which a memtable is sealed, its bookkeeping not counted in; also the bytes of journal that may wait for a
-    /// seal. Default 64 MiB.
+    /// Bytes of entries, as a run will hold them, at which a memtable is sealed; also the bytes of journal that may wait
+    /// for a seal. Default 64 MiB; with its bookkeeping such a memtable of 200-byte items takes 120 MB.
     pub seal_bytes: usize,
     /// Bytes in the journal that runs and state have not absorbed, above which publishes are refused. It bounds the time
     /// of a start after a crash (2.3 s for each GB). Default 256 MiB.
     pub journal_bytes: u64,
     /// Bytes that frames without publishes may take beyond that. Default 32 MiB.
     pub journal_reserve_bytes: u64,
+    /// Whether the journal commits in two phases, which is one more sync for each frame: see
+    /// `docs/decisions/journal-commit.md`. Default no.
+    pub two_phase_commit: bool,
     /// Cache for the journal. Default 64 MiB.
     pub journal_cache_bytes: usize,
     /// Cache for the state. Default 64 MiB.
@@ -62,6 +66,7 @@ impl Default for StoreOptions {
             seal_bytes: 64 << 20,
             journal_bytes: 256 << 20,
             journal_reserve_bytes: 32 << 20,
+            two_phase_commit: false,
             journal_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,
             run_cache_bytes: 8 << 20,
@@ -107,9 +112,13 @@ pub struct RedbLog {
     tail: Position,
     tail_time: LogTime,
     health: Health,
+    /// The journal commit that ends at the tail.
+    newest_commit: u64,
     /// All bytes of frames that were beyond the state at the start or came since.
     journal_bytes: u64,
-    /// The same at the last seal.
+    /// Bytes of frames that this start appended.
+    appended_bytes: u64,
+    /// The same as `journal_bytes` at the last seal.
     sealed_bytes: u64,
     /// Where the state stood when it was last read, and the journal commit that ends there.
     state_read: Mutex<Option<(Position, u64)>>,
@@ -185,16 +194,18 @@ impl RedbLog {
         let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
         view.raise_floor(floor);
         let state = Arc::new(state);
-        let desk = Arc::<Desk>::default();
+        let desk = Arc::new(Desk::new(applied_commit));
         let builder = Builder::new(
             Arc::clone(&disk),
             Arc::clone(&state),
             Arc::clone(&view),
             Arc::clone(&desk),
             saved.progress,
-            MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
-            options.run_cache_bytes,
-            options.pause,
+            Pace {
+                limit: MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
+                run_cache_bytes: options.run_cache_bytes,
+                pause: options.pause,
+            },
         );
         let mut log = Self {
             birth_unix_ms,
@@ -206,7 +217,9 @@ impl RedbLog {
             tail: applied,
             tail_time: applied_time,
             health: Health::Writable,
+            newest_commit: applied_commit,
             journal_bytes: 0,
+            appended_bytes: 0,
             sealed_bytes: 0,
             state_read: Mutex::new(None),
             desk,
@@ -216,8 +229,7 @@ impl RedbLog {
             options,
         };
         let journal = log.open_journal(applied_commit)?;
-        log.take_in_after(&journal, applied_commit)
-            .map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
+        log.take_in_rest(&journal).map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
         log.journal = Some(journal);
         log.remove_strays(&saved.runs);
         log.begin_segment();
@@ -230,15 +242,34 @@ impl RedbLog {
         Ok(log)
     }
 
-    fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
-        Journal::open(&*self.disk, self.options.journal_cache_bytes, false, applied_commit)
+    /// What was written since the store was opened, and for what.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        let journal = self.journal.as_ref().map(Journal::meter);
+        Written {
+            frames: self.appended_bytes,
+            journal: journal.map_or(0, |meter| meter.written()),
+            journal_syncs: journal.map_or(0, |meter| meter.syncs()),
+            state: self.state.meter().written(),
+            runs: self.desk.written(),
+        }
     }
 
-    /// Takes in the frames after `commit`: what a start finds beyond the state, and what reopening finds beyond the tail.
-    /// Returns the bytes of the newest.
-    fn take_in_after(&mut self, journal: &Journal, commit: u64) -> Result<Option<Bytes>, ReadError> {
+    /// Whether the background thread has nothing left of what it was given.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.desk.unfinished() == 0
+    }
+
+    fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
+        Journal::open(&*self.disk, self.options.journal_cache_bytes, self.options.two_phase_commit, applied_commit)
+    }
+
+    /// Takes in the frames after the tail: what a start finds beyond the state, and what reopening finds. Returns the
+    /// bytes of the newest.
+    fn take_in_rest(&mut self, journal: &Journal) -> Result<Option<Bytes>, ReadError> {
         let mut newest = None;
-        for found in journal.frames_after(commit)? {
+        for found in journal.frames_after(self.newest_commit)? {
             let (commit, frame) = found?;
             if frame.first.0 != self.tail.0 + 1 {
                 return Err(ReadError(format!(
@@ -251,18 +282,19 @@ impl RedbLog {
                     "commit {commit} has entry {seq} of conversation {conversation} out of order"
                 )));
             }
-            self.take_in(&frame);
+            self.take_in(&frame, commit);
             newest = Some(frame.bytes);
         }
         Ok(newest)
     }
 
     /// What is committed becomes visible.
-    fn take_in(&mut self, frame: &Frame) {
+    fn take_in(&mut self, frame: &Frame, commit: u64) {
         if self.segments.last().is_none_or(|segment| segment.id != frame.segment) {
             self.segments.push(Segment { id: frame.segment, first: frame.first, time: frame.time });
         }
         self.view.add(frame);
+        self.newest_commit = commit;
         self.tail = frame.last();
         self.tail_time = frame.time;
         self.journal_bytes += frame.bytes.len() as u64;
@@ -383,7 +415,9 @@ impl Log for RedbLog {
             return Err(AppendError::Unknown { reason, sync });
         }
         self.repeatable = None;
-        self.take_in(frame);
+        let commit = journal.newest_commit();
+        self.appended_bytes += frame.bytes.len() as u64;
+        self.take_in(frame, commit);
         Ok(())
     }
 
@@ -424,7 +458,7 @@ impl Log for RedbLog {
             rows: state,
             tail: self.tail,
             tail_time: self.tail_time,
-            commit: self.journal.as_ref().map_or(0, Journal::newest_commit),
+            commit: self.newest_commit,
             segments: self.segments.clone(),
             journal_bytes: self.journal_bytes,
         });
@@ -442,22 +476,26 @@ impl Log for RedbLog {
         if let Health::Failed { reason, sync: true } = &self.health {
             return Err(AppendError::Unknown { reason: reason.clone(), sync: true });
         }
-        let known = self.journal.take().map_or(0, |journal| journal.newest_commit());
-        match self.open_journal(known).map_err(|error| error.to_string()).and_then(|journal| {
+        // Closed before it is opened again: redb locks the file.
+        drop(self.journal.take());
+        let reopened = self.open_journal(self.newest_commit).map_err(|error| error.to_string()).and_then(|journal| {
             // A frame whose commit was cut off may be there all the same: then it is part of the log from now on.
-            self.repeatable = self.take_in_after(&journal, known).map_err(|error| error.to_string())?;
-            Ok(journal)
-        }) {
-            Ok(journal) => self.journal = Some(journal),
-            Err(reason) => {
-                self.health = Health::ReadOnly(reason.clone());
-                return Err(AppendError::NotStored(reason));
+            let newest = self.take_in_rest(&journal).map_err(|error| error.to_string())?;
+            Ok((journal, newest))
+        });
+        let newest = match reopened {
+            Ok((journal, newest)) => {
+                self.journal = Some(journal);
+                newest
             }
-        }
+            Err(reason) => {
+                self.health = Health::Failed { reason: reason.clone(), sync: false };
+                return Err(AppendError::Unknown { reason, sync: false });
+            }
+        };
         self.health = Health::Writable;
-        let repeatable = self.repeatable.take();
         self.append(&self.empty_frame())?;
-        self.repeatable = repeatable;
+        self.repeatable = newest;
         Ok(())
     }
 

@@ -227,6 +227,11 @@ impl RunWriter {
         })
     }
 
+    /// The run's number.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Adds the next entry.
     pub(super) fn push(&mut self, entry: &StoredEntry) {
         let span = Span::of(entry);

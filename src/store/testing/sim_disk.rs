@@ -83,11 +83,6 @@ pub(crate) struct SimDisk {
 }
 
 impl SimDisk {
-    /// Calls so far.
-    pub(crate) fn calls(&self) -> u64 {
-        self.lock().calls
-    }
-
     /// Loses power after so many more calls: that one and all after it fail.
     pub(crate) fn die_after(&self, calls: u64) {
         let mut inner = self.lock();

@@ -1,0 +1,433 @@
+//! `longwire chat`: a person's client in a terminal. What is typed is kept on disk until it is stored, also offline.
+
+mod command;
+mod input;
+mod model;
+mod plain;
+mod view;
+
+use std::io::{self, IsTerminal as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args as ClapArgs;
+use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use futures_util::StreamExt as _;
+use longwire_client::packet::{self, ConversationKind};
+use longwire_client::{
+    Client, Deliveries, Delivery, Direction, Failure, Outbox, Publication, PublishError, RequestError, Start, State,
+    outbox_path,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::interval;
+
+use self::model::{Model, Wish};
+use self::view::Drawn;
+use super::Fail;
+use super::connect::ConnectArgs;
+use super::target::Target;
+
+const EXAMPLES: &str = "\
+Examples:
+  longwire chat @bob
+  longwire chat --url longwires://chat.example.org --ca ca.pem --token-file token
+
+Inside, /help says what there is. Without a terminal it reads lines from stdin and prints what is said.";
+
+/// Talks, in a terminal
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The conversation to begin with: @user, '#channel' or a number
+    conversation: Option<Target>,
+
+    #[command(flatten)]
+    connection: ConnectArgs,
+}
+
+/// Lines of one page of history.
+const PAGE: u32 = 100;
+/// How often ages and unsent lines are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(args: Args) -> Result<(), Fail> {
+    let device = args.connection.device("chat")?;
+    let mut config = args.connection.config(&device.name)?;
+    config.start = Start::Fresh;
+    config.outbox = Outbox::File(outbox_path(&device.directory, &device.name));
+    let (client, deliveries) = Client::start(config)?;
+    let (sender, told) = mpsc::unbounded_channel();
+    let states = client.states();
+    let mut chat = Chat { client, model: Model::default(), sender, running: 0, quit: None };
+    match args.conversation {
+        Some(Target::Direct(user)) => chat.model.wish(Wish::OpenDirect(user)),
+        Some(Target::Channel(name)) => chat.model.wish(Wish::OpenChannel(name)),
+        Some(Target::Id(id)) => chat.model.show(id),
+        None => {}
+    }
+    chat.handle_state(&states.borrow().clone());
+    let outcome = if io::stdin().is_terminal() && io::stdout().is_terminal() {
+        chat.run_on_screen(deliveries, told, states).await
+    } else {
+        plain::run(&mut chat, deliveries, told, states).await
+    };
+    chat.client.close().await;
+    outcome
+}
+
+/// What something that was wished came to.
+#[derive(Debug)]
+enum Told {
+    Saved {
+        message_id: u64,
+        conversation: u64,
+        text: String,
+    },
+    Acked(packet::PublishAck),
+    Refused {
+        message_id: u64,
+        why: String,
+    },
+    List(Vec<packet::Conversation>),
+    Page {
+        conversation: u64,
+        before: u64,
+        page: packet::HistoryPage,
+    },
+    PageFailed {
+        conversation: u64,
+        why: String,
+    },
+    Names(Vec<packet::Member>),
+    Members(Vec<packet::Member>),
+    Opened {
+        id: u64,
+        kind: ConversationKind,
+        label: String,
+    },
+    Left(u64),
+    Unanswered(Vec<(u64, packet::Publish)>),
+    Notice(String),
+    /// A message that did not even come into the outbox.
+    Unsendable(String),
+    /// Something that was begun by [`Chat::tell`] is over.
+    Done(Box<Told>),
+}
+
+/// The model, and the client that does what it wishes.
+struct Chat {
+    client: Client,
+    model: Model,
+    sender: mpsc::UnboundedSender<Told>,
+    /// How much was begun by [`Chat::tell`] and is not over.
+    running: usize,
+    /// Set when it is time to go.
+    quit: Option<Result<(), Fail>>,
+}
+
+impl Chat {
+    async fn run_on_screen(
+        &mut self,
+        mut deliveries: Deliveries,
+        mut told: mpsc::UnboundedReceiver<Told>,
+        mut states: watch::Receiver<State>,
+    ) -> Result<(), Fail> {
+        let mut terminal = ratatui::try_init()?;
+        let _screen = Screen;
+        let colour = std::env::var_os("NO_COLOR").is_none();
+        let mut keys = EventStream::new();
+        let mut tick = interval(TICK);
+        let mut drawn = Drawn::default();
+        loop {
+            self.do_wishes();
+            if let Some(outcome) = self.quit.take() {
+                return outcome;
+            }
+            terminal.draw(|frame| drawn = view::draw(frame, &self.model, unix_ms(), colour))?;
+            tokio::select! {
+                key = keys.next() => match key {
+                    Some(event) => self.handle_event(event?, drawn),
+                    None => return Ok(()),
+                },
+                Some(delivery) = deliveries.next() => self.handle_delivery(delivery),
+                Some(told) = told.recv() => self.handle_told(told),
+                Ok(()) = states.changed() => self.handle_state(&states.borrow_and_update().clone()),
+                _ = tick.tick() => self.look_at_unsent(),
+                () = terminated() => return Ok(()),
+            }
+            // Everything that is there is taken in before it is drawn.
+            while let Ok(more) = told.try_recv() {
+                self.handle_told(more);
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ what comes in
+
+    fn handle_delivery(&mut self, delivery: Delivery) {
+        for item in &delivery.items {
+            self.model.handle_item(item);
+        }
+        delivery.stored();
+    }
+
+    fn handle_state(&mut self, state: &State) {
+        self.model.connection = state.to_string();
+        self.model.connected = false;
+        match state {
+            State::Connected(connected) => {
+                self.model.handle_connected(connected);
+                self.look_at_unsent();
+            }
+            State::Failed(failure) => {
+                let fail = match failure {
+                    Failure::Refused(refusal) => Fail::refused(refusal),
+                    failure => Fail::failed(failure.to_string()),
+                };
+                self.quit = Some(Err(fail));
+            }
+            State::Closed => self.quit = Some(Ok(())),
+            State::Connecting { .. } | State::Waiting { .. } => {}
+        }
+    }
+
+    fn handle_told(&mut self, told: Told) {
+        let model = &mut self.model;
+        match told {
+            Told::Saved { message_id, conversation, text } => model.handle_saved(message_id, conversation, text),
+            Told::Acked(ack) => model.handle_acked(&ack),
+            Told::Refused { message_id, why } => model.handle_refused(message_id, why),
+            Told::List(list) => model.handle_list(list),
+            Told::Page { conversation, before, page } => model.handle_page(conversation, before, page),
+            Told::PageFailed { conversation, why } => {
+                model.handle_page_failed(conversation);
+                model.say(why);
+            }
+            Told::Names(members) => model.handle_names(members),
+            Told::Members(members) => {
+                let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+                model.handle_names(members);
+                model.say(model::clean(&format!("here: {}", names.join(", "))));
+            }
+            Told::Opened { id, kind, label } => model.handle_opened(id, kind, &label),
+            Told::Left(id) => model.handle_left(id),
+            Told::Unanswered(publishes) => model.handle_unanswered(&publishes),
+            Told::Notice(notice) | Told::Unsendable(notice) => model.say(model::clean(&notice)),
+            Told::Done(told) => {
+                self.running -= 1;
+                self.handle_told(*told);
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event, drawn: Drawn) {
+        match event {
+            Event::Key(key) if key.kind != KeyEventKind::Release => self.handle_key(key, drawn),
+            Event::Paste(text) => self.model.input.insert_text(&text),
+            _ => {}
+        }
+    }
+
+    fn handle_key(&mut self, key: KeyEvent, drawn: Drawn) {
+        let model = &mut self.model;
+        let control = key.modifiers.contains(KeyModifiers::CONTROL);
+        let alt = key.modifiers.contains(KeyModifiers::ALT);
+        if model.help {
+            model.help = false;
+            if matches!(key.code, KeyCode::Esc | KeyCode::Enter) {
+                return;
+            }
+        }
+        match key.code {
+            KeyCode::Char('q' | 'c' | 'd') if control => self.quit = Some(Ok(())),
+            KeyCode::Char('w') if control => model.input.delete_word(),
+            KeyCode::Char('u') if control => drop(model.input.take()),
+            KeyCode::Char('a') if control => model.input.home(),
+            KeyCode::Char('e') if control => model.input.end(),
+            KeyCode::Char('r') if control => model.wish(Wish::ConnectNow),
+            KeyCode::Char(_) if control => {}
+            KeyCode::Char(c) => model.input.insert(c),
+            KeyCode::Enter if alt => model.input.insert('\n'),
+            KeyCode::Enter => {
+                let line = model.input.take();
+                command::enter(model, &line);
+            }
+            KeyCode::Backspace if alt => model.input.delete_word(),
+            KeyCode::Backspace => model.input.backspace(),
+            KeyCode::Delete => model.input.delete(),
+            KeyCode::Left => model.input.left(),
+            KeyCode::Right => model.input.right(),
+            KeyCode::Home => model.input.home(),
+            KeyCode::End => model.input.end(),
+            KeyCode::Tab | KeyCode::Down => model.step(true),
+            KeyCode::BackTab | KeyCode::Up => model.step(false),
+            KeyCode::PageUp => model.scroll_by(true, drawn.height.saturating_sub(2).max(1), drawn.rows, drawn.height),
+            KeyCode::PageDown => {
+                model.scroll_by(false, drawn.height.saturating_sub(2).max(1), drawn.rows, drawn.height)
+            }
+            KeyCode::Esc => model.notice.clear(),
+            _ => {}
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ what goes out
+
+    fn look_at_unsent(&mut self) {
+        let client = self.client.clone();
+        self.tell(async move { Told::Unanswered(client.unanswered().await) });
+    }
+
+    fn do_wishes(&mut self) {
+        for wish in self.model.take_wishes() {
+            self.do_wish(wish);
+        }
+    }
+
+    fn do_wish(&mut self, wish: Wish) {
+        let client = self.client.clone();
+        match wish {
+            Wish::Quit => self.quit = Some(Ok(())),
+            Wish::Send { conversation, text } => self.send(conversation, text),
+            Wish::ConnectNow => drop(tokio::spawn(async move { client.connect_now().await })),
+            Wish::Older { conversation, before } => self.tell(async move {
+                let from = before.saturating_sub(1);
+                match client.history(conversation, from, PAGE, Direction::Backwards).await {
+                    Ok(page) => Told::Page { conversation, before, page },
+                    Err(error) => Told::PageFailed { conversation, why: unreadable(&error) },
+                }
+            }),
+            Wish::Mark { conversation, seq } => {
+                self.tell_if_refused(async move { client.mark(conversation, seq).await })
+            }
+            Wish::Names(users) => self.tell(async move {
+                match client.users(users).await {
+                    Ok(members) => Told::Names(members),
+                    Err(error) => Told::Notice(unreadable(&error)),
+                }
+            }),
+            Wish::List => self.tell(async move {
+                match client.conversations(0, 200).await {
+                    Ok(page) => Told::List(page.conversations),
+                    Err(error) => Told::Notice(unreadable(&error)),
+                }
+            }),
+            Wish::Members(id) => self.tell(async move {
+                match client.members(id, 0, 200).await {
+                    Ok(page) => Told::Members(page.members),
+                    Err(error) => Told::Notice(unreadable(&error)),
+                }
+            }),
+            Wish::OpenDirect(user) => self.tell(async move {
+                let opened = client.open_direct(&user).await;
+                opened_as(opened, ConversationKind::Direct, user).await
+            }),
+            Wish::OpenChannel(name) => self.tell(async move {
+                let opened = opened_as(client.open_channel(&name).await, ConversationKind::Channel, name).await;
+                let Told::Opened { id, .. } = opened else { return opened };
+                match answer(client.join(id).await).await {
+                    Ok(_) => opened,
+                    Err(why) => Told::Notice(why),
+                }
+            }),
+            Wish::CreateGroup { label, users } => self.tell(async move {
+                let opened = client.create_group(&label, users).await;
+                opened_as(opened, ConversationKind::Group, label).await
+            }),
+            Wish::Leave(id) => self.tell(async move {
+                match answer(client.leave(id).await).await {
+                    Ok(_) => Told::Left(id),
+                    Err(why) => Told::Notice(why),
+                }
+            }),
+            Wish::SetLabel { conversation, label } => {
+                self.tell_if_refused(async move { client.set_label(conversation, label).await });
+            }
+            Wish::SetRole { conversation, user, role } => {
+                self.tell_if_refused(async move { client.set_role(conversation, user, role).await });
+            }
+        }
+    }
+
+    /// Puts a message into the outbox, and tells what becomes of it.
+    fn send(&self, conversation: u64, text: String) {
+        let (client, sender) = (self.client.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let publication = match client.publish(conversation, text.clone()).await {
+                Ok(publication) => publication,
+                Err(error) => {
+                    drop(sender.send(Told::Unsendable(format!("not sent: {error}"))));
+                    return;
+                }
+            };
+            let message_id = publication.message_id();
+            drop(sender.send(Told::Saved { message_id, conversation, text: model::clean(&text) }));
+            match publication.await {
+                Ok(ack) => drop(sender.send(Told::Acked(ack))),
+                // It is in the outbox: the next life of this program sends it.
+                Err(PublishError::Closed(_)) => {}
+                Err(error) => drop(sender.send(Told::Refused { message_id, why: error.to_string() })),
+            }
+        });
+    }
+
+    /// Does something aside and tells what it came to.
+    fn tell(&mut self, doing: impl Future<Output = Told> + Send + 'static) {
+        self.running += 1;
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            // A chat that is gone does not want to know.
+            drop(sender.send(Told::Done(Box::new(doing.await))));
+        });
+    }
+
+    fn tell_if_refused(&self, publishing: impl Future<Output = Result<Publication, PublishError>> + Send + 'static) {
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            if let Err(why) = answer(publishing.await).await {
+                drop(sender.send(Told::Notice(why)));
+            }
+        });
+    }
+}
+
+fn unreadable(error: &RequestError) -> String {
+    match error {
+        RequestError::Timeout => "the broker is away; older lines are there when it is back".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+async fn answer(publication: Result<Publication, PublishError>) -> Result<packet::PublishAck, String> {
+    match publication {
+        Ok(publication) => publication.await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn opened_as(publication: Result<Publication, PublishError>, kind: ConversationKind, label: String) -> Told {
+    match answer(publication).await {
+        Ok(ack) => Told::Opened { id: ack.conversation, kind, label },
+        Err(why) => Told::Notice(format!("{label}: {why}")),
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Gives the terminal back, however this ends; a panic does it too, by the hook of `ratatui::try_init`.
+struct Screen;
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+async fn terminated() {
+    #[cfg(unix)]
+    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        signal.recv().await;
+        return;
+    }
+    std::future::pending::<()>().await;
+}
