@@ -24,7 +24,7 @@ use crate::dial::{ByteStream, Dialing};
 use crate::error::{Failure, GiveUpError, PublishError, RequestError};
 use crate::intake::Shared;
 use crate::link::{Link, LinkError};
-use crate::outbox::{Answer, OutboxError, OutboxState, Restored, Saved};
+use crate::outbox::{Answer, OutboxError, OutboxState, Owner, Saved, Unfit};
 use crate::state::State;
 
 /// What a handle wishes.
@@ -102,7 +102,11 @@ impl Phase {
             match self {
                 Self::Waiting(_) => pending().await,
                 Self::Token(token) => Step::Token(token.await),
-                Self::Dialing { token, dialing } => Step::Dialed(std::mem::take(token), dialing.await),
+                Self::Dialing { token, dialing } => {
+                    let dialed = dialing.await;
+                    // Not before: a step that is given up half way is begun again.
+                    Step::Dialed(std::mem::take(token), dialed)
+                }
                 Self::Online(online) => Step::Turned(online.link.turn().await),
             }
         };
@@ -329,10 +333,16 @@ impl Task {
         }
     }
 
-    fn handle_connected(&mut self, connected: Box<packet::Connected>) -> Result<(), Failure> {
-        self.outbox
-            .connected(connected.incarnation, connected.first_unanswered)
-            .map_err(|Restored { first, floor }| Failure::OutboxRestored { first, floor })?;
+    fn handle_connected(&mut self, connected: Box<packet::Connected>) -> Result<(), LinkError> {
+        let owner = Owner { user: connected.user, birth: connected.birth_unix_ms };
+        match self.outbox.connected(owner, connected.incarnation, connected.first_unanswered) {
+            Ok(()) => {}
+            Err(Unfit::BeginAnew) => return Err(LinkError::Io(std::io::ErrorKind::ConnectionReset.into())),
+            Err(Unfit::Another) => return Err(LinkError::Failed(Failure::OutboxOfAnother)),
+            Err(Unfit::Restored { first, floor }) => {
+                return Err(LinkError::Failed(Failure::OutboxRestored { first, floor }));
+            }
+        }
         let reset = (connected.cursor() == CursorVerdict::Reset)
             .then(|| Reset { reason: connected.reset_reason(), common_time: connected.reset_common_time });
         // Who asked for the tail is not told that it got it.
@@ -422,7 +432,7 @@ impl Task {
 
     fn handle_event(&mut self, event: ClientEvent) -> Result<(), LinkError> {
         match event {
-            ClientEvent::Connected(connected) => self.handle_connected(connected).map_err(LinkError::Failed)?,
+            ClientEvent::Connected(connected) => self.handle_connected(connected)?,
             ClientEvent::PublishAck(ack) => {
                 self.outbox.acked(ack);
             }

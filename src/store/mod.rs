@@ -16,6 +16,8 @@ mod damage_tests;
 mod disk;
 pub mod frame;
 mod journal;
+#[cfg(test)]
+mod limit_tests;
 mod memory_log;
 mod memtable;
 mod merge;
