@@ -271,7 +271,7 @@ impl Live {
             return Err(refusal.because("the token is for another user or device"));
         }
         self.session.grants.store(Arc::new(grants(&identity)));
-        let expires_in_ms = (identity.expires * 1_000).saturating_sub(unix_ms());
+        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
         self.identity = Arc::new(identity);
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
