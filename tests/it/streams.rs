@@ -303,3 +303,114 @@ async fn reading_on_one_device_moves_the_mark_on_the_other() {
     laptop.act(direct, Action::SetMark(packet::SetMark { seq: 1 })).await.expect("answered");
     assert_eq!(unread(&laptop.conversations().await), [(direct, 0)]);
 }
+
+/// S2: an own entry between entries that were not stored; the crash comes before the ack. The next session gets all
+/// three again, in order, the own one with its content, since the device may not have it.
+#[tokio::test]
+async fn s2_an_own_entry_between_unstored_ones_comes_again_in_its_place() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let mut bob = world.user("bob").await;
+    let direct = alice.open_direct("bob").await;
+    alice.say(direct, "zero").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    bob.stores = false;
+    alice.say(direct, "one").await;
+    bob.entry(direct).await;
+    let own = bob.say(direct, "two").await;
+    alice.say(direct, "three").await;
+    bob.until(|item| texts(std::slice::from_ref(item)) == ["three"]).await;
+    drop(bob);
+    let back = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        incarnation: 1,
+        first_unanswered: own.message_id,
+        ..world.connect("bob")
+    };
+    let mut bob = world.wire(back).await;
+    let items = bob.caught_up().await;
+    assert_eq!(texts(&items), ["one", "two", "three"]);
+    let is_own = |item: &&packet::Item| matches!(&item.kind, Some(item::Kind::Own(o)) if o.message_id == own.message_id);
+    assert_eq!(items.iter().filter(is_own).count(), 1);
+}
+
+/// S11: a client restored from a backup, its cursor and its outbox older than what it once sent. It is told how far its
+/// ids were answered, takes a new incarnation, and finds what it had sent as own entries with their content.
+#[tokio::test]
+async fn s11_a_client_restored_from_a_backup_finds_what_it_had_sent() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    alice.say(direct, "before the backup").await;
+    alice.until(|item| matches!(item.kind, Some(item::Kind::Own(_)))).await;
+    let (cursor, next_id) = (alice.settle().await, alice.next_id);
+    for text in ["after one", "after two"] {
+        alice.say(direct, text).await;
+    }
+    drop(alice);
+    let backup = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        incarnation: 1,
+        first_unanswered: next_id,
+        ..world.connect("alice")
+    };
+    let told = world.wire(backup.clone()).await.connected.first_unanswered;
+    assert!(told > next_id, "its ids up to {told} are answered already");
+    let mut alice = world.wire(packet::Connect { incarnation: 0, first_unanswered: 1, ..backup }).await;
+    assert_eq!(alice.incarnation, 2);
+    let items = alice.caught_up().await;
+    assert_eq!(texts(&items), ["after one", "after two"]);
+    assert!(items.iter().all(|item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1)));
+}
+
+/// S15: 20,000 conversations, as many as a user may have, and a broker that has just started: the first twenty, newest
+/// first, are one request away.
+#[tokio::test]
+async fn s15_the_first_twenty_of_20000_conversations_after_a_cold_start() {
+    const ALL: u64 = 20_000;
+    let mut world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let mut answered = 0;
+    let mut newest = Vec::new();
+    while answered < ALL {
+        while alice.next_id <= ALL && alice.session.publish_room().items > 0 && alice.next_id < answered + 200 {
+            let create = packet::CreateGroup { label: alice.next_id.to_string(), users: Vec::new() };
+            alice.session.publish(packet::Publish {
+                message_id: alice.next_id,
+                first_unanswered: answered + 1,
+                action: Some(Action::CreateGroup(create)),
+                ..packet::Publish::default()
+            });
+            alice.next_id += 1;
+        }
+        if let longwire_protocol::ClientEvent::PublishAck(ack) = alice.event().await.expect("the connection holds") {
+            answered = ack.message_id;
+            newest.push(ack.conversation);
+        }
+        alice.items.clear();
+    }
+    let one_more = Action::CreateGroup(packet::CreateGroup { label: "one more".into(), users: Vec::new() });
+    assert_eq!(alice.act(0, one_more).await.expect_err("as many as it may").reason, Reason::QuotaExceeded);
+    drop(alice);
+    world.restart().await;
+    let mut alice = world.wire(packet::Connect { device: "laptop".into(), ..world.connect("alice") }).await;
+    let request = packet::ConversationsRequest { before: 0, limit: 20 };
+    let packet::response::Result::Conversations(page) =
+        alice.ask(packet::request::Op::Conversations(request)).await.expect("a page")
+    else {
+        panic!("no page")
+    };
+    let first: Vec<u64> = page.conversations.iter().map(|c| c.id).collect();
+    newest.reverse();
+    assert_eq!(first, newest[..20]);
+    let request = packet::ConversationsRequest { before: page.next, limit: 1 };
+    let packet::response::Result::Conversations(page) =
+        alice.ask(packet::request::Op::Conversations(request)).await.expect("a page")
+    else {
+        panic!("no page")
+    };
+    assert_eq!(page.conversations[0].id, newest[20]);
+}
