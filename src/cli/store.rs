@@ -44,7 +44,10 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
                 print_json(&report)?;
             } else {
                 println!("format         {}", report.format);
-                println!("positions      {} (state up to {}, expired below {})", report.tail, report.applied, report.floor);
+                println!(
+                    "positions      {} (state up to {}, expired below {})",
+                    report.tail, report.applied, report.floor
+                );
                 println!("segments       {}", report.segments);
                 println!("conversations  {}", report.conversations);
                 println!("runs           {} with {} entries", report.runs, report.run_entries);
@@ -66,12 +69,21 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
                 return print_json(&stats);
             }
             let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-            println!("journal        {} in {} commits, file {}", mib(stats.journal.bytes), stats.journal.commits, mib(stats.journal.file_bytes));
+            println!(
+                "journal        {} in {} commits, file {}",
+                mib(stats.journal.bytes),
+                stats.journal.commits,
+                mib(stats.journal.file_bytes)
+            );
             println!("state          {} rows, file {}", stats.state_rows, mib(stats.state_file_bytes));
             for level in &stats.levels {
                 println!(
                     "level {:<8} {} runs, {} entries, {} of entries in {} of files",
-                    level.level, level.runs, level.entries, mib(level.bytes), mib(level.file_bytes)
+                    level.level,
+                    level.runs,
+                    level.entries,
+                    mib(level.bytes),
+                    mib(level.file_bytes)
                 );
             }
             println!("amplification  {:.2} bytes of runs for a byte of entries", stats.space_amplification);

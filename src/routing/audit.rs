@@ -52,7 +52,8 @@ impl Visitor for Audit {
                 }
                 Some(_) => {}
                 None if head.seq > Seq(0) && head.position >= self.state.floor => {
-                    problems.push(format!("conversation {id}: its state has {} entries, its entries are gone", head.seq));
+                    problems
+                        .push(format!("conversation {id}: its state has {} entries, its entries are gone", head.seq));
                 }
                 None => {}
             }

@@ -4,6 +4,8 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, HeadReason, StartKind, item};
 use longwire_protocol::reason::Reason;
 
+use longwire::store::StoreOptions;
+
 use crate::world::{World, entry, heads, texts};
 
 #[tokio::test]
@@ -332,7 +334,8 @@ async fn s2_an_own_entry_between_unstored_ones_comes_again_in_its_place() {
     let mut bob = world.wire(back).await;
     let items = bob.caught_up().await;
     assert_eq!(texts(&items), ["one", "two", "three"]);
-    let is_own = |item: &&packet::Item| matches!(&item.kind, Some(item::Kind::Own(o)) if o.message_id == own.message_id);
+    let is_own =
+        |item: &&packet::Item| matches!(&item.kind, Some(item::Kind::Own(o)) if o.message_id == own.message_id);
     assert_eq!(items.iter().filter(is_own).count(), 1);
 }
 
@@ -413,4 +416,92 @@ async fn s15_the_first_twenty_of_20000_conversations_after_a_cold_start() {
         panic!("no page")
     };
     assert_eq!(page.conversations[0].id, newest[20]);
+}
+
+/// Stores whose memtables are sealed all the time, so that nearly everything is read from runs.
+fn tiny_memtables() -> StoreOptions {
+    StoreOptions { birth_unix_ms: 1_700_000_000_000, seal_entries: 20, ..StoreOptions::default() }
+}
+
+#[tokio::test]
+async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
+    let mut world = World::with_options(tiny_memtables()).await;
+    let mut alice = world.user("alice").await;
+    let groups = [alice.create_group("a", &["bob"]).await, alice.create_group("b", &["bob"]).await];
+    let direct = alice.open_direct("bob").await;
+    let mut bob = world.user("bob").await;
+    bob.caught_up().await;
+    alice.say(direct, "start").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    drop(bob);
+    for n in 0..300 {
+        let conversation = [groups[0], groups[1], direct][n % 3];
+        alice.say(conversation, &n.to_string()).await;
+    }
+    drop(alice);
+    world.restart().await;
+    let connect = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        catch_up: CatchUpMode::All.into(),
+        bulk: Some(packet::Window { items: 16, bytes: 1_000 }),
+        ..world.connect("bob")
+    };
+    let mut bob = world.wire(connect).await;
+    let items = bob.caught_up().await;
+    for (at, lane) in [&groups[..], &[direct]].iter().enumerate() {
+        let got = items.iter().filter_map(entry).filter(|e| lane.contains(&e.conversation));
+        let got: Vec<_> = got.map(|e| String::from_utf8_lossy(&e.content).into_owned()).collect();
+        let expected: Vec<_> = (0..300).filter(|n| (n % 3 == 2) == (at == 1)).map(|n: usize| n.to_string()).collect();
+        assert_eq!(got, expected, "log order within a lane");
+    }
+    let page = packet::HistoryRequest { conversation: groups[0], from_seq: 0, limit: 200, backwards: true };
+    let page = bob.history(page).await.expect("a page");
+    assert_eq!(page.items.iter().filter_map(entry).count(), 101, "all since the own membership");
+}
+
+/// S12, the store's part: the oldest runs go, what is missing is reported as expired, live and by history.
+#[tokio::test]
+async fn s12_what_retention_lets_go_is_reported_as_expired() {
+    let mut world = World::with_options(tiny_memtables()).await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    let mut bob = world.user("bob").await;
+    bob.caught_up().await;
+    alice.say(direct, "start").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    drop(bob);
+    for n in 0..200 {
+        alice.say(direct, &n.to_string()).await;
+    }
+    drop(alice);
+    world.stop().await;
+    world.retention = longwire::broker::commit::Retention { age_ms: None, bytes: Some(1) };
+    world.start().await;
+    let back = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        catch_up: CatchUpMode::All.into(),
+        ..world.connect("bob")
+    };
+    let whole = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 200, backwards: false };
+    let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
+    let expired = loop {
+        let page = alice.history(whole).await.expect("a page");
+        if let Some(&(_, 1, to, HeadReason::Expired)) = heads(&page.items).first() {
+            break to;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let items = world.wire(back).await.caught_up().await;
+    let head = heads(&items)[0];
+    assert_eq!((head.0, head.3), (direct, HeadReason::Expired));
+    let kept: Vec<u64> = items.iter().filter_map(entry).filter(|e| e.conversation == direct).map(|e| e.seq).collect();
+    assert_eq!(head.2 + 1, kept.first().copied().unwrap_or(202), "the head ends where the entries begin");
+    assert!(head.2 >= expired && head.1 <= 2);
+    assert!(kept.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    alice.next_id += 1;
+    assert_eq!(alice.say(direct, "goes on").await.seq, 202);
 }

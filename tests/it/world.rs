@@ -27,6 +27,7 @@ pub struct World {
     folder: tempfile::TempDir,
     key: (String, String),
     pub options: StoreOptions,
+    pub retention: Retention,
 }
 
 impl World {
@@ -50,7 +51,7 @@ impl World {
     fn nothing(options: StoreOptions) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = auth::generate_key().expect("a key");
-        Self { broker: None, port: 0, folder, key, options }
+        Self { broker: None, port: 0, folder, key, options, retention: Retention::default() }
     }
 
     pub async fn start(&mut self) {
@@ -66,7 +67,7 @@ impl World {
             authority,
             limits: BrokerLimits::default(),
             accept: AcceptLimits { connections: 1_000, connections_per_address: 1_000, handshakes: 100 },
-            retention: Retention::default(),
+            retention: self.retention,
         })
         .expect("the broker starts");
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
