@@ -193,10 +193,10 @@ impl Task {
     pub(crate) async fn run(mut self) {
         self.begin_attempt();
         let end = loop {
-            if let Err(error) = self.pump() {
-                if let Some(end) = self.disconnected(error) {
-                    break end;
-                }
+            if let Err(error) = self.pump()
+                && let Some(end) = self.disconnected(error)
+            {
+                break end;
             }
             match self.turn().await {
                 Turn::Command(None) => break End::Closed(None),
@@ -486,11 +486,11 @@ impl Task {
 
     fn handle_response(&mut self, response: packet::Response) {
         let Some(request) = self.requests.remove(&response.id) else { return };
-        if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase) {
-            if answer.expires_in_ms != 0 {
-                let life = Duration::from_millis(answer.expires_in_ms);
-                online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
-            }
+        if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase)
+            && answer.expires_in_ms != 0
+        {
+            let life = Duration::from_millis(answer.expires_in_ms);
+            online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
         }
         if let Some(reply) = request.reply {
             drop(reply.send(response.result.ok_or(RequestError::WrongAnswer)));
@@ -507,10 +507,10 @@ impl Task {
                     return self.disconnected(LinkError::Io(std::io::ErrorKind::ConnectionAborted.into()));
                 }
                 while online.asked.front().is_some_and(|(_, at)| instant >= *at) {
-                    if let Some((k, _)) = online.asked.pop_front() {
-                        if self.shared.answer_overdue(k) {
-                            online.link.session.answer(k);
-                        }
+                    if let Some((k, _)) = online.asked.pop_front()
+                        && self.shared.answer_overdue(k)
+                    {
+                        online.link.session.answer(k);
                     }
                 }
                 if online.refresh_at.is_some_and(|at| instant >= at) {

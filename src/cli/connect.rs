@@ -68,8 +68,6 @@ impl ConnectArgs {
         if let Some(name) = &self.device {
             return Ok(Device { name: name.clone(), directory, _lock: None });
         }
-        let here =
-            installation(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
         for number in 1..=DEVICES_MAX {
             let name = format!("{command}-{here}-{number}");
             let path = directory.join(format!("{name}.lock"));

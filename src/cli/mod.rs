@@ -1,6 +1,6 @@
 //! The command line of the one binary `longwire`.
 
-//mod bench;
+mod bench;
 mod chat;
 mod connect;
 mod conversation;
@@ -56,8 +56,9 @@ enum Command {
     /// Lists, makes and changes conversations
     #[command(subcommand)]
     Conversation(conversation::Command),
-    //    /// Puts load on a broker and measures it
-    //    Bench(bench::Command),
+    /// Puts load on a broker and measures it
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Reads the command line and does what it says.
@@ -73,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Pub(args) => on_one_thread(publish::run(args)),
         Command::Sub(args) => on_one_thread(subscribe::run(args)),
         Command::Conversation(command) => on_one_thread(conversation::run(command)),
-        //        Command::Bench(command) => bench::run(command),
+        Command::Bench(command) => bench::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

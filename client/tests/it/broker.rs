@@ -203,7 +203,7 @@ impl Broker {
             device.at += 1;
             session.deliver(now, Lane::Bulk, device.at, &item);
             // Now and then, so that some deliveries have none.
-            if device.at % CURSOR_EVERY == 0 {
+            if device.at.is_multiple_of(CURSOR_EVERY) {
                 session.cursor(Bytes::copy_from_slice(&device.at.to_be_bytes()));
             }
         }
