@@ -59,6 +59,8 @@
 //! ```
 
 pub mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod ids;
 pub mod limits;
 pub mod packet;

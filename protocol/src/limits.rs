@@ -58,6 +58,9 @@ pub const ID_SPAN_MAX: u64 = 256;
 pub const PUBLISH_WINDOW: Window = Window { items: 64, bytes: 256 * KIB };
 /// The most requests a client may have unanswered.
 pub const REQUESTS_MAX: u32 = 8;
+/// The largest frame of a request: a new token of 3 KiB, or 200 users of ten bytes, and what stands around them. So
+/// what a session asks for takes a broker 32 KiB at most while it waits.
+pub const REQUEST_BYTES_MAX: usize = 4 * KIB as usize;
 
 /// The window of the express lane for a client that names none.
 pub const EXPRESS_WINDOW: Window = Window { items: 64, bytes: 64 * KIB };

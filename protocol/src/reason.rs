@@ -219,7 +219,7 @@ impl From<&Refusal> for packet::Refused {
 }
 
 impl From<packet::Refused> for Refusal {
-    /// A number that this version does not know is treated as *internal* (SPEC R9-4).
+    /// A number that this version does not know is treated as *internal* (SPEC R10-4).
     fn from(refused: packet::Refused) -> Self {
         Self {
             reason: Reason::from_number(refused.code).unwrap_or(Reason::Internal),

@@ -8,6 +8,7 @@ mod fail;
 mod keep;
 mod publish;
 mod serve;
+mod store;
 mod subscribe;
 mod target;
 mod token;
@@ -40,6 +41,9 @@ pub struct Cli {
 enum Command {
     /// Runs the broker
     Serve(serve::Args),
+    /// Looks at a store that no broker has open
+    #[command(subcommand)]
+    Store(store::Command),
     /// Makes issuers' keys and tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Store(command) => store::run(command),
         Command::Token(command) => token::run(command),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Pub(args) => on_one_thread(publish::run(args)),

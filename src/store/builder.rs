@@ -10,7 +10,7 @@ use longwire_protocol::LogTime;
 
 use super::disk::Disk;
 use super::memtable::Memtable;
-use super::merge::{Merge, MergeLimit, due};
+use super::merge::{FAN_IN, Merge, MergeLimit, due};
 use super::run::{Run, RunWriter, file_name};
 use super::state_file::{Progress, RunRow, StateFile, Step};
 use super::view::View;
@@ -21,6 +21,9 @@ const SLICE_ENTRIES: usize = 5_000;
 
 /// Bytes by which a file is cut at a time before it is removed: removing a large one at once stalls the disk.
 const CUT_BYTES: u64 = 16 << 20;
+
+/// Unmerged runs above which merging goes before new runs, and publishes wait for it.
+const MERGE_DEBT: usize = 3 * FAN_IN;
 
 /// How long to wait after a failure, doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -64,6 +67,11 @@ struct DeskInner {
 }
 
 impl Desk {
+    /// A desk of a store whose runs and state hold the journal's commits up to `absorbed`.
+    pub(super) fn new(absorbed: u64) -> Self {
+        Self { absorbed_commit: AtomicU64::new(absorbed), ..Self::default() }
+    }
+
     /// Hands a job over.
     pub(super) fn give(&self, job: Job) {
         let mut inner = self.lock();
@@ -147,16 +155,24 @@ struct Leaving {
     length: u64,
 }
 
-/// The background work, one step at a time; [`Builder::run`] is its thread.
-pub(super) struct Builder {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) state: Arc<StateFile>,
-    pub(super) view: Arc<View>,
-    pub(super) desk: Arc<Desk>,
+/// How the background work goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How large merged runs may become.
     pub(super) limit: MergeLimit,
+    /// Cache for each run that is opened.
     pub(super) run_cache_bytes: usize,
     /// The pause between two slices.
     pub(super) pause: Duration,
+}
+
+/// The background work, one step at a time; [`Builder::run`] is its thread.
+pub(super) struct Builder {
+    disk: Arc<dyn Disk>,
+    state: Arc<StateFile>,
+    view: Arc<View>,
+    desk: Arc<Desk>,
+    pace: Pace,
     progress: Progress,
     job: Option<Job>,
     merge: Option<Merge>,
@@ -172,24 +188,9 @@ impl Builder {
         view: Arc<View>,
         desk: Arc<Desk>,
         progress: Progress,
-        limit: MergeLimit,
-        run_cache_bytes: usize,
-        pause: Duration,
+        pace: Pace,
     ) -> Self {
-        Self {
-            disk,
-            state,
-            view,
-            desk,
-            limit,
-            run_cache_bytes,
-            pause,
-            progress,
-            job: None,
-            merge: None,
-            unlisted: Vec::new(),
-            leaving: None,
-        }
+        Self { disk, state, view, desk, pace, progress, job: None, merge: None, unlisted: Vec::new(), leaving: None }
     }
 
     /// The thread's body.
@@ -204,7 +205,7 @@ impl Builder {
                 Ok(work) => {
                     retry = RETRY_FIRST;
                     match work {
-                        Work::Done => self.pause,
+                        Work::Done => self.pace.pause,
                         Work::WaitsForReaders => READERS_WAIT,
                         Work::Nothing => IDLE_WAIT,
                     }
@@ -224,6 +225,10 @@ impl Builder {
 
     /// One piece of work, the most urgent first.
     pub(super) fn step(&mut self) -> Result<Work, ReadError> {
+        // Merging waits for quiet, but not for ever: reads look into every run.
+        if self.merge_debt() > MERGE_DEBT && self.advance_merge()? {
+            return Ok(Work::Done);
+        }
         if self.job.is_none() {
             self.job = self.desk.take();
         }
@@ -243,6 +248,11 @@ impl Builder {
             return Ok(Work::Done);
         }
         Ok(if self.unlisted.is_empty() { Work::Nothing } else { Work::WaitsForReaders })
+    }
+
+    /// Runs that were never merged.
+    fn merge_debt(&self) -> usize {
+        self.view.runs().iter().filter(|run| run.row().level == 0).count()
     }
 
     /// Makes a run of a memtable, and saves it, the state that goes with it and where they stand, in one transaction.
@@ -267,7 +277,12 @@ impl Builder {
         if table.is_empty() {
             return Ok(None);
         }
-        let mut writer = RunWriter::create(Arc::clone(&self.disk), self.next_number(), 0)?;
+        let number = self.next_number();
+        self.fill_run(table, number).inspect_err(|_| self.remove_attempt(number))
+    }
+
+    fn fill_run(&self, table: &Memtable, number: u64) -> Result<Option<RunRow>, ReadError> {
+        let mut writer = RunWriter::create(Arc::clone(&self.disk), number, 0)?;
         let mut slice = 0;
         for conversation in table.conversations() {
             for entry in table.entries_of(conversation) {
@@ -276,7 +291,7 @@ impl Builder {
                 if slice == SLICE_ENTRIES {
                     slice = 0;
                     writer.commit()?;
-                    std::thread::sleep(self.pause);
+                    std::thread::sleep(self.pace.pause);
                 }
             }
         }
@@ -285,8 +300,15 @@ impl Builder {
         Ok(row)
     }
 
+    /// Gives the room of a run back that could not be written, which is most welcome when the disk is full.
+    fn remove_attempt(&self, number: u64) {
+        if let Err(error) = self.disk.remove(&file_name(number)) {
+            tracing::debug!(%error, number, "what was written of a run stays until the next start");
+        }
+    }
+
     fn open_run(&self, row: RunRow) -> Result<Arc<Run>, ReadError> {
-        Run::open(&*self.disk, row, self.run_cache_bytes).map(Arc::new)
+        Run::open(&*self.disk, row, self.pace.run_cache_bytes).map(Arc::new)
     }
 
     /// Numbers are not used again, so that a file of a failed attempt is never taken for another.
@@ -333,15 +355,24 @@ impl Builder {
     fn advance_merge(&mut self) -> Result<bool, ReadError> {
         let Some(mut merge) = self.merge.take() else {
             let runs = self.view.runs();
-            let Some(inputs) = due(&runs, self.limit) else { return Ok(false) };
+            let Some(inputs) = due(&runs, self.pace.limit) else { return Ok(false) };
             self.merge = Some(Merge::begin(Arc::clone(&self.disk), inputs, self.next_number())?);
             return Ok(true);
         };
-        if !merge.step(SLICE_ENTRIES, self.view.floor())? {
-            self.merge = Some(merge);
-            return Ok(true);
+        let number = merge.number();
+        match merge.step(SLICE_ENTRIES, self.view.floor()) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.merge = Some(merge);
+                return Ok(true);
+            }
+            Err(error) => {
+                drop(merge);
+                self.remove_attempt(number);
+                return Err(error);
+            }
         }
-        let (row, inputs, written) = merge.finish()?;
+        let (row, inputs, written) = merge.finish().inspect_err(|_| self.remove_attempt(number))?;
         self.desk.written.fetch_add(written, Relaxed);
         let run = row.map(|row| self.open_run(row)).transpose()?;
         let runs = self.view.runs();

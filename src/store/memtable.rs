@@ -13,11 +13,8 @@ use super::{Position, ReadError, StoredEntry};
 /// Entries a chunk: 128 KiB of entries, small enough to be allocated within a commit without being felt.
 const CHUNK_ENTRIES: usize = 1024;
 
-/// What an entry takes in memory beside its item: itself, its place, and its share of the index.
-pub(super) const ENTRY_OVERHEAD_BYTES: usize = 192;
-
-/// What an entry takes in a run beside its item, about.
-const STORED_OVERHEAD_BYTES: usize = 32;
+/// What an entry takes in a run beside its item, about. In memory it is about 190 bytes.
+const OVERHEAD_BYTES: usize = 32;
 
 /// Positions and times from the first to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +77,9 @@ impl Memtable {
         self.chunks.is_empty()
     }
 
-    /// Memory it takes, about.
+    /// What its entries will take in a run, about.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// What its entries will take in a run, about.
-    pub(super) fn stored_bytes(&self) -> u64 {
-        (self.bytes - self.len() * (ENTRY_OVERHEAD_BYTES - STORED_OVERHEAD_BYTES)) as u64
     }
 
     /// Positions and times of what it holds.
@@ -104,7 +96,7 @@ impl Memtable {
     /// Adds an entry, which has to continue its conversation: see [`Memtable::seqs`].
     pub(super) fn push(&mut self, entry: StoredEntry) {
         let place = u32::try_from(self.len()).expect("a memtable is sealed long before it has 4 billion entries");
-        self.bytes += entry.item.len() + ENTRY_OVERHEAD_BYTES;
+        self.bytes += entry.item.len() + OVERHEAD_BYTES;
         let span = Span::of(&entry);
         self.span = Some(self.span.map_or(span, |s| s.joined(span)));
         let conversation = self

@@ -45,6 +45,11 @@ impl Merge {
         Ok(Self { inputs: inputs.to_vec(), rows, writer: RunWriter::create(disk, number, level)? })
     }
 
+    /// The number of the run that it makes.
+    pub(super) fn number(&self) -> u64 {
+        self.writer.number()
+    }
+
     /// Merges about `entries` entries, leaving out those below `floor`, and commits them. Returns whether all is merged.
     pub(super) fn step(&mut self, entries: usize, floor: Position) -> Result<bool, ReadError> {
         let mut merged = 0;

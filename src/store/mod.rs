@@ -6,34 +6,47 @@
 //! [`History`] to whoever catches up or pages.
 
 mod builder;
+mod check;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod disk;
 pub mod frame;
 mod journal;
+#[cfg(test)]
+mod limit_tests;
 mod memory_log;
 mod memtable;
 mod merge;
+#[cfg(test)]
+mod model_tests;
 mod open;
+mod options;
 mod page;
+mod read_only;
 mod redb_log;
 mod run;
 mod sealed_row;
 mod state_file;
+mod stats;
 #[cfg(test)]
 mod testing;
 mod view;
 
 use std::sync::Arc;
 
+pub use check::{Head, Report, Visitor, check};
 pub use disk::{Disk, Folder};
 pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEntry};
 use longwire_protocol::{ConversationId, LogTime, Seq};
 pub use memory_log::{Failure, MemoryLog};
 pub use open::OpenError;
-pub use redb_log::{RedbLog, StoreOptions};
+pub use options::StoreOptions;
+pub use redb_log::RedbLog;
+pub use stats::{JournalStats, LevelStats, Stats, Written, stats};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -112,6 +125,7 @@ pub enum Pressure {
 pub trait StateDelta: Send {
     /// Calls `row` once for each changed row: its key, and its value or `None` where the row is gone.
     /// Keys start with two big-endian bytes of partition.
+    #[expect(clippy::type_complexity, reason = "a name would not say more than the two slices do")]
     fn rows(&self, row: &mut dyn FnMut(&[u8], Option<&[u8]>));
 }
 

@@ -1,6 +1,7 @@
 //! Opening and creating the redb files of a store, and what can be wrong with them.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Builder, Database, DatabaseError, StorageError, WriteTransaction};
@@ -67,9 +68,10 @@ pub(super) fn open_database(
     meter: Arc<Meter>,
 ) -> Result<Database, OpenError> {
     let backend = disk.open(name).map_err(|error| OpenError::io(disk, name, error))?;
-    Builder::new()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(MeteredFile::new(backend, meter))
+    let open = || Builder::new().set_cache_size(cache_bytes).create_with_backend(MeteredFile::new(backend, meter));
+    // redb trusts the pages of a file that was closed well and may panic where they are not what it wrote.
+    catch_unwind(AssertUnwindSafe(open))
+        .map_err(|_| OpenError::damaged(disk, name, "redb cannot make sense of its pages"))?
         .map_err(|error| classify(disk, name, error))
 }
 

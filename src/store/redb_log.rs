@@ -6,71 +6,25 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_protocol::LogTime;
 
-use super::builder::{Builder, Desk, Job};
+use super::builder::{Builder, Desk, Job, Pace};
 use super::disk::{Disk, Folder, RUNS_FOLDER};
 use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
 use super::merge::MergeLimit;
 use super::open::{OpenError, UNFINISHED};
+use super::options::StoreOptions;
 use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
+use super::stats::Written;
 use super::view::View;
 use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
 
 /// Memtables that may wait for the background thread, the one that it works on included.
 const SEALED_MAX: usize = 2;
-
-/// What can be chosen about a store. The defaults are right for a broker.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// The time to write into a new store as its birth, in milliseconds since 1970. The store reads no clock itself.
-    pub birth_unix_ms: u64,
-    /// Entries at which a memtable is sealed. Default 400,000: a run of them is built in half a second.
-    pub seal_entries: usize,
-    /// Bytes at which a memtable is sealed, its bookkeeping not counted in; also the bytes of journal that may wait for a
-    /// seal. Default 64 MiB.
-    pub seal_bytes: usize,
-    /// Bytes in the journal that runs and state have not absorbed, above which publishes are refused. It bounds the time
-    /// of a start after a crash (2.3 s for each GB). Default 256 MiB.
-    pub journal_bytes: u64,
-    /// Bytes that frames without publishes may take beyond that. Default 32 MiB.
-    pub journal_reserve_bytes: u64,
-    /// Cache for the journal. Default 64 MiB.
-    pub journal_cache_bytes: usize,
-    /// Cache for the state. Default 64 MiB.
-    pub state_cache_bytes: usize,
-    /// Cache for each run; what the kernel caches comes on top. Default 8 MiB.
-    pub run_cache_bytes: usize,
-    /// Entries that a merged run has at most. Default 8 million: retention goes by whole runs.
-    pub run_entries: u64,
-    /// Bytes that a merged run has at most. Default 1 GiB.
-    pub run_bytes: u64,
-    /// The pause of the background thread between two slices of its work. Default 2 ms.
-    pub pause: Duration,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        Self {
-            birth_unix_ms: 0,
-            seal_entries: 400_000,
-            seal_bytes: 64 << 20,
-            journal_bytes: 256 << 20,
-            journal_reserve_bytes: 32 << 20,
-            journal_cache_bytes: 64 << 20,
-            state_cache_bytes: 64 << 20,
-            run_cache_bytes: 8 << 20,
-            run_entries: 8_000_000,
-            run_bytes: 1 << 30,
-            pause: Duration::from_millis(2),
-        }
-    }
-}
 
 /// Whether the log may be written.
 #[derive(Clone, Debug)]
@@ -107,9 +61,13 @@ pub struct RedbLog {
     tail: Position,
     tail_time: LogTime,
     health: Health,
+    /// The journal commit that ends at the tail.
+    newest_commit: u64,
     /// All bytes of frames that were beyond the state at the start or came since.
     journal_bytes: u64,
-    /// The same at the last seal.
+    /// Bytes of frames that this start appended.
+    appended_bytes: u64,
+    /// The same as `journal_bytes` at the last seal.
     sealed_bytes: u64,
     /// Where the state stood when it was last read, and the journal commit that ends there.
     state_read: Mutex<Option<(Position, u64)>>,
@@ -144,7 +102,7 @@ impl RedbLog {
     /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
     #[cfg(test)]
     pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
-        let options = StoreOptions { pause: Duration::ZERO, ..options };
+        let options = StoreOptions { pause: std::time::Duration::ZERO, ..options };
         Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
     }
 
@@ -185,16 +143,18 @@ impl RedbLog {
         let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
         view.raise_floor(floor);
         let state = Arc::new(state);
-        let desk = Arc::<Desk>::default();
+        let desk = Arc::new(Desk::new(applied_commit));
         let builder = Builder::new(
             Arc::clone(&disk),
             Arc::clone(&state),
             Arc::clone(&view),
             Arc::clone(&desk),
             saved.progress,
-            MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
-            options.run_cache_bytes,
-            options.pause,
+            Pace {
+                limit: MergeLimit { entries: options.run_entries, bytes: options.run_bytes },
+                run_cache_bytes: options.run_cache_bytes,
+                pause: options.pause,
+            },
         );
         let mut log = Self {
             birth_unix_ms,
@@ -206,7 +166,9 @@ impl RedbLog {
             tail: applied,
             tail_time: applied_time,
             health: Health::Writable,
+            newest_commit: applied_commit,
             journal_bytes: 0,
+            appended_bytes: 0,
             sealed_bytes: 0,
             state_read: Mutex::new(None),
             desk,
@@ -216,8 +178,7 @@ impl RedbLog {
             options,
         };
         let journal = log.open_journal(applied_commit)?;
-        log.take_in_after(&journal, applied_commit)
-            .map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
+        log.take_in_rest(&journal).map_err(|error| OpenError::damaged(&*log.disk, JOURNAL_FILE, error))?;
         log.journal = Some(journal);
         log.remove_strays(&saved.runs);
         log.begin_segment();
@@ -230,15 +191,34 @@ impl RedbLog {
         Ok(log)
     }
 
-    fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
-        Journal::open(&*self.disk, self.options.journal_cache_bytes, false, applied_commit)
+    /// What was written since the store was opened, and for what.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        let journal = self.journal.as_ref().map(Journal::meter);
+        Written {
+            frames: self.appended_bytes,
+            journal: journal.map_or(0, |meter| meter.written()),
+            journal_syncs: journal.map_or(0, |meter| meter.syncs()),
+            state: self.state.meter().written(),
+            runs: self.desk.written(),
+        }
     }
 
-    /// Takes in the frames after `commit`: what a start finds beyond the state, and what reopening finds beyond the tail.
-    /// Returns the bytes of the newest.
-    fn take_in_after(&mut self, journal: &Journal, commit: u64) -> Result<Option<Bytes>, ReadError> {
+    /// Whether the background thread has nothing left of what it was given.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.desk.unfinished() == 0
+    }
+
+    fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
+        Journal::open(&*self.disk, self.options.journal_cache_bytes, self.options.two_phase_commit, applied_commit)
+    }
+
+    /// Takes in the frames after the tail: what a start finds beyond the state, and what reopening finds. Returns the
+    /// bytes of the newest.
+    fn take_in_rest(&mut self, journal: &Journal) -> Result<Option<Bytes>, ReadError> {
         let mut newest = None;
-        for found in journal.frames_after(commit)? {
+        for found in journal.frames_after(self.newest_commit)? {
             let (commit, frame) = found?;
             if frame.first.0 != self.tail.0 + 1 {
                 return Err(ReadError(format!(
@@ -251,18 +231,19 @@ impl RedbLog {
                     "commit {commit} has entry {seq} of conversation {conversation} out of order"
                 )));
             }
-            self.take_in(&frame);
+            self.take_in(&frame, commit);
             newest = Some(frame.bytes);
         }
         Ok(newest)
     }
 
     /// What is committed becomes visible.
-    fn take_in(&mut self, frame: &Frame) {
+    fn take_in(&mut self, frame: &Frame, commit: u64) {
         if self.segments.last().is_none_or(|segment| segment.id != frame.segment) {
             self.segments.push(Segment { id: frame.segment, first: frame.first, time: frame.time });
         }
         self.view.add(frame);
+        self.newest_commit = commit;
         self.tail = frame.last();
         self.tail_time = frame.time;
         self.journal_bytes += frame.bytes.len() as u64;
@@ -383,7 +364,9 @@ impl Log for RedbLog {
             return Err(AppendError::Unknown { reason, sync });
         }
         self.repeatable = None;
-        self.take_in(frame);
+        let commit = journal.newest_commit();
+        self.appended_bytes += frame.bytes.len() as u64;
+        self.take_in(frame, commit);
         Ok(())
     }
 
@@ -424,7 +407,7 @@ impl Log for RedbLog {
             rows: state,
             tail: self.tail,
             tail_time: self.tail_time,
-            commit: self.journal.as_ref().map_or(0, Journal::newest_commit),
+            commit: self.newest_commit,
             segments: self.segments.clone(),
             journal_bytes: self.journal_bytes,
         });
@@ -442,22 +425,26 @@ impl Log for RedbLog {
         if let Health::Failed { reason, sync: true } = &self.health {
             return Err(AppendError::Unknown { reason: reason.clone(), sync: true });
         }
-        let known = self.journal.take().map_or(0, |journal| journal.newest_commit());
-        match self.open_journal(known).map_err(|error| error.to_string()).and_then(|journal| {
+        // Closed before it is opened again: redb locks the file.
+        drop(self.journal.take());
+        let reopened = self.open_journal(self.newest_commit).map_err(|error| error.to_string()).and_then(|journal| {
             // A frame whose commit was cut off may be there all the same: then it is part of the log from now on.
-            self.repeatable = self.take_in_after(&journal, known).map_err(|error| error.to_string())?;
-            Ok(journal)
-        }) {
-            Ok(journal) => self.journal = Some(journal),
-            Err(reason) => {
-                self.health = Health::ReadOnly(reason.clone());
-                return Err(AppendError::NotStored(reason));
+            let newest = self.take_in_rest(&journal).map_err(|error| error.to_string())?;
+            Ok((journal, newest))
+        });
+        let newest = match reopened {
+            Ok((journal, newest)) => {
+                self.journal = Some(journal);
+                newest
             }
-        }
+            Err(reason) => {
+                self.health = Health::Failed { reason: reason.clone(), sync: false };
+                return Err(AppendError::Unknown { reason, sync: false });
+            }
+        };
         self.health = Health::Writable;
-        let repeatable = self.repeatable.take();
         self.append(&self.empty_frame())?;
-        self.repeatable = repeatable;
+        self.repeatable = newest;
         Ok(())
     }
 
@@ -484,39 +471,5 @@ impl Log for RedbLog {
 impl Drop for RedbLog {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use longwire_protocol::{ConversationId, DeviceId, Seq};
-
-    use super::*;
-    use crate::store::{EntryMeta, Origin, PageLimit};
-    use bytes::BufMut;
-
-    #[test]
-    fn what_was_appended_is_there_after_a_restart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let page = PageLimit { entries: 100, bytes: 1 << 20 };
-        for start in 1..=3_u64 {
-            let mut log = RedbLog::open(folder.path(), StoreOptions::default()).expect("opens");
-            assert_eq!(log.tail(), Position(start - 1));
-            assert_eq!(log.segments().len() as u64, start);
-            let segment = log.segments().last().expect("a segment").id;
-            let mut builder = FrameBuilder::new(segment, Position(start), LogTime(start));
-            let origin = Origin { device: DeviceId(1), ..Origin::default() };
-            let meta = EntryMeta { conversation: ConversationId(9), seq: Seq(start), origin, ..EntryMeta::default() };
-            builder.push_entry(&meta, |b| b.put_slice(b"hello"));
-            let frame = builder.finish();
-            log.append(&frame).expect("appends");
-            assert!(matches!(log.append(&frame), Err(AppendError::Conflict { .. })));
-            let entries = log.history().range(ConversationId(9), Seq(1), Seq(100), false, page).expect("reads");
-            assert_eq!(entries.len() as u64, start);
-            let mut followed = 0;
-            log.follow(Position(0), &mut |_| followed += 1).expect("follows");
-            assert_eq!(followed, start);
-            Box::new(log).close().expect("closes");
-        }
     }
 }

@@ -84,6 +84,16 @@ pub(super) struct Saved {
     pub(super) runs: Vec<RunRow>,
 }
 
+impl Saved {
+    /// Whether a step is in what was found.
+    fn has(&self, progress: &Progress, step: &Step<'_>) -> bool {
+        let is_listed = |number: &u64| self.runs.iter().any(|run| run.number == *number);
+        self.progress == *progress
+            && step.added.as_ref().is_none_or(|run| is_listed(&run.number))
+            && !step.removed.iter().any(is_listed)
+    }
+}
+
 /// The open file. The lock is held for one transaction or one reading of the rows; only start, reopening and the
 /// background thread ever take it.
 #[derive(Debug)]
@@ -198,6 +208,10 @@ impl StateFile {
         });
         if saved.is_err() && !self.meter.is_sync_failed() {
             self.reopen();
+            // The commit may have gone through all the same; doing the step again would list its run twice.
+            if self.load().is_ok_and(|found| found.has(progress, step)) {
+                return Ok(());
+            }
         }
         saved
     }

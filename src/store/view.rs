@@ -2,13 +2,15 @@
 //! commit thread takes it for writing once a frame; a reader holds it while it copies a page out of the active memtable
 //! and clones what it needs of the rest.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longwire_protocol::{ConversationId, LogTime, Seq};
 
 use super::frame::Frame;
-use super::memtable::Memtable;
+use super::memtable::{IdHasher, Memtable};
 use super::page::{Direction, Page};
 use super::run::Run;
 use super::{History, PageLimit, Position, ReadError, StoredEntry};
@@ -53,14 +55,15 @@ impl View {
     /// Whether the frame's entries continue their conversations, as far as the memtables know them.
     pub(super) fn first_gap(&self, frame: &Frame) -> Option<(ConversationId, Seq)> {
         let tables = self.read();
-        let mut before: Vec<(ConversationId, Seq)> = Vec::new();
+        let mut within: HashMap<ConversationId, Seq, BuildHasherDefault<IdHasher>> = HashMap::default();
         for entry in frame.entries() {
-            let within = before.iter().rev().find(|(conversation, _)| *conversation == entry.conversation);
-            let last = within.map(|&(_, seq)| seq).or_else(|| tables.last_seq(entry.conversation));
+            let last = match within.insert(entry.conversation, entry.seq) {
+                Some(last) => Some(last),
+                None => tables.last_seq(entry.conversation),
+            };
             if last.is_some_and(|last| last.next() != entry.seq) || entry.seq == Seq::NONE {
                 return Some((entry.conversation, entry.seq));
             }
-            before.push((entry.conversation, entry.seq));
         }
         None
     }
@@ -114,9 +117,9 @@ impl View {
     pub(super) fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         let tables = self.read();
         let runs = tables.runs.iter().map(|run| (run.row().span, run.row().bytes));
-        let sealed = tables.sealed.iter().filter_map(|table| Some((table.span()?, table.stored_bytes())));
+        let sealed = tables.sealed.iter().filter_map(|table| Some((table.span()?, table.bytes() as u64)));
         let oldest_first: Vec<_> = runs.chain(sealed).collect();
-        let mut kept = oldest_first.iter().map(|(_, bytes)| bytes).sum::<u64>() + tables.active.stored_bytes();
+        let mut kept = oldest_first.iter().map(|(_, bytes)| bytes).sum::<u64>() + tables.active.bytes() as u64;
         let mut floor = self.floor();
         for (span, size) in oldest_first {
             let is_too_much = bytes.is_some_and(|most| kept > most);

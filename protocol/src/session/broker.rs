@@ -20,8 +20,8 @@ use crate::{
     limits::{
         ACK_ANSWER_MS, ACK_ANSWER_PER_KIB_MS, ACK_OVERDUE_MS, AGENT_BYTES_MAX, AUTH_MS, BULK_WINDOW, CURSOR_BYTES_MAX,
         DEVICE_NAME_BYTES_MAX, EXPRESS_WINDOW, FEATURE_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_MS, HEARTBEAT_MS_MAX,
-        HEARTBEAT_MS_MIN, ID_SPAN_MAX, PAYLOAD_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUESTS_MAX,
-        VERSION, delivery_window,
+        HEARTBEAT_MS_MIN, ID_SPAN_MAX, PAYLOAD_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUEST_BYTES_MAX,
+        REQUESTS_MAX, VERSION, delivery_window,
     },
     packet::{self, Lane, Window, packet::Kind},
     reason::{Reason, Refusal},
@@ -226,6 +226,13 @@ impl<P: Copy> BrokerSession<P> {
         !self.answers.is_empty() || !self.is_closed() && open
     }
 
+    /// Whether answers wait to leave. Who holds back what has long answers (pages of history) while this is so keeps
+    /// what a client that does not read can make the broker hold to one page.
+    #[must_use]
+    pub fn has_answers_waiting(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
     /// The longest frame to accept now: give it to the codec.
     #[must_use]
     pub const fn frame_bytes_max(&self) -> u32 {
@@ -248,7 +255,7 @@ impl<P: Copy> BrokerSession<P> {
         &self.refused
     }
 
-    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R8-3).
+    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R9-3).
     pub fn handle_bytes(&mut self, now: Millis) {
         // Before it is let in, a client has so long and no longer, whatever it sends.
         if self.is_open() {
@@ -277,7 +284,7 @@ impl<P: Copy> BrokerSession<P> {
         let event = match (self.state, kind) {
             (State::Waiting, Kind::Connect(connect)) => self.connect(connect),
             (State::Open, Kind::Publish(publish)) => self.publish(publish, bytes),
-            (State::Open, Kind::Request(request)) => self.request(request),
+            (State::Open, Kind::Request(request)) => self.request(request, bytes),
             (State::Open, Kind::Ack(ack)) => self.ack(ack),
             (State::Open, Kind::GiveUp(give_up)) => self.give_up(MessageId(give_up.message_id)),
             (_, Kind::Goodbye(_)) => {
@@ -478,7 +485,9 @@ impl<P: Copy> BrokerSession<P> {
         check_connect(&connect).map_err(|what| Refusal::connection(Reason::InvalidArgument).because(what))?;
         let wish = if connect.heartbeat_ms == 0 { HEARTBEAT_MS } else { connect.heartbeat_ms };
         self.heartbeat_ms = wish.clamp(self.limits.heartbeat_ms_min, self.limits.heartbeat_ms_max);
-        self.first_unanswered = MessageId(connect.first_unanswered.max(1));
+        // A new incarnation begins at 1.
+        let told = if connect.incarnation == 0 { 1 } else { connect.first_unanswered.max(1) };
+        self.first_unanswered = MessageId(told);
         self.express.set_window(delivery_window(connect.express, EXPRESS_WINDOW));
         self.bulk.set_window(delivery_window(connect.bulk, BULK_WINDOW));
         self.state = State::Asking;
@@ -527,7 +536,7 @@ impl<P: Copy> BrokerSession<P> {
         }
     }
 
-    fn request(&mut self, request: packet::Request) -> Result<Option<BrokerEvent<P>>, Refusal> {
+    fn request(&mut self, request: packet::Request, bytes: usize) -> Result<Option<BrokerEvent<P>>, Refusal> {
         if request.id == 0 {
             return Err(Refusal::connection(Reason::Malformed).because("a request without an id"));
         }
@@ -535,8 +544,13 @@ impl<P: Copy> BrokerSession<P> {
             return Err(Refusal::connection(Reason::WindowExceeded).because("too many requests without an answer"));
         }
         self.requests += 1;
-        if request.op.is_none() {
-            self.refuse(Refusal::request(request.id, Reason::Unsupported));
+        let wrong = if bytes > REQUEST_BYTES_MAX {
+            Some(Reason::InvalidArgument)
+        } else {
+            request.op.is_none().then_some(Reason::Unsupported)
+        };
+        if let Some(reason) = wrong {
+            self.refuse(Refusal::request(request.id, reason));
             return Ok(None);
         }
         Ok(Some(BrokerEvent::Request(request)))

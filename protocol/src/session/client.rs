@@ -69,8 +69,8 @@ pub struct ClientSession {
     wishes: Wishes,
     started: Millis,
     heartbeat_ms: u32,
-    /// Where in the interval the first heartbeat falls.
-    phase: Millis,
+    /// When the first heartbeat is due; until `Connected`, how long after that. None once anything was sent.
+    phase: Option<Millis>,
     /// When anything was last heard, and last sent.
     heard: Millis,
     sent: Millis,
@@ -127,6 +127,8 @@ struct LaneIn {
     /// The highest number that ever came. Above `next - 1` only after something could not be stored: then what comes
     /// is dropped until `next` comes again.
     seen: u64,
+    /// The highest number that was handed out.
+    handed: u64,
     stored: u64,
     acked: u64,
     /// The last number and the bytes of each frame not wholly stored.
@@ -149,7 +151,7 @@ impl ClientSession {
             wishes,
             started: now,
             heartbeat_ms: 0,
-            phase: Millis(u64::MAX),
+            phase: None,
             heard: now,
             sent: now,
             heartbeat: Heartbeat::Resting,
@@ -169,7 +171,7 @@ impl ClientSession {
     /// so that clients that connect together do not beat together.
     #[must_use]
     pub fn with_heartbeat_phase(self, phase: Millis) -> Self {
-        Self { phase, ..self }
+        Self { phase: Some(phase), ..self }
     }
 
     /// Whether the broker has let the client in.
@@ -203,7 +205,16 @@ impl ClientSession {
         self.publishes.len()
     }
 
-    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R8-3).
+    /// The number that a lane takes next. It falls when something could not be stored (SPEC R6.4-4).
+    #[must_use]
+    pub const fn next(&self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Express => self.express.next,
+            Lane::Bulk => self.bulk.next,
+        }
+    }
+
+    /// Any byte has arrived: a sign of life, also while a long frame is under way (SPEC R9-3).
     pub fn handle_bytes(&mut self, now: Millis) {
         self.heard = now;
         if matches!(self.heartbeat, Heartbeat::Unanswered { .. }) {
@@ -310,7 +321,7 @@ impl ClientSession {
     }
 
     /// Answers an `AckRequest`: everything handed out before it is stored, or could not be. What could not be comes
-    /// again; whatever was handed out above what is stored, and the cursors since, must then be forgotten.
+    /// again: whatever was handed out from [`Self::next`] of a lane on must then be forgotten, and the cursors since.
     pub fn answer(&mut self, k: u64) {
         let Some(asked) = self.asked.take_if(|asked| asked.k == k) else { return };
         self.answer = Some(k);
@@ -326,6 +337,9 @@ impl ClientSession {
         let wrote = out.len() > begin;
         if wrote {
             self.sent = now;
+            if self.is_open() {
+                self.phase = None;
+            }
         }
         wrote
     }
@@ -358,7 +372,8 @@ impl ClientSession {
         let min = or(connected.heartbeat_ms_min, HEARTBEAT_MS_MIN);
         let max = or(connected.heartbeat_ms_max, HEARTBEAT_MS_MAX).max(min);
         self.heartbeat_ms = or(self.wishes.heartbeat_ms, HEARTBEAT_MS).clamp(min, max);
-        self.phase = Millis(now.0 + self.phase.0.min(u64::from(self.heartbeat_ms)));
+        self.phase = self.phase.map(|phase| now.after(phase.0.min(self.heartbeat_ms.into())));
+        self.sent = now;
         self.frame_bytes_max = connected.frame_bytes_max.clamp(PRE_AUTH_FRAME_BYTES_MAX, FRAME_BYTES_CEILING);
         self.publishes.set_window(connected.publish.unwrap_or(PUBLISH_WINDOW));
         self.express.window = connected.express.unwrap_or(self.express.window);
@@ -454,9 +469,7 @@ impl ClientSession {
     /// When the next heartbeat is due: an interval after the last byte sent, and after the last one heard, since a
     /// client that only sends learns nothing.
     fn heartbeat_at(&self) -> Millis {
-        let at = self.sent.min(self.heard).after(u64::from(self.heartbeat_ms));
-        // The first one comes at its phase.
-        if self.phase > self.heard && self.phase < at { self.phase } else { at }
+        self.phase.unwrap_or_else(|| self.sent.min(self.heard).after(u64::from(self.heartbeat_ms)))
     }
 
     const fn lane_mut(&mut self, lane: Lane) -> &mut LaneIn {
@@ -473,6 +486,7 @@ impl LaneIn {
             window,
             next: 1,
             seen: 0,
+            handed: 0,
             stored: 0,
             acked: 0,
             frames: VecDeque::new(),
@@ -499,16 +513,19 @@ impl LaneIn {
             return Ok(end..end);
         }
         self.next = end;
+        self.handed = self.handed.max(end - 1);
         self.frames.push_back((end - 1, bytes as u32));
         Ok(from..end)
     }
 
     fn stored(&mut self, now: Millis, n: u64) {
-        assert!(n < self.next, "an item was stored that has not come");
+        assert!(n <= self.handed, "an item was stored that was not handed out");
         if n <= self.stored {
             return;
         }
         self.stored = n;
+        // It may be stored after all, when it was already reported as missing.
+        self.next = self.next.max(n + 1);
         while self.frames.front().is_some_and(|(last, _)| *last <= n) {
             if let Some((_, bytes)) = self.frames.pop_front() {
                 self.bytes = self.bytes.saturating_add(bytes);

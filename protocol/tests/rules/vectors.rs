@@ -1,0 +1,450 @@
+//! The vectors of `protocol/vectors`, in both directions. `LONGWIRE_GENERATE=1` writes them anew: they may be added to,
+//! but a line that is there never changes.
+
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use longwire_protocol::{
+    Frame, FrameCodec, Refusal, frame,
+    limits::{FRAME_BYTES_CEILING, FRAME_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX},
+    packet::{self, Packet, Window, packet::Kind, publish::Action, request::Op, response::Result as Answer},
+};
+use prost::Message as _;
+use protox::prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
+use serde_json::{Value as Json, json};
+use tokio_util::codec::Decoder as _;
+
+/// A frame for every kind of packet, every action, every operation and every kind of item.
+fn good() -> Vec<(&'static str, Option<Kind>)> {
+    let mut vectors = vec![("heartbeat", None)];
+    let mut add = |name, kind| vectors.push((name, Some(kind)));
+    add("connect_smallest", Kind::Connect(packet::Connect { version: 1, device: "d".into(), ..Default::default() }));
+    add(
+        "connect_everything",
+        Kind::Connect(packet::Connect {
+            version: 1,
+            features: vec!["a".into(), "b".into()],
+            token: "aaaa.bbbb.cccc".into(),
+            device: "Zoë’s phone".into(),
+            incarnation: 3,
+            first_unanswered: 300,
+            heartbeat_ms: 240_000,
+            express: Some(Window { items: 16, bytes: 4_096 }),
+            bulk: Some(Window { items: 32, bytes: 8_192 }),
+            item_bytes_max: 2_048,
+            start: packet::StartKind::StoredCursor as i32,
+            cursor: Bytes::from_static(&[0, 1, 2, 0xfe, 0xff]),
+            catch_up: packet::CatchUpMode::All as i32,
+            background: true,
+            agent: "longwire/0.1".into(),
+        }),
+    );
+    add(
+        "connected",
+        Kind::Connected(packet::Connected {
+            user: 4_097,
+            device: 8_193,
+            session: 77,
+            incarnation: 3,
+            first_unanswered: 300,
+            inbox: 4_099,
+            heartbeat_ms_min: 15_000,
+            heartbeat_ms_max: 600_000,
+            payload_bytes_max: 196_608,
+            frame_bytes_max: 200_704,
+            publish: Some(Window { items: 64, bytes: 262_144 }),
+            express: Some(Window { items: 64, bytes: 65_536 }),
+            bulk: Some(Window { items: 256, bytes: 262_144 }),
+            birth_unix_ms: 1_790_000_000_000,
+            now: 34_359_738_368,
+            cursor: packet::CursorVerdict::Reset as i32,
+            reset_reason: packet::ResetReason::BeyondTail as i32,
+            reset_common_time: 34_359_000_000,
+            token_expires_in_ms: 3_600_000,
+            features: vec!["typing".into()],
+        }),
+    );
+    let publish = |id, action| Kind::Publish(packet::Publish { message_id: id, action, ..Default::default() });
+    let content = Bytes::from_static("good morning ☀".as_bytes());
+    let message =
+        packet::Publish { conversation: 1_048_576, message_id: 5_000, content: content.clone(), ..Default::default() };
+    add("publish_message", Kind::Publish(message.clone()));
+    add("publish_moves_first_unanswered", Kind::Publish(packet::Publish { first_unanswered: 4_990, ..message }));
+    let user = || String::from("ada");
+    add("publish_open_direct", publish(1, Some(Action::OpenDirect(packet::OpenDirect { user: user() }))));
+    let users = vec![user(), "bob".into()];
+    add(
+        "publish_create_group",
+        publish(2, Some(Action::CreateGroup(packet::CreateGroup { label: "team".into(), users }))),
+    );
+    let name = "news/local".into();
+    add("publish_open_channel", publish(3, Some(Action::OpenChannel(packet::OpenChannel { name }))));
+    let on = |id, action| {
+        Kind::Publish(packet::Publish { conversation: 9, message_id: id, action: Some(action), ..Default::default() })
+    };
+    add("publish_join", on(4, Action::Join(packet::Join {})));
+    add("publish_leave", on(5, Action::Leave(packet::Leave {})));
+    let role = packet::Role::Admin as i32;
+    add("publish_set_role", on(6, Action::SetRole(packet::SetRole { user: user(), role })));
+    add("publish_remove", on(7, Action::SetRole(packet::SetRole { user: user(), role: 0 })));
+    add("publish_set_label", on(8, Action::SetLabel(packet::SetLabel { label: "the team".into() })));
+    add("publish_set_mark", on(9, Action::SetMark(packet::SetMark { seq: 300 })));
+    add(
+        "publish_ack",
+        Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),
+    );
+    add(
+        "publish_ack_names_conversation",
+        Kind::PublishAck(packet::PublishAck { message_id: 1, seq: 0, time: 7, conversation: 9 }),
+    );
+    add("refused_publish", Kind::Refused(packet::Refused { message_id: 9, code: 20, ..Default::default() }));
+    let refused = packet::Refused { request: 4, code: 16, detail: "no such conversation".into(), ..Default::default() };
+    add("refused_request", Kind::Refused(refused));
+    add("refused_connection", Kind::Refused(packet::Refused { code: 15, retry_after_ms: 2_500, ..Default::default() }));
+    add("give_up", Kind::GiveUp(packet::GiveUp { message_id: 9 }));
+    for (name, lane, n, items) in deliveries() {
+        add(name, Kind::Deliver(packet::Deliver { lane: lane as i32, n, items }));
+    }
+    add("ack", Kind::Ack(packet::Ack { express: 3, bulk: 1_064, answer: 0 }));
+    add("ack_answers", Kind::Ack(packet::Ack { express: 0, bulk: 0, answer: 2 }));
+    add("ack_request", Kind::AckRequest(packet::AckRequest { k: 2 }));
+    add("cursor", Kind::Cursor(packet::Cursor { cursor: Bytes::from_static(&[9, 0, 0xff]) }));
+    for (name, id, op) in requests() {
+        add(name, Kind::Request(packet::Request { id, op: Some(op) }));
+    }
+    for (name, id, result) in responses() {
+        add(name, Kind::Response(packet::Response { id, result: Some(result) }));
+    }
+    add("goaway", Kind::Goaway(packet::Goaway { retry_after_ms: 4_000 }));
+    add("goodbye", Kind::Goodbye(packet::Goodbye {}));
+    vectors
+}
+
+fn entry(seq: u64) -> packet::Entry {
+    packet::Entry {
+        conversation: 1_048_576,
+        seq,
+        sender: 4_097,
+        time: 34_359_738_368,
+        content: Bytes::from_static(b"good morning"),
+        ..Default::default()
+    }
+}
+
+fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
+    use packet::{Lane::*, item::Kind::*};
+    let item = |kind| packet::Item { kind: Some(kind) };
+    let of = |kind: packet::EntryKind| packet::Entry { kind: kind as i32, content: Bytes::new(), ..entry(300) };
+    let membership = packet::Membership { user: 4_098, name: "bob".into(), role: packet::Role::Member as i32 };
+    let joined = packet::Joined {
+        conversation: 1_048_576,
+        kind: packet::ConversationKind::Group as i32,
+        visible_from: 12,
+        seq: 40,
+        label: "team".into(),
+        role: packet::Role::Member as i32,
+    };
+    let own = packet::Own {
+        conversation: 1_048_576,
+        seq: 301,
+        message_id: 5_000,
+        time: 34_359_738_369,
+        ..Default::default()
+    };
+    let head = |reason: packet::HeadReason, item_bytes| {
+        let reason = reason as i32;
+        item(Head(packet::Head { conversation: 1_048_576, from_seq: 302, to_seq: 302, reason, item_bytes }))
+    };
+    vec![
+        ("deliver_entry", Bulk, 1, vec![item(Entry(entry(300)))]),
+        ("deliver_run", Bulk, 1_000, (300..304).map(|seq| item(Entry(entry(seq)))).collect()),
+        (
+            "deliver_membership",
+            Bulk,
+            2,
+            vec![item(Entry(packet::Entry { membership: Some(membership), ..of(packet::EntryKind::Membership) }))],
+        ),
+        (
+            "deliver_label",
+            Bulk,
+            3,
+            vec![item(Entry(packet::Entry { label: "team".into(), ..of(packet::EntryKind::Label) }))],
+        ),
+        (
+            "deliver_joined",
+            Express,
+            4,
+            vec![item(Entry(packet::Entry { joined: Some(joined), ..of(packet::EntryKind::Joined) }))],
+        ),
+        (
+            "deliver_left",
+            Express,
+            5,
+            vec![item(Entry(packet::Entry {
+                left: Some(packet::Left { conversation: 1_048_576, seq: 90 }),
+                ..of(packet::EntryKind::Left)
+            }))],
+        ),
+        ("deliver_own", Express, 6, vec![item(Own(own.clone()))]),
+        (
+            "deliver_own_with_entry",
+            Express,
+            7,
+            vec![item(Own(packet::Own { incarnation: 2, entry: Some(entry(301)), ..own }))],
+        ),
+        ("deliver_head_skipped", Bulk, 8, vec![head(packet::HeadReason::Skipped, 0)]),
+        ("deliver_head_too_large", Bulk, 9, vec![head(packet::HeadReason::TooLarge, 150_000)]),
+        ("deliver_head_expired", Bulk, 10, vec![head(packet::HeadReason::Expired, 0)]),
+        ("deliver_head_recalled", Bulk, 11, vec![head(packet::HeadReason::Recalled, 0)]),
+        ("deliver_head_erased", Bulk, 12, vec![head(packet::HeadReason::Erased, 0)]),
+        ("deliver_head_not_yours", Bulk, 13, vec![head(packet::HeadReason::NotYours, 0)]),
+        ("deliver_mark", Express, 14, vec![item(Mark(packet::Mark { conversation: 9, user: 0, seq: 300 }))]),
+        (
+            "deliver_mark_of_another",
+            Express,
+            15,
+            vec![item(Mark(packet::Mark { conversation: 9, user: 4_098, seq: 2 }))],
+        ),
+        ("deliver_progress", Express, 16, vec![item(Progress(packet::Progress {}))]),
+        ("deliver_caught_up", Bulk, 17, vec![item(CaughtUp(packet::CaughtUp {}))]),
+    ]
+}
+
+fn requests() -> Vec<(&'static str, u64, Op)> {
+    let history = packet::HistoryRequest { conversation: 9, from_seq: 0, limit: 50, backwards: false };
+    vec![
+        ("request_history", 1, Op::History(history)),
+        (
+            "request_history_backwards",
+            2,
+            Op::History(packet::HistoryRequest { from_seq: 300, backwards: true, ..history }),
+        ),
+        ("request_conversations", 3, Op::Conversations(packet::ConversationsRequest { before: 0, limit: 20 })),
+        ("request_members", 4, Op::Members(packet::MembersRequest { conversation: 9, after_user: 4_097, limit: 100 })),
+        ("request_users", 5, Op::Users(packet::UsersRequest { users: vec![4_097, 4_098, 1] })),
+        ("request_watch", 6, Op::Watch(packet::WatchRequest { conversation: 9, stop: false })),
+        ("request_watch_stop", 7, Op::Watch(packet::WatchRequest { conversation: 9, stop: true })),
+        ("request_refresh", 8, Op::Refresh(packet::RefreshRequest { token: "aaaa.bbbb.cccc".into() })),
+    ]
+}
+
+fn responses() -> Vec<(&'static str, u64, Answer)> {
+    let items = vec![
+        packet::Item { kind: Some(packet::item::Kind::Entry(entry(2))) },
+        packet::Item {
+            kind: Some(packet::item::Kind::Head(packet::Head {
+                conversation: 9,
+                from_seq: 3,
+                to_seq: 9,
+                ..Default::default()
+            })),
+        },
+    ];
+    let conversation = packet::Conversation {
+        id: 9,
+        kind: packet::ConversationKind::Direct as i32,
+        label: "ada".into(),
+        role: packet::Role::Member as i32,
+        head_seq: 300,
+        head_time: 34_359_738_368,
+        first_seq: 1,
+        visible_from: 1,
+        mark: 298,
+        unread: 2,
+        members: 2,
+    };
+    let member = packet::Member { user: 4_098, name: "bob".into(), role: packet::Role::Owner as i32 };
+    vec![
+        ("response_history", 1, Answer::History(packet::HistoryPage { items, next_seq: 10, head_seq: 300 })),
+        ("response_history_empty", 2, Answer::History(packet::HistoryPage::default())),
+        (
+            "response_conversations",
+            3,
+            Answer::Conversations(packet::ConversationsPage { conversations: vec![conversation], next: 12 }),
+        ),
+        ("response_members", 4, Answer::Members(packet::MembersPage { members: vec![member.clone()], next: 4_098 })),
+        ("response_users", 5, Answer::Users(packet::UsersPage { users: vec![member] })),
+        ("response_watch", 6, Answer::Watch(packet::WatchAnswer { head_seq: 300 })),
+        ("response_refresh", 7, Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000 })),
+    ]
+}
+
+/// What must be refused, waited for, or ignored: a name, bytes, the limit that holds, the verdict.
+fn bad() -> Vec<(&'static str, Vec<u8>, u32, &'static str)> {
+    const PRE: u32 = PRE_AUTH_FRAME_BYTES_MAX;
+    let (malformed, too_large) = ("malformed", "frame_too_large");
+    // A frame of fewer than 128 bytes.
+    let framed = |packet: &[u8]| [&[packet.len() as u8], packet].concat();
+    let many_features = framed_long(&[&[0x82, 0x01, 0x42], &[0x12, 0x00].repeat(33)[..]].concat());
+    vec![
+        ("nothing", vec![], PRE, "partial"),
+        ("length_of_two_bytes_cut", vec![0x80], PRE, "partial"),
+        ("packet_cut", vec![0x04, 0x52, 0x02, 0x08], PRE, "partial"),
+        ("length_padded", vec![0x84, 0x00, 0x52, 0x02, 0x08, 0x01], PRE, malformed),
+        ("heartbeat_padded", vec![0x80, 0x00], PRE, malformed),
+        ("length_of_more_than_64_bits", vec![0xff; 10], PRE, malformed),
+        ("limit_before_connected", vec![0x80, 0x20], PRE, "partial"),
+        ("above_limit_before_connected", vec![0x81, 0x20], PRE, too_large),
+        ("limit_when_open", vec![0x80, 0xa0, 0x0c], FRAME_BYTES_MAX, "partial"),
+        ("above_limit_when_open", vec![0x81, 0xa0, 0x0c], FRAME_BYTES_MAX, too_large),
+        ("huge_length", vec![0xff, 0xff, 0xff, 0xff, 0x0f], FRAME_BYTES_MAX, too_large),
+        ("two_members", framed(&[0x2a, 0x00, 0x52, 0x02, 0x08, 0x01]), PRE, malformed),
+        ("one_member_twice", framed(&[0x2a, 0x00, 0x2a, 0x00]), PRE, malformed),
+        ("two_actions", framed(&[0x0a, 0x06, 0x9a, 0x01, 0x00, 0xa2, 0x01, 0x00]), PRE, malformed),
+        ("two_operations", framed(&[0x42, 0x04, 0x12, 0x00, 0x1a, 0x00]), PRE, malformed),
+        ("two_kinds_of_item", framed(&[0x22, 0x06, 0x1a, 0x04, 0x2a, 0x00, 0x32, 0x00]), PRE, malformed),
+        ("group", framed(&[0x0b, 0x0c]), PRE, malformed),
+        ("group_inside", framed(&[0x0a, 0x04, 0x8b, 0x06, 0x8c, 0x06]), PRE, malformed),
+        ("member_as_number", framed(&[0x08, 0x01]), PRE, malformed),
+        ("field_number_zero", framed(&[0x00, 0x01]), PRE, malformed),
+        ("member_longer_than_its_frame", framed(&[0x0a, 0x05, 0x08]), PRE, malformed),
+        ("number_longer_than_its_message", framed(&[0x0a, 0x02, 0x10, 0x80]), PRE, malformed),
+        ("text_that_is_no_utf8", framed(&[0x82, 0x01, 0x03, 0x1a, 0x01, 0xff]), PRE, malformed),
+        ("number_as_text", framed(&[0x52, 0x03, 0x0a, 0x01, 0x31]), PRE, malformed),
+        ("too_many_features", many_features, PRE, malformed),
+        ("http", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4), PRE, malformed),
+        ("unknown_member", framed(&[0x5a, 0x01, 0x78]), PRE, "ignored"),
+        ("unknown_member_as_number", framed(&[0xc0, 0x0c, 0x07]), PRE, "ignored"),
+        ("unknown_field_beside_nothing", framed(&[0xfd, 0x0f, 1, 2, 3, 4]), PRE, "ignored"),
+        ("heartbeat", vec![0x00], PRE, "ignored"),
+    ]
+}
+
+fn framed_long(packet: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    longwire_protocol::varint::write(packet.len() as u64, &mut out);
+    out.extend_from_slice(packet);
+    out
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(name)
+}
+
+/// The lines of a file of vectors, after it was held against what the code makes of them.
+fn lines(name: &str, made: &[Json]) -> Vec<Json> {
+    let text: String = made.iter().map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("LONGWIRE_GENERATE").is_some() {
+        std::fs::write(path(name), &text).expect("write the vectors");
+    }
+    let kept = std::fs::read_to_string(path(name)).unwrap_or_default();
+    assert!(kept == text, "{name} differs from the code: run with LONGWIRE_GENERATE=1");
+    kept.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &Json) -> Vec<u8> {
+    let text = text.as_str().expect("text");
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+}
+
+fn packet_descriptor() -> MessageDescriptor {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    let files = protox::compile([root.join("longwire.proto")], [root]).expect("the .proto compiles");
+    let pool = DescriptorPool::from_file_descriptor_set(files).expect("descriptors");
+    pool.get_message_by_name("longwire.v1.Packet").expect("Packet")
+}
+
+/// A message with the names of the `.proto`, read by another decoder than the one under test.
+fn json(message: &DynamicMessage) -> Json {
+    let fields = message.fields().map(|(field, value)| {
+        let value = match value {
+            Value::List(list) => list.iter().map(|value| json_value(&field, value)).collect(),
+            single => json_value(&field, single),
+        };
+        (field.name().to_owned(), value)
+    });
+    Json::Object(fields.collect())
+}
+
+fn json_value(field: &protox::prost_reflect::FieldDescriptor, value: &Value) -> Json {
+    match value {
+        Value::Bool(value) => json!(value),
+        Value::U32(value) => json!(value),
+        Value::U64(value) => json!(value),
+        Value::String(value) => json!(value),
+        Value::Bytes(value) => json!(hex(value)),
+        Value::Message(value) => json(value),
+        Value::EnumNumber(number) => {
+            let kind = field.kind();
+            let value = kind.as_enum().and_then(|kind| kind.get_value(*number));
+            json!(value.expect("a named value").name())
+        }
+        other => panic!("no such type in the .proto: {other:?}"),
+    }
+}
+
+/// Every good vector decodes to its value, and its value encodes to it.
+#[test]
+fn good_vectors_hold_in_both_directions() {
+    let descriptor = packet_descriptor();
+    let value = |kind: &Kind| {
+        let bytes = Packet { kind: Some(kind.clone()) }.encode_to_vec();
+        json(&DynamicMessage::decode(descriptor.clone(), &bytes[..]).expect("a packet"))
+    };
+    let made: Vec<_> = good()
+        .iter()
+        .map(|(name, kind)| {
+            let mut wire = BytesMut::new();
+            match kind {
+                Some(kind) => frame::encode(kind, &mut wire),
+                None => frame::encode_heartbeat(&mut wire),
+            }
+            json!({ "name": name, "frame": hex(&wire), "value": kind.as_ref().map(value) })
+        })
+        .collect();
+    for (line, (name, kind)) in lines("good.jsonl", &made).iter().zip(good()) {
+        let wire = unhex(&line["frame"]);
+        let mut buffer = BytesMut::from(&wire[..]);
+        let decoded = FrameCodec::new(FRAME_BYTES_MAX).decode(&mut buffer).expect("a good frame").expect("a whole one");
+        let expected = kind.map_or(Frame::Heartbeat, Frame::Packet);
+        assert_eq!(decoded, (expected, wire.len()), "{name}");
+        assert!(buffer.is_empty(), "{name}");
+        for cut in 0..wire.len() {
+            let cut_off = FrameCodec::new(FRAME_BYTES_MAX).decode(&mut BytesMut::from(&wire[..cut]));
+            assert_eq!(cut_off, Ok(None), "{name} cut at {cut}");
+        }
+    }
+}
+
+/// Every kind of packet, action, operation, answer, item and entry has a vector.
+#[test]
+fn every_kind_has_a_vector() {
+    let descriptor = packet_descriptor();
+    let text: String = std::fs::read_to_string(path("good.jsonl")).expect("the vectors");
+    for message in descriptor.parent_pool().all_messages() {
+        for choice in message.oneofs() {
+            for field in choice.fields() {
+                assert!(text.contains(&format!("\"{}\":{{", field.name())), "{} has no vector", field.full_name());
+            }
+        }
+    }
+    let entries = descriptor.parent_pool().get_enum_by_name("longwire.v1.EntryKind").expect("EntryKind");
+    for kind in entries.values().filter(|kind| kind.number() != 0) {
+        assert!(text.contains(&format!("\"kind\":\"{}\"", kind.name())), "{} has no vector", kind.name());
+    }
+}
+
+/// Every bad vector gets its verdict.
+#[test]
+fn bad_vectors_get_their_verdict() {
+    let made: Vec<_> = bad()
+        .iter()
+        .map(|(name, bytes, limit, verdict)| json!({ "name": name, "bytes": hex(bytes), "limit": limit, "verdict": verdict }))
+        .collect();
+    for line in lines("bad.jsonl", &made) {
+        let limit = line["limit"].as_u64().expect("a number") as u32;
+        assert!(limit <= FRAME_BYTES_CEILING);
+        let mut buffer = BytesMut::from(&unhex(&line["bytes"])[..]);
+        let verdict = match FrameCodec::new(limit).decode(&mut buffer) {
+            Ok(None) => "partial",
+            Ok(Some((Frame::Heartbeat | Frame::Unknown, _))) => "ignored",
+            Ok(Some((Frame::Packet(_), _))) => "accepted",
+            Err(error) => Refusal::from(packet::Refused::from(&error.refusal())).reason.name(),
+        };
+        assert_eq!(verdict, line["verdict"].as_str().expect("text"), "{}", line["name"]);
+    }
+}

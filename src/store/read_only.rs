@@ -1,0 +1,188 @@
+//! A disk seen through glass: it can be opened, even repaired, without a byte of it changing. What is written stays in
+//! memory and is forgotten. The offline commands look at a store through this.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{BackendError, StorageBackend};
+
+use super::disk::Disk;
+
+const PAGE: usize = 4096;
+
+/// The disk. Files cannot be made, renamed or removed.
+#[derive(Debug)]
+pub(super) struct ReadOnlyDisk {
+    inner: Arc<dyn Disk>,
+}
+
+impl ReadOnlyDisk {
+    pub(super) fn new(inner: Arc<dyn Disk>) -> Self {
+        Self { inner }
+    }
+}
+
+fn refused<T>() -> io::Result<T> {
+    Err(io::ErrorKind::ReadOnlyFilesystem.into())
+}
+
+impl Disk for ReadOnlyDisk {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
+        let inner = self.inner.open_read_only(name)?;
+        let length = inner.len()?;
+        Ok(Box::new(Overlay { inner, written: Mutex::new(Written { length, pages: HashMap::new() }) }))
+    }
+
+    fn open_read_only(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
+        self.inner.open_read_only(name)
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.inner.exists(name)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+
+    fn allocated(&self, name: &str) -> io::Result<u64> {
+        self.inner.allocated(name)
+    }
+
+    fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
+        refused()
+    }
+
+    fn shorten(&self, _name: &str, _length: u64) -> io::Result<bool> {
+        refused()
+    }
+
+    fn remove(&self, _name: &str) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file with what was written over it.
+#[derive(Debug)]
+struct Overlay {
+    inner: Box<dyn StorageBackend>,
+    written: Mutex<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    length: u64,
+    pages: HashMap<u64, Vec<u8>>,
+}
+
+impl Overlay {
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A page of the file itself; zeros beyond its end.
+    fn original(&self, page: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; PAGE];
+        let begin = page * PAGE as u64;
+        let available = self.inner.len()?.saturating_sub(begin).min(PAGE as u64) as usize;
+        self.inner.read(begin, &mut bytes[..available])?;
+        Ok(bytes)
+    }
+}
+
+/// The pages that a range touches: page number, where it begins in the page, where in the range, how long.
+fn pages(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let position = offset + at as u64;
+        let within = (position % PAGE as u64) as usize;
+        let here = (PAGE - within).min(length - at);
+        let step = (position / PAGE as u64, within, at, here);
+        at += here;
+        (here > 0).then_some(step)
+    })
+}
+
+impl StorageBackend for Overlay {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.lock().length)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let written = self.lock();
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > written.length) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if written.pages.is_empty() && written.length <= self.inner.len()? {
+            return self.inner.read(offset, out);
+        }
+        for (page, within, at, here) in pages(offset, out.len()) {
+            match written.pages.get(&page) {
+                Some(bytes) => out[at..at + here].copy_from_slice(&bytes[within..within + here]),
+                None => out[at..at + here].copy_from_slice(&self.original(page)?[within..within + here]),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.lock().length = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut written = self.lock();
+        for (page, within, at, here) in pages(offset, data.len()) {
+            let bytes = match written.pages.entry(page) {
+                Entry::Occupied(bytes) => bytes.into_mut(),
+                Entry::Vacant(vacant) => vacant.insert(self.original(page)?),
+            };
+            bytes[within..within + here].copy_from_slice(&data[at..at + here]);
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    // Who only looks shares the file with others who only look, and with no writer.
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}

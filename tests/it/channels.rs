@@ -1,0 +1,64 @@
+//! Channels: opened by name, read and written by the token's patterns.
+
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, StartKind};
+use longwire_protocol::reason::Reason;
+
+use crate::world::{Wire, World, texts};
+
+async fn granted(world: &World, user: &str, publish: &[&str], read: &[&str]) -> Wire {
+    let list = |patterns: &[&str]| patterns.iter().map(|&p| p.to_owned()).collect();
+    let mut claims = world.claims(user);
+    (claims.publish, claims.read) = (list(publish), list(read));
+    world.wire(packet::Connect { token: world.token(&claims), ..world.connect(user) }).await
+}
+
+#[tokio::test]
+async fn patterns_decide_and_the_rest_does_not_exist() {
+    let world = World::new().await;
+    let mut writer = granted(&world, "sensor", &["sensors/*/t"], &[]).await;
+    let mut reader = granted(&world, "desk", &[], &["sensors/**"]).await;
+    let mut other = granted(&world, "other", &["x"], &["x"]).await;
+    let channel = writer.open_channel("sensors/4/t").await.expect("opened");
+    assert_eq!(reader.open_channel("sensors/4/t").await.expect("the same"), channel);
+    assert_eq!(other.open_channel("sensors/4/t").await.expect_err("hidden").reason, Reason::UnknownConversation);
+    assert_eq!(writer.open_channel("sensors/4").await.expect_err("no grant").reason, Reason::UnknownConversation);
+    writer.say(channel, "20.5").await;
+    let hello = packet::Publish { conversation: channel, ..packet::Publish::default() };
+    assert_eq!(reader.publish(hello.clone()).await.expect_err("reads").reason, Reason::Forbidden);
+    assert_eq!(other.publish(hello).await.expect_err("hidden").reason, Reason::UnknownConversation);
+    let page = packet::HistoryRequest { conversation: channel, from_seq: 0, limit: 10, backwards: false };
+    assert_eq!(texts(&reader.history(page).await.expect("readable").items), ["20.5"]);
+    assert_eq!(other.history(page).await.expect_err("hidden").reason, Reason::UnknownConversation);
+    assert_eq!(writer.history(page).await.expect_err("writes only").reason, Reason::UnknownConversation);
+}
+
+#[tokio::test]
+async fn a_reader_with_a_row_misses_nothing_while_away_and_a_watcher_is_live_only() {
+    let world = World::new().await;
+    let mut writer = granted(&world, "writer", &["**"], &[]).await;
+    let channel = writer.open_channel("news").await.expect("opened");
+    writer.say(channel, "old").await;
+    let mut reader = granted(&world, "reader", &[], &["**"]).await;
+    let mut watcher = granted(&world, "watcher", &[], &["**"]).await;
+    reader.act(channel, Action::Join(packet::Join {})).await.expect("joined");
+    let watch = packet::WatchRequest { conversation: channel, stop: false };
+    watcher.ask(packet::request::Op::Watch(watch)).await.expect("watching");
+    writer.say(channel, "one").await;
+    assert_eq!(&reader.entry(channel).await.content[..], b"one");
+    assert_eq!(&watcher.entry(channel).await.content[..], b"one");
+    let cursor = reader.settle().await;
+    let watched = watcher.settle().await;
+    for wire in [&mut reader, &mut watcher] {
+        wire.session.goodbye();
+        wire.ended().await;
+    }
+    writer.say(channel, "two").await;
+    for (user, cursor, expected) in [("reader", cursor, &["two"][..]), ("watcher", watched, &[])] {
+        let mut claims = world.claims(user);
+        claims.read = vec!["**".into()];
+        let token = world.token(&claims);
+        let back = packet::Connect { token, start: StartKind::OwnCursor.into(), cursor, ..world.connect(user) };
+        assert_eq!(texts(&world.wire(back).await.caught_up().await), expected, "{user}");
+    }
+}

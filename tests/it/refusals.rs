@@ -1,0 +1,90 @@
+//! Bad input from peers: a clear refusal, nothing lost, nobody else disturbed.
+
+use bytes::{Bytes, BytesMut};
+use longwire_protocol::packet::{self, Publish};
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{ClientEvent, limits};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::World;
+
+#[tokio::test]
+async fn a_payload_above_the_limit_is_refused_and_the_session_goes_on() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    let content = Bytes::from(vec![0; limits::PAYLOAD_BYTES_MAX as usize + 1]);
+    let refusal = alice.publish(Publish { conversation: direct, content, ..Publish::default() }).await;
+    assert_eq!(refusal.expect_err("too large").reason, Reason::PayloadTooLarge);
+    let content = Bytes::from(vec![7; limits::PAYLOAD_BYTES_MAX as usize]);
+    alice.publish(Publish { conversation: direct, content, ..Publish::default() }).await.expect("just fits");
+}
+
+#[tokio::test]
+async fn garbage_before_the_handshake_is_closed_with_a_reason() {
+    let world = World::new().await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 16], &[0x80, 0x00], b"\x10\x00\x00\x00\x00"] {
+        let mut socket = world.socket().await;
+        socket.write_all(garbage).await.expect("sent");
+        socket.shutdown().await.expect("closed");
+        let mut answer = BytesMut::new();
+        while socket.read_buf(&mut answer).await.unwrap_or(0) > 0 {}
+        assert!(answer.len() < 200, "{garbage:?}");
+    }
+    world.user("alice").await;
+}
+
+#[tokio::test]
+async fn before_authentication_only_connect_is_taken() {
+    let world = World::new().await;
+    let mut socket = world.socket().await;
+    let mut out = BytesMut::new();
+    let publish = packet::packet::Kind::Publish(Publish { message_id: 1, ..Publish::default() });
+    longwire_protocol::frame::encode(&publish, &mut out);
+    socket.write_all(&out).await.expect("sent");
+    let mut answer = BytesMut::new();
+    while socket.read_buf(&mut answer).await.unwrap_or(0) > 0 {}
+    use tokio_util::codec::Decoder as _;
+    let (frame, _) = longwire_protocol::FrameCodec::default().decode(&mut answer).expect("a frame").expect("whole");
+    let longwire_protocol::Frame::Packet(packet::packet::Kind::Refused(refused)) = frame else { panic!("{frame:?}") };
+    assert_eq!(refused.code, Reason::UnexpectedPacket.number());
+}
+
+/// S7: a refusal in the middle of a window; what follows in that conversation waits for it, others go on.
+#[tokio::test]
+async fn s7_a_refusal_for_good_in_the_middle_of_a_window_lets_the_rest_through() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    for (id, conversation) in [(2, direct), (3, direct + 4096), (4, direct), (5, direct + 4096), (6, direct)] {
+        let content = Bytes::from(id.to_string());
+        alice.session.publish(Publish { conversation, message_id: id, content, ..Publish::default() });
+    }
+    let mut answers = Vec::new();
+    while answers.len() < 5 {
+        match alice.event().await.expect("the connection holds") {
+            ClientEvent::PublishAck(ack) => answers.push((ack.message_id, Ok(ack.seq))),
+            ClientEvent::Refused(refusal) => answers.push((refusal.message_id.0, Err(refusal.reason))),
+            _ => {}
+        }
+    }
+    let unknown = Err(Reason::UnknownConversation);
+    assert_eq!(answers, [(2, Ok(1)), (3, unknown), (4, Ok(2)), (5, unknown), (6, Ok(3))]);
+}
+
+#[tokio::test]
+async fn too_many_devices_and_strange_names_are_refused() {
+    let world = World::new().await;
+    for n in 0..20 {
+        world.wire(packet::Connect { device: format!("d{n}"), ..world.connect("alice") }).await;
+    }
+    let refusal = world.refused(packet::Connect { device: "one more".into(), ..world.connect("alice") }).await;
+    assert!(matches!(refusal.reason, Reason::QuotaExceeded | Reason::InvalidArgument), "{refusal}");
+    let refusal = world.refused(packet::Connect { device: "d20".into(), ..world.connect("alice") }).await;
+    assert_eq!(refusal.reason, Reason::QuotaExceeded);
+    let mut bob = world.user("bob").await;
+    for name in ["", "a\nb", &"x".repeat(65)] {
+        let open = packet::publish::Action::OpenDirect(packet::OpenDirect { user: name.into() });
+        assert_eq!(bob.act(0, open).await.expect_err("no name").reason, Reason::InvalidArgument, "{name:?}");
+    }
+}

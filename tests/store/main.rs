@@ -1,0 +1,5 @@
+//! The store on real files: what an operator can run into, and the fixture of this version that every later one opens.
+
+mod fixture;
+mod folder;
+mod readers;
