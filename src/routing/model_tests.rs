@@ -158,9 +158,10 @@ fn random_lives_of_conversations_agree_with_a_naive_model() {
             let set = packet::SetRole { user: USERS[other].into(), role: role.into() };
             let mark = random.u64(..8);
             let action = match random.u8(..10) {
-                0 => {
-                    Some(Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: vec![USERS[other].into()] }))
-                }
+                0 => Some(Action::CreateGroup(packet::CreateGroup {
+                    label: "g".into(),
+                    users: vec![USERS[other].into()],
+                })),
                 1 | 2 => Some(Action::SetRole(set)),
                 3 => Some(Action::Leave(packet::Leave {})),
                 // Marks at the head alone: what lies below is worked out before the core is asked.
@@ -234,13 +235,7 @@ fn random_lives_of_conversations_agree_with_a_naive_model() {
 }
 
 /// What the rights table says, written the other way round.
-fn apply(
-    naive: &mut Naive,
-    user: usize,
-    other: usize,
-    role: Role,
-    action: Option<&Action>,
-) -> Result<u64, Reason> {
+fn apply(naive: &mut Naive, user: usize, other: usize, role: Role, action: Option<&Action>) -> Result<u64, Reason> {
     let own = naive.role(user);
     if own == Role::None {
         return Err(Reason::UnknownConversation);
