@@ -79,8 +79,9 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
-            if fail.kind() != FailKind::Interrupted {
-                eprintln!("longwire: {fail}");
+            let words = fail.to_string();
+            if !words.is_empty() {
+                eprintln!("longwire: {words}");
             }
             fail.kind().exit_code()
         }

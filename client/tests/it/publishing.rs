@@ -42,10 +42,11 @@ async fn what_is_wished_while_connecting_does_not_disturb_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_cut_each_message_is_stored_once_and_in_order() {
+async fn whatever_is_cut_or_refused_each_message_is_stored_once_and_in_order() {
     for round in 0..20 {
         fastrand::seed(round);
         let broker = Broker::cut_below(4_000);
+        broker.world().refuse_for_now = u32::try_from(round).expect("small") * 10;
         let (client, _deliveries) = Client::start(broker.config("a")).expect("started");
         let mut publications = Vec::new();
         for n in 0..400 {

@@ -373,7 +373,7 @@ mod tests {
         for expected in [
             "1 unread",
             "Lunch",
-            "A label that is mu… 1",
+            "A label that is m… 1",
             "1m bob: shall we meet",
             "you: yes",
             "… you: on my way",
