@@ -24,7 +24,7 @@ use crate::dial::{ByteStream, Dialing};
 use crate::error::{Failure, GiveUpError, PublishError, RequestError};
 use crate::intake::Shared;
 use crate::link::{Link, LinkError};
-use crate::outbox::{Answer, OutboxError, OutboxState, Restored, Saved};
+use crate::outbox::{Answer, OutboxError, OutboxState, Owner, Saved, Unfit};
 use crate::state::State;
 
 /// What a handle wishes.
@@ -102,7 +102,11 @@ impl Phase {
             match self {
                 Self::Waiting(_) => pending().await,
                 Self::Token(token) => Step::Token(token.await),
-                Self::Dialing { token, dialing } => Step::Dialed(std::mem::take(token), dialing.await),
+                Self::Dialing { token, dialing } => {
+                    let dialed = dialing.await;
+                    // Not before: a step that is given up half way is begun again.
+                    Step::Dialed(std::mem::take(token), dialed)
+                }
                 Self::Online(online) => Step::Turned(online.link.turn().await),
             }
         };
@@ -189,10 +193,10 @@ impl Task {
     pub(crate) async fn run(mut self) {
         self.begin_attempt();
         let end = loop {
-            if let Err(error) = self.pump() {
-                if let Some(end) = self.disconnected(error) {
-                    break end;
-                }
+            if let Err(error) = self.pump()
+                && let Some(end) = self.disconnected(error)
+            {
+                break end;
             }
             match self.turn().await {
                 Turn::Command(None) => break End::Closed(None),
@@ -329,10 +333,16 @@ impl Task {
         }
     }
 
-    fn handle_connected(&mut self, connected: Box<packet::Connected>) -> Result<(), Failure> {
-        self.outbox
-            .connected(connected.incarnation, connected.first_unanswered)
-            .map_err(|Restored { first, floor }| Failure::OutboxRestored { first, floor })?;
+    fn handle_connected(&mut self, connected: Box<packet::Connected>) -> Result<(), LinkError> {
+        let owner = Owner { user: connected.user, birth: connected.birth_unix_ms };
+        match self.outbox.connected(owner, connected.incarnation, connected.first_unanswered) {
+            Ok(()) => {}
+            Err(Unfit::BeginAnew) => return Err(LinkError::Io(std::io::ErrorKind::ConnectionReset.into())),
+            Err(Unfit::Another) => return Err(LinkError::Failed(Failure::OutboxOfAnother)),
+            Err(Unfit::Restored { first, floor }) => {
+                return Err(LinkError::Failed(Failure::OutboxRestored { first, floor }));
+            }
+        }
         let reset = (connected.cursor() == CursorVerdict::Reset)
             .then(|| Reset { reason: connected.reset_reason(), common_time: connected.reset_common_time });
         // Who asked for the tail is not told that it got it.
@@ -422,7 +432,7 @@ impl Task {
 
     fn handle_event(&mut self, event: ClientEvent) -> Result<(), LinkError> {
         match event {
-            ClientEvent::Connected(connected) => self.handle_connected(connected).map_err(LinkError::Failed)?,
+            ClientEvent::Connected(connected) => self.handle_connected(connected)?,
             ClientEvent::PublishAck(ack) => {
                 self.outbox.acked(ack);
             }
@@ -476,11 +486,11 @@ impl Task {
 
     fn handle_response(&mut self, response: packet::Response) {
         let Some(request) = self.requests.remove(&response.id) else { return };
-        if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase) {
-            if answer.expires_in_ms != 0 {
-                let life = Duration::from_millis(answer.expires_in_ms);
-                online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
-            }
+        if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase)
+            && answer.expires_in_ms != 0
+        {
+            let life = Duration::from_millis(answer.expires_in_ms);
+            online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
         }
         if let Some(reply) = request.reply {
             drop(reply.send(response.result.ok_or(RequestError::WrongAnswer)));
@@ -497,10 +507,10 @@ impl Task {
                     return self.disconnected(LinkError::Io(std::io::ErrorKind::ConnectionAborted.into()));
                 }
                 while online.asked.front().is_some_and(|(_, at)| instant >= *at) {
-                    if let Some((k, _)) = online.asked.pop_front() {
-                        if self.shared.answer_overdue(k) {
-                            online.link.session.answer(k);
-                        }
+                    if let Some((k, _)) = online.asked.pop_front()
+                        && self.shared.answer_overdue(k)
+                    {
+                        online.link.session.answer(k);
                     }
                 }
                 if online.refresh_at.is_some_and(|at| instant >= at) {

@@ -52,6 +52,10 @@ pub struct Args {
     #[arg(long, env = "LONGWIRE_LISTEN_PLAIN", value_name = "ADDRESS")]
     listen_plain: Option<SocketAddr>,
 
+    /// No TLS listener: for tests, and behind something that speaks TLS itself
+    #[arg(long, conflicts_with = "listen")]
+    no_tls: bool,
+
     /// The folder of the store
     #[arg(long, env = "LONGWIRE_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
@@ -77,6 +81,9 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         Some(dev) => dev.written(),
         None => config::read(args.config.as_deref()).map_err(|e| Fail::usage(e.to_string()))?,
     };
+    if args.no_tls {
+        written.listen.tls = None;
+    }
     if args.listen.is_some() {
         written.listen.tls = args.listen;
     }

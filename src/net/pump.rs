@@ -53,6 +53,8 @@ pub(super) struct Live {
     cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
     given: [Position; 2],
+    /// The backlog of express, and of bulk, ended here, and the `CaughtUp` waits for room.
+    caught_up: [Option<Position>; 2],
 }
 
 /// What is known of where the device stands.
@@ -117,6 +119,7 @@ impl Live {
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
             given: [Position(0); 2],
+            caught_up: [None; 2],
         }
     }
 
@@ -268,7 +271,7 @@ impl Live {
             return Err(refusal.because("the token is for another user or device"));
         }
         self.session.grants.store(Arc::new(grants(&identity)));
-        let expires_in_ms = (identity.expires * 1_000).saturating_sub(unix_ms());
+        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
         self.identity = Arc::new(identity);
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
@@ -354,6 +357,10 @@ impl Live {
     fn next_ready(&mut self, is_express: bool, room: &longwire_protocol::Room, shared: &Shared) -> Next {
         // Read before the lane is locked: everything up to here was pushed already.
         let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
+        if let Some(position) = self.caught_up[usize::from(!is_express)].take() {
+            let place = Place { position, conversation: ConversationId(0), seq: Seq(0) };
+            return Next::Ready(Ready { place, item: caught_up_item() });
+        }
         let mut pending = self.session.outbox.lock();
         let lane = pending.lane(is_express);
         if let Some(ready) = lane.take(room.bytes as usize, room.bytes == u32::MAX) {
@@ -422,6 +429,7 @@ impl Live {
         if let Some(last) = out.last() {
             self.session.outbox.lock().lane(is_express).advance(last.place.position);
         }
+        let has_given = !out.is_empty();
         for ready in out {
             self.give(lane, ready, wire, now);
         }
@@ -430,13 +438,16 @@ impl Live {
                 let mut pending = self.session.outbox.lock();
                 pending.lane(is_express).end_turn(target);
                 if std::mem::take(&mut pending.owes_caught_up[usize::from(!is_express)]) {
-                    let place = Place { position: target, conversation: ConversationId(0), seq: Seq(0) };
-                    drop(pending);
-                    self.give(lane, Ready { place, item: caught_up_item() }, wire, now);
+                    self.caught_up[usize::from(!is_express)] = Some(target);
                 }
                 true
             }
-            Ok(Step::Full | Step::Waits(_)) => {
+            Ok(Step::Full) => {
+                *self.reader(lane) = Reader::Reading(catch_up);
+                // Into an empty window goes one item of any size; then its bytes are counted anew.
+                has_given
+            }
+            Ok(Step::Waits(_)) => {
                 *self.reader(lane) = Reader::Reading(catch_up);
                 false
             }

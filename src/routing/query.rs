@@ -81,8 +81,13 @@ fn forwards(
         if to < seq || from > to {
             continue;
         }
+        if limit.entries == 0 {
+            page.next = seq;
+            return Ok(());
+        }
         if from > seq {
             page.items.push(head_item(id, seq, Seq(from.0 - 1), HeadReason::NotYours, 0));
+            limit.entries -= 1;
             seq = from;
         }
         while seq <= to {
@@ -94,7 +99,9 @@ fn forwards(
             let first = entries.first().map_or(to.next(), |entry| entry.seq);
             if first > seq {
                 page.items.push(head_item(id, seq, Seq(first.0 - 1), HeadReason::Expired, 0));
+                limit.entries -= 1;
                 seq = first;
+                continue;
             }
             for entry in entries {
                 seq = entry.seq.next();
@@ -121,8 +128,13 @@ fn backwards(
         if from > seq || from > to {
             continue;
         }
+        if limit.entries == 0 {
+            page.next = seq;
+            return Ok(());
+        }
         if to < seq {
             page.items.push(head_item(id, to.next(), seq, HeadReason::NotYours, 0));
+            limit.entries -= 1;
             seq = to;
         }
         while seq >= from {
@@ -134,6 +146,7 @@ fn backwards(
             if entries.first().is_none_or(|newest| newest.seq < seq) {
                 // Seqs are kept from some point on: what is missing at the upper end is missing down to the first.
                 page.items.push(head_item(id, from, seq, HeadReason::Expired, 0));
+                limit.entries -= 1;
                 seq = Seq(from.0 - 1);
                 break;
             }

@@ -59,9 +59,8 @@ async fn the_removal_is_the_last_thing_that_a_removed_member_sees() {
     alice.say(group, "before").await;
     let removal = alice.set_role(group, "bob", Role::None).await.expect("removed").seq;
     alice.say(group, "after").await;
-    let is_left = |item: &packet::Item| {
-        matches!(&item.kind, Some(item::Kind::Entry(e)) if e.kind() == packet::EntryKind::Left)
-    };
+    let is_left =
+        |item: &packet::Item| matches!(&item.kind, Some(item::Kind::Entry(e)) if e.kind() == packet::EntryKind::Left);
     bob.until(is_left).await;
     // Live: nothing above the removal. By history: neither.
     let direct = alice.open_direct("bob").await;
@@ -87,9 +86,7 @@ async fn s3_every_device_hears_of_a_join_before_the_group_speaks() {
     alice.set_role(group, "bob", Role::Member).await.expect("added");
     alice.say(group, "welcome").await;
     for device in [&mut phone, &mut laptop] {
-        let is_joined = |item: &packet::Item| {
-            matches!(&item.kind, Some(item::Kind::Entry(e)) if e.kind() == packet::EntryKind::Joined)
-        };
+        let is_joined = |item: &packet::Item| matches!(&item.kind, Some(item::Kind::Entry(e)) if e.kind() == packet::EntryKind::Joined);
         let before = device.until(is_joined).await;
         let joined = before.last().and_then(entry).and_then(|e| e.joined.clone()).expect("joined");
         assert_eq!((joined.conversation, joined.label.as_str(), joined.visible_from), (group, "g", 3));

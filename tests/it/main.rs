@@ -1,6 +1,8 @@
 //! Real sockets on port 0: one broker in this process, wires that speak the protocol packet by packet.
 
 mod channels;
+mod crash;
+mod faults;
 mod groups;
 mod refusals;
 mod sessions;

@@ -46,9 +46,7 @@ async fn before_authentication_only_connect_is_taken() {
     while socket.read_buf(&mut answer).await.unwrap_or(0) > 0 {}
     use tokio_util::codec::Decoder as _;
     let (frame, _) = longwire_protocol::FrameCodec::default().decode(&mut answer).expect("a frame").expect("whole");
-    let longwire_protocol::Frame::Packet(packet::packet::Kind::Refused(refused)) = frame else {
-        panic!("{frame:?}")
-    };
+    let longwire_protocol::Frame::Packet(packet::packet::Kind::Refused(refused)) = frame else { panic!("{frame:?}") };
     assert_eq!(refused.code, Reason::UnexpectedPacket.number());
 }
 
