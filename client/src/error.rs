@@ -28,6 +28,9 @@ pub enum Failure {
     /// The outbox can no longer be written; what is in it is as it was.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    /// What the outbox holds was published as another user, or to another broker: it is not sent as this one.
+    #[error("the outbox holds messages of another user, or for another broker")]
+    OutboxOfAnother,
     /// The broker knows of answers that the outbox does not: the outbox is an older copy, or another installation
     /// uses the same device name. Sending on could double what people wrote, so nothing is sent.
     #[error("the outbox is older than the broker's memory of this device (first unanswered {first}, broker {floor})")]

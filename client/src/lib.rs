@@ -51,6 +51,7 @@ mod handle;
 mod intake;
 mod link;
 mod outbox;
+mod requests;
 mod state;
 mod task;
 

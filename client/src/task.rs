@@ -3,7 +3,7 @@
 //! One loop: a single event, then [`Task::pump`] moves everything that can move. A connection comes to be in steps
 //! ([`Phase`]); commands are served in all of them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,11 @@ use crate::backoff::Backoff;
 use crate::config::{Config, Start, TokenFuture, TokenSource};
 use crate::delivery::{Item, Reset};
 use crate::dial::{ByteStream, Dialing};
-use crate::error::{Failure, GiveUpError, PublishError, RequestError};
+use crate::error::{Failure, GiveUpError, PublishError};
 use crate::intake::Shared;
 use crate::link::{Link, LinkError};
-use crate::outbox::{Answer, OutboxError, OutboxState, Restored, Saved};
+use crate::outbox::{Answer, OutboxError, OutboxState, Owner, Saved, Unfit};
+use crate::requests::{Reply, Requests};
 use crate::state::State;
 
 /// What a handle wishes.
@@ -40,17 +41,12 @@ pub(crate) enum Command {
     Close { done: oneshot::Sender<()> },
 }
 
-/// Where the answer to a request goes.
-pub(crate) type Reply = oneshot::Sender<Result<response::Result, RequestError>>;
-
 /// How long a connection that the broker asked to end may go on to get its answers.
 const GOAWAY_GRACE: Duration = Duration::from_secs(5);
 /// How long a goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least and the most that a publish refused for now waits when the broker does not say.
 const RETRY_MS: std::ops::Range<u64> = 50..250;
-/// Requests that wait for a connection or their turn; more are refused.
-const REQUESTS_WAITING_MAX: usize = 256;
 /// An ack request is answered this long before the protocol's limit, whatever the application does.
 const ANSWER_AFTER: Duration = Duration::from_millis(limits::ACK_ANSWER_DELAY_MS - 1_000);
 /// When a token is refreshed, as a part of its life.
@@ -102,7 +98,11 @@ impl Phase {
             match self {
                 Self::Waiting(_) => pending().await,
                 Self::Token(token) => Step::Token(token.await),
-                Self::Dialing { token, dialing } => Step::Dialed(std::mem::take(token), dialing.await),
+                Self::Dialing { token, dialing } => {
+                    let dialed = dialing.await;
+                    // Not before: a step that is given up half way is begun again.
+                    Step::Dialed(std::mem::take(token), dialed)
+                }
                 Self::Online(online) => Step::Turned(online.link.turn().await),
             }
         };
@@ -111,11 +111,6 @@ impl Phase {
             () = time => Step::Time,
         }
     }
-}
-
-struct InFlightRequest {
-    op: request::Op,
-    reply: Option<Reply>,
 }
 
 /// See the module.
@@ -133,10 +128,7 @@ pub(crate) struct Task {
     attempt: u32,
     /// Whether a session has begun: from then on `start` is the past.
     began: bool,
-    next_request: u64,
-    requests_waiting: VecDeque<InFlightRequest>,
-    requests: BTreeMap<u64, InFlightRequest>,
-    watches: BTreeSet<u64>,
+    requests: Requests,
     refreshing: Option<TokenFuture>,
 }
 
@@ -177,10 +169,7 @@ impl Task {
             random: fastrand::Rng::new(),
             attempt: 0,
             began: false,
-            next_request: 1,
-            requests_waiting: VecDeque::new(),
-            requests: BTreeMap::new(),
-            watches: BTreeSet::new(),
+            requests: Requests::default(),
             refreshing: None,
         }
     }
@@ -189,10 +178,10 @@ impl Task {
     pub(crate) async fn run(mut self) {
         self.begin_attempt();
         let end = loop {
-            if let Err(error) = self.pump() {
-                if let Some(end) = self.disconnected(error) {
-                    break end;
-                }
+            if let Err(error) = self.pump()
+                && let Some(end) = self.disconnected(error)
+            {
+                break end;
             }
             match self.turn().await {
                 Turn::Command(None) => break End::Closed(None),
@@ -329,10 +318,16 @@ impl Task {
         }
     }
 
-    fn handle_connected(&mut self, connected: Box<packet::Connected>) -> Result<(), Failure> {
-        self.outbox
-            .connected(connected.incarnation, connected.first_unanswered)
-            .map_err(|Restored { first, floor }| Failure::OutboxRestored { first, floor })?;
+    fn handle_connected(&mut self, connected: Box<packet::Connected>) -> Result<(), LinkError> {
+        let owner = Owner { user: connected.user, birth: connected.birth_unix_ms };
+        match self.outbox.connected(owner, connected.incarnation, connected.first_unanswered) {
+            Ok(()) => {}
+            Err(Unfit::BeginAnew) => return Err(LinkError::Io(std::io::ErrorKind::ConnectionReset.into())),
+            Err(Unfit::Another) => return Err(LinkError::Failed(Failure::OutboxOfAnother)),
+            Err(Unfit::Restored { first, floor }) => {
+                return Err(LinkError::Failed(Failure::OutboxRestored { first, floor }));
+            }
+        }
         let reset = (connected.cursor() == CursorVerdict::Reset)
             .then(|| Reset { reason: connected.reset_reason(), common_time: connected.reset_common_time });
         // Who asked for the tail is not told that it got it.
@@ -347,9 +342,7 @@ impl Task {
             online.connected = true;
             online.refresh_at = refresh_at;
         }
-        for conversation in self.watches.clone() {
-            self.ask(request::Op::Watch(packet::WatchRequest { conversation, stop: false }), None);
-        }
+        self.requests.connected();
         self.set_state(State::Connected(connected));
         Ok(())
     }
@@ -408,31 +401,19 @@ impl Task {
         if !online.connected {
             return;
         }
-        while self.requests.len() < limits::REQUESTS_MAX as usize {
-            let Some(request) = self.requests_waiting.pop_front() else { break };
-            if request.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
-                continue;
-            }
-            let id = self.next_request;
-            self.next_request += 1;
-            online.link.session.request(packet::Request { id, op: Some(request.op.clone()) });
-            self.requests.insert(id, request);
+        while let Some(request) = self.requests.next_to_send() {
+            online.link.session.request(request);
         }
     }
 
     fn handle_event(&mut self, event: ClientEvent) -> Result<(), LinkError> {
         match event {
-            ClientEvent::Connected(connected) => self.handle_connected(connected).map_err(LinkError::Failed)?,
+            ClientEvent::Connected(connected) => self.handle_connected(connected)?,
             ClientEvent::PublishAck(ack) => {
                 self.outbox.acked(ack);
             }
             ClientEvent::Refused(refusal) if refusal.message_id.is_some() => self.handle_publish_refused(refusal),
-            ClientEvent::Refused(refusal) => {
-                if let Some(reply) = self.requests.remove(&refusal.request).and_then(|request| request.reply) {
-                    // Whoever no longer waits does not want to know.
-                    drop(reply.send(Err(RequestError::Refused(refusal))));
-                }
-            }
+            ClientEvent::Refused(refusal) => self.requests.refused(refusal),
             ClientEvent::Closed(refusal) => return Err(LinkError::Refused(refusal)),
             ClientEvent::Items { lane, first_n, items } => {
                 let through = first_n + items.len() as u64 - 1;
@@ -475,16 +456,13 @@ impl Task {
     }
 
     fn handle_response(&mut self, response: packet::Response) {
-        let Some(request) = self.requests.remove(&response.id) else { return };
-        if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase) {
-            if answer.expires_in_ms != 0 {
-                let life = Duration::from_millis(answer.expires_in_ms);
-                online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
-            }
+        if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase)
+            && answer.expires_in_ms != 0
+        {
+            let life = Duration::from_millis(answer.expires_in_ms);
+            online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
         }
-        if let Some(reply) = request.reply {
-            drop(reply.send(response.result.ok_or(RequestError::WrongAnswer)));
-        }
+        self.requests.answered(response);
     }
 
     fn handle_time(&mut self) -> Option<End> {
@@ -497,10 +475,10 @@ impl Task {
                     return self.disconnected(LinkError::Io(std::io::ErrorKind::ConnectionAborted.into()));
                 }
                 while online.asked.front().is_some_and(|(_, at)| instant >= *at) {
-                    if let Some((k, _)) = online.asked.pop_front() {
-                        if self.shared.answer_overdue(k) {
-                            online.link.session.answer(k);
-                        }
+                    if let Some((k, _)) = online.asked.pop_front()
+                        && self.shared.answer_overdue(k)
+                    {
+                        online.link.session.answer(k);
                     }
                 }
                 if online.refresh_at.is_some_and(|at| instant >= at) {
@@ -519,7 +497,7 @@ impl Task {
     fn handle_new_token(&mut self, token: Result<String, String>) {
         self.refreshing = None;
         match token {
-            Ok(token) => self.ask(request::Op::Refresh(packet::RefreshRequest { token }), None),
+            Ok(token) => self.requests.ask(request::Op::Refresh(packet::RefreshRequest { token }), None),
             Err(why) => {
                 tracing::warn!(%why, "no new token; the old one is used until it expires");
             }
@@ -560,13 +538,7 @@ impl Task {
         };
         self.outbox.disconnected();
         self.shared.end();
-        // Reads are repeated on the next connection, in their order; watches are made anew there.
-        for (_, request) in std::mem::take(&mut self.requests).into_iter().rev() {
-            if request.reply.is_some() {
-                self.requests_waiting.push_front(request);
-            }
-        }
-        self.requests_waiting.retain(|request| request.reply.is_some());
+        self.requests.disconnected();
         self.refreshing = None;
         self.wait(lived, asked, reason, refused)
     }
@@ -609,11 +581,7 @@ impl Task {
             self.outbox.save();
         }
         self.outbox.end(&PublishError::Closed(why.clone()));
-        for request in self.requests.into_values().chain(self.requests_waiting) {
-            if let Some(reply) = request.reply {
-                drop(reply.send(Err(RequestError::Closed(why.clone()))));
-            }
-        }
+        self.requests.end(why.as_deref());
         // The outbox file is closed before anyone is told that the client is.
         drop(self.outbox);
         self.states.send_replace(state);
@@ -643,15 +611,9 @@ impl Task {
             Command::Unanswered { reply } => {
                 drop(reply.send(self.outbox.iter().map(|(id, publish)| (id, publish.clone())).collect()));
             }
-            Command::Request { op, reply } => self.ask(op, Some(reply)),
-            Command::Watch { conversation, reply } => {
-                self.watches.insert(conversation);
-                self.ask(request::Op::Watch(packet::WatchRequest { conversation, stop: false }), Some(reply));
-            }
-            Command::Unwatch { conversation } => {
-                self.watches.remove(&conversation);
-                self.ask(request::Op::Watch(packet::WatchRequest { conversation, stop: true }), None);
-            }
+            Command::Request { op, reply } => self.requests.ask(op, Some(reply)),
+            Command::Watch { conversation, reply } => self.requests.watch(conversation, reply),
+            Command::Unwatch { conversation } => self.requests.unwatch(conversation),
             Command::ConnectNow => {
                 if matches!(self.phase, Phase::Waiting(_)) {
                     self.begin_attempt();
@@ -661,16 +623,6 @@ impl Task {
                 // Taken by the loop before it comes here.
                 drop(done);
             }
-        }
-    }
-
-    fn ask(&mut self, op: request::Op, reply: Option<Reply>) {
-        self.requests_waiting.retain(|request| request.reply.as_ref().is_none_or(|reply| !reply.is_closed()));
-        let request = InFlightRequest { op, reply };
-        if self.requests_waiting.len() < REQUESTS_WAITING_MAX {
-            self.requests_waiting.push_back(request);
-        } else if let Some(reply) = request.reply {
-            drop(reply.send(Err(RequestError::TooMany)));
         }
     }
 }

@@ -61,12 +61,13 @@ impl ConnectArgs {
     /// The device to be: as named, or `command` and the first number that no other process here uses. Names carry a
     /// random word of this installation, since the broker knows devices by name.
     pub(super) fn device(&self, command: &str) -> Result<Device, Fail> {
-        let directory = self.state_directory()?;
+        let state = self.state_directory()?;
+        let here = installation(&state).map_err(|error| Fail::failed(format!("{}: {error}", state.display())))?;
+        let directory = state.join(self.whose());
+        fs::create_dir_all(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
         if let Some(name) = &self.device {
             return Ok(Device { name: name.clone(), directory, _lock: None });
         }
-        let here =
-            installation(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
         for number in 1..=DEVICES_MAX {
             let name = format!("{command}-{here}-{number}");
             let path = directory.join(format!("{name}.lock"));
@@ -87,6 +88,24 @@ impl ConnectArgs {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let key = format!("{}\0{}", host.trim(), path.display());
         Ok(format!("{command}-{:016x}", xxhash_rust::xxh3::xxh3_64(key.as_bytes())))
+    }
+
+    /// The name of the folder with what belongs to this user of this broker: what one user left unsent is not to be
+    /// found by another. The token is only read here; the broker checks it.
+    fn whose(&self) -> String {
+        #[derive(serde::Deserialize)]
+        struct Subject {
+            sub: String,
+        }
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => Some(token.trim().to_owned()),
+            (None, Some(path)) => read_token(path).ok(),
+            (None, None) => None,
+        };
+        let subject = token.and_then(|token| jsonwebtoken::dangerous::insecure_decode::<Subject>(token).ok());
+        let user = subject.map_or_else(|| "unknown".to_owned(), |token| token.claims.sub);
+        let whole = format!("{user}@{}_{}", self.url.host(), self.url.port());
+        whole.chars().map(|c| if c.is_ascii_alphanumeric() || "@_-.".contains(c) { c } else { '-' }).collect()
     }
 
     fn state_directory(&self) -> Result<PathBuf, Fail> {

@@ -134,6 +134,8 @@ impl From<RequestError> for Fail {
 
 impl From<std::io::Error> for Fail {
     fn from(error: std::io::Error) -> Self {
-        Self::failed(error.to_string())
+        // Whoever read the output has seen enough: that is nothing to complain about.
+        let text = if error.kind() == std::io::ErrorKind::BrokenPipe { String::new() } else { error.to_string() };
+        Self::failed(text)
     }
 }

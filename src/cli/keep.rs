@@ -27,7 +27,8 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Fail> 
     }
 }
 
-/// Replaces a file of state: after a crash at any moment the old one or the new one is there, whole.
+/// Replaces a file of state: after a crash at any moment the old one or the new one is there, whole. That it is the new
+/// one is certain after a kill; after a power cut only once [`sync_directory`] was called.
 pub(super) fn write<T: Serialize>(path: &Path, state: &T) -> Result<(), Fail> {
     let whole = || -> io::Result<()> {
         let mut next = path.as_os_str().to_owned();
@@ -37,8 +38,7 @@ pub(super) fn write<T: Serialize>(path: &Path, state: &T) -> Result<(), Fail> {
         serde_json::to_writer(&mut file, state)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        fs::rename(&next, path)?;
-        sync_directory(path)
+        fs::rename(&next, path)
     };
     whole().map_err(|error| Fail::failed(format!("{}: {error}", path.display())))
 }

@@ -1,6 +1,6 @@
 //! The command line of the one binary `longwire`.
 
-//mod bench;
+mod bench;
 mod chat;
 mod connect;
 mod conversation;
@@ -8,6 +8,7 @@ mod fail;
 mod keep;
 mod publish;
 mod serve;
+mod store;
 mod subscribe;
 mod target;
 mod token;
@@ -40,6 +41,9 @@ pub struct Cli {
 enum Command {
     /// Runs the broker
     Serve(serve::Args),
+    /// Looks at a store that no broker has open
+    #[command(subcommand)]
+    Store(store::Command),
     /// Makes issuers' keys and tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -52,8 +56,9 @@ enum Command {
     /// Lists, makes and changes conversations
     #[command(subcommand)]
     Conversation(conversation::Command),
-    //    /// Puts load on a broker and measures it
-    //    Bench(bench::Command),
+    /// Puts load on a broker and measures it
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Reads the command line and does what it says.
@@ -63,18 +68,20 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Store(command) => store::run(command),
         Command::Token(command) => token::run(command),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Pub(args) => on_one_thread(publish::run(args)),
         Command::Sub(args) => on_one_thread(subscribe::run(args)),
         Command::Conversation(command) => on_one_thread(conversation::run(command)),
-        //        Command::Bench(command) => bench::run(command),
+        Command::Bench(command) => bench::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
-            if fail.kind() != FailKind::Interrupted {
-                eprintln!("longwire: {fail}");
+            let words = fail.to_string();
+            if !words.is_empty() {
+                eprintln!("longwire: {words}");
             }
             fail.kind().exit_code()
         }

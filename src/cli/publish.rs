@@ -196,10 +196,12 @@ async fn publish_file(args: &Args, path: &Path) -> Result<(), Fail> {
         // From here on the ids have a meaning; nothing was sent under them before this is on disk.
         progress.incarnation = connected.incarnation;
         keep::write(&state, &progress)?;
+        keep::sync_directory(&state)?;
     }
     if progress.id == 0 {
         progress.id = open(&client, &args.conversation).await?;
         keep::write(&state, &progress)?;
+        keep::sync_directory(&state)?;
     }
 
     let first = connected.first_unanswered.saturating_sub(SETUP_IDS).max(1);

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args as ClapArgs;
-use longwire_client::packet::{self, CatchUpMode, EntryKind, HeadReason, item};
+use longwire_client::packet::{self, CatchUpMode, EntryKind, HeadReason, Window, item};
 use longwire_client::{Client, Deliveries, Delivery, Direction, Item, Start};
+use longwire_protocol::limits::{WINDOW_BYTES_MAX, WINDOW_ITEMS_MAX};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connect::{ConnectArgs, tell_states};
 use super::target::Target;
@@ -59,6 +60,12 @@ pub(super) struct Args {
 
 /// What may be gathered before it is made durable and acked.
 const BATCH_BYTES: usize = 1 << 20;
+/// The same in items: a quarter of the window, so that acks are on their way before it is full.
+const BATCH_ITEMS: usize = WINDOW.items as usize / 4;
+/// How long a batch for a file is gathered.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// What may be on its way: much, since each ack waits for the disk.
+const WINDOW: Window = Window { items: WINDOW_ITEMS_MAX, bytes: WINDOW_BYTES_MAX };
 /// Entries of one page of history.
 const PAGE: u32 = 200;
 
@@ -75,6 +82,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
     let reserved = if device.is_empty() { Some(args.connection.device("sub")?) } else { None };
     let mut config = args.connection.config(reserved.as_ref().map_or(device.as_str(), |device| &device.name))?;
     config.catch_up = CatchUpMode::All;
+    (config.express, config.bulk) = (WINDOW, WINDOW);
     config.start = match &sink.kept.cursor {
         Some(cursor) => Start::Own(Bytes::from(cursor.clone())),
         None => Start::Fresh,
@@ -135,12 +143,15 @@ impl Follower {
             let Some(delivery) = deliveries.next().await else {
                 return Err(Fail::ended(&self.client.states().borrow()));
             };
-            // Everything that is there is made durable at once.
+            // What comes within a moment is made durable at once: two fsyncs for many messages.
+            let until = Instant::now() + self.sink.patience();
+            let mut items = delivery.items.len();
             let mut held: Vec<Delivery> = Vec::new();
             let mut flow = self.take(&delivery).await?;
             held.push(delivery);
-            while flow == Flow::More && self.sink.unkept < BATCH_BYTES {
-                let Some(next) = ready(deliveries).await else { break };
+            while flow == Flow::More && self.sink.unkept < BATCH_BYTES && items < BATCH_ITEMS {
+                let Ok(Some(next)) = timeout_at(until, deliveries.next()).await else { break };
+                items += next.items.len();
                 flow = self.take(&next).await?;
                 held.push(next);
             }
@@ -264,15 +275,6 @@ impl Follower {
     }
 }
 
-/// A delivery that is there already.
-async fn ready(deliveries: &mut Deliveries) -> Option<Delivery> {
-    tokio::select! {
-        biased;
-        delivery = deliveries.next() => delivery,
-        () = std::future::ready(()) => None,
-    }
-}
-
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
@@ -329,6 +331,9 @@ struct Sink {
     kept: Kept,
     /// Bytes written since the last time they were kept.
     unkept: usize,
+    /// Called between any two writes to the disk: where a test looks at what a kill would leave.
+    #[cfg(test)]
+    between_writes: Option<Box<dyn FnMut()>>,
 }
 
 enum Out {
@@ -342,7 +347,24 @@ const BUFFER_BYTES: usize = 1 << 16;
 impl Sink {
     fn stdout() -> Self {
         let lines = io::stdout().is_terminal();
-        Self { out: Out::Stdout { buffer: Vec::new(), lines }, kept: Kept::default(), unkept: 0 }
+        Self::new(Out::Stdout { buffer: Vec::new(), lines }, Kept::default())
+    }
+
+    fn new(out: Out, kept: Kept) -> Self {
+        Self {
+            out,
+            kept,
+            unkept: 0,
+            #[cfg(test)]
+            between_writes: None,
+        }
+    }
+
+    fn wrote(&mut self) {
+        #[cfg(test)]
+        if let Some(look) = &mut self.between_writes {
+            look();
+        }
     }
 
     /// Opens FILE and cuts off what does not count.
@@ -373,7 +395,15 @@ impl Sink {
         file.seek(SeekFrom::Start(kept.length)).map_err(told)?;
         keep::sync_directory(path).map_err(told)?;
         let out = Out::File { file, buffer: Vec::new(), state, saved: Kept::default() };
-        Ok(Self { out, kept, unkept: 0 })
+        Ok(Self::new(out, kept))
+    }
+
+    /// How long to wait for more before what was written is kept.
+    fn patience(&self) -> Duration {
+        match self.out {
+            Out::Stdout { .. } => Duration::ZERO,
+            Out::File { .. } => PATIENCE,
+        }
     }
 
     fn write(&mut self, line: &[u8]) -> Result<(), Fail> {
@@ -403,6 +433,7 @@ impl Sink {
                 buffer.clear();
             }
         }
+        self.wrote();
         Ok(())
     }
 
@@ -414,15 +445,16 @@ impl Sink {
             self.kept.cursor = Some(cursor.to_vec());
         }
         self.unkept = 0;
-        if let Out::File { file, state, saved, .. } = &mut self.out {
-            if *saved != self.kept {
-                if saved.length != self.kept.length {
-                    file.sync_data()?;
-                }
-                keep::write(state, &self.kept)?;
-                saved.clone_from(&self.kept);
+        if let Out::File { file, state, saved, .. } = &mut self.out
+            && *saved != self.kept
+        {
+            if saved.length != self.kept.length {
+                file.sync_data()?;
             }
+            keep::write(state, &self.kept)?;
+            saved.clone_from(&self.kept);
         }
+        self.wrote();
         Ok(())
     }
 }
@@ -459,5 +491,62 @@ mod tests {
         let path = directory.path().join("other");
         Sink::file(&path, &Target::Id(7)).and_then(|mut sink| sink.keep(None)).expect("new");
         assert!(Sink::file(&path, &Target::Id(8)).is_err(), "another conversation");
+    }
+
+    fn line(seq: u64) -> String {
+        format!("{seq} {}", "x".repeat(usize::try_from(seq * 7919 % 4_000).expect("small")))
+    }
+
+    /// What [`Follower`] does with a sink, from wherever that stands to the end of 200 entries.
+    fn write_the_rest(sink: &mut Sink) {
+        for seq in sink.kept.next_seq.max(1)..=200 {
+            sink.write(line(seq).as_bytes()).expect("written");
+            sink.kept.next_seq = seq + 1;
+            if seq % 13 == 0 {
+                sink.keep(Some(&seq.to_be_bytes())).expect("kept");
+            }
+        }
+        sink.keep(None).expect("kept");
+    }
+
+    /// Scenario S14: whatever `sub` had written when it was killed, it goes on so that each entry is there once.
+    #[test]
+    fn s14_sub_killed_at_every_write() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("out");
+        let (out, state) = (path.clone(), keep::beside(&path));
+        let kills = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut sink = Sink::file(&path, &Target::Id(7)).expect("new");
+        let seen = std::rc::Rc::clone(&kills);
+        sink.between_writes = Some(Box::new(move || {
+            let file = std::fs::read(&out).expect("there");
+            seen.borrow_mut().push((file, std::fs::read(&state).ok()));
+        }));
+        sink.keep(None).expect("kept before the first entry");
+        write_the_rest(&mut sink);
+        drop(sink);
+        let whole = std::fs::read(&path).expect("there");
+        let expected: String = (1..=200).map(|seq| line(seq) + "\n").collect();
+        assert_eq!(whole, expected.as_bytes());
+
+        let kills = kills.borrow();
+        assert!(kills.len() > 20, "{} places to be killed at", kills.len());
+        for (at, (file, state)) in kills.iter().enumerate() {
+            let kept = state.as_ref().map_or(0, |state| {
+                usize::try_from(serde_json::from_slice::<Kept>(state).expect("whole").length).expect("small")
+            });
+            // The last write itself may have come only half way.
+            for length in [file.len(), kept + (file.len() - kept) / 2, kept] {
+                let directory = tempfile::tempdir().expect("a directory");
+                let path = directory.path().join("out");
+                std::fs::write(&path, &file[..length]).expect("as the kill left it");
+                if let Some(state) = state {
+                    std::fs::write(keep::beside(&path), state).expect("as the kill left it");
+                }
+                let mut sink = Sink::file(&path, &Target::Id(7)).expect("opened again");
+                write_the_rest(&mut sink);
+                assert!(std::fs::read(&path).expect("there") == whole, "killed at write {at}, {length} bytes");
+            }
+        }
     }
 }

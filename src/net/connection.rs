@@ -207,7 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
-                    connected.token_expires_in_ms = (attaching.identity.expires * 1_000).saturating_sub(unix_ms());
+                    connected.token_expires_in_ms =
+                        attaching.identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
                     let mut live =
                         Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);

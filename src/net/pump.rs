@@ -271,7 +271,7 @@ impl Live {
             return Err(refusal.because("the token is for another user or device"));
         }
         self.session.grants.store(Arc::new(grants(&identity)));
-        let expires_in_ms = (identity.expires * 1_000).saturating_sub(unix_ms());
+        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
         self.identity = Arc::new(identity);
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
@@ -496,8 +496,12 @@ impl Live {
             let Poll::Ready(done) = Pin::new(away).poll(context) else { return };
             self.away = None;
             match done {
-                Ok(Done::Planned(lane, plan, done)) => drop(self.planned(lane, plan, done, wire, shared)),
+                Ok(Done::Planned(lane, plan, done)) => {
+                    *self.reader(lane) = Reader::Idle;
+                    self.planned(lane, plan, done, wire, shared);
+                }
                 Ok(Done::Stepped(lane, catch_up, out, step)) => {
+                    *self.reader(lane) = Reader::Idle;
                     self.stepped(lane, catch_up, out, step, wire, shared, now);
                 }
                 Ok(Done::History(id, page)) => answer_history(id, page, wire),

@@ -1,6 +1,7 @@
 //! Routing: who may do what, which seq an entry gets, what a device is sent next. Pure state machines over rows
 //! (records in, effects out), and the narrow shells that feed connections. Knows the store's face, never a socket.
 
+pub mod audit;
 pub mod catch_up;
 pub mod change;
 pub mod core;
@@ -8,6 +9,8 @@ pub mod feed;
 pub mod fold;
 pub mod grants;
 pub mod limits;
+#[cfg(test)]
+mod model_tests;
 pub mod outbox;
 pub mod query;
 pub mod registry;

@@ -4,7 +4,8 @@ use bytes::BufMut;
 use longwire_protocol::{ConversationId, LogTime, Seq};
 
 use super::memory_log::{Failure, MemoryLog};
-use super::redb_log::{RedbLog, StoreOptions};
+use super::options::StoreOptions;
+use super::redb_log::RedbLog;
 use super::testing::model::ALL;
 use super::testing::{Fold, Model, SimDisk};
 use super::{AppendError, Log, PageLimit, Position, Pressure};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::BufMut;
 use longwire_protocol::ConversationId;
 
-use super::redb_log::{RedbLog, StoreOptions};
+use super::options::StoreOptions;
+use super::redb_log::RedbLog;
 use super::testing::{Fold, Model, SimDisk};
 use super::{AppendError, Frame, Log, Position};
 

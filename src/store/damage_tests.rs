@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::check::{Head, Visitor, check_disk};
-use super::redb_log::{RedbLog, StoreOptions};
+use super::options::StoreOptions;
+use super::redb_log::RedbLog;
 use super::stats::stats_disk;
 use super::testing::{Fold, Model, SimDisk};
 use super::{Disk, Frame, Log, Position};

@@ -16,12 +16,15 @@ mod damage_tests;
 mod disk;
 pub mod frame;
 mod journal;
+#[cfg(test)]
+mod limit_tests;
 mod memory_log;
 mod memtable;
 mod merge;
 #[cfg(test)]
 mod model_tests;
 mod open;
+mod options;
 mod page;
 mod read_only;
 mod redb_log;
@@ -41,7 +44,8 @@ pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEn
 use longwire_protocol::{ConversationId, LogTime, Seq};
 pub use memory_log::{Failure, MemoryLog};
 pub use open::OpenError;
-pub use redb_log::{RedbLog, StoreOptions};
+pub use options::StoreOptions;
+pub use redb_log::RedbLog;
 pub use stats::{JournalStats, LevelStats, Stats, Written, stats};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.

@@ -7,7 +7,8 @@ use bytes::BufMut;
 use longwire_protocol::{ConversationId, Seq};
 use proptest::prelude::*;
 
-use super::redb_log::{RedbLog, StoreOptions};
+use super::options::StoreOptions;
+use super::redb_log::RedbLog;
 use super::testing::{Fold, Model, SimDisk};
 use super::{Log, PageLimit, Position, StoredEntry};
 

@@ -6,7 +6,6 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_protocol::LogTime;
@@ -17,6 +16,7 @@ use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
 use super::merge::MergeLimit;
 use super::open::{OpenError, UNFINISHED};
+use super::options::StoreOptions;
 use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
 use super::stats::Written;
@@ -25,57 +25,6 @@ use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadErro
 
 /// Memtables that may wait for the background thread, the one that it works on included.
 const SEALED_MAX: usize = 2;
-
-/// What can be chosen about a store. The defaults are right for a broker.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// The time to write into a new store as its birth, in milliseconds since 1970. The store reads no clock itself.
-    pub birth_unix_ms: u64,
-    /// Entries at which a memtable is sealed. Default 400,000: a run of them is built in half a second.
-    pub seal_entries: usize,
-    /// Bytes of entries, as a run will hold them, at which a memtable is sealed; also the bytes of journal that may wait
-    /// for a seal. Default 64 MiB; with its bookkeeping such a memtable of 200-byte items takes 120 MB.
-    pub seal_bytes: usize,
-    /// Bytes in the journal that runs and state have not absorbed, above which publishes are refused. It bounds the time
-    /// of a start after a crash (2.3 s for each GB). Default 256 MiB.
-    pub journal_bytes: u64,
-    /// Bytes that frames without publishes may take beyond that. Default 32 MiB.
-    pub journal_reserve_bytes: u64,
-    /// Whether the journal commits in two phases, which is one more sync for each frame: see
-    /// `docs/decisions/journal-commit.md`. Default no.
-    pub two_phase_commit: bool,
-    /// Cache for the journal. Default 64 MiB.
-    pub journal_cache_bytes: usize,
-    /// Cache for the state. Default 64 MiB.
-    pub state_cache_bytes: usize,
-    /// Cache for each run; what the kernel caches comes on top. Default 8 MiB.
-    pub run_cache_bytes: usize,
-    /// Entries that a merged run has at most. Default 8 million: retention goes by whole runs.
-    pub run_entries: u64,
-    /// Bytes that a merged run has at most. Default 1 GiB.
-    pub run_bytes: u64,
-    /// The pause of the background thread between two slices of its work. Default 2 ms.
-    pub pause: Duration,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        Self {
-            birth_unix_ms: 0,
-            seal_entries: 400_000,
-            seal_bytes: 64 << 20,
-            journal_bytes: 256 << 20,
-            journal_reserve_bytes: 32 << 20,
-            two_phase_commit: false,
-            journal_cache_bytes: 64 << 20,
-            state_cache_bytes: 64 << 20,
-            run_cache_bytes: 8 << 20,
-            run_entries: 8_000_000,
-            run_bytes: 1 << 30,
-            pause: Duration::from_millis(2),
-        }
-    }
-}
 
 /// Whether the log may be written.
 #[derive(Clone, Debug)]
@@ -153,7 +102,7 @@ impl RedbLog {
     /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
     #[cfg(test)]
     pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
-        let options = StoreOptions { pause: Duration::ZERO, ..options };
+        let options = StoreOptions { pause: std::time::Duration::ZERO, ..options };
         Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
     }
 
@@ -522,39 +471,5 @@ impl Log for RedbLog {
 impl Drop for RedbLog {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use longwire_protocol::{ConversationId, DeviceId, Seq};
-
-    use super::*;
-    use crate::store::{EntryMeta, Origin, PageLimit};
-    use bytes::BufMut;
-
-    #[test]
-    fn what_was_appended_is_there_after_a_restart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let page = PageLimit { entries: 100, bytes: 1 << 20 };
-        for start in 1..=3_u64 {
-            let mut log = RedbLog::open(folder.path(), StoreOptions::default()).expect("opens");
-            assert_eq!(log.tail(), Position(start - 1));
-            assert_eq!(log.segments().len() as u64, start);
-            let segment = log.segments().last().expect("a segment").id;
-            let mut builder = FrameBuilder::new(segment, Position(start), LogTime(start));
-            let origin = Origin { device: DeviceId(1), ..Origin::default() };
-            let meta = EntryMeta { conversation: ConversationId(9), seq: Seq(start), origin, ..EntryMeta::default() };
-            builder.push_entry(&meta, |b| b.put_slice(b"hello"));
-            let frame = builder.finish();
-            log.append(&frame).expect("appends");
-            assert!(matches!(log.append(&frame), Err(AppendError::Conflict { .. })));
-            let entries = log.history().range(ConversationId(9), Seq(1), Seq(100), false, page).expect("reads");
-            assert_eq!(entries.len() as u64, start);
-            let mut followed = 0;
-            log.follow(Position(0), &mut |_| followed += 1).expect("follows");
-            assert_eq!(followed, start);
-            Box::new(log).close().expect("closes");
-        }
     }
 }

@@ -289,7 +289,17 @@ impl RunWriter {
 struct Packer {
     row: BytesMut,
     key: (u64, u64),
-    last: Option<StoredEntry>,
+    last: Option<Last>,
+}
+
+/// What the next entry is compared with.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    conversation: ConversationId,
+    seq: Seq,
+    position: Position,
+    time: LogTime,
+    countable: u64,
 }
 
 impl Packer {
@@ -326,7 +336,8 @@ impl Packer {
         }
         self.row.put_u64_le(entry.digest);
         self.row.put_slice(&entry.item);
-        self.last = Some(StoredEntry { item: Bytes::new(), ..entry.clone() });
+        let StoredEntry { conversation, seq, position, time, countable, .. } = *entry;
+        self.last = Some(Last { conversation, seq, position, time, countable });
         finished
     }
 

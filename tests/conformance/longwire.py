@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A small Longwire client in plain Python, written from SPEC.md and longwire.proto alone. It keeps them honest.
 
-Without arguments it checks the vectors of protocol/vectors. With a running broker it also checks what SPEC.md says of one:
+Without arguments it checks the vectors of protocol/vectors. With a running broker it also checks what SPEC.md says of
+one:
 
     longwire.py
     longwire.py --url longwires://127.0.0.1:14000 --ca ca.pem --token TOKEN
@@ -12,6 +13,7 @@ deviation, with 2 if it could not start.
 """
 
 import argparse
+import base64
 import json
 import os
 import pathlib
@@ -214,6 +216,8 @@ def encode(name, value):
                 item = bytes.fromhex(item)
             elif field.kind in PROTO.enums:
                 item = {name: number for number, name in PROTO.enums[field.kind].items()}[item]
+            if not item and not field.repeated and field.kind not in PROTO.messages:
+                continue
             if isinstance(item, bytes):
                 out += varint(number << 3 | 2) + varint(len(item)) + item
             else:
@@ -297,11 +301,17 @@ class Session:
         self.socket = open_socket(options)
         self.buffer, self.limit, self.ended = b"", LIMIT_BEFORE_CONNECTED, None
         self.items, self.cursors, self.answers, self.heartbeats = {0: [], 1: []}, [], [], 0
-        self.connected = None
+        self.connected, self.left = None, None
         self.send({"connect": {"version": 1, "token": token or options.token, "device": device, **(connect or {})}})
 
     def send(self, packet):
-        self.socket.sendall(frame(packet))
+        if self.left:
+            return
+        try:
+            self.socket.sendall(frame(packet))
+        except (ConnectionError, ssl.SSLError) as error:
+            # Why it ended may still be there to be read.
+            self.left = f"closed: {error}"
 
     def open(self):
         """Waits for `Connected`."""
@@ -427,8 +437,9 @@ class Session:
     def leave(self):
         """Says goodbye and waits until the broker closes (R10-7)."""
         self.send({"goodbye": {}})
+        self.left = "said goodbye"
         reason = self.end()
-        expect(reason is not None and reason.startswith("closed"), f"after a goodbye the broker closes: {reason} (R10-7)")
+        expect(str(reason).startswith("closed"), f"after a goodbye the broker closes: {reason} (R10-7)")
         self.socket.close()
 
 
@@ -451,7 +462,7 @@ def open_socket(options):
 
 
 def check_broker(options):
-    device = "conformance-" + os.urandom(6).hex()
+    device = "conformance"
     session = check_first_flight(options, device)
     conversation, early, contents = check_publishing(session)
     late, caught = session.cursors[-1][0], session.connected
@@ -460,6 +471,11 @@ def check_broker(options):
     check_resume(options, device, known, conversation, early, late, contents)
     check_history(options, device, known, conversation, contents)
     check_refusals(options, device, known, conversation)
+    check_group(options)
+    check_channel(options)
+    check_requests(options)
+    if options.peer_token:
+        check_two_users(options)
     check_strangers(options)
 
 
@@ -548,8 +564,8 @@ def check_history(options, device, known, conversation, contents):
         page, seqs = {"next_seq": 0}, []
         while True:
             number += 1
-            ask = {"conversation": conversation, "from_seq": page.get("next_seq", 0), "limit": 4, "backwards": backwards}
-            page = session.request(number, history={name: value for name, value in ask.items() if value})
+            ask = {"conversation": conversation, "from_seq": page.get("next_seq", 0), "limit": 4}
+            page = session.request(number, history={**ask, "backwards": backwards})
             expect("reason" not in page, f"history is given: {page} (R8-3)")
             entries = sum("head" not in item for item in page.get("items", []))
             expect(1 <= entries <= 4, f"a page has 1 to 4 entries: {page} (R8-3)")
@@ -609,6 +625,180 @@ def check_refusals(options, device, known, conversation):
     passed("takes over an older session, and is refused an incarnation that was overtaken")
 
 
+def name_of(token):
+    """The user that a token names: the `sub` of the JWT's second part."""
+    part = token.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))["sub"]
+
+
+def fresh(options, what):
+    """A session of a device kept for this, in a new incarnation: a user has 20 devices, so their names are few."""
+    return Session(options, "conformance-" + what, {"start": "FRESH"}).open()
+
+
+def check_group(options):
+    session = fresh(options, "group")
+    own, creation = session.connected["user"], {"label": "conformance", "users": ["conformance-peer"] * 2}
+    made = session.publish(1, create_group=creation)
+    group = made.get("conversation", 0)
+    expect(group and made.get("seq") == 2, f"a group of two begins with two entries: {made} (5.5)")
+    expect(session.publish(1, create_group=creation) == made, "creating it twice makes one group (R5.2-1)")
+    session.wait(lambda: joined(session, group), "JOINED in the inbox (R7-5)")
+    told = joined(session, group)
+    expect(told.get("kind") == "GROUP" and told.get("role") == "OWNER", f"what JOINED says: {told} (R6.1-5)")
+    expect(told.get("visible_from") == 1 and told.get("label") == "conformance", f"what JOINED says: {told} (R6.1-5)")
+
+    steps = [
+        (2, {"content": b"hello".hex()}, {"seq": 3}),
+        (3, {"set_label": {"label": "renamed"}}, {"seq": 4}),
+        (4, {"set_role": {"user": "conformance-peer", "role": "ADMIN"}}, {"seq": 5}),
+        (5, {"set_role": {"user": "conformance-peer", "role": "ADMIN"}}, {"seq": 5}),
+        (6, {"set_role": {"user": name_of(options.token), "role": "MEMBER"}}, {"reason": "invalid_argument"}),
+        (7, {"leave": {}}, {"reason": "forbidden"}),
+        (8, {"join": {}}, {"reason": "forbidden"}),
+        (9, {"set_mark": {"seq": 3}}, {"seq": 5}),
+    ]
+    for number, fields, expected in steps:
+        answer = session.publish(number, conversation=group, **fields)
+        got = {name: value for name, value in answer.items() if name in ("seq", "reason")}
+        expect(got == expected, f"{fields} in a group of one's own: {answer}, and not {expected} (5.5, 7)")
+    session.wait(lambda: session.seqs(group)[-3:] == [3, 4, 5], "entries of the group, in order (R6.1-3)")
+    expect(session.seqs(group) == [3, 4, 5], f"what JOINED covers is not delivered: {session.seqs(group)} (R6.1-5)")
+    expect(not any(group_of(item) == group for item in session.items[0]), "a group is in the bulk lane (R7-6)")
+
+    page = session.request(1, history={"conversation": group, "limit": 10})
+    entries = [item.get("entry", {}) for item in page.get("items", [])]
+    kinds = [entry.get("kind", "MESSAGE") for entry in entries]
+    expect(kinds == ["MEMBERSHIP", "MEMBERSHIP", "MESSAGE", "LABEL", "MEMBERSHIP"], f"the group's history: {entries}")
+    first = entries[0]["membership"]
+    expect(first.get("user") == own and first.get("role") == "OWNER", f"seq 1 is the owner's: {first} (5.5)")
+    members = session.request(2, members={"conversation": group, "limit": 10}).get("members", [])
+    roles = {member["name"]: member.get("role", "NONE") for member in members}
+    expect(roles == {name_of(options.token): "OWNER", "conformance-peer": "ADMIN"}, f"its members: {roles} (R8-5)")
+    users = [member["user"] for member in members]
+    known = session.request(3, users={"users": [*users, 4_000_000_000]}).get("users", [])
+    expect(sorted(user["user"] for user in known) == sorted(users), f"users who share it: {known} (R8-6)")
+    expect(listed(session, 4, group).get("mark") == 3, f"the mark: {listed(session, 5, group)} (R5.5-5)")
+    session.publish(10, conversation=group, set_mark={"seq": 1})
+    expect(listed(session, 6, group).get("mark") == 3, "a mark does not fall (R5.5-5)")
+    session.publish(11, conversation=group, set_mark={"seq": 1_000})
+    expect(listed(session, 7, group).get("mark") == 5, "a mark is clamped to the head (R5.5-5)")
+
+    answer = session.publish(12, conversation=group, set_role={"user": "conformance-peer", "role": "NONE"})
+    expect(answer.get("seq") == 6, f"a member is removed: {answer}")
+    answer = session.publish(13, conversation=group, leave={})
+    expect(answer.get("seq") == 7, f"the last one leaves: {answer} (R7-3)")
+    left = lambda: any(item.get("entry", {}).get("left", {}).get("conversation") == group for item in session.items[0])
+    session.wait(left, "LEFT in the inbox (R7-5)")
+    answer = session.publish(14, conversation=group, content="00")
+    expect(answer == {"reason": "unknown_conversation"}, f"who has left does not write: {answer} (R7-1)")
+    session.leave()
+    passed("makes a group, names it, changes roles, marks, reads its history and members, and leaves it")
+
+
+def group_of(item):
+    """The conversation that an item is about, if it is an entry, an own entry or a Head."""
+    return next((item[kind].get("conversation") for kind in ("entry", "own", "head") if kind in item), None)
+
+
+def joined(session, conversation):
+    """What the newest JOINED of a conversation says."""
+    told = [item.get("entry", {}).get("joined", {}) for item in session.items[0]]
+    return next((one for one in reversed(told) if one.get("conversation") == conversation), None)
+
+
+def listed(session, number, conversation):
+    """A conversation as the list of conversations has it."""
+    page = session.request(number, conversations={"limit": 200}).get("conversations", [])
+    return next((one for one in page if one["id"] == conversation), {})
+
+
+def check_channel(options):
+    name = "conformance/" + os.urandom(6).hex()
+    session = fresh(options, "channel")
+    opened = session.publish(1, open_channel={"name": name})
+    if opened == {"reason": "unknown_conversation"}:
+        session.leave()
+        passed(f"is not let into {name}, which its token does not allow (R7-2); the rest of channels is not checked")
+        return
+    channel = opened.get("conversation", 0)
+    expect(channel and not opened.get("seq"), f"a new channel is empty: {opened} (5.5)")
+    again = session.publish(2, open_channel={"name": name})
+    expect(again.get("conversation") == channel, f"there is one channel of a name: {again} (R5.5-3)")
+    for wrong in ("", "a//b", "a/*", "/a"):
+        answer = session.publish(3, open_channel={"name": wrong})
+        expect(answer == {"reason": "invalid_argument"}, f"a channel named {wrong!r}: {answer} (R5.5-7)")
+    reader = fresh(options, "reader")
+    session.publish(4, conversation=channel, content=b"before".hex())
+    watched = reader.request(1, watch={"conversation": channel})
+    expect(watched.get("head_seq") == 1, f"watching begins at the head: {watched} (R8-7)")
+    session.publish(5, conversation=channel, content=b"after".hex())
+    reader.wait(lambda: reader.seqs(channel), "entry of a watched channel (R7-8)")
+    expect(reader.seqs(channel) == [2], f"live only: {reader.seqs(channel)} (R7-8)")
+    answer = session.publish(6, conversation=channel, join={})
+    expect(answer.get("seq") == 2, f"joining writes no entry: {answer} (5.5)")
+    session.wait(lambda: joined(session, channel), "JOINED in the inbox (R7-5)")
+    expect(joined(session, channel).get("kind") == "CHANNEL", f"{joined(session, channel)}")
+    session.publish(7, conversation=channel, content=b"joined".hex())
+    session.wait(lambda: session.seqs(channel) == [3], "own entry of a joined channel, and none before (R6.1-5)")
+    session.leave()
+    reader.leave()
+    passed("opens a channel, watches it live, and joins it")
+
+
+def check_requests(options):
+    session = fresh(options, "requests")
+    answer = session.request(1, refresh={"token": options.token})
+    expect(answer.get("expires_in_ms", 0) > 0, f"the same token again: {answer} (R8-8)")
+    answer = session.request(2, refresh={"token": "not.a.token"})
+    expect(answer == {"reason": "unauthenticated"}, f"a bad token does no harm: {answer} (R8-8)")
+    answer = session.request(3, refresh={"token": "t" * 5000})
+    expect(answer == {"reason": "invalid_argument"}, f"a long request: {answer} (R8-9)")
+    session.send({"request": {"id": 4}})
+    answer = session.answer("request", 4)
+    expect(answer == {"reason": "unsupported"}, f"an operation to come: {answer} (R8-2)")
+    session.leave()
+    passed("refreshes its token, and is refused what is no request")
+
+
+def check_two_users(options):
+    alice, device = fresh(options, "alice"), "conformance-bob"
+    bob = Session(options, device, {"start": "FRESH"}, options.peer_token).open()
+    opened = alice.publish(1, open_direct={"user": name_of(options.peer_token)})
+    direct, head = opened["conversation"], opened.get("seq", 0)
+    contents = {}
+    for number in range(2, 6):
+        content = os.urandom(20).hex()
+        contents[alice.publish(number, conversation=direct, content=content)["seq"]] = content
+    bob.wait(lambda: len(came(bob, direct)) >= 4, "messages of another user")
+    expect(came(bob, direct) == contents, f"what bob got: {came(bob, direct)}, and not {contents} (R5.1-3)")
+    bob.wait(lambda: covering(bob), "cursor over everything (R6.3-4)")
+    cursor, incarnation = bob.cursors[-1][0], bob.connected["incarnation"]
+    bob.leave()
+    missed = {}
+    for number in range(6, 20):
+        content = os.urandom(number).hex()
+        missed[alice.publish(number, conversation=direct, content=content)["seq"]] = content
+    start = {"start": "OWN_CURSOR", "cursor": cursor, "incarnation": incarnation, "catch_up": "ALL"}
+    bob = Session(options, device, start, options.peer_token).open()
+    bob.wait(lambda: bob.caught_up(0) and bob.caught_up(1), "CaughtUp in both lanes (R6.5-1)")
+    expect(came(bob, direct) == missed, f"what bob missed: {came(bob, direct)}, and not {missed} (R6.1-2)")
+    answer = bob.publish(1, conversation=direct, content=b"back".hex())
+    expect(answer.get("seq") == head + 19, f"bob answers: {answer}")
+    alice.wait(lambda: came(alice, direct), "bob's answer")
+    alice.leave()
+    bob.leave()
+    passed("talks to another user, who gets everything, live and after being away, in order and once")
+
+
+def came(session, conversation):
+    """The contents of the entries of others that came in a conversation, by seq; each once and in order."""
+    entries = [item["entry"] for item in session.items[0] if item.get("entry", {}).get("conversation") == conversation]
+    seqs = [entry["seq"] for entry in entries]
+    expect(seqs == sorted(set(seqs)), f"seqs come once and in order: {seqs} (R6.1-3)")
+    return {entry["seq"]: entry.get("content", "") for entry in entries}
+
+
 def check_strangers(options):
     reason = Session(options, "stranger", token="not.a.token").end()
     expect(reason == "unauthenticated", f"a token that is none: {reason} (R4-3)")
@@ -644,6 +834,7 @@ def main():
     parser.add_argument("--url", help="longwires://HOST:PORT of a broker; without it only the vectors are checked")
     parser.add_argument("--ca", help="the certificate of the broker, or of who signed it (PEM)")
     parser.add_argument("--token", help="a token of any user; LONGWIRE_TOKEN has it otherwise")
+    parser.add_argument("--peer-token", help="a token of another user, to check what two users see of each other")
     options = parser.parse_args()
     options.token = options.token or os.environ.get("LONGWIRE_TOKEN")
     if options.url and not options.token:

@@ -2,6 +2,7 @@
 
 mod channels;
 mod crash;
+mod faults;
 mod groups;
 mod refusals;
 mod sessions;

@@ -4,6 +4,8 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, HeadReason, StartKind, item};
 use longwire_protocol::reason::Reason;
 
+use longwire::store::StoreOptions;
+
 use crate::world::{World, entry, heads, texts};
 
 #[tokio::test]
@@ -302,4 +304,215 @@ async fn reading_on_one_device_moves_the_mark_on_the_other() {
     laptop.act(direct, Action::SetMark(packet::SetMark { seq: 99 })).await.expect("marked");
     laptop.act(direct, Action::SetMark(packet::SetMark { seq: 1 })).await.expect("answered");
     assert_eq!(unread(&laptop.conversations().await), [(direct, 0)]);
+}
+
+/// S2: an own entry between entries that were not stored; the crash comes before the ack. The next session gets all
+/// three again, in order, the own one with its content, since the device may not have it.
+#[tokio::test]
+async fn s2_an_own_entry_between_unstored_ones_comes_again_in_its_place() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let mut bob = world.user("bob").await;
+    let direct = alice.open_direct("bob").await;
+    alice.say(direct, "zero").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    bob.stores = false;
+    alice.say(direct, "one").await;
+    bob.entry(direct).await;
+    let own = bob.say(direct, "two").await;
+    alice.say(direct, "three").await;
+    bob.until(|item| texts(std::slice::from_ref(item)) == ["three"]).await;
+    drop(bob);
+    let back = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        incarnation: 1,
+        first_unanswered: own.message_id,
+        ..world.connect("bob")
+    };
+    let mut bob = world.wire(back).await;
+    let items = bob.caught_up().await;
+    assert_eq!(texts(&items), ["one", "two", "three"]);
+    let is_own =
+        |item: &&packet::Item| matches!(&item.kind, Some(item::Kind::Own(o)) if o.message_id == own.message_id);
+    assert_eq!(items.iter().filter(is_own).count(), 1);
+}
+
+/// S11: a client restored from a backup, its cursor and its outbox older than what it once sent. It is told how far its
+/// ids were answered, takes a new incarnation, and finds what it had sent as own entries with their content.
+#[tokio::test]
+async fn s11_a_client_restored_from_a_backup_finds_what_it_had_sent() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    alice.say(direct, "before the backup").await;
+    alice.until(|item| matches!(item.kind, Some(item::Kind::Own(_)))).await;
+    let (cursor, next_id) = (alice.settle().await, alice.next_id);
+    for text in ["after one", "after two"] {
+        alice.say(direct, text).await;
+    }
+    drop(alice);
+    let backup = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        incarnation: 1,
+        first_unanswered: next_id,
+        ..world.connect("alice")
+    };
+    let told = world.wire(backup.clone()).await.connected.first_unanswered;
+    assert!(told > next_id, "its ids up to {told} are answered already");
+    let mut alice = world.wire(packet::Connect { incarnation: 0, first_unanswered: 1, ..backup }).await;
+    assert_eq!(alice.incarnation, 2);
+    let items = alice.caught_up().await;
+    assert_eq!(texts(&items), ["after one", "after two"]);
+    assert!(items.iter().all(|item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1)));
+}
+
+/// S15: 20,000 conversations, as many as a user may have, and a broker that has just started: the first twenty, newest
+/// first, are one request away.
+#[tokio::test]
+async fn s15_the_first_twenty_of_20000_conversations_after_a_cold_start() {
+    const ALL: u64 = 20_000;
+    let mut world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let mut answered = 0;
+    let mut newest = Vec::new();
+    while answered < ALL {
+        while alice.next_id <= ALL && alice.session.publish_room().items > 0 && alice.next_id < answered + 200 {
+            let create = packet::CreateGroup { label: alice.next_id.to_string(), users: Vec::new() };
+            alice.session.publish(packet::Publish {
+                message_id: alice.next_id,
+                first_unanswered: answered + 1,
+                action: Some(Action::CreateGroup(create)),
+                ..packet::Publish::default()
+            });
+            alice.next_id += 1;
+        }
+        if let longwire_protocol::ClientEvent::PublishAck(ack) = alice.event().await.expect("the connection holds") {
+            answered = ack.message_id;
+            newest.push(ack.conversation);
+        }
+        alice.items.clear();
+    }
+    let one_more = Action::CreateGroup(packet::CreateGroup { label: "one more".into(), users: Vec::new() });
+    assert_eq!(alice.act(0, one_more).await.expect_err("as many as it may").reason, Reason::QuotaExceeded);
+    drop(alice);
+    world.restart().await;
+    let mut alice = world.wire(packet::Connect { device: "laptop".into(), ..world.connect("alice") }).await;
+    let request = packet::ConversationsRequest { before: 0, limit: 20 };
+    let packet::response::Result::Conversations(page) =
+        alice.ask(packet::request::Op::Conversations(request)).await.expect("a page")
+    else {
+        panic!("no page")
+    };
+    let first: Vec<u64> = page.conversations.iter().map(|c| c.id).collect();
+    newest.reverse();
+    assert_eq!(first, newest[..20]);
+    let request = packet::ConversationsRequest { before: page.next, limit: 1 };
+    let packet::response::Result::Conversations(page) =
+        alice.ask(packet::request::Op::Conversations(request)).await.expect("a page")
+    else {
+        panic!("no page")
+    };
+    assert_eq!(page.conversations[0].id, newest[20]);
+}
+
+/// Stores whose memtables are sealed all the time, so that nearly everything is read from runs.
+fn tiny_memtables() -> StoreOptions {
+    StoreOptions { birth_unix_ms: 1_700_000_000_000, seal_entries: 20, ..StoreOptions::default() }
+}
+
+#[tokio::test]
+async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
+    let mut world = World::with_options(tiny_memtables()).await;
+    let mut alice = world.user("alice").await;
+    let groups = [alice.create_group("a", &["bob"]).await, alice.create_group("b", &["bob"]).await];
+    let direct = alice.open_direct("bob").await;
+    let mut bob = world.user("bob").await;
+    bob.caught_up().await;
+    alice.say(direct, "start").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    drop(bob);
+    for n in 0..300 {
+        let conversation = [groups[0], groups[1], direct][n % 3];
+        alice.say(conversation, &n.to_string()).await;
+    }
+    // Nothing of bob's stays in a memtable: his last step reads the disk, too, and he must go live after it.
+    let private = alice.create_group("private", &[]).await;
+    for n in 0..60 {
+        alice.say(private, &n.to_string()).await;
+    }
+    drop(alice);
+    world.restart().await;
+    let connect = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        catch_up: CatchUpMode::All.into(),
+        bulk: Some(packet::Window { items: 16, bytes: 1_000 }),
+        ..world.connect("bob")
+    };
+    let mut bob = world.wire(connect).await;
+    let items = bob.caught_up().await;
+    for (at, lane) in [&groups[..], &[direct]].iter().enumerate() {
+        let got = items.iter().filter_map(entry).filter(|e| lane.contains(&e.conversation));
+        let got: Vec<_> = got.map(|e| String::from_utf8_lossy(&e.content).into_owned()).collect();
+        let expected: Vec<_> = (0..300).filter(|n| (n % 3 == 2) == (at == 1)).map(|n: usize| n.to_string()).collect();
+        assert_eq!(got, expected, "log order within a lane");
+    }
+    let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
+    alice.next_id += 1;
+    for conversation in [groups[0], direct] {
+        alice.say(conversation, "live").await;
+        assert_eq!(&bob.entry(conversation).await.content[..], b"live");
+    }
+    let page = packet::HistoryRequest { conversation: groups[0], from_seq: 0, limit: 200, backwards: true };
+    let page = bob.history(page).await.expect("a page");
+    assert_eq!(page.items.iter().filter_map(entry).count(), 102, "all since the own membership");
+}
+
+/// S12, the store's part: the oldest runs go, what is missing is reported as expired, live and by history.
+#[tokio::test]
+async fn s12_what_retention_lets_go_is_reported_as_expired() {
+    let mut world = World::with_options(tiny_memtables()).await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    let mut bob = world.user("bob").await;
+    bob.caught_up().await;
+    alice.say(direct, "start").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    drop(bob);
+    for n in 0..200 {
+        alice.say(direct, &n.to_string()).await;
+    }
+    drop(alice);
+    world.stop().await;
+    world.retention = longwire::broker::commit::Retention { age_ms: None, bytes: Some(1) };
+    world.start().await;
+    let back = packet::Connect {
+        start: StartKind::OwnCursor.into(),
+        cursor,
+        catch_up: CatchUpMode::All.into(),
+        ..world.connect("bob")
+    };
+    let whole = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 200, backwards: false };
+    let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
+    let expired = loop {
+        let page = alice.history(whole).await.expect("a page");
+        if let Some(&(_, 1, to, HeadReason::Expired)) = heads(&page.items).first() {
+            break to;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let items = world.wire(back).await.caught_up().await;
+    let head = heads(&items)[0];
+    assert_eq!((head.0, head.3), (direct, HeadReason::Expired));
+    let kept: Vec<u64> = items.iter().filter_map(entry).filter(|e| e.conversation == direct).map(|e| e.seq).collect();
+    assert_eq!(head.2 + 1, kept.first().copied().unwrap_or(202), "the head ends where the entries begin");
+    assert!(head.2 >= expired && head.1 <= 2);
+    assert!(kept.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    alice.next_id += 1;
+    assert_eq!(alice.say(direct, "goes on").await.seq, 202);
 }

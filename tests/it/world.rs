@@ -8,7 +8,7 @@ use longwire::auth::{self, Authority, Claims, Revocations};
 use longwire::broker::commit::Retention;
 use longwire::broker::{Broker, BrokerParts};
 use longwire::net::listener::{AcceptLimits, Security};
-use longwire::store::{RedbLog, StoreOptions};
+use longwire::store::{Log, RedbLog, StoreOptions};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Entry, Item, Publish, PublishAck, item};
 use longwire_protocol::reason::{Reason, Refusal};
@@ -27,6 +27,7 @@ pub struct World {
     folder: tempfile::TempDir,
     key: (String, String),
     pub options: StoreOptions,
+    pub retention: Retention,
 }
 
 impl World {
@@ -35,23 +36,38 @@ impl World {
     }
 
     pub async fn with_options(options: StoreOptions) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let key = auth::generate_key().expect("a key");
-        let mut world = Self { broker: None, port: 0, folder, key, options };
+        let mut world = Self::nothing(options);
         world.start().await;
         world
     }
 
+    /// Over a log of the test's own, which cannot be restarted.
+    pub async fn with_log(log: Box<dyn Log>) -> Self {
+        let mut world = Self::nothing(StoreOptions::default());
+        world.start_on(log).await;
+        world
+    }
+
+    fn nothing(options: StoreOptions) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = auth::generate_key().expect("a key");
+        Self { broker: None, port: 0, folder, key, options, retention: Retention::default() }
+    }
+
     pub async fn start(&mut self) {
         let log = RedbLog::open(&self.store(), self.options.clone()).expect("the store opens");
+        self.start_on(Box::new(log)).await;
+    }
+
+    async fn start_on(&mut self, log: Box<dyn Log>) {
         let authority = Authority::default();
         authority.set_issuers(&[("test".into(), self.key.1.clone().into_bytes())]).expect("an issuer");
         let broker = Broker::start(BrokerParts {
-            log: Box::new(log),
+            log,
             authority,
             limits: BrokerLimits::default(),
             accept: AcceptLimits { connections: 1_000, connections_per_address: 1_000, handshakes: 100 },
-            retention: Retention::default(),
+            retention: self.retention,
         })
         .expect("the broker starts");
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

@@ -11,11 +11,11 @@ use longwire_protocol::packet;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use super::{Batch, Kept};
+use super::{Batch, Kept, Owner};
 
 /// Message id → encoded `Publish`.
 const PUBLISHES: TableDefinition<u64, &[u8]> = TableDefinition::new("publishes");
-/// Single numbers: format, incarnation, next message id.
+/// Single numbers: format, user, birth of the broker, incarnation, next message id.
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 /// The cursor, and whose outbox it is.
 const TEXTS: TableDefinition<&str, &[u8]> = TableDefinition::new("texts");
@@ -118,12 +118,12 @@ fn open(path: &Path, device: &str) -> Result<(Database, Kept), OutboxError> {
         redb::DatabaseError::DatabaseAlreadyOpen => OutboxError::InUse(path.display().to_string()),
         error => disk(path, error),
     })?;
-    let owner = claim(&database, device).map_err(|error| disk(path, error))?;
-    if owner.format > FORMAT {
-        return Err(OutboxError::Newer { path: path.display().to_string(), format: owner.format });
+    let claim = claim(&database, device).map_err(|error| disk(path, error))?;
+    if claim.format > FORMAT {
+        return Err(OutboxError::Newer { path: path.display().to_string(), format: claim.format });
     }
-    if owner.device != device {
-        return Err(OutboxError::OtherDevice { path: path.display().to_string(), device: owner.device });
+    if claim.device != device {
+        return Err(OutboxError::OtherDevice { path: path.display().to_string(), device: claim.device });
     }
     let kept = load(&database).map_err(|error| disk(path, error))?;
     Ok((database, kept))
@@ -138,15 +138,15 @@ fn create_private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-struct Owner {
+struct Claim {
     format: u64,
     device: String,
 }
 
 /// Writes format and device into a new file; reads them from an old one.
-fn claim(database: &Database, device: &str) -> Result<Owner, redb::Error> {
+fn claim(database: &Database, device: &str) -> Result<Claim, redb::Error> {
     let transaction = database.begin_write()?;
-    let owner = {
+    let claim = {
         let mut numbers = transaction.open_table(NUMBERS)?;
         let mut texts = transaction.open_table(TEXTS)?;
         transaction.open_table(PUBLISHES)?;
@@ -155,16 +155,16 @@ fn claim(database: &Database, device: &str) -> Result<Owner, redb::Error> {
             None => {
                 numbers.insert("format", FORMAT)?;
                 texts.insert("device", device.as_bytes())?;
-                Owner { format: FORMAT, device: device.to_owned() }
+                Claim { format: FORMAT, device: device.to_owned() }
             }
             Some(format) => {
                 let device = texts.get("device")?.map(|value| String::from_utf8_lossy(value.value()).into_owned());
-                Owner { format, device: device.unwrap_or_default() }
+                Claim { format, device: device.unwrap_or_default() }
             }
         }
     };
     transaction.commit()?;
-    Ok(owner)
+    Ok(claim)
 }
 
 fn load(database: &Database) -> Result<Kept, Box<dyn std::error::Error>> {
@@ -172,6 +172,7 @@ fn load(database: &Database) -> Result<Kept, Box<dyn std::error::Error>> {
     let numbers = transaction.open_table(NUMBERS)?;
     let number = |name| numbers.get(name).map(|value| value.map_or(0, |value| value.value()));
     let mut kept = Kept {
+        owner: Owner { user: number("user")?, birth: number("birth")? },
         incarnation: number("incarnation")?,
         next_id: number("next_id")?.max(1),
         cursor: transaction.open_table(TEXTS)?.get("cursor")?.map(|value| Bytes::copy_from_slice(value.value())),
@@ -195,6 +196,8 @@ fn commit(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
             publishes.insert(id, publish.as_slice())?;
         }
         let mut numbers = transaction.open_table(NUMBERS)?;
+        numbers.insert("user", batch.owner.user)?;
+        numbers.insert("birth", batch.owner.birth)?;
         numbers.insert("incarnation", batch.incarnation)?;
         numbers.insert("next_id", batch.next_id)?;
         if let Some(cursor) = &batch.cursor {

@@ -65,16 +65,27 @@ pub(crate) type Saved = oneshot::Sender<Result<u64, PublishError>>;
 /// What an outbox file kept over a restart.
 #[derive(Debug, Default)]
 struct Kept {
+    owner: Owner,
     incarnation: u64,
     next_id: u64,
     cursor: Option<Bytes>,
     publishes: Vec<(u64, packet::Publish)>,
 }
 
+/// Whose message ids an outbox holds: a user of a broker. Zeros until the first connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The user's id.
+    pub(crate) user: u64,
+    /// When the broker's log was born: what tells one broker from another.
+    pub(crate) birth: u64,
+}
+
 /// What goes to disk in one transaction.
 #[derive(Clone, Debug, Default)]
 struct Batch {
     number: u64,
+    owner: Owner,
     incarnation: u64,
     next_id: u64,
     puts: Vec<(u64, Vec<u8>)>,
@@ -112,6 +123,7 @@ struct Hold {
 #[derive(Debug)]
 pub(crate) struct OutboxState {
     limits: OutboxLimits,
+    owner: Owner,
     incarnation: u64,
     /// Whether the incarnation is on disk: nothing is sent before.
     incarnation_batch: u64,
@@ -155,6 +167,7 @@ impl OutboxState {
         };
         let mut state = Self {
             limits,
+            owner: kept.owner,
             incarnation: kept.incarnation,
             incarnation_batch: 0,
             next_id: kept.next_id.max(1),
@@ -370,9 +383,21 @@ impl OutboxState {
         self.told = 0;
     }
 
-    /// A connection stands, under this incarnation; the broker knows of answers below `floor`.
-    pub(crate) fn connected(&mut self, incarnation: u64, floor: u64) -> Result<(), Restored> {
-        if self.incarnation != incarnation {
+    /// A connection stands, as this user of this broker, under this incarnation; the broker knows of answers below
+    /// `floor`.
+    pub(crate) fn connected(&mut self, owner: Owner, incarnation: u64, floor: u64) -> Result<(), Unfit> {
+        if self.owner != Owner::default() && self.owner != owner {
+            if !self.unanswered.is_empty() {
+                return Err(Unfit::Another);
+            }
+            // Nothing is owed to the other one: the outbox begins anew, without its past.
+            self.owner = owner;
+            self.incarnation = 0;
+            self.cursor = None;
+            return Err(Unfit::BeginAnew);
+        }
+        if self.owner != owner || self.incarnation != incarnation {
+            self.owner = owner;
             self.incarnation = incarnation;
             if self.file.is_some() {
                 self.incarnation_batch = self.pending.number;
@@ -388,7 +413,7 @@ impl OutboxState {
             return Ok(());
         }
         let first = self.first_unanswered();
-        if floor > first { Err(Restored { first, floor }) } else { Ok(()) }
+        if floor > first { Err(Unfit::Restored { first, floor }) } else { Ok(()) }
     }
 
     /// Sends what changed to disk, unless a batch is on its way already.
@@ -400,6 +425,7 @@ impl OutboxState {
         let Some(file) = &self.file else { return };
         let next = Batch { number: self.pending.number + 1, ..Batch::default() };
         let mut batch = std::mem::replace(&mut self.pending, next);
+        batch.owner = self.owner;
         batch.incarnation = self.incarnation;
         batch.next_id = self.next_id;
         file.save(batch);
@@ -438,11 +464,18 @@ impl OutboxState {
     }
 }
 
-/// The broker knows of answers that this outbox does not: it was restored from an older copy.
+/// Why an outbox cannot be used on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Restored {
-    /// What this outbox holds as its first unanswered id.
-    pub(crate) first: u64,
-    /// What the broker was told at some time.
-    pub(crate) floor: u64,
+pub(crate) enum Unfit {
+    /// The broker knows of answers that this outbox does not: it was restored from an older copy.
+    Restored {
+        /// What this outbox holds as its first unanswered id.
+        first: u64,
+        /// What the broker was told at some time.
+        floor: u64,
+    },
+    /// What is in it was written by another user, or for another broker.
+    Another,
+    /// It was another's and is empty: it asks for an incarnation of its own, on a new connection.
+    BeginAnew,
 }

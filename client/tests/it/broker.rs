@@ -34,6 +34,8 @@ pub(crate) struct World {
     /// Refuse every connection with this.
     pub(crate) refuse: Option<Reason>,
     pub(crate) connects: Vec<packet::Connect>,
+    /// Who the token's user is.
+    pub(crate) user: u64,
 }
 
 #[derive(Clone, Default)]
@@ -66,6 +68,7 @@ impl Broker {
         let dialer = Dialer::custom(move || {
             let broker = broker.clone();
             Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 let (ours, theirs) = tokio::io::duplex(4096);
                 let life = broker.cut_below.map(|below| fastrand::usize(1..below));
                 tokio::spawn(broker.serve(ours, life));
@@ -134,6 +137,7 @@ impl Broker {
                     return;
                 }
                 *device = Device::new(&connect, &mut world);
+                let user = world.user;
                 let key = (device.name.clone(), device.incarnation);
                 let floor = world.floors.entry(key).or_insert(1);
                 *floor = (*floor).max(connect.first_unanswered);
@@ -142,7 +146,7 @@ impl Broker {
                     StartKind::StoredCursor | StartKind::Fresh => CursorVerdict::Reset,
                 };
                 let mut connected =
-                    Connected { incarnation: device.incarnation, first_unanswered: *floor, ..Default::default() };
+                    Connected { user, incarnation: device.incarnation, first_unanswered: *floor, ..Default::default() };
                 connected.set_cursor(verdict);
                 if verdict == CursorVerdict::Reset {
                     connected.set_reset_reason(packet::ResetReason::Asked);
@@ -199,7 +203,7 @@ impl Broker {
             device.at += 1;
             session.deliver(now, Lane::Bulk, device.at, &item);
             // Now and then, so that some deliveries have none.
-            if device.at % CURSOR_EVERY == 0 {
+            if device.at.is_multiple_of(CURSOR_EVERY) {
                 session.cursor(Bytes::copy_from_slice(&device.at.to_be_bytes()));
             }
         }

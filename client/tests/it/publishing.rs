@@ -30,10 +30,23 @@ async fn a_publish_is_acked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_cut_each_message_is_stored_once_and_in_order() {
+async fn what_is_wished_while_connecting_does_not_disturb_it() {
+    let broker = Broker::default();
+    let (client, _deliveries) = Client::start(broker.config("a")).expect("started");
+    // The dialer takes a while; each wish interrupts the wait for it.
+    for _ in 0..10 {
+        client.publish(1, "early").await.expect("taken in");
+    }
+    client.connected().await.expect("connected");
+    assert_eq!(broker.world().connects[0].token, "token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_cut_or_refused_each_message_is_stored_once_and_in_order() {
     for round in 0..20 {
         fastrand::seed(round);
         let broker = Broker::cut_below(4_000);
+        broker.world().refuse_for_now = u32::try_from(round).expect("small") * 10;
         let (client, _deliveries) = Client::start(broker.config("a")).expect("started");
         let mut publications = Vec::new();
         for n in 0..400 {
@@ -112,6 +125,42 @@ async fn an_outbox_file_outlives_its_process() {
         let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "what people write is nobody else's");
     }
+}
+
+#[tokio::test]
+async fn what_one_user_wrote_is_never_sent_as_another() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = Broker::default();
+    let config = || {
+        let mut config = broker.config("a");
+        config.outbox = Outbox::File(directory.path().join("outbox.redb"));
+        config
+    };
+    broker.world().user = 1;
+    let (client, _deliveries) = Client::start(config()).expect("started");
+    client.publish(1, "one").await.expect("taken in").await.expect("stored");
+    broker.world().refuse_for_now = u32::MAX;
+    client.publish(1, "of the first user").await.expect("taken in");
+    client.close().await;
+
+    broker.world().user = 2;
+    let (client, _deliveries) = Client::start(config()).expect("started");
+    let ended = client.connected().await.expect_err("another user");
+    assert!(matches!(ended, State::Failed(Failure::OutboxOfAnother)), "{ended}");
+
+    broker.world().user = 1;
+    broker.world().refuse_for_now = 0;
+    let (client, _deliveries) = Client::start(config()).expect("started");
+    client.publish(1, "two").await.expect("taken in").await.expect("stored");
+    client.close().await;
+    assert_eq!(contents(&broker), ["one", "of the first user", "two"]);
+
+    // Empty, it serves whoever comes, under an incarnation of its own.
+    broker.world().user = 2;
+    let (client, _deliveries) = Client::start(config()).expect("started");
+    assert_eq!(client.connected().await.expect("connected").incarnation, 2);
+    client.publish(1, "three").await.expect("taken in").await.expect("stored");
+    client.close().await;
 }
 
 #[tokio::test]

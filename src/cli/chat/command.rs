@@ -86,7 +86,8 @@ mod tests {
     use super::*;
 
     fn wishes(line: &str) -> Vec<Wish> {
-        let mut model = Model { open: Some(5), ..Model::default() };
+        let mut model = Model::default();
+        model.open = Some(5);
         enter(&mut model, line);
         model.take_wishes()
     }

@@ -165,10 +165,10 @@ impl Model {
             self.put_talk(&one);
         }
         self.sort();
-        if self.open.is_none() {
-            if let Some(first) = self.talks.first().map(|talk| talk.id) {
-                self.show(first);
-            }
+        if self.open.is_none()
+            && let Some(first) = self.talks.first().map(|talk| talk.id)
+        {
+            self.show(first);
         }
         if let Some(open) = self.open {
             self.load_newest_if_behind(open);
@@ -285,10 +285,11 @@ impl Model {
             }
             EntryKind::Message | EntryKind::Membership | EntryKind::Label => {}
         }
-        if let Some(membership) = &entry.membership {
-            if membership.user != self.me && !membership.name.is_empty() {
-                self.names.insert(membership.user, clean(&membership.name));
-            }
+        if let Some(membership) = &entry.membership
+            && membership.user != self.me
+            && !membership.name.is_empty()
+        {
+            self.names.insert(membership.user, clean(&membership.name));
         }
         let message = entry.kind() == EntryKind::Message;
         if message
@@ -301,10 +302,11 @@ impl Model {
         let sender = if message { entry.sender } else { 0 };
         let line = Line { sender, time: entry.time, text: clean(&words(entry)) };
         self.put_line(entry.conversation, entry.seq, line, live);
-        if !entry.label.is_empty() && entry.kind() == EntryKind::Label {
-            if let Some(talk) = self.talk_mut(entry.conversation) {
-                talk.name = clean(&entry.label);
-            }
+        if !entry.label.is_empty()
+            && entry.kind() == EntryKind::Label
+            && let Some(talk) = self.talk_mut(entry.conversation)
+        {
+            talk.name = clean(&entry.label);
         }
     }
 
@@ -459,10 +461,10 @@ impl Model {
             (Some(at), true) => (at + 1).min(self.talks.len().saturating_sub(1)),
             (Some(at), false) => at.saturating_sub(1),
         };
-        if let Some(id) = self.talks.get(next).map(|talk| talk.id) {
-            if Some(id) != self.open {
-                self.show(id);
-            }
+        if let Some(id) = self.talks.get(next).map(|talk| talk.id)
+            && Some(id) != self.open
+        {
+            self.show(id);
         }
     }
 
@@ -489,7 +491,8 @@ impl Model {
         let Some(talk) = self.talk_mut(id) else { return };
         let has_newest = talk.head_seq == 0 || talk.lines.contains_key(&talk.head_seq);
         let has_screen = talk.complete || talk.lines.len() >= 50;
-        if !talk.loading && !(has_newest && has_screen) {
+        let is_whole = has_newest && has_screen;
+        if !talk.loading && !is_whole {
             talk.loading = true;
             self.wish(Wish::Older { conversation: id, before: 0 });
         }

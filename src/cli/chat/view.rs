@@ -247,11 +247,9 @@ fn draw_input(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
 fn draw_status(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
     const KEYS: &str = "Tab next  PgUp older  /help  Ctrl-Q quit";
     let unsent = model.unsent.iter().filter(|one| one.refused.is_none()).count();
-    let mut left =
-        if model.connected { format!("● {}", model.connection) } else { format!("○ {}", model.connection) };
-    if unsent > 0 {
-        left = format!("{left}, {unsent} unsent");
-    }
+    let dot = if model.connected { "●" } else { "○" };
+    let waiting = if unsent > 0 { format!("{unsent} unsent, ") } else { String::new() };
+    let mut left = format!("{dot} {waiting}{}", model.connection);
     if !model.notice.is_empty() {
         left.clone_from(&model.notice);
     }
@@ -375,11 +373,11 @@ mod tests {
         for expected in [
             "1 unread",
             "Lunch",
-            "A label that is mu… 1",
+            "A label that is m… 1",
             "1m bob: shall we meet",
             "you: yes",
             "… you: on my way",
-            "● connected, 1 unsent",
+            "● 1 unsent, connected",
             "to Lunch",
         ] {
             assert!(text.contains(expected), "{expected:?} in\n{text}");

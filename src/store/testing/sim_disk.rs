@@ -74,6 +74,7 @@ struct Inner {
     fails_at: Option<u64>,
     is_dead: bool,
     is_undisturbed: bool,
+    is_full: bool,
 }
 
 /// The disk. Clones are the same disk.
@@ -93,6 +94,11 @@ impl SimDisk {
     pub(crate) fn fail_after(&self, calls: u64) {
         let mut inner = self.lock();
         inner.fails_at = Some(inner.calls + calls);
+    }
+
+    /// Refuses every write from now on, or none.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.lock().is_full = is_full;
     }
 
     /// What the next start finds: what was synced, and of the rest whatever chance kept.
@@ -298,6 +304,9 @@ impl StorageBackend for SimBackend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut inner = self.disk.call()?;
+        if inner.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = &mut inner.files[self.file];
         let pending = Pending::Write(offset as usize, data.to_vec());
         pending.apply(&mut file.current, || true);

@@ -1,0 +1,86 @@
+//! What a process of this machine has spent, as Linux tells it.
+
+use std::fs;
+use std::time::Duration;
+
+use super::super::Fail;
+
+/// Figures of a process at one moment; they only grow, but for the memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Spent {
+    pub(super) cpu: Duration,
+    /// Calls that write, to files and sockets.
+    pub(super) write_calls: u64,
+    /// Bytes written to disks.
+    pub(super) disk_bytes: u64,
+    /// Memory that is resident, in bytes.
+    pub(super) resident: u64,
+}
+
+/// Reads the figures of a process.
+pub(super) fn spent(pid: u32) -> Result<Spent, Fail> {
+    let read = |name: &str| {
+        let path = format!("/proc/{pid}/{name}");
+        fs::read_to_string(&path).map_err(|error| Fail::usage(format!("--broker-pid {pid}: {path}: {error}")))
+    };
+    let (stat, io, status) = (read("stat")?, read("io")?, read("status")?);
+    parse(&stat, &io, &status, rustix::param::clock_ticks_per_second())
+        .ok_or_else(|| Fail::failed(format!("/proc/{pid} is not as Linux writes it")))
+}
+
+fn parse(stat: &str, io: &str, status: &str, ticks: u64) -> Option<Spent> {
+    // The name stands in brackets and may hold anything; user and system time are the 12th and 13th behind it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(Spent {
+        cpu: Duration::from_secs_f64((user + system) as f64 / ticks as f64),
+        write_calls: field(io, "syscw:")?,
+        disk_bytes: field(io, "write_bytes:")?,
+        resident: field(status, "VmRSS:")? * 1024,
+    })
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What the kernel holds for TCP sockets of the whole machine, in bytes.
+pub(super) fn kernel_tcp_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let mut words = line.split_whitespace();
+    words.find(|word| *word == "mem")?;
+    words.next()?.parse::<u64>().ok().map(|pages| pages * rustix::param::page_size() as u64)
+}
+
+/// Raises the limit on open files as far as it goes, and returns it.
+pub(super) fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let outcome = setrlimit(Resource::Nofile, raised);
+    let current = if outcome.is_ok() { limit.maximum } else { limit.current };
+    current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_linux_writes_is_read() {
+        let stat = "7 (a) name) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 1 0";
+        let io = "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 6\n";
+        let spent = parse(stat, io, "Name:\tx\nVmRSS:\t   12 kB\n", 100).expect("well formed");
+        assert_eq!(spent, Spent { cpu: Duration::from_secs(3), write_calls: 4, disk_bytes: 6, resident: 12_288 });
+        assert_eq!(parse("", io, "", 100), None);
+    }
+
+    #[test]
+    fn this_process_has_figures() {
+        assert!(super::spent(std::process::id()).expect("this process is there").resident > 0);
+    }
+}

@@ -1,0 +1,180 @@
+//! What happens at the limits: a full journal, full memtables, a full disk, a start that cannot write.
+
+use std::sync::Arc;
+
+use bytes::BufMut;
+
+use super::options::StoreOptions;
+use super::redb_log::RedbLog;
+use super::testing::{Fold, Model, SimDisk};
+use super::{AppendError, Frame, Log, Position, Pressure};
+
+fn open(disk: &SimDisk, options: StoreOptions) -> RedbLog {
+    RedbLog::open_by_hand(Arc::new(disk.clone()), options).expect("opens")
+}
+
+/// A frame that is nobody's publish: an expiry, say.
+fn housekeeping(model: &Model, log: &RedbLog, size: usize) -> Frame {
+    let mut builder = model.next_frame(log);
+    builder.push_change(|b| b.put_bytes(b'h', size));
+    builder.finish()
+}
+
+#[test]
+fn a_full_journal_refuses_publishes_and_lets_the_rest_pass() {
+    let options = StoreOptions { journal_bytes: 20_000, journal_reserve_bytes: 5_000, ..StoreOptions::default() };
+    let mut log = open(&SimDisk::default(), options);
+    let mut model = Model::default();
+    let refused = loop {
+        let frame = model.frame_of(&log, &[1, 2], 500);
+        match log.append(&frame) {
+            Ok(()) => model.apply(&frame),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, AppendError::NotStored(_)), "{refused}");
+    assert!((15..20).contains(&(model.tail.0 / 2)), "20,000 bytes are some 18 frames");
+    for _ in 0..4 {
+        let frame = housekeeping(&model, &log, 1_000);
+        model.append(&mut log, &frame);
+    }
+    assert_eq!(log.pressure(), Pressure::Full);
+    let frame = housekeeping(&model, &log, 5_000);
+    assert!(matches!(log.append(&frame), Err(AppendError::NotStored(_))), "the reserve has an end too");
+    model.assert_matches(&log);
+
+    log.seal(model.fold.take_delta());
+    while log.work().expect("works") {}
+    assert_eq!(log.pressure(), Pressure::Open);
+    let frame = model.frame_of(&log, &[1, 2], 500);
+    model.append(&mut log, &frame);
+    model.assert_matches(&log);
+}
+
+#[test]
+fn two_sealed_memtables_and_a_full_one_are_pressure() {
+    let mut log = open(&SimDisk::default(), StoreOptions { seal_entries: 10, ..StoreOptions::default() });
+    let mut model = Model::default();
+    let mut seals = 0;
+    while log.pressure() == Pressure::Open {
+        let frame = model.frame_of(&log, &[1, 2, 3, 4, 5], 10);
+        model.append(&mut log, &frame);
+        seals += u64::from(model.seal_if_due(&mut log));
+    }
+    assert_eq!((seals, model.tail), (2, Position(30)));
+    assert!(!log.is_seal_due(), "a third is not sealed");
+    let frame = housekeeping(&model, &log, 10);
+    model.append(&mut log, &frame);
+    model.assert_matches(&log);
+    while log.work().expect("works") {}
+    assert_eq!(log.pressure(), Pressure::Open);
+    assert!(model.seal_if_due(&mut log));
+    model.assert_matches(&log);
+}
+
+#[test]
+fn merging_is_not_put_off_for_ever_by_new_memtables() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions { seal_entries: 10, ..StoreOptions::default() });
+    let mut model = Model::default();
+    for _ in 0..120 {
+        let frame = model.frame_of(&log, &[1, 2, 3, 4, 5], 10);
+        model.append(&mut log, &frame);
+        model.seal_if_due(&mut log);
+        // There is never time but for what was given.
+        while !log.is_settled() {
+            log.work().expect("works");
+        }
+    }
+    model.assert_matches(&log);
+    Box::new(log).close().expect("closes");
+    let stats = super::stats::stats_disk(Arc::new(disk)).expect("is measured");
+    let unmerged = stats.levels.iter().find(|level| level.level == 0).map_or(0, |level| level.runs);
+    assert!(stats.levels.len() == 2 && unmerged < 30, "60 seals leave {:?}", stats.levels);
+}
+
+#[test]
+fn the_journal_is_trimmed_as_it_is_absorbed() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions { seal_entries: 50, ..StoreOptions::default() });
+    let mut model = Model::default();
+    for _ in 0..300 {
+        let frame = model.frame_of(&log, &[1, 2, 3], 9_000);
+        model.append(&mut log, &frame);
+        model.seal_if_due(&mut log);
+        while log.work().expect("works") {}
+    }
+    Box::new(log).close().expect("closes");
+    let stats = super::stats::stats_disk(Arc::new(disk)).expect("is measured");
+    assert!(stats.journal.commits < 40, "{:?}", stats.journal);
+}
+
+#[test]
+fn a_full_disk_refuses_publishes_serves_readers_and_is_left_by_reopening() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions { seal_entries: 20, ..StoreOptions::default() });
+    let mut model = Model::default();
+    for _ in 0..25 {
+        let frame = model.frame_of(&log, &[1, 2], 300);
+        model.append(&mut log, &frame);
+        model.seal_if_due(&mut log);
+    }
+    disk.set_full(true);
+    let frame = model.frame_of(&log, &[1, 2], 300);
+    assert!(matches!(log.append(&frame), Err(AppendError::Unknown { sync: false, .. })));
+    for _ in 0..3 {
+        assert!(log.work().is_err(), "background work fails and is kept");
+        assert!(matches!(log.reopen(), Err(AppendError::Unknown { sync: false, .. })));
+        assert!(matches!(log.append(&frame), Err(AppendError::Unknown { sync: false, .. })));
+        model.assert_history(&*log.history());
+    }
+    disk.set_full(false);
+    log.reopen().expect("reopens when there is room");
+    if log.tail() != model.tail {
+        model.apply(&frame);
+    }
+    model.assert_matches(&log);
+    let frame = model.frame_of(&log, &[1, 2], 300);
+    model.append(&mut log, &frame);
+    while log.work().expect("works again") {}
+    model.assert_matches(&log);
+}
+
+#[test]
+fn a_start_that_cannot_write_serves_readers_under_the_last_segment() {
+    let options = || StoreOptions { seal_entries: 20, ..StoreOptions::default() };
+    let disk = SimDisk::default();
+    let mut log = open(&disk, options());
+    let mut model = Model::default();
+    for _ in 0..25 {
+        let frame = model.frame_of(&log, &[1, 2], 300);
+        model.append(&mut log, &frame);
+        model.seal_if_due(&mut log);
+    }
+    let segment = *log.segments().last().expect("has a segment");
+    drop(log);
+    // The call that the empty frame fails at is somewhere among the first hundreds of a start.
+    let mut read_only_starts = 0;
+    for calls in 1..400 {
+        let disk = disk.after_crash(&mut fastrand::Rng::with_seed(calls));
+        disk.fail_after(calls);
+        let Ok(mut log) = RedbLog::open_by_hand(Arc::new(disk.clone()), options()) else { continue };
+        if log.segments().last() != Some(&segment) {
+            continue;
+        }
+        read_only_starts += 1;
+        let frame = model.frame_of(&log, &[1], 10);
+        assert!(matches!(log.append(&frame), Err(AppendError::NotStored(_) | AppendError::Unknown { sync: true, .. })));
+        assert_eq!(log.segments(), [segment]);
+        model.assert_history(&*log.history());
+        assert_eq!(Fold::recovered(&log).rows, model.fold.rows);
+        if log.reopen().is_ok() {
+            assert_eq!(log.segments().len(), 2, "now it has a segment of its own");
+            let mut model = model.clone();
+            let frame = model.frame_of(&log, &[1], 10);
+            model.append(&mut log, &frame);
+            model.assert_history(&*log.history());
+        }
+    }
+    assert!(read_only_starts > 0, "some starts could not write");
+}
