@@ -25,6 +25,16 @@ const GROUP_BYTES_MAX: usize = 256 << 10;
 /// Bytes of contents that may wait in the queue; beyond, publishes are refused with *overloaded*. Publish windows bound
 /// it first: this is what 256 sessions may have under way at once.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Changed rows that wait in memory to be saved, some 200 bytes each; beyond, the memtable is sealed early.
+const DIRTY_ROWS_MAX: usize = 1 << 17;
+/// How long a busy commit thread waits for a group to fill.
+const GATHER: Duration = Duration::from_millis(1);
+/// A group that was as large as this makes the commit thread busy: more is gathered before the next fsync.
+const GATHER_FROM_OPS: usize = 32;
+/// And they came from as many sessions: a few alone fill their windows no sooner for being waited for.
+const GATHER_FROM_SESSIONS: usize = 8;
+/// What is gathered at the least while busy.
+const GATHER_OPS: usize = 256;
 /// Between two tries to reopen a store that failed.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
@@ -55,10 +65,11 @@ impl Queue {
             return false;
         }
         waiting.bytes += bytes;
-        let was_empty = waiting.ops.is_empty();
+        let before = waiting.ops.len();
         waiting.ops.extend(ops.drain(..));
+        let after = waiting.ops.len();
         drop(waiting);
-        if was_empty {
+        if before == 0 || (before < GATHER_OPS && after >= GATHER_OPS) {
             self.filled.notify_one();
         }
         true
@@ -79,13 +90,20 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits for work at most `patience`; returns whether to go on.
-    fn take(&self, group: &mut Vec<Op>, patience: Duration) -> bool {
+    /// Waits for work at most `patience`; returns whether to go on. While busy it gathers a little more, so that an fsync
+    /// and a wake-up serve more publishes.
+    fn take(&self, group: &mut Vec<Op>, patience: Duration, is_busy: bool) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut waiting, _) = self
             .filled
             .wait_timeout_while(waiting, patience, |w| w.ops.is_empty() && !w.stopping)
             .unwrap_or_else(PoisonError::into_inner);
+        if is_busy && waiting.ops.len() < GATHER_OPS && !waiting.ops.is_empty() {
+            (waiting, _) = self
+                .filled
+                .wait_timeout_while(waiting, GATHER, |w| w.ops.len() < GATHER_OPS && !w.stopping)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
         let mut bytes = 0;
         while let Some(op) = waiting.ops.front()
             && group.len() < GROUP_OPS_MAX
@@ -97,6 +115,16 @@ impl Queue {
         waiting.bytes -= bytes;
         !(group.is_empty() && waiting.stopping)
     }
+}
+
+/// How often the session changes from one publish to the next.
+fn turns(group: &[Op]) -> usize {
+    let sessions = group.iter().filter_map(|op| match op {
+        Op::Publish(publish) => Some(publish.session.number),
+        _ => None,
+    });
+    let mut last = SessionNumber(0);
+    sessions.filter(|number| std::mem::replace(&mut last, *number) != *number).count()
 }
 
 fn weight(op: &Op) -> usize {
@@ -244,7 +272,9 @@ impl Commit {
     /// Works until the queue is stopped, then closes the log.
     pub fn run(mut self) {
         let mut group = Vec::with_capacity(GROUP_OPS_MAX);
-        while self.queue.clone().take(&mut group, REOPEN_EVERY) {
+        let mut is_busy = false;
+        while self.queue.clone().take(&mut group, REOPEN_EVERY, is_busy) {
+            is_busy = group.len() >= GATHER_FROM_OPS && turns(&group) >= GATHER_FROM_SESSIONS;
             if self.health == Health::Failed {
                 self.reopen();
             }
@@ -273,7 +303,7 @@ impl Commit {
     }
 
     fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
-        if self.log.is_seal_due() {
+        if self.log.is_seal_due() || self.dirty.len() >= DIRTY_ROWS_MAX {
             self.log.seal(Box::new(std::mem::take(&mut self.dirty)));
         }
         let writable = self.health == Health::Good && self.log.pressure() == Pressure::Open;

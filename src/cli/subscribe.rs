@@ -46,7 +46,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// End after this many messages
+    /// End after this many messages; with --out, once FILE holds as many
     #[arg(long, short = 'n')]
     count: Option<u64>,
 
@@ -99,7 +99,12 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
         let joined = client.join(conversation).await?.await;
         joined.map_err(|error| Fail::from(error).during(format!("joining {}", args.conversation)))?;
     }
-    let follower = Follower { client, conversation, sink, json: args.json, left: args.count };
+    // What FILE holds already counts: run again after a kill, the same command ends with the same FILE.
+    let left = args.count.map(|count| count.saturating_sub(sink.kept.messages));
+    if left == Some(0) {
+        return Ok(());
+    }
+    let follower = Follower { client, conversation, sink, json: args.json, left };
     let until = args.timeout.map(|timeout| Instant::now() + timeout);
     follower.run(deliveries, until, args.from_start).await
 }
@@ -265,6 +270,7 @@ impl Follower {
             self.sink.write(&entry.content)?;
         }
         self.sink.kept.next_seq = entry.seq + 1;
+        self.sink.kept.messages += u64::from(is_message);
         if let Some(left) = self.left.as_mut().filter(|_| is_message) {
             *left = left.saturating_sub(1);
             if *left == 0 {
@@ -321,6 +327,9 @@ struct Kept {
     length: u64,
     /// The first seq that is not among them; 0: not known yet.
     next_seq: u64,
+    /// How many messages are among them.
+    #[serde(default)]
+    messages: u64,
     /// A place from which the broker goes on that is not behind them.
     cursor: Option<Vec<u8>>,
 }

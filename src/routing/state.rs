@@ -160,6 +160,20 @@ pub struct Dirty {
     rows: HashMap<Key, Option<Row>>,
 }
 
+impl Dirty {
+    /// How many rows changed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether none did.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
 impl Overlay {
     /// Whether nothing is drafted.
     #[must_use]
