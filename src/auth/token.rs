@@ -10,7 +10,7 @@ use super::Identity;
 /// The `aud` that every token has to name.
 pub const AUDIENCE: &str = "longwire";
 /// The longest token.
-pub const TOKEN_BYTES_MAX: usize = 3 << 10;
+const TOKEN_BYTES_MAX: usize = 3 << 10;
 /// Patterns in one token.
 const PATTERNS_MAX: usize = 64;
 

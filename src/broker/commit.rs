@@ -180,6 +180,12 @@ pub fn recover(log: &dyn Log) -> Result<(State, Dirty), ReadError> {
     }
 }
 
+/// After a start or a reopening: the store learns the floor that the records say, and the segment to write is named.
+fn take_over(log: &mut dyn Log, state: &RwLock<State>) -> SegmentId {
+    log.set_floor(state.read().unwrap_or_else(PoisonError::into_inner).floor);
+    log.segments().last().map_or(SegmentId(0), |segment| segment.id)
+}
+
 /// What [`Commit::new`] is made of.
 pub struct Parts {
     /// The log.
@@ -208,10 +214,11 @@ impl Commit {
     /// A commit thread's state; [`Commit::run`] is its body.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let segment = parts.log.segments().last().map_or(SegmentId(0), |segment| segment.id);
-        let fed = parts.log.tail();
+        let mut log = parts.log;
+        let fed = log.tail();
+        let segment = take_over(&mut *log, &parts.state);
         Self {
-            log: parts.log,
+            log,
             core: Core::new(parts.newest_session),
             state: parts.state,
             overlay: Overlay::default(),
@@ -402,6 +409,7 @@ impl Commit {
             Ok((state, dirty)) => {
                 *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
                 self.dirty = dirty;
+                self.segment = take_over(&mut *self.log, &self.state);
             }
             Err(error) => {
                 tracing::error!(%error, "the reopened store is unreadable: nothing is written any more");

@@ -31,7 +31,7 @@ Signals: TERM or INT drain and stop (a second one stops at once), HUP reads cert
 /// How to run the broker.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLES)]
-pub struct Args {
+pub(super) struct Args {
     /// The configuration, in TOML; LONGWIRE__SECTION__KEY in the environment goes before it
     #[arg(long, short, env = "LONGWIRE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,

@@ -18,7 +18,7 @@ Both only read, and refuse a store that a broker has open.";
 /// Looks at a store that no broker has open.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum Command {
+pub(super) enum Command {
     /// Verifies seqs, positions, checksums, heads and counts, and that state and journal agree
     Check(Args),
     /// Prints sizes, runs and amplification
@@ -27,7 +27,7 @@ pub enum Command {
 
 /// Which store, and for whom.
 #[derive(Debug, ClapArgs)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder of the store
     folder: PathBuf,
     /// JSON, for scripts

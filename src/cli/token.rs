@@ -23,7 +23,7 @@ A broker believes an issuer whose public key its configuration names under auth.
 /// Makes issuers' keys, and tokens.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum Command {
+pub(super) enum Command {
     /// Makes an issuer's key pair: NAME.key and NAME.pub
     Key {
         /// Where, without the ending
@@ -35,7 +35,7 @@ pub enum Command {
 
 /// What a token says.
 #[derive(Debug, ClapArgs)]
-pub struct Make {
+pub(super) struct Make {
     /// The user's name
     user: String,
     /// The issuer's private key

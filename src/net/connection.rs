@@ -308,6 +308,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Poll::Ready(());
             }
         }
+        // An answer has left, and the next one may be worked on.
+        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs());
         if again && written {
             context.waker().wake_by_ref();
         }

@@ -496,8 +496,12 @@ impl Live {
             let Poll::Ready(done) = Pin::new(away).poll(context) else { return };
             self.away = None;
             match done {
-                Ok(Done::Planned(lane, plan, done)) => drop(self.planned(lane, plan, done, wire, shared)),
+                Ok(Done::Planned(lane, plan, done)) => {
+                    *self.reader(lane) = Reader::Idle;
+                    self.planned(lane, plan, done, wire, shared);
+                }
                 Ok(Done::Stepped(lane, catch_up, out, step)) => {
+                    *self.reader(lane) = Reader::Idle;
                     self.stepped(lane, catch_up, out, step, wire, shared, now);
                 }
                 Ok(Done::History(id, page)) => answer_history(id, page, wire),
@@ -513,7 +517,9 @@ impl Live {
 
     /// Starts on what clients wait for, one after another.
     fn next_job(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
+        // A client that does not read its answers gets no more of them.
         while self.away.is_none()
+            && !wire.has_answers_waiting()
             && let Some(job) = self.jobs.pop_front()
         {
             match job {
@@ -574,6 +580,11 @@ impl Live {
             }
         };
         wire.cursor(resume::encode(&cursor).into());
+    }
+
+    /// Whether a client waits for something that nothing works on.
+    pub(super) fn has_jobs(&self) -> bool {
+        self.away.is_none() && !self.jobs.is_empty()
     }
 
     /// When something is to be done without being asked.

@@ -325,7 +325,14 @@ impl CatchUp {
                         }
                         *next = read.back().map_or(*last, |e| e.seq).next();
                     }
-                    let Some(entry) = read.front() else { continue };
+                    let Some(entry) = read.front() else {
+                        // Only retention takes entries away, from the oldest on: what follows one that was read is there.
+                        if reads.history.floor() <= due.position {
+                            let hole = format!("conversation {conversation} has no entry from {next} to {last}");
+                            return Err(Miss::Failed(ReadError(hole)));
+                        }
+                        continue;
+                    };
                     if entry.position > due.position {
                         // Others may come first.
                         due.position = entry.position;

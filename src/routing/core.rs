@@ -230,7 +230,9 @@ impl Core {
             return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
         }
         let incarnation = if attach.incarnation.is_some() { attach.incarnation } else { stored.next() };
-        let first_unanswered = attach.first_unanswered.max(MessageId(1));
+        // Whoever gets a new incarnation begins at 1, whatever was said of an older one.
+        let told = if attach.incarnation.is_some() { attach.first_unanswered } else { MessageId(1) };
+        let first_unanswered = told.max(MessageId(1));
         let floor = match &row {
             Some(row) if incarnation == row.incarnation => row.floor,
             _ => MessageId(1),

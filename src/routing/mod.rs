@@ -9,6 +9,8 @@ pub mod feed;
 pub mod fold;
 pub mod grants;
 pub mod limits;
+#[cfg(test)]
+mod model_tests;
 pub mod outbox;
 pub mod query;
 pub mod registry;

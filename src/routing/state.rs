@@ -11,7 +11,7 @@ use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Ro
 use crate::store::{Position, ReadError, StateDelta};
 
 /// Every row that is committed, by table.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// The newest position folded in.
     pub tail: Position,

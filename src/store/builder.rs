@@ -122,13 +122,19 @@ impl Desk {
         self.lock().unfinished -= 1;
     }
 
-    /// Waits for a change; returns whether the thread shall go on.
-    fn wait(&self, timeout: Duration) -> bool {
-        let inner = self.lock();
-        let (mut inner, _) = self
-            .changed
-            .wait_timeout_while(inner, timeout, |inner| !inner.is_stopped && !inner.is_nudged && inner.jobs.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Waits for something to do, at most so long; returns whether the thread shall go on.
+    fn wait_for_work(&self, timeout: Duration) -> bool {
+        self.wait_while(timeout, |inner| !inner.is_stopped && !inner.is_nudged && inner.jobs.is_empty())
+    }
+
+    /// Waits so long, whatever there is to do, unless the thread shall end; returns whether it shall go on.
+    fn wait_out(&self, timeout: Duration) -> bool {
+        self.wait_while(timeout, |inner| !inner.is_stopped)
+    }
+
+    fn wait_while(&self, timeout: Duration, condition: impl FnMut(&mut DeskInner) -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.lock(), timeout, condition);
+        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         inner.is_nudged = false;
         !inner.is_stopped
     }
@@ -201,23 +207,23 @@ impl Builder {
         }
         let mut retry = RETRY_FIRST;
         loop {
-            let wait = match self.step() {
+            let goes_on = match self.step() {
                 Ok(work) => {
                     retry = RETRY_FIRST;
-                    match work {
+                    self.desk.wait_for_work(match work {
                         Work::Done => self.pace.pause,
                         Work::WaitsForReaders => READERS_WAIT,
                         Work::Nothing => IDLE_WAIT,
-                    }
+                    })
                 }
                 Err(error) => {
                     tracing::error!(%error, retry_in = ?retry, "background work on the store failed, nothing is lost");
                     let wait = retry;
                     retry = (retry * 2).min(RETRY_LONGEST);
-                    wait
+                    self.desk.wait_out(wait)
                 }
             };
-            if !self.desk.wait(wait) {
+            if !goes_on {
                 break;
             }
         }

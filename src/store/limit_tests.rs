@@ -73,6 +73,27 @@ fn two_sealed_memtables_and_a_full_one_are_pressure() {
 }
 
 #[test]
+fn merging_is_not_put_off_for_ever_by_new_memtables() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions { seal_entries: 10, ..StoreOptions::default() });
+    let mut model = Model::default();
+    for _ in 0..120 {
+        let frame = model.frame_of(&log, &[1, 2, 3, 4, 5], 10);
+        model.append(&mut log, &frame);
+        model.seal_if_due(&mut log);
+        // There is never time but for what was given.
+        while !log.is_settled() {
+            log.work().expect("works");
+        }
+    }
+    model.assert_matches(&log);
+    Box::new(log).close().expect("closes");
+    let stats = super::stats::stats_disk(Arc::new(disk)).expect("is measured");
+    let unmerged = stats.levels.iter().find(|level| level.level == 0).map_or(0, |level| level.runs);
+    assert!(stats.levels.len() == 2 && unmerged < 30, "60 seals leave {:?}", stats.levels);
+}
+
+#[test]
 fn the_journal_is_trimmed_as_it_is_absorbed() {
     let disk = SimDisk::default();
     let mut log = open(&disk, StoreOptions { seal_entries: 50, ..StoreOptions::default() });

@@ -15,13 +15,13 @@ use crate::world::{World, texts};
 
 /// A log in memory whose next append can be made to fail, also while a broker holds it.
 #[derive(Clone)]
-pub struct Faulty {
+pub(crate) struct Faulty {
     log: Arc<Mutex<MemoryLog>>,
     pressure: Arc<Mutex<Pressure>>,
 }
 
 impl Faulty {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let log = Arc::new(Mutex::new(MemoryLog::new(1_700_000_000_000, 1_000)));
         Self { log, pressure: Arc::new(Mutex::new(Pressure::Open)) }
     }

@@ -21,28 +21,28 @@ use tokio_util::codec::Decoder as _;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker that can be restarted over its store.
-pub struct World {
+pub(crate) struct World {
     broker: Option<Broker>,
     port: u16,
     folder: tempfile::TempDir,
     key: (String, String),
-    pub options: StoreOptions,
-    pub retention: Retention,
+    pub(crate) options: StoreOptions,
+    pub(crate) retention: Retention,
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with_options(StoreOptions { birth_unix_ms: 1_700_000_000_000, ..StoreOptions::default() }).await
     }
 
-    pub async fn with_options(options: StoreOptions) -> Self {
+    pub(crate) async fn with_options(options: StoreOptions) -> Self {
         let mut world = Self::nothing(options);
         world.start().await;
         world
     }
 
     /// Over a log of the test's own, which cannot be restarted.
-    pub async fn with_log(log: Box<dyn Log>) -> Self {
+    pub(crate) async fn with_log(log: Box<dyn Log>) -> Self {
         let mut world = Self::nothing(StoreOptions::default());
         world.start_on(log).await;
         world
@@ -54,7 +54,7 @@ impl World {
         Self { broker: None, port: 0, folder, key, options, retention: Retention::default() }
     }
 
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let log = RedbLog::open(&self.store(), self.options.clone()).expect("the store opens");
         self.start_on(Box::new(log)).await;
     }
@@ -76,31 +76,31 @@ impl World {
         self.broker = Some(broker);
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(broker) = self.broker.take() {
             broker.drain(Duration::from_millis(1)).await;
         }
     }
 
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start().await;
     }
 
-    pub fn broker(&self) -> &Broker {
+    pub(crate) fn broker(&self) -> &Broker {
         self.broker.as_ref().expect("the broker runs")
     }
 
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
-    pub fn revoke(&self, text: &str) {
+    pub(crate) fn revoke(&self, text: &str) {
         self.broker().authority().set_revocations(Revocations::parse(text).expect("revocations"));
         self.broker().recheck();
     }
 
-    pub fn claims(&self, user: &str) -> Claims {
+    pub(crate) fn claims(&self, user: &str) -> Claims {
         Claims {
             iss: "test".into(),
             sub: user.into(),
@@ -111,12 +111,12 @@ impl World {
         }
     }
 
-    pub fn token(&self, claims: &Claims) -> String {
+    pub(crate) fn token(&self, claims: &Claims) -> String {
         auth::issue(claims, self.key.0.as_bytes()).expect("a token")
     }
 
     /// What `user` says first on its device "phone".
-    pub fn connect(&self, user: &str) -> packet::Connect {
+    pub(crate) fn connect(&self, user: &str) -> packet::Connect {
         packet::Connect {
             version: 1,
             token: self.token(&self.claims(user)),
@@ -127,34 +127,34 @@ impl World {
         }
     }
 
-    pub async fn socket(&self) -> TcpStream {
+    pub(crate) async fn socket(&self) -> TcpStream {
         TcpStream::connect(("127.0.0.1", self.port)).await.expect("a connection")
     }
 
     /// A wire that is let in.
-    pub async fn wire(&self, connect: packet::Connect) -> Wire {
+    pub(crate) async fn wire(&self, connect: packet::Connect) -> Wire {
         let mut wire = self.dial(connect).await;
         wire.connected().await.expect("let in");
         wire
     }
 
     /// A wire that is refused.
-    pub async fn refused(&self, connect: packet::Connect) -> Refusal {
+    pub(crate) async fn refused(&self, connect: packet::Connect) -> Refusal {
         self.dial(connect).await.connected().await.expect_err("refused")
     }
 
-    pub async fn user(&self, name: &str) -> Wire {
+    pub(crate) async fn user(&self, name: &str) -> Wire {
         self.wire(self.connect(name)).await
     }
 
-    pub async fn dial(&self, connect: packet::Connect) -> Wire {
+    pub(crate) async fn dial(&self, connect: packet::Connect) -> Wire {
         Wire::open(self.port, connect).await.expect("a connection")
     }
 }
 
 impl Wire {
     /// Connects to a broker on this machine and says who it is; nothing is waited for.
-    pub async fn open(port: u16, connect: packet::Connect) -> std::io::Result<Self> {
+    pub(crate) async fn open(port: u16, connect: packet::Connect) -> std::io::Result<Self> {
         Ok(Self {
             socket: TcpStream::connect(("127.0.0.1", port)).await?,
             incarnation: connect.incarnation,
@@ -173,20 +173,20 @@ impl Wire {
 }
 
 /// One client's end, by hand: it stores what it gets unless told not to.
-pub struct Wire {
+pub(crate) struct Wire {
     socket: TcpStream,
-    pub session: ClientSession,
+    pub(crate) session: ClientSession,
     codec: FrameCodec,
     input: BytesMut,
     begun: Instant,
-    pub next_id: u64,
-    pub incarnation: u64,
-    pub connected: packet::Connected,
+    pub(crate) next_id: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) connected: packet::Connected,
     /// What was delivered and not yet looked at.
-    pub items: Vec<(Lane, Item)>,
+    pub(crate) items: Vec<(Lane, Item)>,
     /// The newest cursor.
-    pub cursor: Bytes,
-    pub stores: bool,
+    pub(crate) cursor: Bytes,
+    pub(crate) stores: bool,
     seen: [u64; 2],
 }
 
@@ -195,7 +195,7 @@ impl Wire {
         Millis(self.begun.elapsed().as_millis() as u64)
     }
 
-    pub async fn flush(&mut self) {
+    pub(crate) async fn flush(&mut self) {
         let mut out = BytesMut::new();
         let now = self.now();
         while self.session.poll_transmit(now, &mut out, usize::MAX) {
@@ -208,7 +208,7 @@ impl Wire {
     }
 
     /// The next thing that happens, or how the connection ended.
-    pub async fn event(&mut self) -> Result<ClientEvent, Refusal> {
+    pub(crate) async fn event(&mut self) -> Result<ClientEvent, Refusal> {
         tokio::time::timeout(PATIENCE, self.next_event()).await.expect("something happens in time")
     }
 
@@ -243,7 +243,7 @@ impl Wire {
         }
     }
 
-    pub async fn connected(&mut self) -> Result<(), Refusal> {
+    pub(crate) async fn connected(&mut self) -> Result<(), Refusal> {
         loop {
             if let ClientEvent::Connected(connected) = self.event().await? {
                 self.incarnation = connected.incarnation;
@@ -255,7 +255,7 @@ impl Wire {
     }
 
     /// How the connection ends.
-    pub async fn ended(&mut self) -> Refusal {
+    pub(crate) async fn ended(&mut self) -> Refusal {
         loop {
             if let Err(refusal) = self.event().await {
                 return refusal;
@@ -264,7 +264,7 @@ impl Wire {
     }
 
     /// Publishes under the next id, and waits for the answer.
-    pub async fn publish(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
+    pub(crate) async fn publish(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
         let id = self.next_id;
         self.next_id += 1;
         let first_unanswered = if publish.first_unanswered == 0 { id } else { publish.first_unanswered };
@@ -272,13 +272,13 @@ impl Wire {
     }
 
     /// Publishes as it stands, and waits for the answer.
-    pub async fn publish_as(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
+    pub(crate) async fn publish_as(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
         let id = publish.message_id;
         self.session.publish(publish);
         self.answer(id).await
     }
 
-    pub async fn answer(&mut self, id: u64) -> Result<PublishAck, Refusal> {
+    pub(crate) async fn answer(&mut self, id: u64) -> Result<PublishAck, Refusal> {
         loop {
             match self.event().await? {
                 ClientEvent::PublishAck(ack) if ack.message_id == id => return Ok(ack),
@@ -288,37 +288,42 @@ impl Wire {
         }
     }
 
-    pub async fn say(&mut self, conversation: u64, text: &str) -> PublishAck {
+    pub(crate) async fn say(&mut self, conversation: u64, text: &str) -> PublishAck {
         let content = Bytes::copy_from_slice(text.as_bytes());
         self.publish(Publish { conversation, content, ..Publish::default() }).await.expect("acked")
     }
 
-    pub async fn act(&mut self, conversation: u64, action: Action) -> Result<PublishAck, Refusal> {
+    pub(crate) async fn act(&mut self, conversation: u64, action: Action) -> Result<PublishAck, Refusal> {
         self.publish(Publish { conversation, action: Some(action), ..Publish::default() }).await
     }
 
-    pub async fn open_direct(&mut self, user: &str) -> u64 {
+    pub(crate) async fn open_direct(&mut self, user: &str) -> u64 {
         let open = Action::OpenDirect(packet::OpenDirect { user: user.into() });
         self.act(0, open).await.expect("opened").conversation
     }
 
-    pub async fn open_channel(&mut self, name: &str) -> Result<u64, Refusal> {
+    pub(crate) async fn open_channel(&mut self, name: &str) -> Result<u64, Refusal> {
         let open = Action::OpenChannel(packet::OpenChannel { name: name.into() });
         self.act(0, open).await.map(|ack| ack.conversation)
     }
 
-    pub async fn create_group(&mut self, label: &str, users: &[&str]) -> u64 {
+    pub(crate) async fn create_group(&mut self, label: &str, users: &[&str]) -> u64 {
         let users = users.iter().map(|&user| user.into()).collect();
         let create = Action::CreateGroup(packet::CreateGroup { label: label.into(), users });
         self.act(0, create).await.expect("created").conversation
     }
 
-    pub async fn set_role(&mut self, conversation: u64, user: &str, role: packet::Role) -> Result<PublishAck, Refusal> {
+    pub(crate) async fn set_role(
+        &mut self,
+        conversation: u64,
+        user: &str,
+        role: packet::Role,
+    ) -> Result<PublishAck, Refusal> {
         let set = packet::SetRole { user: user.into(), role: role.into() };
         self.act(conversation, Action::SetRole(set)).await
     }
 
-    pub async fn ask(&mut self, op: packet::request::Op) -> Result<packet::response::Result, Refusal> {
+    pub(crate) async fn ask(&mut self, op: packet::request::Op) -> Result<packet::response::Result, Refusal> {
         let id = self.next_id + 1_000_000;
         self.session.request(packet::Request { id, op: Some(op) });
         loop {
@@ -330,14 +335,14 @@ impl Wire {
         }
     }
 
-    pub async fn history(&mut self, request: packet::HistoryRequest) -> Result<packet::HistoryPage, Refusal> {
+    pub(crate) async fn history(&mut self, request: packet::HistoryRequest) -> Result<packet::HistoryPage, Refusal> {
         match self.ask(packet::request::Op::History(request)).await? {
             packet::response::Result::History(page) => Ok(page),
             other => panic!("{other:?} answers a history request"),
         }
     }
 
-    pub async fn conversations(&mut self) -> Vec<packet::Conversation> {
+    pub(crate) async fn conversations(&mut self) -> Vec<packet::Conversation> {
         let request = packet::ConversationsRequest { before: 0, limit: 100 };
         match self.ask(packet::request::Op::Conversations(request)).await.expect("a page") {
             packet::response::Result::Conversations(page) => page.conversations,
@@ -346,7 +351,7 @@ impl Wire {
     }
 
     /// Waits until `wanted` holds of an item, and returns it with all that came before.
-    pub async fn until(&mut self, wanted: impl Fn(&Item) -> bool) -> Vec<Item> {
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&Item) -> bool) -> Vec<Item> {
         let mut seen = Vec::new();
         loop {
             while !self.items.is_empty() {
@@ -362,13 +367,13 @@ impl Wire {
     }
 
     /// The next entry of this conversation.
-    pub async fn entry(&mut self, conversation: u64) -> Entry {
+    pub(crate) async fn entry(&mut self, conversation: u64) -> Entry {
         let items = self.until(|item| entry(item).is_some_and(|e| e.conversation == conversation)).await;
         items.last().and_then(entry).expect("an entry").clone()
     }
 
     /// Both lanes have caught up; returns what came before.
-    pub async fn caught_up(&mut self) -> Vec<Item> {
+    pub(crate) async fn caught_up(&mut self) -> Vec<Item> {
         let is_caught_up = |item: &Item| matches!(item.kind, Some(item::Kind::CaughtUp(_)));
         let mut items = self.until(is_caught_up).await;
         items.extend(self.until(is_caught_up).await);
@@ -377,7 +382,7 @@ impl Wire {
     }
 
     /// Waits for a cursor that covers all that came so far.
-    pub async fn settle(&mut self) -> Bytes {
+    pub(crate) async fn settle(&mut self) -> Bytes {
         loop {
             if let ClientEvent::Cursor(cursor) = self.event().await.expect("the connection holds") {
                 return cursor;
@@ -387,7 +392,7 @@ impl Wire {
 }
 
 /// The entry of an item, also of an own one with content.
-pub fn entry(item: &Item) -> Option<&Entry> {
+pub(crate) fn entry(item: &Item) -> Option<&Entry> {
     match &item.kind {
         Some(item::Kind::Entry(entry)) => Some(entry),
         Some(item::Kind::Own(own)) => own.entry.as_ref(),
@@ -396,13 +401,13 @@ pub fn entry(item: &Item) -> Option<&Entry> {
 }
 
 /// The contents of the messages among items, in order.
-pub fn texts(items: &[Item]) -> Vec<String> {
+pub(crate) fn texts(items: &[Item]) -> Vec<String> {
     let messages = items.iter().filter_map(entry).filter(|e| e.kind() == packet::EntryKind::Message);
     messages.map(|e| String::from_utf8_lossy(&e.content).into_owned()).collect()
 }
 
 /// The heads among items: conversation, from, to, reason.
-pub fn heads(items: &[Item]) -> Vec<(u64, u64, u64, packet::HeadReason)> {
+pub(crate) fn heads(items: &[Item]) -> Vec<(u64, u64, u64, packet::HeadReason)> {
     let head = |item: &Item| match &item.kind {
         Some(item::Kind::Head(h)) => Some((h.conversation, h.from_seq, h.to_seq, h.reason())),
         _ => None,

@@ -9,23 +9,25 @@
 //!      +------------------+-------- 10 s, refusal, close() ---------------------------+
 //! ```
 
-use std::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
 
-use super::{Millis, OpenRefusals, Room, in_flight::LaneOut, publish_window::PublishWindow};
+use super::{
+    Millis, OpenRefusals, Room,
+    answers::{ACK_FRAME_BYTES_MAX, Answers, Frees},
+    handshake,
+    lane_out::LaneOut,
+    publish_window::PublishWindow,
+};
 use crate::{
     frame::{self, Frame},
     ids::MessageId,
     limits::{
-        ACK_ANSWER_MS, ACK_ANSWER_PER_KIB_MS, ACK_OVERDUE_MS, AGENT_BYTES_MAX, AUTH_MS, BULK_WINDOW, CURSOR_BYTES_MAX,
-        DEVICE_NAME_BYTES_MAX, EXPRESS_WINDOW, FEATURE_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_MS, HEARTBEAT_MS_MAX,
-        HEARTBEAT_MS_MIN, ID_SPAN_MAX, PAYLOAD_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUEST_BYTES_MAX,
-        REQUESTS_MAX, VERSION, delivery_window,
+        ACK_ANSWER_MS, ACK_ANSWER_PER_KIB_MS, ACK_OVERDUE_MS, AUTH_MS, BULK_WINDOW, CURSOR_BYTES_MAX, EXPRESS_WINDOW,
+        FRAME_BYTES_MAX, HEARTBEAT_MS, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, ID_SPAN_MAX, PAYLOAD_BYTES_MAX,
+        PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUEST_BYTES_MAX, REQUESTS_MAX, delivery_window,
     },
     packet::{self, Lane, Window, packet::Kind},
     reason::{Reason, Refusal},
-    varint,
 };
 
 /// The bounds that a broker may set.
@@ -105,7 +107,7 @@ pub struct BrokerSession<P> {
     first_unanswered: MessageId,
     publishes: PublishWindow,
     refused: OpenRefusals,
-    answers: VecDeque<Answer>,
+    answers: Answers,
     express: LaneOut<P>,
     bulk: LaneOut<P>,
     /// Cursors that wait for what they cover to leave: the oldest, which must not be held up for ever by newer ones,
@@ -122,24 +124,6 @@ enum State {
     Asking,
     Open,
     Closed,
-}
-
-/// What leaves before everything else.
-#[derive(Debug)]
-enum Answer {
-    Ack(packet::PublishAck),
-    /// A whole frame, and what it frees when it leaves.
-    Frame {
-        frame: Bytes,
-        frees: Frees,
-    },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Frees {
-    Nothing,
-    Publish(MessageId),
-    Request,
 }
 
 #[derive(Debug)]
@@ -183,7 +167,7 @@ impl<P: Copy> BrokerSession<P> {
             first_unanswered: MessageId(1),
             publishes: PublishWindow::new(limits.publish),
             refused: OpenRefusals::new(),
-            answers: VecDeque::new(),
+            answers: Answers::new(),
             express: LaneOut::new(),
             bulk: LaneOut::new(),
             cursors: Vec::new(),
@@ -342,7 +326,7 @@ impl<P: Copy> BrokerSession<P> {
         self.state = State::Open;
         self.heard = now;
         self.first_unanswered = self.first_unanswered.max(MessageId(connected.first_unanswered));
-        self.queue(&Kind::Connected(connected), Frees::Nothing);
+        self.answers.push(&Kind::Connected(connected), Frees::Nothing);
     }
 
     /// The publish is stored. Frees its place in the window as it leaves; says nothing if the session has ended.
@@ -352,7 +336,7 @@ impl<P: Copy> BrokerSession<P> {
         }
         let open = self.publishes.answer(ack.message_id);
         assert!(open.is_some(), "an id was acknowledged that was not published, or twice");
-        self.answers.push_back(Answer::Ack(ack));
+        self.answers.push_ack(ack);
     }
 
     /// The publish or request is refused. A refusal about neither closes the session.
@@ -367,25 +351,24 @@ impl<P: Copy> BrokerSession<P> {
             let open = self.publishes.answer(refusal.message_id.0);
             assert!(open.is_some(), "an id was refused that was not published, or twice");
             self.refused.refused(open.unwrap_or_default(), refusal.message_id, refusal.reason.verdict());
-            Frees::Publish(refusal.message_id)
+            Frees::Publish(refusal.message_id.0)
         } else {
             Frees::Request
         };
-        self.queue(&Kind::Refused((&refusal).into()), frees);
+        self.answers.push(&Kind::Refused((&refusal).into()), frees);
     }
 
     /// Answers a request.
     pub fn respond(&mut self, response: packet::Response) {
         if !self.is_closed() {
-            self.queue(&Kind::Response(response), Frees::Request);
+            self.answers.push(&Kind::Response(response), Frees::Request);
         }
     }
 
     /// Answers a history request with items that are encoded already.
     pub fn respond_history(&mut self, id: u64, items: &[Bytes], next_seq: u64, head_seq: u64) {
         if !self.is_closed() {
-            let frame = history_frame(id, items, next_seq, head_seq);
-            self.answers.push_back(Answer::Frame { frame, frees: Frees::Request });
+            self.answers.push_history(id, items, next_seq, head_seq);
         }
     }
 
@@ -419,7 +402,7 @@ impl<P: Copy> BrokerSession<P> {
     /// Tells the client to go elsewhere soon.
     pub fn goaway(&mut self, retry_after_ms: u32) {
         if !self.is_closed() {
-            self.queue(&Kind::Goaway(packet::Goaway { retry_after_ms }), Frees::Nothing);
+            self.answers.push(&Kind::Goaway(packet::Goaway { retry_after_ms }), Frees::Nothing);
         }
     }
 
@@ -429,7 +412,7 @@ impl<P: Copy> BrokerSession<P> {
             return;
         }
         let refusal = Refusal { message_id: MessageId::NONE, request: 0, ..refusal };
-        self.queue(&Kind::Refused((&refusal).into()), Frees::Nothing);
+        self.answers.push(&Kind::Refused((&refusal).into()), Frees::Nothing);
         self.end();
     }
 
@@ -479,10 +462,7 @@ impl<P: Copy> BrokerSession<P> {
     // ------------------------------------------------------------------------------------------ what arrives
 
     fn connect(&mut self, connect: packet::Connect) -> Result<Option<BrokerEvent<P>>, Refusal> {
-        if connect.version != VERSION {
-            return Err(Refusal::connection(Reason::VersionUnsupported).because("this broker speaks version 1"));
-        }
-        check_connect(&connect).map_err(|what| Refusal::connection(Reason::InvalidArgument).because(what))?;
+        handshake::check(&connect)?;
         let wish = if connect.heartbeat_ms == 0 { HEARTBEAT_MS } else { connect.heartbeat_ms };
         self.heartbeat_ms = wish.clamp(self.limits.heartbeat_ms_min, self.limits.heartbeat_ms_max);
         // A new incarnation begins at 1.
@@ -596,15 +576,12 @@ impl<P: Copy> BrokerSession<P> {
     // ------------------------------------------------------------------------------------------ what leaves
 
     fn write_all(&mut self, out: &mut BytesMut, max: usize) {
-        while let Some(answer) = self.answers.front() {
-            let len = match answer {
-                Answer::Ack(_) => ACK_FRAME_BYTES_MAX,
-                Answer::Frame { frame, .. } => frame.len(),
-            };
+        while let Some(len) = self.answers.next_len() {
             if !has_room(out, len, max) {
                 return;
             }
-            self.write_answer(out);
+            let frees = self.answers.write(out);
+            self.free(frees);
         }
         if self.is_closed() {
             return;
@@ -638,28 +615,12 @@ impl<P: Copy> BrokerSession<P> {
         }
     }
 
-    fn write_answer(&mut self, out: &mut BytesMut) {
-        match self.answers.pop_front() {
-            Some(Answer::Ack(ack)) => {
-                self.publishes.free(ack.message_id);
-                frame::encode(&Kind::PublishAck(ack), out);
-            }
-            Some(Answer::Frame { frame, frees }) => {
-                out.extend_from_slice(&frame);
-                match frees {
-                    Frees::Nothing => {}
-                    Frees::Publish(id) => drop(self.publishes.free(id.0)),
-                    Frees::Request => self.requests = self.requests.saturating_sub(1),
-                }
-            }
-            None => {}
+    fn free(&mut self, frees: Frees) {
+        match frees {
+            Frees::Nothing => {}
+            Frees::Publish(id) => drop(self.publishes.free(id)),
+            Frees::Request => self.requests = self.requests.saturating_sub(1),
         }
-    }
-
-    fn queue(&mut self, kind: &Kind, frees: Frees) {
-        let mut frame = BytesMut::with_capacity(frame::encoded_len(kind));
-        frame::encode(kind, &mut frame);
-        self.answers.push_back(Answer::Frame { frame: frame.freeze(), frees });
     }
 
     fn ask_for_acks(&mut self, now: Millis) {
@@ -692,9 +653,7 @@ impl<P: Copy> BrokerSession<P> {
         self.publishes.shrink();
         self.express.shrink();
         self.bulk.shrink();
-        if self.answers.is_empty() {
-            self.answers = VecDeque::new();
-        }
+        self.answers.shrink();
         if self.cursors.is_empty() {
             self.cursors = Vec::new();
         }
@@ -715,58 +674,6 @@ impl<P: Copy> BrokerSession<P> {
     }
 }
 
-/// Four numbers of at most ten bytes with a tag each, and what stands around them.
-const ACK_FRAME_BYTES_MAX: usize = 48;
-
 fn has_room(out: &BytesMut, len: usize, max: usize) -> bool {
     out.is_empty() || out.len() + len <= max
-}
-
-fn check_connect(connect: &packet::Connect) -> Result<(), &'static str> {
-    if connect.device.is_empty() || connect.device.len() > DEVICE_NAME_BYTES_MAX {
-        return Err("device: 1 to 64 bytes");
-    }
-    if connect.cursor.len() > CURSOR_BYTES_MAX {
-        return Err("cursor: at most 1024 bytes");
-    }
-    if connect.agent.len() > AGENT_BYTES_MAX {
-        return Err("agent: at most 64 bytes");
-    }
-    if connect.features.iter().any(|feature| feature.len() > FEATURE_BYTES_MAX) {
-        return Err("features: at most 64 bytes each");
-    }
-    packet::StartKind::try_from(connect.start).map_err(|_| "start: no such kind")?;
-    packet::CatchUpMode::try_from(connect.catch_up).map_err(|_| "catch_up: no such mode")?;
-    Ok(())
-}
-
-/// `Packet { response: Response { id, history: HistoryPage { items, next_seq, head_seq } } }`, from encoded items.
-fn history_frame(id: u64, items: &[Bytes], next_seq: u64, head_seq: u64) -> Bytes {
-    const TAG_RESPONSE: u64 = 9 << 3 | 2;
-    const TAG_ID: u64 = 1 << 3;
-    const TAG_HISTORY: u64 = 2 << 3 | 2;
-    const TAG_ITEM: u64 = 1 << 3 | 2;
-    const TAG_NEXT: u64 = 2 << 3;
-    const TAG_HEAD: u64 = 3 << 3;
-    let number = |value: u64| if value == 0 { 0 } else { 1 + varint::len(value) };
-    let delimited = |len: usize| 1 + varint::len(len as u64) + len;
-    let page = items.iter().map(|item| delimited(item.len())).sum::<usize>() + number(next_seq) + number(head_seq);
-    let response = number(id) + delimited(page);
-    let packet = delimited(response);
-    let mut out = BytesMut::with_capacity(varint::len(packet as u64) + packet);
-    for value in [packet as u64, TAG_RESPONSE, response as u64, TAG_ID, id, TAG_HISTORY, page as u64] {
-        varint::write(value, &mut out);
-    }
-    for item in items {
-        varint::write(TAG_ITEM, &mut out);
-        varint::write(item.len() as u64, &mut out);
-        out.extend_from_slice(item);
-    }
-    for (tag, value) in [(TAG_NEXT, next_seq), (TAG_HEAD, head_seq)] {
-        if value != 0 {
-            varint::write(tag, &mut out);
-            varint::write(value, &mut out);
-        }
-    }
-    out.freeze()
 }

@@ -12,14 +12,13 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Millis, Room, publish_window::PublishWindow};
+use super::{Millis, Room, lane_in::LaneIn, publish_window::PublishWindow};
 use crate::{
     frame::{self, Frame},
     ids::MessageId,
     limits::{
-        ACK_ANSWER_DELAY_MS, ACK_DELAY_MS, AUTH_MS, BULK_WINDOW, EXPRESS_WINDOW, FRAME_BYTES_CEILING,
-        HEARTBEAT_ANSWER_MS, HEARTBEAT_MS, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, PRE_AUTH_FRAME_BYTES_MAX,
-        PUBLISH_WINDOW,
+        ACK_ANSWER_DELAY_MS, AUTH_MS, BULK_WINDOW, EXPRESS_WINDOW, FRAME_BYTES_CEILING, HEARTBEAT_ANSWER_MS,
+        HEARTBEAT_MS, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW,
     },
     packet::{self, Lane, Window, packet::Kind},
     reason::{Reason, Refusal},
@@ -118,29 +117,6 @@ struct Asked {
     bulk: u64,
 }
 
-/// The client's half of one lane.
-#[derive(Debug)]
-struct LaneIn {
-    window: Window,
-    /// The number that is taken next; lower ones are here already.
-    next: u64,
-    /// The highest number that ever came. Above `next - 1` only after something could not be stored: then what comes
-    /// is dropped until `next` comes again.
-    seen: u64,
-    /// The highest number that was handed out.
-    handed: u64,
-    stored: u64,
-    acked: u64,
-    /// The last number and the bytes of each frame not wholly stored.
-    frames: VecDeque<(u64, u32)>,
-    /// The bytes stored and not acked.
-    bytes: u32,
-    /// The ack leaves now.
-    ack_due: bool,
-    /// When the ack leaves at the latest.
-    ack_at: Option<Millis>,
-}
-
 impl ClientSession {
     /// A session that asks to be let in.
     #[must_use]
@@ -209,8 +185,8 @@ impl ClientSession {
     #[must_use]
     pub const fn next(&self, lane: Lane) -> u64 {
         match lane {
-            Lane::Express => self.express.next,
-            Lane::Bulk => self.bulk.next,
+            Lane::Express => self.express.next(),
+            Lane::Bulk => self.bulk.next(),
         }
     }
 
@@ -275,7 +251,7 @@ impl ClientSession {
             self.answer(asked.k);
         }
         for lane in [&mut self.express, &mut self.bulk] {
-            lane.ack_due |= lane.ack_at.is_some_and(|at| now >= at);
+            lane.handle_deadline(now);
         }
         Ok(())
     }
@@ -316,8 +292,8 @@ impl ClientSession {
 
     /// Acks what is stored without waiting for more.
     pub const fn flush_acks(&mut self) {
-        self.express.ack_due = true;
-        self.bulk.ack_due = true;
+        self.express.flush();
+        self.bulk.flush();
     }
 
     /// Answers an `AckRequest`: everything handed out before it is stored, or could not be. What could not be comes
@@ -355,7 +331,7 @@ impl ClientSession {
                     Heartbeat::Unanswered { left } => left.after(HEARTBEAT_ANSWER_MS),
                     Heartbeat::Resting | Heartbeat::Due => self.heartbeat_at(),
                 };
-                [self.express.ack_at, self.bulk.ack_at, self.asked.map(|asked| asked.deadline)]
+                [self.express.deadline(), self.bulk.deadline(), self.asked.map(|asked| asked.deadline)]
                     .into_iter()
                     .flatten()
                     .chain([heartbeat])
@@ -376,8 +352,8 @@ impl ClientSession {
         self.sent = now;
         self.frame_bytes_max = connected.frame_bytes_max.clamp(PRE_AUTH_FRAME_BYTES_MAX, FRAME_BYTES_CEILING);
         self.publishes.set_window(connected.publish.unwrap_or(PUBLISH_WINDOW));
-        self.express.window = connected.express.unwrap_or(self.express.window);
-        self.bulk.window = connected.bulk.unwrap_or(self.bulk.window);
+        self.express.set_window(connected.express);
+        self.bulk.set_window(connected.bulk);
         ClientEvent::Connected(Box::new(connected))
     }
 
@@ -424,8 +400,8 @@ impl ClientSession {
         self.asked = Some(Asked {
             k,
             deadline: now.after(ACK_ANSWER_DELAY_MS),
-            express: self.express.seen,
-            bulk: self.bulk.seen,
+            express: self.express.seen(),
+            bulk: self.bulk.seen(),
         });
         ClientEvent::AckRequest { k }
     }
@@ -476,84 +452,6 @@ impl ClientSession {
         match lane {
             Lane::Express => &mut self.express,
             Lane::Bulk => &mut self.bulk,
-        }
-    }
-}
-
-impl LaneIn {
-    const fn new(window: Window) -> Self {
-        Self {
-            window,
-            next: 1,
-            seen: 0,
-            handed: 0,
-            stored: 0,
-            acked: 0,
-            frames: VecDeque::new(),
-            bytes: 0,
-            ack_due: false,
-            ack_at: None,
-        }
-    }
-
-    const fn is_rewound(&self) -> bool {
-        self.seen >= self.next
-    }
-
-    /// Takes `count` numbers from `first` on; gives those that are news.
-    fn take(&mut self, first: u64, count: u64, bytes: usize) -> Result<std::ops::Range<u64>, Refusal> {
-        let end = first.checked_add(count).ok_or_else(|| unexpected("a number out of range"))?;
-        if first > self.seen + 1 {
-            return Err(unexpected("a number was left out"));
-        }
-        self.seen = self.seen.max(end - 1);
-        let from = first.max(self.next);
-        // Below what is next: here already. Above it: what comes before it is to come again, and this too.
-        if end <= self.next || first > self.next {
-            return Ok(end..end);
-        }
-        self.next = end;
-        self.handed = self.handed.max(end - 1);
-        self.frames.push_back((end - 1, bytes as u32));
-        Ok(from..end)
-    }
-
-    fn stored(&mut self, now: Millis, n: u64) {
-        assert!(n <= self.handed, "an item was stored that was not handed out");
-        if n <= self.stored {
-            return;
-        }
-        self.stored = n;
-        // It may be stored after all, when it was already reported as missing.
-        self.next = self.next.max(n + 1);
-        while self.frames.front().is_some_and(|(last, _)| *last <= n) {
-            if let Some((_, bytes)) = self.frames.pop_front() {
-                self.bytes = self.bytes.saturating_add(bytes);
-            }
-        }
-        let half = self.stored - self.acked >= u64::from(self.window.items / 2) || self.bytes >= self.window.bytes / 2;
-        self.ack_due |= half;
-        self.ack_at = self.ack_at.or(Some(now.after(ACK_DELAY_MS)));
-    }
-
-    const fn wants_ack(&self) -> bool {
-        self.ack_due && self.stored > self.acked
-    }
-
-    /// The number to ack, as it leaves.
-    fn take_ack(&mut self) -> u64 {
-        self.acked = self.stored;
-        self.bytes = 0;
-        self.ack_due = false;
-        self.ack_at = None;
-        self.stored
-    }
-
-    /// What is not stored of the numbers up to `asked` is to come again, and so is what follows.
-    fn rewind_below(&mut self, asked: u64) {
-        if self.stored < asked {
-            self.next = self.stored + 1;
-            self.frames.clear();
         }
     }
 }

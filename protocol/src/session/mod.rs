@@ -4,9 +4,12 @@
 //! Four kinds of methods: getters; `handle_*` for what arrives; verbs for what the application wants; `poll_*` for
 //! what must leave. After each call of the second or third kind, drain the fourth.
 
+mod answers;
 mod broker;
 mod client;
-mod in_flight;
+mod handshake;
+mod lane_in;
+mod lane_out;
 mod order;
 mod publish_window;
 mod time;

@@ -9,6 +9,7 @@ mod heartbeat;
 mod link;
 mod models;
 mod publishing;
+mod recorded;
 mod requests;
 mod spec;
 mod vectors;

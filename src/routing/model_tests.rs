@@ -1,0 +1,276 @@
+//! Random operations of a few users on the core, held against a naive model: seqs, repeats, rights, unread counts; with
+//! groups that fail to commit, and with the state rebuilt from the frames alone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, PublishAck, Role};
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber};
+
+use super::core::{Attach, Core, Effect, Op, Publish, Turn, digest};
+use super::fold::fold_frame;
+use super::grants::Grants;
+use super::outbox::{Outbox, Session};
+use super::state::{Dirty, Overlay, State, View};
+use crate::store::{Frame, FrameBuilder, Position, SegmentId};
+
+const USERS: [&str; 4] = ["ann", "ben", "cat", "dan"];
+
+/// The core with a log in a vector.
+struct World {
+    core: Core,
+    state: State,
+    overlay: Overlay,
+    dirty: Dirty,
+    frames: Vec<Frame>,
+    sessions: Vec<Arc<Session>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            core: Core::new(SessionNumber(0)),
+            state: State::default(),
+            overlay: Overlay::default(),
+            dirty: Dirty::default(),
+            frames: Vec::new(),
+            sessions: Vec::new(),
+        };
+        for user in USERS {
+            let attach = Attach {
+                user: user.into(),
+                device: "phone".into(),
+                grants: Grants::default(),
+                incarnation: Incarnation(0),
+                first_unanswered: MessageId(1),
+                outbox: Arc::new(Outbox::default()),
+            };
+            let effects = world.group(vec![Op::Attach(Box::new(attach))], true);
+            let attached = effects.into_iter().find_map(|effect| match effect {
+                Effect::Attach(attached) => Some(attached.session),
+                _ => None,
+            });
+            world.sessions.push(attached.expect("attached"));
+        }
+        world
+    }
+
+    /// Decides a group; its frame is committed, or lost with everything that it drafted.
+    fn group(&mut self, ops: Vec<Op>, commits: bool) -> Vec<Effect> {
+        let first = Position(self.state.tail.0 + 1);
+        let mut frame = FrameBuilder::new(SegmentId(1), first, LogTime(self.frames.len() as u64));
+        let mut effects = Vec::new();
+        let view = View::new(&self.state, &mut self.overlay);
+        let mut turn = Turn { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
+        for op in ops {
+            self.core.decide(op, &mut turn);
+        }
+        if commits {
+            let frame = frame.finish();
+            self.overlay.merge(&mut self.state, &mut self.dirty);
+            assert!(frame.positions == 0 || self.state.tail == frame.last(), "the state stands at the frame's end");
+            self.frames.push(frame);
+        } else {
+            self.overlay.clear();
+        }
+        effects
+    }
+
+    fn publish(&mut self, user: usize, publish: packet::Publish, commits: bool) -> Option<Result<PublishAck, Refusal>> {
+        let session = Arc::clone(&self.sessions[user]);
+        let op = Publish { session, digest: digest(&publish), publish, mark_countable: 0 };
+        let effects = self.group(vec![Op::Publish(op)], commits);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Answer(_, _, answer) => Some(answer),
+            _ => None,
+        })
+    }
+
+    fn rebuilt(&self) -> State {
+        let (mut state, mut overlay, mut dirty) = (State::default(), Overlay::default(), Dirty::default());
+        for frame in &self.frames {
+            let frame = Frame::decode(frame.bytes.clone()).expect("a frame decodes");
+            fold_frame(&mut View::new(&state, &mut overlay), &frame).expect("a frame folds");
+            overlay.merge(&mut state, &mut dirty);
+        }
+        state
+    }
+}
+
+/// One conversation as one would write it down.
+#[derive(Default)]
+struct Naive {
+    /// Sender of each countable entry; `None` for the others.
+    entries: Vec<Option<usize>>,
+    roles: HashMap<usize, Role>,
+    /// From and to (0: open) of what each user may see, in seqs.
+    intervals: HashMap<usize, Vec<(u64, u64)>>,
+    marks: HashMap<usize, u64>,
+}
+
+impl Naive {
+    fn role(&self, user: usize) -> Role {
+        self.roles.get(&user).copied().unwrap_or(Role::None)
+    }
+
+    fn set_role(&mut self, user: usize, role: Role) {
+        self.entries.push(None);
+        let seq = self.entries.len() as u64;
+        let was = self.role(user);
+        self.roles.insert(user, role);
+        let intervals = self.intervals.entry(user).or_default();
+        if was == Role::None && role != Role::None {
+            intervals.push((seq, 0));
+        } else if was != Role::None && role == Role::None {
+            intervals.last_mut().expect("it was a member").1 = seq;
+        }
+    }
+
+    fn unread(&self, user: usize) -> u64 {
+        let Some(&(from, 0)) = self.intervals.get(&user).and_then(|i| i.last()) else { return 0 };
+        let mark = self.marks.get(&user).copied().unwrap_or(0);
+        let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq > mark && *seq >= from);
+        above.filter(|(_, sender)| sender.is_some()).count() as u64
+    }
+
+    fn sees(&self, user: usize, seq: u64) -> bool {
+        self.intervals.get(&user).is_some_and(|i| i.iter().any(|&(from, to)| from <= seq && (to == 0 || seq <= to)))
+    }
+}
+
+#[test]
+fn random_lives_of_conversations_agree_with_a_naive_model() {
+    for seed in 0..150 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = World::new();
+        let mut model: BTreeMap<u64, Naive> = BTreeMap::new();
+        let mut next_id = [1_u64; USERS.len()];
+        let mut answered: Vec<(usize, packet::Publish, PublishAck)> = Vec::new();
+        for step in 0..120 {
+            let context = format!("seed {seed}, step {step}");
+            let user = random.usize(..USERS.len());
+            let conversation = random.choice(model.keys().copied().collect::<Vec<_>>()).unwrap_or(0);
+            let other = random.usize(..USERS.len());
+            let role = [Role::None, Role::Reader, Role::Member, Role::Admin][random.usize(..4)];
+            let set = packet::SetRole { user: USERS[other].into(), role: role.into() };
+            let mark = random.u64(..8);
+            let action = match random.u8(..10) {
+                0 => Some(Action::CreateGroup(packet::CreateGroup {
+                    label: "g".into(),
+                    users: vec![USERS[other].into()],
+                })),
+                1 | 2 => Some(Action::SetRole(set)),
+                3 => Some(Action::Leave(packet::Leave {})),
+                // Marks at the head alone: what lies below is worked out before the core is asked.
+                4 => Some(Action::SetMark(packet::SetMark { seq: 1_000 + mark })),
+                _ => None,
+            };
+            let creates = matches!(action, Some(Action::CreateGroup(_)));
+            let id = next_id[user];
+            let publish = packet::Publish {
+                conversation: if creates { 0 } else { conversation },
+                message_id: id,
+                first_unanswered: id,
+                content: Bytes::from(context.clone()),
+                action: action.clone(),
+            };
+            if random.u8(..10) == 0 {
+                // The group is lost: nothing of it shows, and the id is free.
+                let _ = world.publish(user, publish.clone(), false);
+            }
+            let answer = world.publish(user, publish.clone(), true).expect("an answer");
+            // Whatever it was, repeating it says the same and changes nothing.
+            let frames = world.frames.len();
+            let again = world.publish(user, publish.clone(), true).expect("an answer");
+            match (&answer, &again) {
+                (Ok(ack), Ok(repeated)) => {
+                    assert_eq!(ack, repeated, "{context}");
+                    assert!(world.frames[frames].records.is_empty(), "{context}: a repeat changes nothing");
+                    next_id[user] += 1;
+                    answered.push((user, publish, *ack));
+                }
+                (Err(refusal), Err(repeated)) => assert_eq!(refusal.reason, repeated.reason, "{context}"),
+                other => panic!("{context}: {other:?}"),
+            }
+
+            let naive = model.entry(if creates { answer.as_ref().map_or(0, |a| a.conversation) } else { conversation });
+            let expected = match (&action, naive) {
+                (Some(Action::CreateGroup(_)), slot) => {
+                    let naive = slot.or_default();
+                    naive.set_role(user, Role::Owner);
+                    if other != user {
+                        naive.set_role(other, Role::Member);
+                    }
+                    Ok(naive.entries.len() as u64)
+                }
+                (_, std::collections::btree_map::Entry::Vacant(_)) => Err(Reason::UnknownConversation),
+                (action, std::collections::btree_map::Entry::Occupied(mut slot)) => {
+                    apply(slot.get_mut(), user, other, role, action.as_ref())
+                }
+            };
+            assert_eq!(answer.map(|ack| ack.seq).map_err(|refusal| refusal.reason), expected, "{context}");
+            model.remove(&0);
+
+            for (id, naive) in &model {
+                let row = world.state.conversation(ConversationId(*id)).expect("a row");
+                assert_eq!(row.head.seq.0, naive.entries.len() as u64, "{context}");
+                for user in 0..USERS.len() {
+                    let member = world.state.member(ConversationId(*id), world.sessions[user].user);
+                    let unread = member.map_or(0, |member| member.unread(&row.head));
+                    assert_eq!(unread, naive.unread(user), "{context}: unread of {user} in {id}");
+                    for seq in 1..=row.head.seq.0 {
+                        let sees = member.is_some_and(|member| member.sees(Seq(seq)));
+                        assert_eq!(sees, naive.sees(user, seq), "{context}: {user} sees {seq} of {id}");
+                    }
+                }
+            }
+        }
+        assert_eq!(world.rebuilt(), world.state, "seed {seed}: the state is the fold of the frames");
+        assert!(world.state.crossings().is_empty(), "seed {seed}: every inbox was told");
+        assert!(answered.len() > 10, "seed {seed}: something happened");
+    }
+}
+
+/// What the rights table says, written the other way round.
+fn apply(naive: &mut Naive, user: usize, other: usize, role: Role, action: Option<&Action>) -> Result<u64, Reason> {
+    let own = naive.role(user);
+    if own == Role::None {
+        return Err(Reason::UnknownConversation);
+    }
+    let members = naive.roles.values().filter(|role| **role != Role::None).count();
+    match action {
+        Some(Action::SetRole(_)) => {
+            let was = naive.role(other);
+            let concerns_admins = [was, role].iter().any(|r| matches!(r, Role::Admin | Role::Owner));
+            if !matches!(own, Role::Admin | Role::Owner) || (own != Role::Owner && concerns_admins) {
+                return Err(Reason::Forbidden);
+            }
+            if other == user {
+                return Err(Reason::InvalidArgument);
+            }
+            if was != role {
+                naive.set_role(other, role);
+            }
+        }
+        Some(Action::Leave(_)) => {
+            if own == Role::Owner && members > 1 {
+                return Err(Reason::Forbidden);
+            }
+            naive.set_role(user, Role::None);
+        }
+        Some(Action::SetMark(_)) => {
+            naive.marks.insert(user, naive.entries.len() as u64);
+        }
+        _ => {
+            if own == Role::Reader {
+                return Err(Reason::Forbidden);
+            }
+            naive.entries.push(Some(user));
+            naive.marks.insert(user, naive.entries.len() as u64);
+        }
+    }
+    Ok(naive.entries.len() as u64)
+}
