@@ -17,7 +17,8 @@ use crate::auth::{self, AUDIENCE, Claims};
 
 const EXAMPLES: &str = "\
 Examples:
-  longwire bench publish --issuer-key longwire-dev/issuer.key --ca longwire-dev/ca.pem --broker-pid $(pidof longwire)
+  longwire bench publish --issuer longwire-dev --issuer-key longwire-dev/issuer.key --ca longwire-dev/ca.pem
+  longwire bench publish ... --broker-pid $(pidof longwire)
   longwire bench publish ... --connections 256 --window 1 --duration 20s --json publish.json
   longwire bench connections ... --steps 1000,5000,15000
 
