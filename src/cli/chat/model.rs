@@ -1,6 +1,6 @@
 //! What a chat knows and shows: a value. Keys, deliveries and answers go in; wishes come out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use longwire_client::Item;
 use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, Role, item};
@@ -10,6 +10,9 @@ use super::input::Input;
 
 /// Lines kept of one conversation; older ones are read again when somebody scrolls there.
 const LINES_MAX: usize = 2_000;
+
+/// As many message ids as can be under way.
+const ANSWERED_MAX: usize = 256;
 
 /// One entry, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct Unsent {
     pub(super) text: String,
     /// Why it will not be, if so.
     pub(super) refused: Option<String>,
+    /// It was not among what the outbox holds when that was last looked at.
+    missing: bool,
 }
 
 /// What the model wants done.
@@ -102,6 +107,8 @@ pub(super) struct Model {
     pub(super) names: HashMap<u64, String>,
     asked: BTreeSet<u64>,
     pub(super) unsent: Vec<Unsent>,
+    /// Message ids answered lately: an older look at the outbox may still have them.
+    answered: VecDeque<u64>,
     pub(super) input: Input,
     /// Rows scrolled up from the newest.
     pub(super) scroll: usize,
@@ -311,6 +318,7 @@ impl Model {
     }
 
     fn handle_own(&mut self, own: &packet::Own) {
+        self.note_answered(own.message_id);
         let at =
             self.unsent.iter().position(|one| one.message_id == own.message_id && one.conversation == own.conversation);
         let text = at.map(|at| self.unsent.remove(at).text);
@@ -406,31 +414,43 @@ impl Model {
 
     /// Something typed is in the outbox.
     pub(super) fn handle_saved(&mut self, message_id: u64, conversation: u64, text: String) {
-        self.unsent.push(Unsent { message_id, conversation, text, refused: None });
+        if !self.unsent.iter().any(|one| one.message_id == message_id) {
+            self.unsent.push(Unsent { message_id, conversation, text, refused: None, missing: false });
+        }
     }
 
-    /// What an earlier life left in the outbox: shown as unsent until it is gone from there.
+    /// What the outbox holds. What an earlier life left there is shown as unsent until it is gone. One look may be
+    /// older than what was typed since, so only what is missing twice is gone.
     pub(super) fn handle_unanswered(&mut self, publishes: &[(u64, packet::Publish)]) {
-        let gone: Vec<Unsent> = self
-            .unsent
-            .iter()
-            .filter(|one| one.refused.is_none() && !publishes.iter().any(|(id, _)| *id == one.message_id))
-            .cloned()
-            .collect();
-        for one in gone {
-            self.unsent.retain(|other| other.message_id != one.message_id);
-            self.wish(Wish::Older { conversation: one.conversation, before: 0 });
+        let mut gone = Vec::new();
+        self.unsent.retain_mut(|one| {
+            let missing = one.refused.is_none() && !publishes.iter().any(|(id, _)| *id == one.message_id);
+            let twice = missing && one.missing;
+            one.missing = missing;
+            gone.extend(twice.then_some(one.conversation));
+            !twice
+        });
+        for conversation in gone {
+            self.wish(Wish::Older { conversation, before: 0 });
         }
-        for (id, publish) in publishes {
-            let known = self.unsent.iter().any(|one| one.message_id == *id);
-            if publish.action.is_none() && !known {
-                let text = clean(&String::from_utf8_lossy(&publish.content));
-                self.handle_saved(*id, publish.conversation, text);
+        for (id, publish) in publishes.iter().filter(|(_, publish)| publish.action.is_none()) {
+            if self.answered.contains(id) {
+                continue;
             }
+            let text = clean(&String::from_utf8_lossy(&publish.content));
+            self.handle_saved(*id, publish.conversation, text);
+        }
+    }
+
+    fn note_answered(&mut self, message_id: u64) {
+        self.answered.push_back(message_id);
+        if self.answered.len() > ANSWERED_MAX {
+            self.answered.pop_front();
         }
     }
 
     pub(super) fn handle_acked(&mut self, ack: &packet::PublishAck) {
+        self.note_answered(ack.message_id);
         let Some(at) = self.unsent.iter().position(|one| one.message_id == ack.message_id) else { return };
         let one = self.unsent.remove(at);
         let line = Line { sender: self.me, time: ack.time, text: one.text };
@@ -570,8 +590,27 @@ mod tests {
         model.handle_acked(&PublishAck { message_id: 4, seq: 9, time: 5, conversation: 0 });
         model.handle_item(&Item::Own(Own { conversation: 1, seq: 9, message_id: 4, ..Own::default() }));
         assert!(model.unsent.is_empty());
+        let look = packet::Publish { conversation: 1, content: b"on my way".to_vec().into(), ..Default::default() };
+        model.handle_unanswered(&[(4, look)]);
+        assert!(model.unsent.is_empty(), "that look was older than the ack");
         let lines = &model.talk(1).expect("there").lines;
         assert_eq!((lines.len(), lines[&9].text.as_str()), (1, "on my way"));
+    }
+
+    #[test]
+    fn what_an_earlier_life_left_is_shown_once_until_it_is_gone() {
+        let mut model = model();
+        let left = packet::Publish { conversation: 1, content: b"left".to_vec().into(), ..Default::default() };
+        model.handle_unanswered(&[(4, left.clone())]);
+        model.handle_saved(4, 1, "left".to_owned());
+        assert_eq!(model.unsent.len(), 1);
+        model.handle_saved(5, 1, "typed since that look".to_owned());
+        model.handle_unanswered(&[(4, left)]);
+        assert_eq!(model.unsent.len(), 2);
+        model.handle_unanswered(&[]);
+        model.handle_unanswered(&[]);
+        assert!(model.unsent.is_empty());
+        assert!(model.take_wishes().contains(&Wish::Older { conversation: 1, before: 0 }));
     }
 
     #[test]
