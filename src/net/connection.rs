@@ -239,6 +239,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.unsent.is_empty() {
                 scratch.clear();
                 if !self.session.poll_transmit(now, scratch, WRITE_BYTES) {
+                    if let Stage::Live(live) = &mut self.stage
+                        && live.send_cursor(&mut self.session, &self.shared, now)
+                    {
+                        continue;
+                    }
                     self.unsent = BytesMut::new();
                     return Pin::new(&mut self.io).poll_flush(context);
                 }

@@ -294,7 +294,11 @@ impl Live {
         self.next_job(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
-        self.send_cursor(wire, shared, now);
+    }
+
+    /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
+    fn holds_for_cursor(&self, now: Millis) -> bool {
+        self.cursor.owed && self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) >= 2 * CURSOR_EVERY_MS
     }
 
     fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
@@ -321,7 +325,7 @@ impl Live {
         let is_express = lane == Lane::Express;
         loop {
             let room = wire.room(lane);
-            if room.items == 0 || wire.is_closed() {
+            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) {
                 return;
             }
             match std::mem::replace(self.reader(lane), Reader::Idle) {
@@ -564,10 +568,12 @@ impl Live {
         read_again(reads, &self.session, place)
     }
 
-    /// A cursor leaves once something was delivered, at most once a second.
-    fn send_cursor(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) {
-        if !self.cursor.owed || (self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) < CURSOR_EVERY_MS) {
-            return;
+    /// Everything given has left: a cursor that covers just that may leave now, once something was delivered and at most
+    /// once a second (SPEC R6.3-4). Returns whether it does.
+    pub(super) fn send_cursor(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) -> bool {
+        let is_early = self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) < CURSOR_EVERY_MS;
+        if !self.cursor.owed || is_early || wire.is_closed() {
+            return false;
         }
         self.cursor.owed = false;
         self.cursor.sent_at = now;
@@ -580,6 +586,7 @@ impl Live {
             }
         };
         wire.cursor(resume::encode(&cursor).into());
+        true
     }
 
     /// Whether a client waits for something that nothing works on.

@@ -516,3 +516,46 @@ async fn s12_what_retention_lets_go_is_reported_as_expired() {
     alice.next_id += 1;
     assert_eq!(alice.say(direct, "goes on").await.seq, 202);
 }
+
+/// R6.3-4: a cursor covers every item that stands before it on the wire, also while items flow: whoever stores entries
+/// and cursor together and dies right after a cursor gets nothing twice.
+#[tokio::test]
+async fn a_cursor_covers_exactly_what_stands_before_it_while_items_flow() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let group = alice.create_group("busy", &["bob"]).await;
+    let talk = tokio::spawn(async move {
+        for n in 0..1_500 {
+            alice.say(group, &n.to_string()).await;
+        }
+        alice
+    });
+    let mut connect = packet::Connect { catch_up: CatchUpMode::All.into(), ..world.connect("bob") };
+    let (mut stored, mut cursors) = (Vec::new(), 0);
+    while stored.last() != Some(&1_502) {
+        let mut bob = world.wire(connect.clone()).await;
+        let mut unstored = Vec::new();
+        loop {
+            match bob.event().await.expect("the connection holds") {
+                longwire_protocol::ClientEvent::Items { items, .. } => {
+                    unstored.extend(items.iter().filter_map(entry).filter(|e| e.conversation == group).map(|e| e.seq));
+                }
+                longwire_protocol::ClientEvent::Cursor(cursor) => {
+                    stored.append(&mut unstored);
+                    (connect.start, connect.cursor) = (StartKind::OwnCursor.into(), cursor);
+                    connect.incarnation = bob.incarnation;
+                    cursors += 1;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        // Two cursors of one session are a second apart; what matters is the place of the first after each resume.
+        bob.session.goodbye();
+        bob.ended().await;
+    }
+    let first = stored[0];
+    assert_eq!(stored, (first..=1_502).collect::<Vec<_>>(), "after {cursors} cursors");
+    assert!(cursors > 2);
+    talk.await.expect("alice talked");
+}
