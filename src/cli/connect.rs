@@ -16,7 +16,7 @@ use super::keep::Lock;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct ConnectArgs {
-    /// The broker: longwires://HOST[:PORT] (TLS), or longwire://HOST[:PORT] (plain TCP)
+    /// The broker: `longwires://HOST:PORT` (TLS) or `longwire://HOST:PORT` (plain TCP); the port may be left out
     #[arg(long, env = "LONGWIRE_URL", default_value = "longwires://127.0.0.1:14000")]
     pub url: Address,
 

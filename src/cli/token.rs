@@ -95,9 +95,12 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
     Ok(())
 }
 
-/// Writes a file that only its owner may read.
+/// Writes a file that only its owner may read; who reads it meanwhile sees the old one or the new one whole.
 pub(super) fn write_secret(path: &Path, text: &str) -> Result<(), Fail> {
     let failed = |e: std::io::Error| Fail::failed(format!("{}: {e}", path.display()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)
+    let fresh = path.with_added_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    std::fs::rename(&fresh, path).map_err(failed)
 }

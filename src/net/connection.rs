@@ -1,5 +1,5 @@
 //! One connection: a future that carries bytes between a socket and a session, and everything else through
-//! [`Live`]. At rest it owns the session, the TLS state and its outbox; buffers belong to the thread, and only a
+//! `Live`. At rest it owns the session, the TLS state and its outbox; buffers belong to the thread, and only a
 //! partial frame or bytes that the socket does not take yet own memory.
 
 use std::cell::RefCell;
