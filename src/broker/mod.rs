@@ -147,12 +147,6 @@ impl Broker {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// What the commit thread has done.
-    #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// Has every session look again whether it is still believed.
     pub fn recheck(&self) {
         for session in self.shared.registry.all() {
@@ -203,6 +197,12 @@ impl Broker {
         if !matches!(joined, Ok((Ok(()), Ok(())))) {
             tracing::error!("a thread of the broker had failed");
         }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        tracing::info!(
+            operations = count(&self.counters.ops),
+            frames = count(&self.counters.frames),
+            "stopped; each frame was one fsync"
+        );
     }
 }
 

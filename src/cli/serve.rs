@@ -213,10 +213,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         }
     }
     tokio::select! {
-        () = broker.drain(settings.drain_timeout) => {
-            tracing::info!("stopped");
-            Ok(())
-        }
+        () = broker.drain(settings.drain_timeout) => Ok(()),
         Some(()) = stop.recv() => Err(Fail::failed("stopped at once; nothing acked is lost")),
     }
 }

@@ -299,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Stage::Live(live) = &mut self.stage
             && !self.session.is_closed()
         {
-            live.pump(context, &mut self.session, &self.shared, now);
+            again |= live.pump(context, &mut self.session, &self.shared, now);
         }
         let written = match self.write(context, &mut scratch.write, now) {
             Poll::Ready(Ok(())) => true,

@@ -276,14 +276,15 @@ impl Live {
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
 
-    /// Moves everything that can move; each lane by at most its window.
+    /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held for a cursor, and
+    /// go on once it has left.
     pub(super) fn pump(
         &mut self,
         context: &mut Context<'_>,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
         now: Millis,
-    ) {
+    ) -> bool {
         self.check_identity(wire, shared);
         self.come_back(context, wire, shared, now);
         for lane in [Lane::Express, Lane::Bulk] {
@@ -294,6 +295,7 @@ impl Live {
         self.next_job(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
+        self.holds_for_cursor(now)
     }
 
     /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
