@@ -291,7 +291,8 @@ impl Commit {
     /// Now and then, makes it a record that the oldest runs may go. By age only while the clock can be believed.
     fn retain(&mut self, group: &mut Vec<Op>) {
         let now_ms = self.clock.now().0;
-        if self.retention == Retention::default() || now_ms < self.retained_ms + RETAIN_EVERY_MS {
+        let is_due = now_ms >= self.retained_ms + RETAIN_EVERY_MS;
+        if self.retention == Retention::default() || !is_due || self.health != Health::Good {
             return;
         }
         self.retained_ms = now_ms;
@@ -303,7 +304,7 @@ impl Commit {
     }
 
     fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
-        if self.log.is_seal_due() || self.dirty.len() >= DIRTY_ROWS_MAX {
+        if self.log.is_seal_due() || (self.dirty.len() >= DIRTY_ROWS_MAX && self.log.is_settled()) {
             self.log.seal(Box::new(std::mem::take(&mut self.dirty)));
         }
         let writable = self.health == Health::Good && self.log.pressure() == Pressure::Open;

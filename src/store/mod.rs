@@ -168,6 +168,9 @@ pub trait Log: Send {
     /// Whether the memtable should be sealed before the next frame.
     fn is_seal_due(&self) -> bool;
 
+    /// Whether the background thread has absorbed everything that it was given: a seal before one is due may follow.
+    fn is_settled(&self) -> bool;
+
     /// Seals the memtable and hands it, with the rows that changed since the last seal, to the background thread, which
     /// writes a run, saves the rows together with the tail's position, and lets the journal trim. Never waits.
     fn seal(&mut self, state: Box<dyn StateDelta>);

@@ -204,12 +204,6 @@ impl RedbLog {
         }
     }
 
-    /// Whether the background thread has nothing left of what it was given.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.desk.unfinished() == 0
-    }
-
     fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
         Journal::open(&*self.disk, self.options.journal_cache_bytes, self.options.two_phase_commit, applied_commit)
     }
@@ -394,6 +388,10 @@ impl Log for RedbLog {
             }
         }
         Ok(())
+    }
+
+    fn is_settled(&self) -> bool {
+        self.desk.unfinished() == 0
     }
 
     fn is_seal_due(&self) -> bool {

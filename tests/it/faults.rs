@@ -64,6 +64,9 @@ impl Log for Faulty {
     fn is_seal_due(&self) -> bool {
         self.log().is_seal_due()
     }
+    fn is_settled(&self) -> bool {
+        self.log().is_settled()
+    }
     fn seal(&mut self, state: Box<dyn StateDelta>) {
         self.log().seal(state);
     }
