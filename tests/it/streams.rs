@@ -446,29 +446,38 @@ async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
     }
     drop(alice);
     world.restart().await;
-    let connect = packet::Connect {
-        start: StartKind::OwnCursor.into(),
-        cursor,
-        catch_up: CatchUpMode::All.into(),
-        bulk: Some(packet::Window { items: 16, bytes: 1_000 }),
-        ..world.connect("bob")
-    };
-    let mut bob = world.wire(connect).await;
-    let items = bob.caught_up().await;
-    for (at, lane) in [&groups[..], &[direct]].iter().enumerate() {
-        let got = items.iter().filter_map(entry).filter(|e| lane.contains(&e.conversation));
-        let got: Vec<_> = got.map(|e| String::from_utf8_lossy(&e.content).into_owned()).collect();
-        let expected: Vec<_> = (0..300).filter(|n| (n % 3 == 2) == (at == 1)).map(|n: usize| n.to_string()).collect();
-        assert_eq!(got, expected, "log order within a lane");
+    let small = Some(packet::Window { items: 16, bytes: 1_000 });
+    let mut live = Vec::new();
+    for (device, bulk) in [("phone", small), ("laptop", None)] {
+        let connect = packet::Connect {
+            device: device.into(),
+            start: StartKind::OwnCursor.into(),
+            cursor: cursor.clone(),
+            catch_up: CatchUpMode::All.into(),
+            bulk,
+            ..world.connect("bob")
+        };
+        let mut bob = world.wire(connect).await;
+        let items = bob.caught_up().await;
+        for (at, lane) in [&groups[..], &[direct]].iter().enumerate() {
+            let got = items.iter().filter_map(entry).filter(|e| lane.contains(&e.conversation));
+            let got: Vec<_> = got.map(|e| String::from_utf8_lossy(&e.content).into_owned()).collect();
+            let expected: Vec<_> =
+                (0..300).filter(|n| (n % 3 == 2) == (at == 1)).map(|n: usize| n.to_string()).collect();
+            assert_eq!(got, expected, "log order within a lane of {device}");
+        }
+        live.push(bob);
     }
     let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
     alice.next_id += 1;
     for conversation in [groups[0], direct] {
         alice.say(conversation, "live").await;
-        assert_eq!(&bob.entry(conversation).await.content[..], b"live");
+        for bob in &mut live {
+            assert_eq!(&bob.entry(conversation).await.content[..], b"live");
+        }
     }
     let page = packet::HistoryRequest { conversation: groups[0], from_seq: 0, limit: 200, backwards: true };
-    let page = bob.history(page).await.expect("a page");
+    let page = live[0].history(page).await.expect("a page");
     assert_eq!(page.items.iter().filter_map(entry).count(), 102, "all since the own membership");
 }
 
