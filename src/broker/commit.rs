@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use longwire_protocol::packet::publish::Action;
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{LogTime, SessionNumber};
 
@@ -129,7 +130,16 @@ fn turns(group: &[Op]) -> usize {
 
 fn weight(op: &Op) -> usize {
     match op {
-        Op::Publish(publish) => publish.publish.content.len() + 64,
+        // A group's creation is an entry and an inbox entry for each user that it names.
+        Op::Publish(publish) => {
+            let named = match &publish.publish.action {
+                Some(Action::CreateGroup(create)) => {
+                    create.users.iter().map(|u| 2 * u.len() + create.label.len() + 256).sum()
+                }
+                _ => 0,
+            };
+            publish.publish.content.len() + 64 + named
+        }
         _ => 0,
     }
 }

@@ -33,6 +33,8 @@ const TURN_BYTES_MAX: usize = 256 << 10;
 const WRITE_BYTES: usize = 16 << 10;
 /// The thread's read buffer.
 const READ_BYTES: usize = 64 << 10;
+/// The least that a client can name as its largest item: a `Head` in the place of one has to fit.
+const ITEM_BYTES_MIN: usize = 64;
 /// How long a connection that ends may take to hand over its last bytes.
 const LINGER_MS: u64 = 2_000;
 
@@ -180,16 +182,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             outbox: Arc::clone(&self.outbox),
         };
         let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
-        let item_bytes_max = if connect.item_bytes_max == 0 { usize::MAX } else { connect.item_bytes_max as usize };
+        let item_bytes_max = match connect.item_bytes_max {
+            0 => usize::MAX,
+            max => (max as usize).max(ITEM_BYTES_MIN),
+        };
         self.stage = Stage::Attaching(Box::new(Attaching { identity: Arc::new(identity), wish, item_bytes_max }));
         self.shared.queue.push_one(Op::Attach(Box::new(attach)));
     }
 
     /// Takes what routing has answered.
-    fn take_replies(&mut self, context: &Context<'_>, now: Millis) {
+    fn take_replies(&mut self, now: Millis) {
         let (mut replies, closing, goaway) = {
             let mut pending = self.outbox.lock();
-            pending.register(context);
             (std::mem::take(&mut pending.replies), pending.closing.take(), pending.goaway.take())
         };
         while let Some(reply) = replies.pop_front() {
@@ -282,6 +286,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn turn(&mut self, context: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        // Before the time is taken: a visit of the wheel is then either seen by `arm`, or wakes.
+        self.outbox.lock().register(context);
         let now = self.shared.clock.now();
         let mut again = false;
         if self.ending.is_none() {
@@ -293,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(()) => {}
             }
         }
-        self.take_replies(context, now);
+        self.take_replies(now);
         // What the session decides here, it has queued for sending.
         let _ = self.session.handle_deadline(now);
         if let Stage::Live(live) = &mut self.stage
@@ -308,8 +314,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         if self.session.is_closed() {
             let since = *self.ending.get_or_insert(now);
-            if written && ready!(Pin::new(&mut self.io).poll_shutdown(context)).is_ok() || now >= since.after(LINGER_MS)
-            {
+            let is_shut = written && Pin::new(&mut self.io).poll_shutdown(context).is_ready();
+            if is_shut || now >= since.after(LINGER_MS) {
                 return Poll::Ready(());
             }
         }

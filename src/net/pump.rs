@@ -225,7 +225,7 @@ impl Live {
                     query::members(&state(), &self.session, &page).map(response::Result::Members)
                 }
                 Some(request::Op::Users(users)) => {
-                    Ok(response::Result::Users(query::users(&state(), &self.session, &users)))
+                    Ok(response::Result::Users(query::users(&shared.state, &self.session, &users)))
                 }
                 Some(request::Op::Watch(watch)) => self.watch(&watch, shared).map(response::Result::Watch),
                 Some(request::Op::Refresh(refresh)) => self.refresh(&refresh, shared).map(response::Result::Refresh),
@@ -363,9 +363,14 @@ impl Live {
     fn next_ready(&mut self, is_express: bool, room: &longwire_protocol::Room, shared: &Shared) -> Next {
         // Read before the lane is locked: everything up to here was pushed already.
         let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
-        if let Some(position) = self.caught_up[usize::from(!is_express)].take() {
+        if let Some(position) = self.caught_up[usize::from(!is_express)] {
+            let item = caught_up_item();
+            if !room.admits(item.len()) {
+                return Next::Nothing;
+            }
+            self.caught_up[usize::from(!is_express)] = None;
             let place = Place { position, conversation: ConversationId(0), seq: Seq(0) };
-            return Next::Ready(Ready { place, item: caught_up_item() });
+            return Next::Ready(Ready { place, item });
         }
         let mut pending = self.session.outbox.lock();
         let lane = pending.lane(is_express);
@@ -375,9 +380,11 @@ impl Live {
         let Some(turn) = lane.begin_turn() else {
             lane.pass(fed);
             let given = &mut self.given[usize::from(!is_express)];
-            if lane.is_live() && fed.0 > given.0 + PROGRESS_POSITIONS {
+            let item = progress_item();
+            // Only a lane with nothing ready: else what waits for room lies below.
+            if !lane.has_work() && fed.0 > given.0 + PROGRESS_POSITIONS && room.admits(item.len()) {
                 let place = Place { position: fed, conversation: ConversationId(0), seq: Seq(0) };
-                return Next::Ready(Ready { place, item: progress_item() });
+                return Next::Ready(Ready { place, item });
             }
             return Next::Nothing;
         };
@@ -483,11 +490,7 @@ impl Live {
         let Ready { place, item } = ready;
         self.cursor.owed = true;
         self.given[usize::from(lane == Lane::Bulk)] = place.position;
-        if item.len() > self.item_bytes_max && place.conversation.is_some() {
-            let head = head_item(place.conversation, place.seq, place.seq, HeadReason::TooLarge, item.len());
-            return wire.deliver(now, lane, place, &head);
-        }
-        wire.deliver(now, lane, place, &item);
+        wire.deliver(now, lane, place, &fit(place, item, self.item_bytes_max));
     }
 
     /// Takes over what came back from the disk.
@@ -528,6 +531,7 @@ impl Live {
             && !wire.has_answers_waiting()
             && let Some(job) = self.jobs.pop_front()
         {
+            let max = self.item_bytes_max;
             match job {
                 Job::History(id, request) => {
                     let visible = {
@@ -552,22 +556,18 @@ impl Live {
                         page => answer_history(id, page, wire),
                     }
                 }
-                Job::Resend { lane, n, place } => match self.read_again(quick(shared), place) {
+                Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
                     Err(Miss::Disk) => {
                         let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
                         self.away = Some(tokio::task::spawn_blocking(move || {
                             let reads = Reads { history: &*history, may_block: true };
-                            Done::Resend { lane, n, item: read_again(reads, &session, place) }
+                            Done::Resend { lane, n, item: read_again(reads, &session, place, max) }
                         }));
                     }
                     item => resend(lane, n, item, wire, now),
                 },
             }
         }
-    }
-
-    fn read_again(&self, reads: Reads<'_>, place: Place) -> Result<Bytes, Miss> {
-        read_again(reads, &self.session, place)
     }
 
     /// Everything given has left: a cursor that covers just that may leave now, once something was delivered and at most
@@ -649,12 +649,23 @@ fn resend(lane: Lane, n: u64, item: Result<Bytes, Miss>, wire: &mut BrokerSessio
     }
 }
 
+/// The item, or, where it is an entry that the client cannot hold, the `Head` in its place.
+fn fit(place: Place, item: Bytes, bytes_max: usize) -> Bytes {
+    if item.len() > bytes_max && place.conversation.is_some() {
+        return head_item(place.conversation, place.seq, place.seq, HeadReason::TooLarge, item.len());
+    }
+    item
+}
+
 /// The item at a place, as it is now.
-fn read_again(reads: Reads<'_>, session: &Session, place: Place) -> Result<Bytes, Miss> {
+fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usize) -> Result<Bytes, Miss> {
     let one = PageLimit { entries: 1, bytes: usize::MAX };
     let entries = reads.range(place.conversation, place.seq, place.seq, false, one)?;
     Ok(match entries.first() {
-        Some(entry) => item_for(&session.outbox.lock(), session, entry),
+        Some(entry) => {
+            let item = item_for(&session.outbox.lock(), session, entry);
+            fit(place, item, bytes_max)
+        }
         None => head_item(place.conversation, place.seq, place.seq, HeadReason::Expired, 0),
     })
 }

@@ -17,7 +17,7 @@ use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// Entries kept between two steps, in all.
 const KEPT_ENTRIES_MAX: usize = 256;
-/// Bytes kept between two steps, in all, beyond one entry for each conversation.
+/// Bytes kept from looking where conversations go on, in all.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// Why a read gave nothing.
@@ -190,7 +190,8 @@ impl Plan {
         }
         let head = conversation.head.seq;
         let candidate = match (state.duties(session.user).get(&id), state.member(id, session.user)) {
-            (Some(duty), Some(member)) => {
+            // Who left a channel and watches it now has no row.
+            (Some(duty), Some(member)) if !(duty.closed && watching.contains(&id)) => {
                 let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
                 let (from, joined) = (duty.since.next(), duty.joined);
                 Candidate { conversation: id, from, head, intervals: intervals.collect(), joined }
@@ -242,6 +243,7 @@ impl CatchUp {
         let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
         let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page };
         let floor = reads.history.floor();
+        let mut kept_bytes = 0;
         for candidate in &plan.candidates {
             let id = candidate.conversation;
             let kept = reads.first_after(id, plan.sent)?;
@@ -251,7 +253,8 @@ impl CatchUp {
                 if plan.sent < floor && from < first && from <= to {
                     // Where this device stood is expired: what lies between is reported, also what it may have.
                     let what = What::Head { from, to: to.min(Seq(first.0 - 1)), reason: HeadReason::Expired };
-                    catch_up.due.push(Reverse(Due { position: Position(plan.sent.0 + 1), conversation: id, what }));
+                    // Nothing is passed by saying so: until the turn ends, the next session says it again.
+                    catch_up.due.push(Reverse(Due { position: plan.sent, conversation: id, what }));
                 }
                 let from = from.max(first);
                 if from > to {
@@ -259,7 +262,7 @@ impl CatchUp {
                 }
                 let read: VecDeque<_> = reads.range(id, from, to, false, page)?.into();
                 let Some(entry) = read.front() else { continue };
-                let position = entry.position;
+                let (position, first_seq) = (entry.position, entry.seq);
                 if position > plan.target {
                     continue;
                 }
@@ -268,7 +271,16 @@ impl CatchUp {
                     catch_up.due.push(Reverse(Due { position, conversation: id, what }));
                     continue;
                 }
-                let next = read.back().map_or(to, |e| e.seq).next();
+                let mut next = read.back().map_or(to, |e| e.seq).next();
+                let bytes: usize = read.iter().map(|e| e.item.len()).sum();
+                let read = if kept_bytes + bytes <= KEPT_BYTES_MAX {
+                    kept_bytes += bytes;
+                    read
+                } else {
+                    // It is read again when its turn comes.
+                    next = first_seq;
+                    VecDeque::new()
+                };
                 let what = What::Entries { read, next, last: to, joined: candidate.joined };
                 catch_up.due.push(Reverse(Due { position, conversation: id, what }));
             }
@@ -305,71 +317,92 @@ impl CatchUp {
             }
             let Some(Reverse(mut due)) = self.due.pop() else { break };
             let conversation = due.conversation;
-            match &mut due.what {
-                What::Mark(seq) => {
-                    let place = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
-                    give(Ready { place, item: mark_item(conversation, *seq) }, room, out);
-                }
+            let alone = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
+            let ready = match &mut due.what {
+                What::Mark(seq) => Ready { place: alone, item: mark_item(conversation, *seq) },
                 What::Head { from, to, reason } => {
-                    let place = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
-                    give(Ready { place, item: head_item(conversation, *from, *to, *reason, 0) }, room, out);
+                    Ready { place: alone, item: head_item(conversation, *from, *to, *reason, 0) }
                 }
                 What::Entries { read, next, last, .. } => {
                     if read.is_empty() {
-                        match reads.range(conversation, *next, *last, false, self.page) {
-                            Ok(page) => *read = page.into(),
+                        let page = match reads.range(conversation, *next, *last, false, self.page) {
+                            Ok(page) => page,
                             Err(miss) => {
                                 self.due.push(Reverse(due));
                                 return Err(miss);
                             }
+                        };
+                        let first = page.first().map_or(last.next(), |entry| entry.seq);
+                        if first > *next {
+                            // Only retention takes entries away, from the oldest on; what it took meanwhile is reported.
+                            if reads.history.floor() <= due.position {
+                                let hole = format!("conversation {conversation} has no entries {next} to {last}");
+                                return Err(Miss::Failed(ReadError(hole)));
+                            }
+                            let item = head_item(conversation, *next, Seq(first.0 - 1), HeadReason::Expired, 0);
+                            if !fits(room, &item) {
+                                self.due.push(Reverse(due));
+                                return Ok(Step::Full);
+                            }
+                            // One below: the place itself may be that of another conversation's entry.
+                            let place = Place { position: Position(due.position.0 - 1), ..alone };
+                            give(Ready { place, item }, room, out);
+                            *next = first;
+                            if let Some(entry) = page.first() {
+                                due.position = entry.position;
+                                self.due.push(Reverse(due));
+                            }
+                            continue;
                         }
+                        *read = page.into();
                         *next = read.back().map_or(*last, |e| e.seq).next();
                     }
-                    let Some(entry) = read.front() else {
-                        // Only retention takes entries away, from the oldest on: what follows one that was read is there.
-                        if reads.history.floor() <= due.position {
-                            let hole = format!("conversation {conversation} has no entry from {next} to {last}");
-                            return Err(Miss::Failed(ReadError(hole)));
-                        }
-                        continue;
-                    };
+                    let Some(entry) = read.front() else { continue };
                     if entry.position > due.position {
                         // Others may come first.
                         due.position = entry.position;
                         self.due.push(Reverse(due));
                         continue;
                     }
-                    let place = Place { position: entry.position, conversation, seq: entry.seq };
-                    if let Some((items, bytes)) = &mut self.quota {
-                        if *items == 0 || *bytes == 0 {
-                            let item = head_item(conversation, entry.seq, *last, HeadReason::Skipped, 0);
-                            let place = Place { conversation: ConversationId(0), seq: Seq(0), ..place };
-                            give(Ready { place, item }, room, out);
-                            continue;
-                        }
-                        *items -= 1;
-                        *bytes = bytes.saturating_sub(entry.item.len());
+                    if self.quota.is_some_and(|(items, bytes)| items == 0 || bytes == 0) {
+                        let item = head_item(conversation, entry.seq, *last, HeadReason::Skipped, 0);
+                        Ready { place: alone, item }
+                    } else {
+                        let place = Place { position: entry.position, conversation, seq: entry.seq };
+                        Ready { place, item: item_for(&session.outbox.lock(), session, entry) }
                     }
-                    if entry.item.len() > room.bytes && !room.is_empty {
-                        self.due.push(Reverse(due));
-                        return Ok(Step::Full);
-                    }
-                    let item = item_for(&session.outbox.lock(), session, entry);
-                    give(Ready { place, item }, room, out);
-                    read.pop_front();
-                    if let Some(entry) = read.front() {
-                        due.position = entry.position;
-                        self.due.push(Reverse(due));
-                    } else if *next <= *last {
-                        // Where the next page begins is found when it is read: at the earliest right after this one.
-                        due.position = Position(due.position.0 + 1);
-                        self.due.push(Reverse(due));
-                    }
+                }
+            };
+            if !fits(room, &ready.item) {
+                self.due.push(Reverse(due));
+                return Ok(Step::Full);
+            }
+            let is_entry = ready.place.conversation.is_some();
+            if let Some((items, bytes)) = self.quota.as_mut().filter(|_| is_entry) {
+                *items -= 1;
+                *bytes = bytes.saturating_sub(ready.item.len());
+            }
+            give(ready, room, out);
+            if let What::Entries { read, next, last, .. } = &mut due.what
+                && is_entry
+            {
+                read.pop_front();
+                if let Some(entry) = read.front() {
+                    due.position = entry.position;
+                    self.due.push(Reverse(due));
+                } else if *next <= *last {
+                    // Where the next page begins is found when it is read: at the earliest right after this one.
+                    due.position = Position(due.position.0 + 1);
+                    self.due.push(Reverse(due));
                 }
             }
         }
         Ok(Step::Done(self.target))
     }
+}
+
+fn fits(room: &Room, item: &[u8]) -> bool {
+    room.is_empty || item.len() <= room.bytes
 }
 
 fn give(ready: Ready, room: &mut Room, out: &mut Vec<Ready>) {

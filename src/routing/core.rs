@@ -229,6 +229,10 @@ impl Core {
             let refusal = Refusal::connection(Reason::QuotaExceeded);
             return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
         }
+        if attach.incarnation.0 == u64::MAX {
+            let refusal = Refusal::connection(Reason::InvalidArgument);
+            return Err(refusal.because("no incarnation can follow this one"));
+        }
         let incarnation = if attach.incarnation.is_some() { attach.incarnation } else { stored.next() };
         // Whoever gets a new incarnation begins at 1, whatever was said of an older one.
         let told = if attach.incarnation.is_some() { attach.first_unanswered } else { MessageId(1) };
@@ -313,6 +317,8 @@ impl Core {
         let Some(fence) = self.fence(&session) else { return };
         let id = MessageId(publish.message_id);
         let conversation = ConversationId(publish.conversation);
+        // What lies below the first unanswered is settled.
+        fence.open.close_below(MessageId(publish.first_unanswered).min(id));
         let outcome = match turn.known(&session, &publish, digest) {
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),

@@ -327,7 +327,10 @@ fn change_role(view: &mut View<'_>, at: &At, user: UserId, role: Role) {
         return;
     }
     let joined = !was_active;
-    if !joined {
+    if !joined && !at.seq.is_some() {
+        // A channel that was left while it was empty: nothing was there to be seen.
+        row.intervals.clear();
+    } else if !joined {
         if let Some(last) = row.intervals.last_mut() {
             last.to = at.seq;
         }

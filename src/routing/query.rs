@@ -1,5 +1,8 @@
 //! Reads that a client asks for: pages of history, conversations, members, users. They change nothing.
 
+use std::ops::Bound;
+use std::sync::{PoisonError, RwLock};
+
 use bytes::Bytes;
 use longwire_protocol::packet::{self, HeadReason};
 use longwire_protocol::reason::{Reason, Refusal};
@@ -230,7 +233,7 @@ pub fn members(
     let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
     let mut active = state
         .members(id)
-        .range(UserId(request.after_user + 1)..)
+        .range((Bound::Excluded(UserId(request.after_user)), Bound::Unbounded))
         .filter(|(_, member)| member.is_active())
         .map(|(user, member)| packet::Member { user: user.0, name: name(state, *user), role: member.role });
     let members: Vec<_> = active.by_ref().take(limit).collect();
@@ -238,22 +241,23 @@ pub fn members(
     Ok(packet::MembersPage { members, next })
 }
 
-/// The names of users that share a conversation with the session's user; others are left out.
+/// The names of users that share a conversation with the session's user; others are left out. The state is locked anew
+/// for each, since each may cost a walk over all conversations of one of the two.
 #[must_use]
-pub fn users(state: &State, session: &Session, request: &packet::UsersRequest) -> packet::UsersPage {
-    let shares = |user: UserId| {
-        user == session.user
-            || state.duties(session.user).keys().any(|id| state.member(*id, user).is_some_and(Member::is_active))
+pub fn users(state: &RwLock<State>, session: &Session, request: &packet::UsersRequest) -> packet::UsersPage {
+    let named = |user: &u64| {
+        let (user, state) = (UserId(*user), state.read().unwrap_or_else(PoisonError::into_inner));
+        shares(&state, session.user, user).then_some(packet::Member { user: user.0, name: name(&state, user), role: 0 })
     };
-    let users = request
-        .users
-        .iter()
-        .take(USERS_MAX)
-        .map(|user| UserId(*user))
-        .filter(|user| shares(*user))
-        .map(|user| packet::Member { user: user.0, name: name(state, user), role: 0 })
-        .collect();
-    packet::UsersPage { users }
+    packet::UsersPage { users: request.users.iter().take(USERS_MAX).filter_map(named).collect() }
+}
+
+/// Whether two users are in one conversation, seen from the one that is in fewer.
+fn shares(state: &State, asking: UserId, other: UserId) -> bool {
+    let (own, others) = (state.duties(asking), state.duties(other));
+    let (fewer, user) = if own.len() <= others.len() { (own, other) } else { (others, asking) };
+    asking == other
+        || fewer.iter().any(|(id, duty)| !duty.closed && state.member(*id, user).is_some_and(Member::is_active))
 }
 
 fn name(state: &State, user: UserId) -> String {

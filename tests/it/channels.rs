@@ -62,3 +62,23 @@ async fn a_reader_with_a_row_misses_nothing_while_away_and_a_watcher_is_live_onl
         assert_eq!(texts(&world.wire(back).await.caught_up().await), expected, "{user}");
     }
 }
+
+#[tokio::test]
+async fn an_empty_channel_that_was_left_is_left_and_can_be_watched() {
+    let world = World::new().await;
+    let mut writer = granted(&world, "writer", &["**"], &[]).await;
+    let channel = writer.open_channel("news").await.expect("opened");
+    let mut reader = granted(&world, "reader", &["own"], &["**"]).await;
+    let own = reader.open_channel("own").await.expect("opened");
+    reader.act(own, Action::Join(packet::Join {})).await.expect("joined");
+    reader.act(channel, Action::Join(packet::Join {})).await.expect("joined");
+    reader.act(channel, Action::Leave(packet::Leave {})).await.expect("left");
+    writer.say(channel, "unheard").await;
+    reader.say(own, "fence").await;
+    let is_own = |item: &packet::Item| matches!(item.kind, Some(packet::item::Kind::Own(_)));
+    assert_eq!(texts(&reader.until(is_own).await), [""; 0]);
+    let watch = packet::WatchRequest { conversation: channel, stop: false };
+    reader.ask(packet::request::Op::Watch(watch)).await.expect("watching");
+    writer.say(channel, "heard").await;
+    assert_eq!(&reader.entry(channel).await.content[..], b"heard");
+}

@@ -73,6 +73,39 @@ async fn s7_a_refusal_for_good_in_the_middle_of_a_window_lets_the_rest_through()
 }
 
 #[tokio::test]
+async fn the_largest_numbers_of_the_wire_do_no_harm() {
+    let world = World::new().await;
+    let refusal = world.refused(packet::Connect { incarnation: u64::MAX, ..world.connect("alice") }).await;
+    assert_eq!(refusal.reason, Reason::InvalidArgument);
+    let mut alice = world.user("alice").await;
+    let group = alice.create_group("g", &["bob"]).await;
+    let max = u64::MAX;
+    let members = packet::MembersRequest { conversation: group, after_user: max, limit: u32::MAX };
+    let packet::response::Result::Members(page) =
+        alice.ask(packet::request::Op::Members(members)).await.expect("a page")
+    else {
+        panic!("no page")
+    };
+    assert_eq!((page.members.len(), page.next), (0, 0));
+    for (backwards, entries) in [(true, 2), (false, 0)] {
+        let page = packet::HistoryRequest { conversation: group, from_seq: max, limit: u32::MAX, backwards };
+        assert_eq!(alice.history(page).await.expect("a page").items.len(), entries);
+    }
+    let publish = |message_id, first_unanswered| Publish {
+        conversation: max,
+        message_id,
+        first_unanswered,
+        ..Publish::default()
+    };
+    for (id, first) in [(max, 1), (max, max)] {
+        alice.publish_as(publish(id, first)).await.expect_err("refused");
+    }
+    let mark = packet::publish::Action::SetMark(packet::SetMark { seq: max });
+    alice.act(group, mark).await.expect_err("the floor is where it was put, or the id is below it");
+    world.user("bob").await.open_direct("alice").await;
+}
+
+#[tokio::test]
 async fn too_many_devices_and_strange_names_are_refused() {
     let world = World::new().await;
     for n in 0..20 {

@@ -188,6 +188,30 @@ async fn s9_an_item_larger_than_the_window_comes_alone_or_as_a_head() {
     assert_eq!(texts(&items), ["small"]);
 }
 
+/// A backlog that ends with an item larger than the window: the `CaughtUp` behind it waits for room.
+#[tokio::test]
+async fn a_backlog_that_fills_the_window_ends_all_the_same() {
+    let world = World::new().await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    let mut bob = world.user("bob").await;
+    bob.caught_up().await;
+    alice.say(direct, "start").await;
+    bob.entry(direct).await;
+    let cursor = bob.settle().await;
+    bob.session.goodbye();
+    bob.ended().await;
+    let large = "x".repeat(100_000);
+    alice.say(direct, &large).await;
+    let back = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
+    for _ in 0..2 {
+        let mut bob = world.wire(back.clone()).await;
+        assert_eq!(texts(&bob.caught_up().await), [large.as_str()]);
+        bob.session.goodbye();
+        bob.ended().await;
+    }
+}
+
 #[tokio::test]
 async fn a_reader_that_never_acks_gets_its_window_and_no_more_and_hinders_nobody() {
     let world = World::new().await;
