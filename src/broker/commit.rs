@@ -172,6 +172,8 @@ pub struct Commit {
     retention: Retention,
     /// When retention was last looked at.
     retained_ms: u64,
+    /// When the store was last tried to be opened again.
+    reopened_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +273,7 @@ impl Commit {
             counters: parts.counters,
             retention: parts.retention,
             retained_ms: 0,
+            reopened_ms: 0,
         }
     }
 
@@ -285,7 +288,9 @@ impl Commit {
         let mut is_busy = false;
         while self.queue.clone().take(&mut group, REOPEN_EVERY, is_busy) {
             is_busy = group.len() >= GATHER_FROM_OPS && turns(&group) >= GATHER_FROM_SESSIONS;
-            if self.health == Health::Failed {
+            let now_ms = self.clock.now().0;
+            if self.health == Health::Failed && now_ms >= self.reopened_ms + REOPEN_EVERY.as_millis() as u64 {
+                self.reopened_ms = now_ms;
                 self.reopen();
             }
             self.retain(&mut group);
