@@ -414,6 +414,46 @@ fn the_wait_for_an_answer_grows_with_what_is_unacked() {
     assert_eq!(reason(pair.broker.handle_deadline(pair.now)), Reason::AckTimeout);
 }
 
+/// S10: an item of 60 KB over a link of 16 kbit/s, half a minute under way. Both ends look at their deadlines all the
+/// time; nobody gives up, nothing is sent twice, and the item is acked in the end (R6.4-6, R8-3).
+#[test]
+fn s10_a_large_item_crosses_a_slow_link_once() {
+    const LINK_BYTES_A_MS: usize = 2;
+    let mut pair = open_pair();
+    pair.broker.deliver(pair.now, Lane::Express, 1, &item(1, 60_000));
+    let (mut under_way, mut arrived) = (BytesMut::new(), BytesMut::new());
+    let (mut written, mut acked) = (0, false);
+    for _ in 0..200 {
+        pair.wait(250);
+        pair.broker.handle_deadline(pair.now).expect("the broker is patient");
+        pair.client.handle_deadline(pair.now).expect("the client is patient");
+        let before = under_way.len();
+        while pair.broker.poll_transmit(pair.now, &mut under_way, usize::MAX) {}
+        written += under_way.len() - before;
+        let now = under_way.len().min(250 * LINK_BYTES_A_MS);
+        if now > 0 {
+            pair.client.handle_bytes(pair.now);
+        }
+        arrived.unsplit(under_way.split_to(now));
+        for event in pair.arrive_down(&mut arrived).expect("good bytes") {
+            match event {
+                ClientEvent::Items { lane, first_n, items } => {
+                    assert_eq!((lane, first_n, items.len()), (Lane::Express, 1, 1));
+                    pair.client.stored(pair.now, lane, 1);
+                }
+                ClientEvent::AckRequest { k } => pair.client.answer(k),
+                _ => {}
+            }
+        }
+        for event in pair.carry_up().expect("good bytes") {
+            assert!(!matches!(event, BrokerEvent::Resend { .. }), "nothing is sent twice");
+            acked |= matches!(event, BrokerEvent::Acked { express: Some(1), .. });
+        }
+    }
+    assert!(acked, "the item is stored and acked");
+    assert!(written < 60_200, "{written} bytes for an item of 60,000");
+}
+
 /// R6.4-7: the broker leaves nothing out.
 #[test]
 fn a_number_left_out_is_unexpected() {
