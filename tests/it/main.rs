@@ -7,4 +7,5 @@ mod groups;
 mod refusals;
 mod sessions;
 mod streams;
+mod tls;
 mod world;
