@@ -175,3 +175,18 @@ async fn s13_under_pressure_publishes_wait_and_everything_else_passes() {
     log.press(Pressure::Open);
     assert_eq!(alice.publish_as(message(direct, 3)).await.expect("acked").seq, 2);
 }
+
+/// R5.4-1: what lies below the first unanswered is settled, and holds up nothing that follows.
+#[tokio::test]
+async fn an_id_that_the_client_moved_on_from_blocks_nothing() {
+    let log = Faulty::new();
+    let world = World::with_log(Box::new(log.clone())).await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    log.press(Pressure::Full);
+    alice.publish_as(message(direct, 2)).await.expect_err("refused for now");
+    log.press(Pressure::Open);
+    assert_eq!(alice.publish_as(message(direct, 3)).await.expect_err("after 2").reason, Reason::After);
+    let moved_on = Publish { first_unanswered: 3, ..message(direct, 3) };
+    assert_eq!(alice.publish_as(moved_on).await.expect("2 is settled").seq, 1);
+}

@@ -91,17 +91,22 @@ async fn the_largest_numbers_of_the_wire_do_no_harm() {
         let page = packet::HistoryRequest { conversation: group, from_seq: max, limit: u32::MAX, backwards };
         assert_eq!(alice.history(page).await.expect("a page").items.len(), entries);
     }
+    let mark = packet::publish::Action::SetMark(packet::SetMark { seq: max });
+    assert_eq!(alice.act(group, mark).await.expect("the head").seq, 2);
     let publish = |message_id, first_unanswered| Publish {
         conversation: max,
         message_id,
         first_unanswered,
         ..Publish::default()
     };
-    for (id, first) in [(max, 1), (max, max)] {
-        alice.publish_as(publish(id, first)).await.expect_err("refused");
+    for (id, first, reason) in [
+        (max, 1, Reason::IdSpanExceeded),
+        (max, max, Reason::UnknownConversation),
+        // The client has said itself that everything below is answered.
+        (3, 0, Reason::StaleId),
+    ] {
+        assert_eq!(alice.publish_as(publish(id, first)).await.expect_err("refused").reason, reason, "{id}, {first}");
     }
-    let mark = packet::publish::Action::SetMark(packet::SetMark { seq: max });
-    alice.act(group, mark).await.expect_err("the floor is where it was put, or the id is below it");
     world.user("bob").await.open_direct("alice").await;
 }
 
