@@ -85,6 +85,12 @@ impl Queue {
         self.filled.notify_one();
     }
 
+    /// Whether anything waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).ops.is_empty()
+    }
+
     /// Ends the commit thread once everything queued is done.
     pub fn stop(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
@@ -288,18 +294,34 @@ impl Commit {
         let mut is_busy = false;
         while self.queue.clone().take(&mut group, REOPEN_EVERY, is_busy) {
             is_busy = group.len() >= GATHER_FROM_OPS && turns(&group) >= GATHER_FROM_SESSIONS;
-            let now_ms = self.clock.now().0;
-            if self.health == Health::Failed && now_ms >= self.reopened_ms + REOPEN_EVERY.as_millis() as u64 {
-                self.reopened_ms = now_ms;
-                self.reopen();
-            }
-            self.retain(&mut group);
-            if !group.is_empty() {
-                self.group(&mut group, false);
-            }
+            self.turn(&mut group);
         }
+        self.close();
+    }
+
+    /// One turn without waiting, for whoever drives the broker by hand: what is queued, at most a group of it.
+    pub fn step(&mut self) {
+        let mut group = Vec::new();
+        self.queue.clone().take(&mut group, Duration::ZERO, false);
+        self.turn(&mut group);
+    }
+
+    /// Closes the log.
+    pub fn close(self) {
         if let Err(error) = self.log.close() {
             tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+
+    fn turn(&mut self, group: &mut Vec<Op>) {
+        let now_ms = self.clock.now().0;
+        if self.health == Health::Failed && now_ms >= self.reopened_ms + REOPEN_EVERY.as_millis() as u64 {
+            self.reopened_ms = now_ms;
+            self.reopen();
+        }
+        self.retain(group);
+        if !group.is_empty() {
+            self.group(group, false);
         }
     }
 

@@ -20,7 +20,6 @@ use tokio_util::io::poll_read_buf;
 use super::Shared;
 use super::pump::Live;
 use crate::auth::{Identity, TokenError};
-use crate::clock::unix_ms;
 use crate::routing::core::{Attach, Op};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::outbox::{Outbox, Reply};
@@ -165,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return self.session.close(Refusal::connection(Reason::Draining).retry_after(spread(1_000, 5_000)));
         }
-        let identity = match self.shared.authority.verify(&connect.token, unix_ms() / 1_000) {
+        let identity = match self.shared.authority.verify(&connect.token, self.shared.clock.unix_ms() / 1_000) {
             Ok(identity) => identity,
             Err(error) => return self.session.close(token_refusal(error)),
         };
@@ -212,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
                     connected.token_expires_in_ms =
-                        attaching.identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
+                        attaching.identity.expires.saturating_mul(1_000).saturating_sub(self.shared.clock.unix_ms());
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
                     let mut live =
                         Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);

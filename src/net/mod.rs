@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::{History, Segment};
+use crate::tasks::Tasks;
 
 /// What every connection shares with the rest of the broker.
 pub struct Shared {
@@ -35,6 +36,8 @@ pub struct Shared {
     pub authority: Authority,
     /// The clock.
     pub clock: Arc<Clock>,
+    /// Where reads of the disk are done.
+    pub tasks: Tasks,
     /// Wakes connections when something runs out.
     pub wheel: wheel::Wheel,
     /// The bounds of sessions.

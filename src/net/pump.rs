@@ -12,12 +12,10 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis, Seq};
-use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::connection::{grants, token_refusal};
 use crate::auth::Identity;
-use crate::clock::unix_ms;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
 use crate::routing::core::{Op, Publish, digest};
 use crate::routing::feed::{caught_up_item, head_item, item_for, progress_item};
@@ -28,6 +26,7 @@ use crate::routing::resume;
 use crate::routing::rows::{DeviceCursor, Kind};
 use crate::routing::stream::{Place, Ready};
 use crate::store::{PageLimit, Position};
+use crate::tasks::Task;
 
 /// How often a cursor leaves while items flow.
 const CURSOR_EVERY_MS: u64 = longwire_protocol::limits::CURSOR_MS;
@@ -44,7 +43,7 @@ pub(super) struct Live {
     bulk: Reader,
     /// The one job that is under way off the worker thread, or waits for it.
     jobs: VecDeque<Job>,
-    away: Option<JoinHandle<Done>>,
+    away: Option<Task<Done>>,
     /// Publishes of this turn, on their way to the commit thread.
     ops: Vec<Op>,
     published: Option<(MessageId, MessageId)>,
@@ -265,13 +264,14 @@ impl Live {
     }
 
     fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
-        let identity = shared.authority.verify(&refresh.token, unix_ms() / 1_000).map_err(token_refusal)?;
+        let identity =
+            shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
         if identity.user != self.identity.user || identity.device != self.identity.device {
             let refusal = Refusal::connection(Reason::Forbidden);
             return Err(refusal.because("the token is for another user or device"));
         }
         self.session.grants.store(Arc::new(grants(&identity)));
-        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
+        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = Arc::new(identity);
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
@@ -311,7 +311,7 @@ impl Live {
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
         }
-        if self.identity.expires <= unix_ms() / 1_000 {
+        if self.identity.expires <= shared.clock.unix_ms() / 1_000 {
             wire.close(token_refusal(crate::auth::TokenError::Expired));
         }
     }
@@ -416,7 +416,7 @@ impl Live {
                 }
                 *self.reader(lane) = Reader::Away;
                 let history = Arc::clone(&shared.history);
-                self.away = Some(tokio::task::spawn_blocking(move || {
+                self.away = Some(shared.tasks.run(move || {
                     let done = CatchUp::begin(&plan, Reads { history: &*history, may_block: true });
                     Done::Planned(lane, plan, done)
                 }));
@@ -472,7 +472,7 @@ impl Live {
                 *self.reader(lane) = Reader::Away;
                 let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
                 let room = wire.room(lane);
-                self.away = Some(tokio::task::spawn_blocking(move || {
+                self.away = Some(shared.tasks.run(move || {
                     let mut out = Vec::new();
                     let reads = Reads { history: &*history, may_block: true };
                     let express_sent = session.outbox.lock().express.sent();
@@ -548,7 +548,7 @@ impl Live {
                     match query::history(quick(shared), &visible, &request) {
                         Err(Miss::Disk) => {
                             let history = Arc::clone(&shared.history);
-                            self.away = Some(tokio::task::spawn_blocking(move || {
+                            self.away = Some(shared.tasks.run(move || {
                                 let reads = Reads { history: &*history, may_block: true };
                                 Done::History(id, query::history(reads, &visible, &request))
                             }));
@@ -559,7 +559,7 @@ impl Live {
                 Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
                     Err(Miss::Disk) => {
                         let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
-                        self.away = Some(tokio::task::spawn_blocking(move || {
+                        self.away = Some(shared.tasks.run(move || {
                             let reads = Reads { history: &*history, may_block: true };
                             Done::Resend { lane, n, item: read_again(reads, &session, place, max) }
                         }));

@@ -32,8 +32,7 @@ mod run;
 mod sealed_row;
 mod state_file;
 mod stats;
-#[cfg(test)]
-mod testing;
+pub mod testing;
 mod view;
 
 use std::sync::Arc;

@@ -42,8 +42,7 @@ enum Health {
 /// Who does the background work.
 enum Background {
     Thread(Option<JoinHandle<()>>),
-    /// Whoever calls [`RedbLog::work`]: for tests that shall run the same way every time.
-    #[cfg(test)]
+    /// Whoever calls [`RedbLog::work`]: for what shall run the same way every time.
     ByHand(Box<Builder>),
 }
 
@@ -99,16 +98,21 @@ impl RedbLog {
         })
     }
 
-    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
-    #[cfg(test)]
-    pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else, so that one seed decides
+    /// when.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
         let options = StoreOptions { pause: std::time::Duration::ZERO, ..options };
         Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
     }
 
-    /// Does a piece of background work; returns whether there may be more.
-    #[cfg(test)]
-    pub(crate) fn work(&mut self) -> Result<bool, ReadError> {
+    /// Does a piece of background work of a log that was opened by hand; returns whether there may be more.
+    ///
+    /// # Errors
+    /// When the piece failed; it is kept, and tried again by the next call.
+    pub fn work(&mut self) -> Result<bool, ReadError> {
         match &mut self.background {
             Background::ByHand(builder) => Ok(builder.step()? == super::builder::Work::Done),
             Background::Thread(_) => Ok(false),
