@@ -43,6 +43,8 @@ pub struct BrokerParts {
     pub accept: AcceptLimits,
     /// How long entries are kept.
     pub retention: Retention,
+    /// Bytes of rows of state held in memory, those not saved yet aside.
+    pub state_bytes_max: usize,
 }
 
 /// A running broker.
@@ -167,6 +169,7 @@ impl Broker {
         tracing::info!(
             operations = count(&self.counters.ops),
             frames = count(&self.counters.frames),
+            late_rows = count(&self.counters.late_rows),
             "stopped; each frame was one fsync"
         );
     }
@@ -191,8 +194,8 @@ impl Rooms {
     /// # Errors
     /// When the store cannot be read.
     pub fn new(parts: BrokerParts, time: Source, tasks: Tasks) -> Result<Self, ReadError> {
-        let BrokerParts { log, authority, limits, accept: _, retention } = parts;
-        let (state, dirty) = recover(&*log)?;
+        let BrokerParts { log, authority, limits, accept: _, retention, state_bytes_max } = parts;
+        let state = recover(&*log, state_bytes_max)?;
         let clock = Arc::new(Clock::new(time, log.birth_unix_ms(), log.tail_time()));
         let fed = Arc::new(AtomicU64::new(state.tail.0));
         let state = Arc::new(RwLock::new(state));
@@ -219,7 +222,6 @@ impl Rooms {
         let mut commit = Commit::new(Parts {
             log,
             state: Arc::clone(&state),
-            dirty,
             registry: Arc::clone(&registry),
             queue,
             clock,

@@ -3,6 +3,7 @@
 //! partial frame or bytes that the socket does not take yet own memory.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,11 +21,14 @@ use tokio_util::io::poll_read_buf;
 use super::Shared;
 use super::pump::Live;
 use crate::auth::{Identity, TokenError};
-use crate::routing::core::{Attach, Op};
+use crate::routing::core::{Attach, Op, rehearse_attach};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::outbox::{Outbox, Reply};
 use crate::routing::resume::{self, Wish};
+use crate::routing::state::{Want, load, read_blocking, try_read};
 use crate::routing::stream::Place;
+use crate::routing::view::Reader;
+use crate::store::ReadError;
 
 /// What one turn reads at most before others get theirs.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -146,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if let Stage::Live(live) = &mut self.stage {
-            live.flush_ops(&mut self.session, &self.shared);
+            live.flush_ops(&mut self.session, &self.shared, now);
         }
         Ok(())
     }
@@ -185,15 +189,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             0 => usize::MAX,
             max => (max as usize).max(ITEM_BYTES_MIN),
         };
+        let resumes = wish.start != packet::StartKind::Fresh;
         self.stage = Stage::Attaching(Box::new(Attaching { identity: Arc::new(identity), wish, item_bytes_max }));
-        self.shared.queue.push_one(Op::Attach(Box::new(attach)));
+        let look = move |rows: &Reader<'_>, attach: &Attach| {
+            rehearse_attach(rows, &attach.user, &attach.device, resumes);
+        };
+        if try_read(&self.shared.state, |rows| look(rows, &attach)).is_ok() {
+            return self.shared.queue.push_one(Op::Attach(Box::new(attach)));
+        }
+        let shared = Arc::clone(&self.shared);
+        drop(self.shared.tasks.run(move || match read_blocking(&shared.state, |rows| look(rows, &attach)) {
+            Ok(()) => shared.queue.push_one(Op::Attach(Box::new(attach))),
+            Err(error) => unreadable(&attach.outbox, &error),
+        }));
     }
 
     /// Takes what routing has answered.
     fn take_replies(&mut self, now: Millis) {
         let (mut replies, closing, goaway) = {
             let mut pending = self.outbox.lock();
-            (std::mem::take(&mut pending.replies), pending.closing.take(), pending.goaway.take())
+            let replies = if pending.is_loading { VecDeque::new() } else { std::mem::take(&mut pending.replies) };
+            (replies, pending.closing.take(), pending.goaway.take())
         };
         while let Some(reply) = replies.pop_front() {
             match reply {
@@ -203,10 +219,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Reply::Attached(attached) => {
                     let Stage::Attaching(attaching) = std::mem::replace(&mut self.stage, Stage::Gone) else { continue };
                     let mut connected = attached.connected.clone();
-                    let resumed = {
-                        let state = self.shared.state.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        connected.now = state.time.0;
-                        resume::resume(&state, &self.shared.segments, &attached, &attaching.wish, &mut connected)
+                    let resumed = try_read(&self.shared.state, |rows| {
+                        connected.now = rows.state().time.0;
+                        resume::resume(rows, &self.shared.segments, &attached, &attaching.wish, &mut connected)
+                    });
+                    let resumed = match resumed {
+                        Ok(resumed) => resumed,
+                        Err(cold) => {
+                            // Once more, when everything it looks at is loaded.
+                            self.stage = Stage::Attaching(attaching);
+                            replies.push_front(Reply::Attached(attached));
+                            self.take_up_later(std::mem::take(&mut replies), cold);
+                            break;
+                        }
                     };
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
@@ -234,6 +259,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(refusal) = closing {
             self.session.close(refusal);
         }
+    }
+
+    /// Puts replies back until what the first of them needs is loaded.
+    fn take_up_later(&mut self, replies: VecDeque<Reply>, cold: Vec<Want>) {
+        {
+            let mut pending = self.outbox.lock();
+            for reply in replies.into_iter().rev() {
+                pending.replies.push_front(reply);
+            }
+            pending.is_loading = true;
+        }
+        let (shared, outbox) = (Arc::clone(&self.shared), Arc::clone(&self.outbox));
+        drop(self.shared.tasks.run(move || {
+            let loaded = load(&shared.state, &cold);
+            outbox.lock().is_loading = false;
+            match loaded {
+                Ok(()) => outbox.wake(),
+                Err(error) => unreadable(&outbox, &error),
+            }
+        }));
     }
 
     /// Writes until the session has nothing to say or the socket takes no more.
@@ -365,6 +410,12 @@ impl<S> Drop for Connection<S> {
             Stage::Waiting | Stage::Gone => {}
         }
     }
+}
+
+/// The connection ends, since what it needs cannot be read.
+fn unreadable(outbox: &Outbox, error: &ReadError) {
+    tracing::error!(%error, "rows of state cannot be read");
+    outbox.close(Refusal::connection(Reason::Internal));
 }
 
 /// The refusal of a token.

@@ -11,25 +11,29 @@ use bytes::Bytes;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis, Seq};
+use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis, Seq, UserId};
 
 use super::Shared;
 use super::connection::{grants, token_refusal};
 use crate::auth::Identity;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
-use crate::routing::core::{Op, Publish, digest};
+use crate::routing::core::{Op, Publish, digest, rehearse};
 use crate::routing::feed::{caught_up_item, head_item, item_for, progress_item};
-use crate::routing::limits::{PROGRESS_POSITIONS, WATCHES_MAX};
+use crate::routing::limits::{PROGRESS_POSITIONS, USERS_MAX, WATCHES_MAX};
 use crate::routing::outbox::{Attached, Session};
 use crate::routing::query::{self, Visible};
 use crate::routing::resume;
 use crate::routing::rows::{DeviceCursor, Kind};
-use crate::routing::stream::{Place, Ready};
-use crate::store::{PageLimit, Position};
+use crate::routing::state::load;
+use crate::routing::stream::{Place, Ready, Turn};
+use crate::routing::view::Rows as _;
+use crate::store::{PageLimit, Position, ReadError};
 use crate::tasks::Task;
 
 /// How often a cursor leaves while items flow.
 const CURSOR_EVERY_MS: u64 = longwire_protocol::limits::CURSOR_MS;
+/// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
+const PREPARED_FOR_MS: u64 = 30_000;
 /// How often the broker stores where a device stands, while that moves.
 const STORE_CURSOR_EVERY_MS: u64 = 10_000;
 
@@ -44,8 +48,12 @@ pub(super) struct Live {
     /// The one job that is under way off the worker thread, or waits for it.
     jobs: VecDeque<Job>,
     away: Option<Task<Done>>,
-    /// Publishes of this turn, on their way to the commit thread.
+    /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     ops: Vec<Op>,
+    /// What the operations ahead of those look at is being loaded.
+    preparing: Option<Task<Vec<Op>>>,
+    /// Messages into this conversation needed no loading then.
+    prepared: Option<(ConversationId, Millis)>,
     published: Option<(MessageId, MessageId)>,
     item_bytes_max: usize,
     skips: bool,
@@ -70,8 +78,10 @@ struct CursorState {
 
 /// How a lane is read.
 enum Reader {
-    /// From the outbox; or what to read is still to be found out.
+    /// From the outbox.
     Idle,
+    /// There is something to read in the log; what is still to be found out.
+    Turning(Turning),
     /// What to read is known, where each conversation goes on is not.
     Planned(Plan),
     /// From the log.
@@ -80,9 +90,23 @@ enum Reader {
     Away,
 }
 
+/// A lane's turn through the log.
+struct Turning {
+    turn: Turn,
+    sent: Position,
+    is_express: bool,
+    skips: bool,
+}
+
+impl Turning {
+    fn plan(&self, reads: Reads<'_>, session: &Session) -> Result<Plan, Miss> {
+        reads.rows(|rows| Plan::new(rows, session, &self.turn, self.sent, self.is_express, self.skips))
+    }
+}
+
 /// What has to be read for a client.
 enum Job {
-    History(u64, packet::HistoryRequest),
+    Request(u64, request::Op),
     Resend { lane: Lane, n: u64, place: Place },
 }
 
@@ -90,7 +114,8 @@ enum Job {
 enum Done {
     Planned(Lane, Plan, Result<CatchUp, Miss>),
     Stepped(Lane, CatchUp, Vec<Ready>, Result<Step, Miss>),
-    History(u64, Result<query::Page, Miss>),
+    Failed(ReadError),
+    Answered(u64, Result<Answer, Miss>),
     Resend { lane: Lane, n: u64, item: Result<Bytes, Miss> },
 }
 
@@ -113,6 +138,8 @@ impl Live {
             jobs: VecDeque::new(),
             away: None,
             ops: Vec::new(),
+            preparing: None,
+            prepared: None,
             published: None,
             item_bytes_max,
             skips,
@@ -161,31 +188,70 @@ impl Live {
         self.published = Some(self.published.map_or((id, id), |(low, high)| (low.min(id), high.max(id))));
         let mark_countable = match &publish.action {
             Some(Action::SetMark(set)) => {
-                countable_at(shared, ConversationId(publish.conversation), Seq(set.seq)).unwrap_or(0)
+                countable_at(quick(shared), ConversationId(publish.conversation), Seq(set.seq)).ok()
             }
-            _ => 0,
+            _ => None,
         };
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);
         self.ops.push(Op::Publish(Publish { session, publish, digest, mark_countable }));
     }
 
-    /// Hands this turn's publishes to the commit thread, or refuses them all when its queue is full.
-    pub(super) fn flush_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
+    /// Hands this turn's operations to the commit thread, once what they look at is at hand: the commit thread shall not
+    /// wait for the disk.
+    pub(super) fn flush_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
         if let Some(published) = self.published {
             self.session.outbox.lock().published = Some(published);
         }
-        if !self.ops.is_empty() && !shared.queue.push(&mut self.ops) {
-            for op in self.ops.drain(..) {
-                match op {
-                    Op::Publish(publish) => {
-                        let id = MessageId(publish.publish.message_id);
-                        wire.refuse(Refusal::publish(id, Reason::Overloaded).retry_after(500));
-                    }
-                    other => shared.queue.push_one(other),
+        if self.ops.is_empty() || self.preparing.is_some() {
+            return;
+        }
+        if self.is_prepared(shared, now) {
+            return self.queue_ops(wire, shared);
+        }
+        let (shared_too, mut ops) = (Arc::clone(shared), std::mem::take(&mut self.ops));
+        self.preparing = Some(shared.tasks.run(move || {
+            prepare(&shared_too, &mut ops);
+            ops
+        }));
+    }
+
+    /// Queues the operations, or refuses them all when the queue is full.
+    fn queue_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
+        if self.ops.is_empty() || shared.queue.push(&mut self.ops) {
+            return;
+        }
+        for op in self.ops.drain(..) {
+            match op {
+                Op::Publish(publish) => {
+                    let id = MessageId(publish.publish.message_id);
+                    wire.refuse(Refusal::publish(id, Reason::Overloaded).retry_after(500));
                 }
+                other => shared.queue.push_one(other),
             }
         }
+    }
+
+    fn is_prepared(&mut self, shared: &Shared, now: Millis) -> bool {
+        let mut state = None;
+        for op in &self.ops {
+            let Op::Publish(publish) = op else { continue };
+            let conversation = ConversationId(publish.publish.conversation);
+            let is_message = publish.publish.action.is_none();
+            let was_prepared = |(known, then): (_, Millis)| known == conversation && now.since(then) < PREPARED_FOR_MS;
+            if is_message && self.prepared.is_some_and(was_prepared) {
+                continue;
+            }
+            let is_mark = matches!(publish.publish.action, Some(Action::SetMark(_)));
+            let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
+            if !rehearse(state, publish).is_empty() || (is_mark && publish.mark_countable.is_none()) {
+                return false;
+            }
+            if is_message {
+                self.prepared = Some((conversation, now));
+            }
+        }
+        true
     }
 
     fn acked(&mut self, express: Option<Place>, bulk: Option<Place>, shared: &Shared, now: Millis) {
@@ -210,57 +276,16 @@ impl Live {
 
     fn request(&mut self, request: packet::Request, wire: &mut BrokerSession<Place>, shared: &Shared) {
         let id = request.id;
-        let answered = {
-            let state = || shared.state.read().unwrap_or_else(PoisonError::into_inner);
-            match request.op {
-                Some(request::Op::History(history)) => {
-                    self.jobs.push_back(Job::History(id, history));
-                    return;
+        match request.op {
+            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared) {
+                Ok(answer) => {
+                    wire.respond(packet::Response { id, result: Some(response::Result::Refresh(answer)) });
                 }
-                Some(request::Op::Conversations(page)) => {
-                    Ok(response::Result::Conversations(query::conversations(&state(), &self.session, &page)))
-                }
-                Some(request::Op::Members(page)) => {
-                    query::members(&state(), &self.session, &page).map(response::Result::Members)
-                }
-                Some(request::Op::Users(users)) => {
-                    Ok(response::Result::Users(query::users(&shared.state, &self.session, &users)))
-                }
-                Some(request::Op::Watch(watch)) => self.watch(&watch, shared).map(response::Result::Watch),
-                Some(request::Op::Refresh(refresh)) => self.refresh(&refresh, shared).map(response::Result::Refresh),
-                None => Err(Refusal::connection(Reason::Unsupported)),
-            }
-        };
-        match answered {
-            Ok(result) => wire.respond(packet::Response { id, result: Some(result) }),
-            Err(refusal) => wire.refuse(Refusal { request: id, ..refusal }),
+                Err(refusal) => wire.refuse(Refusal { request: id, ..refusal }),
+            },
+            Some(op) => self.jobs.push_back(Job::Request(id, op)),
+            None => wire.refuse(Refusal { request: id, ..Refusal::connection(Reason::Unsupported) }),
         }
-    }
-
-    fn watch(&mut self, watch: &packet::WatchRequest, shared: &Shared) -> Result<packet::WatchAnswer, Refusal> {
-        let id = ConversationId(watch.conversation);
-        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
-        let unknown = || Refusal::connection(Reason::UnknownConversation);
-        let channel = state.conversation(id).filter(|c| c.kind == Kind::Channel).ok_or_else(unknown)?;
-        if !self.session.grants.load().read.admit(&channel.label) {
-            return Err(unknown());
-        }
-        let mut pending = self.session.outbox.lock();
-        if watch.stop {
-            pending.watching.retain(|watched| *watched != id);
-            drop(pending);
-            shared.registry.unwatch(id, &self.session);
-        } else {
-            if pending.watching.len() >= WATCHES_MAX && !pending.watching.contains(&id) {
-                return Err(Refusal::connection(Reason::QuotaExceeded));
-            }
-            if !pending.watching.contains(&id) {
-                pending.watching.push(id);
-            }
-            drop(pending);
-            shared.registry.watch(id, &self.session);
-        }
-        Ok(packet::WatchAnswer { head_seq: channel.head.seq.0 })
     }
 
     fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
@@ -333,9 +358,14 @@ impl Live {
             match std::mem::replace(self.reader(lane), Reader::Idle) {
                 Reader::Idle => match self.next_ready(is_express, &room, shared) {
                     Next::Ready(ready) => self.give(lane, ready, wire, now),
-                    Next::Turn(plan) => *self.reader(lane) = Reader::Planned(plan),
+                    Next::Turn(turning) => *self.reader(lane) = Reader::Turning(turning),
                     Next::Nothing => return,
                 },
+                Reader::Turning(turning) => {
+                    if !self.turn(lane, turning, wire, shared) {
+                        return;
+                    }
+                }
                 Reader::Away => {
                     *self.reader(lane) = Reader::Away;
                     return;
@@ -390,9 +420,41 @@ impl Live {
         };
         let sent = lane.sent();
         let skips = self.skips && pending.owes_caught_up[usize::from(!is_express)];
-        drop(pending);
-        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
-        Next::Turn(Plan::new(&state, &self.session, &turn, sent, is_express, skips))
+        Next::Turn(Turning { turn, sent, is_express, skips })
+    }
+
+    /// Finds out what a turn has to read. Returns whether the lane can go on at once.
+    fn turn(
+        &mut self,
+        lane: Lane,
+        turning: Turning,
+        wire: &mut BrokerSession<Place>,
+        shared: &Arc<Shared>,
+    ) -> bool {
+        match turning.plan(quick(shared), &self.session) {
+            Ok(plan) => {
+                *self.reader(lane) = Reader::Planned(plan);
+                true
+            }
+            Err(Miss::Disk) if self.away.is_some() => {
+                *self.reader(lane) = Reader::Turning(turning);
+                false
+            }
+            Err(Miss::Disk) => {
+                *self.reader(lane) = Reader::Away;
+                let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                self.away = Some(shared.tasks.run(move || match turning.plan(blocking(&shared_too), &session) {
+                    Ok(plan) => {
+                        let begun = CatchUp::begin(&plan, blocking(&shared_too));
+                        Done::Planned(lane, plan, begun)
+                    }
+                    Err(Miss::Failed(error)) => Done::Failed(error),
+                    Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
+                }));
+                false
+            }
+            Err(Miss::Failed(error)) => fail(wire, &error),
+        }
     }
 
     /// Takes over what a plan led to. Returns whether the lane can go on at once.
@@ -415,9 +477,9 @@ impl Live {
                     return false;
                 }
                 *self.reader(lane) = Reader::Away;
-                let history = Arc::clone(&shared.history);
+                let shared_too = Arc::clone(shared);
                 self.away = Some(shared.tasks.run(move || {
-                    let done = CatchUp::begin(&plan, Reads { history: &*history, may_block: true });
+                    let done = CatchUp::begin(&plan, blocking(&shared_too));
                     Done::Planned(lane, plan, done)
                 }));
                 false
@@ -470,13 +532,12 @@ impl Live {
                     return false;
                 }
                 *self.reader(lane) = Reader::Away;
-                let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
+                let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
                 let room = wire.room(lane);
                 self.away = Some(shared.tasks.run(move || {
                     let mut out = Vec::new();
-                    let reads = Reads { history: &*history, may_block: true };
                     let express_sent = session.outbox.lock().express.sent();
-                    let step = catch_up.step(reads, &session, &mut room_left(&room), express_sent, &mut out);
+                    let step = catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
                     Done::Stepped(lane, catch_up, out, step)
                 }));
                 false
@@ -501,6 +562,20 @@ impl Live {
         shared: &Arc<Shared>,
         now: Millis,
     ) {
+        while let Some(preparing) = &mut self.preparing {
+            let Poll::Ready(prepared) = Pin::new(preparing).poll(context) else { break };
+            self.preparing = None;
+            let Ok(ops) = prepared else { return wire.close(Refusal::connection(Reason::Internal)) };
+            let behind = std::mem::replace(&mut self.ops, ops);
+            if shared.queue.push(&mut self.ops) {
+                self.ops = behind;
+                self.flush_ops(wire, shared, now);
+            } else {
+                // What came behind goes the same way, or it would overtake.
+                self.ops.extend(behind);
+                self.queue_ops(wire, shared);
+            }
+        }
         while let Some(away) = &mut self.away {
             let Poll::Ready(done) = Pin::new(away).poll(context) else { return };
             self.away = None;
@@ -513,7 +588,8 @@ impl Live {
                     *self.reader(lane) = Reader::Idle;
                     self.stepped(lane, catch_up, out, step, wire, shared, now);
                 }
-                Ok(Done::History(id, page)) => answer_history(id, page, wire),
+                Ok(Done::Failed(error)) => drop(fail(wire, &error)),
+                Ok(Done::Answered(id, answer)) => respond(id, answer, wire),
                 Ok(Done::Resend { lane, n, item }) => resend(lane, n, item, wire, now),
                 Err(_) => wire.close(Refusal::connection(Reason::Internal)),
             }
@@ -533,35 +609,20 @@ impl Live {
         {
             let max = self.item_bytes_max;
             match job {
-                Job::History(id, request) => {
-                    let visible = {
-                        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
-                        Visible::of(&state, &self.session, ConversationId(request.conversation))
-                    };
-                    let visible = match visible {
-                        Ok(visible) => visible,
-                        Err(refusal) => {
-                            wire.refuse(Refusal { request: id, ..refusal });
-                            continue;
-                        }
-                    };
-                    match query::history(quick(shared), &visible, &request) {
-                        Err(Miss::Disk) => {
-                            let history = Arc::clone(&shared.history);
-                            self.away = Some(shared.tasks.run(move || {
-                                let reads = Reads { history: &*history, may_block: true };
-                                Done::History(id, query::history(reads, &visible, &request))
-                            }));
-                        }
-                        page => answer_history(id, page, wire),
+                Job::Request(id, op) => match answer(shared, &self.session, &op, quick(shared)) {
+                    Err(Miss::Disk) => {
+                        let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                        self.away = Some(shared.tasks.run(move || {
+                            Done::Answered(id, answer(&shared_too, &session, &op, blocking(&shared_too)))
+                        }));
                     }
-                }
+                    answer => respond(id, answer, wire),
+                },
                 Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
                     Err(Miss::Disk) => {
-                        let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
+                        let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
                         self.away = Some(shared.tasks.run(move || {
-                            let reads = Reads { history: &*history, may_block: true };
-                            Done::Resend { lane, n, item: read_again(reads, &session, place, max) }
+                            Done::Resend { lane, n, item: read_again(blocking(&shared_too), &session, place, max) }
                         }));
                     }
                     item => resend(lane, n, item, wire, now),
@@ -601,10 +662,12 @@ impl Live {
         self.cursor.owed.then(|| self.cursor.sent_at.after(CURSOR_EVERY_MS))
     }
 
-    /// The connection is over.
+    /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.
     pub(super) fn end(self, shared: &Shared) {
         for op in self.ops {
-            shared.queue.push_one(op);
+            if self.preparing.is_none() || !matches!(op, Op::Publish(_)) {
+                shared.queue.push_one(op);
+            }
         }
         let cursor = self.cursor.moved.then_some(self.cursor.acked);
         shared.queue.push_one(Op::Detach(self.session, cursor));
@@ -613,13 +676,41 @@ impl Live {
 
 enum Next {
     Ready(Ready),
-    Turn(Plan),
+    Turn(Turning),
     Nothing,
 }
 
 /// Reads that never block.
 fn quick(shared: &Shared) -> Reads<'_> {
-    Reads { history: &*shared.history, may_block: false }
+    Reads { history: &*shared.history, state: &shared.state, may_block: false }
+}
+
+/// Reads that may block on the disk.
+fn blocking(shared: &Shared) -> Reads<'_> {
+    Reads { may_block: true, ..quick(shared) }
+}
+
+/// Loads what operations look at. What cannot be read, the commit thread finds out and refuses.
+fn prepare(shared: &Shared, ops: &mut [Op]) {
+    for op in ops {
+        let Op::Publish(publish) = op else { continue };
+        if let Some(Action::SetMark(set)) = &publish.publish.action
+            && publish.mark_countable.is_none()
+        {
+            let conversation = ConversationId(publish.publish.conversation);
+            publish.mark_countable = countable_at(blocking(shared), conversation, Seq(set.seq)).ok();
+        }
+        loop {
+            let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
+            if cold.is_empty() {
+                break;
+            }
+            if let Err(error) = load(&shared.state, &cold) {
+                tracing::error!(%error, "rows of state cannot be read");
+                break;
+            }
+        }
+    }
 }
 
 fn room_left(room: &longwire_protocol::Room) -> Room {
@@ -633,9 +724,96 @@ fn fail(wire: &mut BrokerSession<Place>, error: &crate::store::ReadError) -> boo
     false
 }
 
-fn answer_history(id: u64, page: Result<query::Page, Miss>, wire: &mut BrokerSession<Place>) {
-    match page {
-        Ok(page) => wire.respond_history(id, &page.items, page.next.0, page.head.0),
+/// The answer to a request.
+enum Answer {
+    Result(response::Result),
+    History(query::Page),
+    Refused(Refusal),
+}
+
+impl<T> From<Result<T, Refusal>> for Answer
+where
+    Answer: From<T>,
+{
+    fn from(result: Result<T, Refusal>) -> Self {
+        result.map_or_else(Self::Refused, Self::from)
+    }
+}
+
+impl From<response::Result> for Answer {
+    fn from(result: response::Result) -> Self {
+        Self::Result(result)
+    }
+}
+
+/// Answers a request from the state and the log.
+fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Reads<'_>) -> Result<Answer, Miss> {
+    Ok(match op {
+        request::Op::History(request) => {
+            match reads.rows(|rows| Visible::of(rows, session, ConversationId(request.conversation)))? {
+                Ok(visible) => Answer::History(query::history(reads, &visible, request)?),
+                Err(refusal) => Answer::Refused(refusal),
+            }
+        }
+        request::Op::Conversations(request) => {
+            let page = reads.rows(|rows| query::conversations(rows, session, request))?;
+            Answer::Result(response::Result::Conversations(page))
+        }
+        request::Op::Members(request) => {
+            let page = reads.rows(|rows| query::members(rows, session, request))?;
+            page.map(response::Result::Members).into()
+        }
+        request::Op::Users(request) => {
+            // Anew for each, since each may cost a walk over all conversations of one of the two.
+            let named = |user: &u64| reads.rows(|rows| query::user(rows, session, UserId(*user)));
+            let users: Vec<_> = request.users.iter().take(USERS_MAX).map(named).collect::<Result<_, _>>()?;
+            let users = users.into_iter().flatten().collect();
+            Answer::Result(response::Result::Users(packet::UsersPage { users }))
+        }
+        request::Op::Watch(request) => {
+            reads.rows(|rows| watch(shared, session, request, rows))?.map(response::Result::Watch).into()
+        }
+        request::Op::Refresh(_) => Answer::Refused(Refusal::connection(Reason::Unsupported)),
+    })
+}
+
+/// Watches a channel, or ceases to. The rows are held meanwhile, so that nothing comes in between the head that is
+/// answered and the first entry that is sent.
+fn watch(
+    shared: &Shared,
+    session: &Arc<Session>,
+    request: &packet::WatchRequest,
+    rows: &crate::routing::view::Reader<'_>,
+) -> Result<packet::WatchAnswer, Refusal> {
+    let id = ConversationId(request.conversation);
+    let unknown = || Refusal::connection(Reason::UnknownConversation);
+    let channel = rows.conversation(id).filter(|c| c.kind == Kind::Channel).ok_or_else(unknown)?;
+    if !session.grants.load().read.admit(&channel.label) {
+        return Err(unknown());
+    }
+    let mut pending = session.outbox.lock();
+    if request.stop {
+        pending.watching.retain(|watched| *watched != id);
+        drop(pending);
+        shared.registry.unwatch(id, session);
+    } else {
+        if pending.watching.len() >= WATCHES_MAX && !pending.watching.contains(&id) {
+            return Err(Refusal::connection(Reason::QuotaExceeded));
+        }
+        if !pending.watching.contains(&id) {
+            pending.watching.push(id);
+        }
+        drop(pending);
+        shared.registry.watch(id, session);
+    }
+    Ok(packet::WatchAnswer { head_seq: channel.head.seq.0 })
+}
+
+fn respond(id: u64, answer: Result<Answer, Miss>, wire: &mut BrokerSession<Place>) {
+    match answer {
+        Ok(Answer::Result(result)) => wire.respond(packet::Response { id, result: Some(result) }),
+        Ok(Answer::History(page)) => wire.respond_history(id, &page.items, page.next.0, page.head.0),
+        Ok(Answer::Refused(refusal)) => wire.refuse(Refusal { request: id, ..refusal }),
         Err(Miss::Failed(error)) => drop(fail(wire, &error)),
         Err(Miss::Disk) => wire.close(Refusal::connection(Reason::Internal)),
     }
@@ -670,11 +848,11 @@ fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usiz
     })
 }
 
-/// The countable entries up to a seq, for a mark. Reads one entry, from the disk if need be.
-fn countable_at(shared: &Shared, conversation: ConversationId, seq: Seq) -> Option<u64> {
-    let reads = Reads { history: &*shared.history, may_block: true };
+/// The countable entries up to a seq, for a mark; 0 where there is no such entry.
+fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<u64, Miss> {
     let one = PageLimit { entries: 1, bytes: usize::MAX };
-    reads.range(conversation, seq, seq, false, one).ok()?.first().map(|entry| entry.countable)
+    let page = reads.range(conversation, seq, seq, false, one)?;
+    Ok(page.first().map_or(0, |entry| entry.countable))
 }
 
 fn current_segment(shared: &Shared) -> crate::store::SegmentId {

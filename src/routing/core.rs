@@ -15,7 +15,7 @@ use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::change::Change;
-use super::fold::{Body, fold_change, fold_entry, next_id, next_id_named};
+use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::grants::Grants;
 use super::limits::{
     CHANNEL_NAME_BYTES_MAX, CONVERSATIONS_MAX, DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, MEMBERS_MAX,
@@ -23,8 +23,9 @@ use super::limits::{
 };
 use super::outbox::{Attached, Outbox, Session};
 use super::rows::{Conversation, Counted, DeviceCursor, Kind, partition, partition_of_name};
-use super::state::{View, is_countable};
-use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
+use super::state::{State, Want};
+use super::view::{Overlay, Reader, Rows as _, View};
+use crate::store::{EntryMeta, FrameBuilder, Origin, Position, SegmentId};
 
 /// What the commit thread is asked to do.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ pub struct Publish {
     pub publish: packet::Publish,
     /// See [`digest`].
     pub digest: u64,
-    /// For a mark: the countable entries up to it.
-    pub mark_countable: u64,
+    /// For a mark: the countable entries up to it; `None` while they are not looked up.
+    pub mark_countable: Option<u64>,
 }
 
 /// What is to be done once the frame is committed.
@@ -118,6 +119,48 @@ pub fn digest(publish: &packet::Publish) -> u64 {
     }
     let bare = packet::Publish { message_id: 0, first_unanswered: 0, ..publish.clone() };
     xxh3_64_with_seed(&bare.encode_to_vec(), seed)
+}
+
+/// What of the saved state is cold and will be looked at when `publish` is decided and fed. Loaded before it is queued,
+/// so that the commit thread does not wait for the disk. Costs a few lookups for a message, a trial run for the rest.
+#[must_use]
+pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
+    let (session, publish) = (&op.session, &op.publish);
+    let conversation = ConversationId(publish.conversation);
+    let rows = Reader::new(state);
+    let _ = (rows.device(session.device), rows.member(conversation, session.user));
+    if rows.conversation(conversation).is_some_and(|c| matches!(c.kind, Kind::Group | Kind::Channel)) {
+        let _ = rows.members(conversation);
+    }
+    let mut cold = rows.into_cold();
+    if publish.action.is_some() {
+        let mut overlay = Overlay::default();
+        let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), state.time);
+        let view = View::rehearsal(state, &mut overlay);
+        let mut turn = Turn { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
+        let _ = turn.append(session, publish.clone(), op.digest, 0);
+        cold.extend(turn.view.into_cold());
+    }
+    cold
+}
+
+/// Looks at all that attaching a device looks at, so that it is known to be at hand; and, where the session `resumes`, at
+/// what it starts from.
+pub fn rehearse_attach(rows: &Reader<'_>, user: &str, device: &str, resumes: bool) {
+    let Some(id) = rows.user_named(user) else {
+        let id = next_id_named(rows, Counted::Users, user);
+        let _ = (rows.user(UserId(id)), next_id(rows, Counted::Conversations, partition(id)));
+        let _ = next_id(rows, Counted::Devices, partition(id));
+        return;
+    };
+    let _ = rows.user(id);
+    match rows.device_named(id, device) {
+        Some(device) => drop(rows.device(device)),
+        None => drop(next_id(rows, Counted::Devices, partition(id.0))),
+    }
+    for conversation in rows.duties(id).iter().filter(|_| resumes) {
+        let _ = (rows.duty(id, *conversation), rows.conversation(*conversation), rows.member(*conversation, id));
+    }
 }
 
 /// Why an operation is not done, before it is known about which publish.
@@ -217,8 +260,8 @@ impl Core {
 
     fn try_attach(&mut self, attach: Attach, turn: &mut Turn<'_, '_>) -> Result<(), Refusal> {
         // Everything that can be refused is refused before anything is drafted, or the older session touched.
-        let user = turn.view.user_named(&attach.user).copied();
-        let device = user.and_then(|user| turn.view.device_named(user, &attach.device).copied());
+        let user = turn.view.user_named(&attach.user);
+        let device = user.and_then(|user| turn.view.device_named(user, &attach.device));
         let row = device.and_then(|device| turn.view.device(device)).cloned();
         let stored = row.as_ref().map_or(Incarnation(0), |row| row.incarnation);
         if attach.incarnation.is_some() && attach.incarnation < stored {
@@ -323,7 +366,7 @@ impl Core {
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
-            Ok(None) => turn.append(&session, publish, digest, mark_countable),
+            Ok(None) => turn.append(&session, publish, digest, mark_countable.unwrap_or(0)),
             Err(no) => Err(no),
         };
         fence.open.close(id);
@@ -469,8 +512,8 @@ impl Turn<'_, '_> {
 
     fn open_direct(&mut self, session: &Session, ticket: &Ticket, name: &str) -> Result<PublishAck, No> {
         valid_user_name(name)?;
-        let other = self.view.user_named(name).copied();
-        let known = other.and_then(|other| self.view.direct(session.user, other).copied());
+        let other = self.view.user_named(name);
+        let known = other.and_then(|other| self.view.direct(session.user, other));
         if let Some(conversation) = known {
             return Ok(self.answered(ticket, conversation, true));
         }
@@ -509,7 +552,7 @@ impl Turn<'_, '_> {
         self.change(&Change::ConversationCreated { conversation, kind: Kind::Group, label, pair });
         self.membership(session, conversation, None, session.user, Role::Owner);
         for name in &create.users {
-            let user = match self.view.user_named(name).copied() {
+            let user = match self.view.user_named(name) {
                 Some(user) => user,
                 None => self.create_user(name),
             };
@@ -526,7 +569,7 @@ impl Turn<'_, '_> {
         if !session.grants.load().read.admit(name) && !session.grants.load().publish.admit(name) {
             return Err(No(Reason::UnknownConversation, ""));
         }
-        if let Some(conversation) = self.view.channel(name).copied() {
+        if let Some(conversation) = self.view.channel(name) {
             return Ok(self.answered(ticket, conversation, true));
         }
         let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition_of_name(name)));
@@ -579,7 +622,7 @@ impl Turn<'_, '_> {
         valid_user_name(&set.user)?;
         let role = Role::try_from(set.role).map_err(|_| No(Reason::InvalidArgument, "no such role"))?;
         let own = self.role(session, id);
-        let user = self.view.user_named(&set.user).copied();
+        let user = self.view.user_named(&set.user);
         let was = user.and_then(|u| self.view.member(id, u)).map_or(Role::None, super::rows::Member::role);
         // An admin decides about members; what concerns admins and owners is the owner's.
         let highest = was.max_with(role);

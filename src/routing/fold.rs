@@ -11,7 +11,7 @@ use super::rows::{
     Conversation, Counted, Crossing, Device, Duty, Head, Interval, Kept, Key, Kind, Member, Row, User, partition,
     partition_of_name,
 };
-use super::state::View;
+use super::view::{Rows, View};
 use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
 
 /// What the fold needs of an entry's contents.
@@ -67,6 +67,12 @@ impl Body {
             _ => plain,
         })
     }
+}
+
+/// Whether entries of this kind count as unread.
+#[must_use]
+pub fn is_countable(kind: EntryKind) -> bool {
+    kind == EntryKind::Message
 }
 
 /// Folds a committed frame into the draft.
@@ -376,19 +382,19 @@ fn count_conversation(view: &mut View<'_>, user: UserId, by: i32) {
 
 fn count(view: &mut View<'_>, counted: Counted, id: u64) {
     let partition = partition(id);
-    let n = view.counter(counted, partition).copied().unwrap_or(0).max(id / PARTITIONS);
+    let n = view.counter(counted, partition).max(id / PARTITIONS);
     view.put(Key::Counter(counted, partition), Some(Row::Counter(n)));
 }
 
 /// The next free id in a partition.
 #[must_use]
-pub fn next_id(view: &View<'_>, counted: Counted, partition: u16) -> u64 {
-    let n = view.counter(counted, partition).copied().unwrap_or(0) + 1;
+pub fn next_id(rows: &impl Rows, counted: Counted, partition: u16) -> u64 {
+    let n = rows.counter(counted, partition) + 1;
     n * PARTITIONS + u64::from(partition)
 }
 
 /// The next free id in the partition of a name.
 #[must_use]
-pub fn next_id_named(view: &View<'_>, counted: Counted, name: &str) -> u64 {
-    next_id(view, counted, partition_of_name(name))
+pub fn next_id_named(rows: &impl Rows, counted: Counted, name: &str) -> u64 {
+    next_id(rows, counted, partition_of_name(name))
 }

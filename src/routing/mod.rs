@@ -18,3 +18,4 @@ pub mod resume;
 pub mod rows;
 pub mod state;
 pub mod stream;
+pub mod view;

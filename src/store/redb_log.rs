@@ -21,7 +21,7 @@ use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
 use super::stats::Written;
 use super::view::View;
-use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
+use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta};
 
 /// Memtables that may wait for the background thread, the one that it works on included.
 const SEALED_MAX: usize = 2;
@@ -326,10 +326,14 @@ impl Log for RedbLog {
         self.tail_time
     }
 
-    fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError> {
-        let Progress { applied, applied_commit, .. } = self.state.rows(row)?;
+    fn applied(&self) -> Result<Position, ReadError> {
+        let Progress { applied, applied_commit, .. } = self.state.load()?.progress;
         *self.state_read.lock().unwrap_or_else(PoisonError::into_inner) = Some((applied, applied_commit));
         Ok(applied)
+    }
+
+    fn saved(&self) -> Arc<dyn SavedState> {
+        Arc::clone(&self.state) as Arc<dyn SavedState>
     }
 
     fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
@@ -394,8 +398,8 @@ impl Log for RedbLog {
         Ok(())
     }
 
-    fn is_settled(&self) -> bool {
-        self.desk.unfinished() == 0
+    fn unsaved_seals(&self) -> usize {
+        self.desk.unfinished()
     }
 
     fn is_seal_due(&self) -> bool {
