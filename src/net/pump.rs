@@ -424,13 +424,7 @@ impl Live {
     }
 
     /// Finds out what a turn has to read. Returns whether the lane can go on at once.
-    fn turn(
-        &mut self,
-        lane: Lane,
-        turning: Turning,
-        wire: &mut BrokerSession<Place>,
-        shared: &Arc<Shared>,
-    ) -> bool {
+    fn turn(&mut self, lane: Lane, turning: Turning, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>) -> bool {
         match turning.plan(quick(shared), &self.session) {
             Ok(plan) => {
                 *self.reader(lane) = Reader::Planned(plan);
@@ -537,7 +531,8 @@ impl Live {
                 self.away = Some(shared.tasks.run(move || {
                     let mut out = Vec::new();
                     let express_sent = session.outbox.lock().express.sent();
-                    let step = catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
+                    let step =
+                        catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
                     Done::Stepped(lane, catch_up, out, step)
                 }));
                 false
@@ -621,8 +616,10 @@ impl Live {
                 Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
                     Err(Miss::Disk) => {
                         let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
-                        self.away = Some(shared.tasks.run(move || {
-                            Done::Resend { lane, n, item: read_again(blocking(&shared_too), &session, place, max) }
+                        self.away = Some(shared.tasks.run(move || Done::Resend {
+                            lane,
+                            n,
+                            item: read_again(blocking(&shared_too), &session, place, max),
                         }));
                     }
                     item => resend(lane, n, item, wire, now),

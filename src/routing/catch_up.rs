@@ -157,7 +157,14 @@ impl Plan {
     /// Looks up, in the state, what a turn has to read. `skips` says that this is the backlog of a connect in mode
     /// *skip*.
     #[must_use]
-    pub fn new(rows: &Reader<'_>, session: &Session, turn: &Turn, sent: Position, is_express: bool, skips: bool) -> Self {
+    pub fn new(
+        rows: &Reader<'_>,
+        session: &Session,
+        turn: &Turn,
+        sent: Position,
+        is_express: bool,
+        skips: bool,
+    ) -> Self {
         let target = turn.target.unwrap_or(rows.state().tail).max(sent);
         let mut plan = Self { target, sent, candidates: Vec::new(), marks: Vec::new(), skips };
         let watching = session.outbox.lock().watching.clone();
@@ -168,8 +175,7 @@ impl Plan {
                 all.for_each(|conversation| plan.consider(rows, session, conversation, is_express, &watching));
             }
             News::Of(news) => {
-                news.iter()
-                    .for_each(|conversation| plan.consider(rows, session, *conversation, is_express, &watching));
+                news.iter().for_each(|conversation| plan.consider(rows, session, *conversation, is_express, &watching));
             }
         }
         if is_express && turn.marks {

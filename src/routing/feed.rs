@@ -132,7 +132,8 @@ impl Recipients<'_> {
             let member = rows.member(self.entry.conversation, user);
             let duty = rows.duty(user, self.entry.conversation);
             let is_cold = rows.cold() > 0;
-            let is_due = member.is_some_and(|m| m.sees(self.entry.seq)) && duty.is_some_and(|d| self.entry.seq > d.since);
+            let is_due =
+                member.is_some_and(|m| m.sees(self.entry.seq)) && duty.is_some_and(|d| self.entry.seq > d.since);
             if (is_due || is_cold) && self.is_readable(session) {
                 let joined = duty.map_or(Position(0), |duty| duty.joined);
                 let is_express = self.conversation.kind.is_express();

@@ -166,7 +166,7 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
     match change {
         Change::UserCreated { user, name, inbox } => {
             let row = User { name: name.clone(), inbox: *inbox, devices: 0, conversations: 0 };
-            view.put(Key::User(*user), Some(Row::User(row)));
+            view.create(Key::User(*user), Row::User(row));
             view.put(Key::UserName(name.clone()), Some(Row::UserName(*user)));
             count(view, Counted::Users, user.0);
             create(view, *inbox, Kind::Inbox, "", (*user, *user));
@@ -291,7 +291,7 @@ fn raise_floor(device: &mut Device, floor: MessageId) {
 
 fn create(view: &mut View<'_>, conversation: ConversationId, kind: Kind, label: &str, pair: (UserId, UserId)) {
     let row = Conversation { kind, label: label.into(), pair, head: Head::default(), members: 0 };
-    view.put(Key::Conversation(conversation), Some(Row::Conversation(row)));
+    view.create(Key::Conversation(conversation), Row::Conversation(row));
     count(view, Counted::Conversations, conversation.0);
 }
 

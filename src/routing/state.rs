@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, LogTime, PARTITIONS, UserId};
 
 use super::rows::{Key, Row, partition};
@@ -84,11 +85,14 @@ impl std::fmt::Debug for Beneath {
     }
 }
 
+/// Keys are hashed by the dozen for each message.
+type Table<K, T> = HashMap<K, Slot<T>, RandomState>;
+
 #[derive(Debug, Default)]
 struct Shard {
-    rows: HashMap<Key, Slot<Option<Row>>>,
-    members: HashMap<ConversationId, Slot<BTreeSet<UserId>>>,
-    duties: HashMap<UserId, Slot<BTreeSet<ConversationId>>>,
+    rows: Table<Key, Option<Row>>,
+    members: Table<ConversationId, BTreeSet<UserId>>,
+    duties: Table<UserId, BTreeSet<ConversationId>>,
     bytes: usize,
 }
 
@@ -116,7 +120,7 @@ impl<T> Slot<T> {
     }
 }
 
-fn look<'a, K: Eq + Hash, T>(slots: &'a HashMap<K, Slot<T>>, key: &K) -> Option<&'a T> {
+fn look<'a, K: Eq + Hash, T>(slots: &'a Table<K, T>, key: &K) -> Option<&'a T> {
     slots.get(key).map(Slot::touch)
 }
 
@@ -322,6 +326,17 @@ impl State {
         if is_new {
             self.grow(key.partition(), ID_BYTES);
         }
+    }
+
+    /// What is new begins with an empty list: nothing is saved that could be loaded.
+    pub(super) fn begin_list(&mut self, key: &Key) {
+        let shard = self.shard_mut(key.partition());
+        match key {
+            Key::User(id) => drop(shard.duties.insert(*id, Slot::new(BTreeSet::new(), 0))),
+            Key::Conversation(id) => drop(shard.members.insert(*id, Slot::new(BTreeSet::new(), 0))),
+            _ => return,
+        }
+        self.grow(key.partition(), ROW_BYTES);
     }
 
     /// Takes in a list that was loaded. What changed since the last save is in memory, and added.

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use elsa::FrozenMap;
+use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
 
 use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Row, User};
@@ -137,7 +138,9 @@ impl Rows for Reader<'_> {
 /// The rows that one group changed, drafted over the state.
 #[derive(Default)]
 pub struct Overlay {
-    rows: HashMap<Key, Option<Row>>,
+    rows: HashMap<Key, Option<Row>, RandomState>,
+    /// Users and conversations that there were not before.
+    created: Vec<Key>,
     /// Rows that were cold when the group came to them, as they are saved.
     late: FrozenMap<Key, Box<Option<Row>>>,
     failed: RefCell<Option<ReadError>>,
@@ -173,12 +176,14 @@ impl Overlay {
 
     /// Forgets the draft: the group was not committed.
     pub fn clear(&mut self) {
-        *self = Self { rows: std::mem::take(&mut self.rows), ..Self::default() };
-        self.rows.clear();
+        *self = Self::default();
     }
 
     /// Puts the draft into the state: the group is committed, or changed nothing.
     pub fn merge(&mut self, state: &mut State) {
+        for key in self.created.drain(..) {
+            state.begin_list(&key);
+        }
         for (key, row) in self.rows.drain() {
             state.put(key, row);
         }
@@ -269,6 +274,12 @@ impl<'a> View<'a> {
     /// Drafts a row in place of what is there; `None` removes it.
     pub fn put(&mut self, key: Key, row: Option<Row>) {
         self.overlay.rows.insert(key, row);
+    }
+
+    /// Drafts the row of a user or conversation that there was not before.
+    pub fn create(&mut self, key: Key, row: Row) {
+        self.overlay.created.push(key.clone());
+        self.put(key, Some(row));
     }
 
     /// Drafts a change of the row under `key`, if there is one.

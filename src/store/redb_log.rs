@@ -21,7 +21,9 @@ use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
 use super::stats::Written;
 use super::view::View;
-use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta};
+use super::{
+    AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta,
+};
 
 /// Memtables that may wait for the background thread, the one that it works on included.
 const SEALED_MAX: usize = 2;
