@@ -12,7 +12,8 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{LogTime, SessionNumber};
 
 use crate::clock::Clock;
-use crate::routing::core::{Core, Effect, Op, Turn};
+use crate::routing::core::{Core, Effect, Op};
+use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
 use crate::routing::outbox::{Outbox, Reply};
 use crate::routing::registry::Registry;
@@ -370,12 +371,12 @@ impl Commit {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let view = View::new(&state, &mut self.overlay);
             let now_ms = self.clock.now().0;
-            let mut turn = Turn { view, frame: &mut frame, effects: &mut effects, now_ms, writable };
+            let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms, writable };
             if crosses {
-                Core::cross(&mut turn);
+                draft.cross();
             }
             for op in ops.drain(..) {
-                self.core.decide(op, &mut turn);
+                self.core.decide(op, &mut draft);
             }
         }
         self.counters.late_rows.fetch_add(self.overlay.late() as u64, Ordering::Relaxed);

@@ -10,9 +10,10 @@ use longwire_protocol::{ConversationId, Seq};
 
 use super::feed::{head_item, item_for, mark_item};
 use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
+use super::loading::{read_blocking, try_read};
 use super::outbox::Session;
 use super::rows::Kind;
-use super::state::{State, read_blocking, try_read};
+use super::state::State;
 use super::stream::{News, Place, Ready, Turn};
 use super::view::{Reader, Rows as _};
 use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};

@@ -10,10 +10,11 @@ use longwire_protocol::{ConversationId, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
+use super::loading::load;
 use super::outbox::{Pending, Session};
 use super::registry::Registry;
 use super::rows::{Conversation, Kind};
-use super::state::{State, load};
+use super::state::State;
 use super::stream::{Place, Ready};
 use super::view::{Reader, Rows as _};
 use crate::store::{Frame, Position, Record, StoredEntry};

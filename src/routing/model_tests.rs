@@ -10,12 +10,15 @@ use longwire_protocol::packet::{self, PublishAck, Role};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber};
 
-use super::core::{Attach, Core, Effect, Op, Publish, Turn, digest, rehearse, rehearse_attach};
+use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::draft::Draft;
 use super::fold::fold_frame;
 use super::grants::Grants;
+use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
+use super::rehearsal::{rehearse, rehearse_attach};
 use super::rows::{Key, Row};
-use super::state::{State, load, read_blocking};
+use super::state::State;
 use super::view::{Overlay, Reader, Rows as _, View};
 use crate::store::{Frame, FrameBuilder, Log as _, MemoryLog, Position};
 
@@ -100,9 +103,9 @@ impl World {
         }
         let mut state = self.state.write().expect("unpoisoned");
         let view = View::new(&state, &mut self.overlay);
-        let mut turn = Turn { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
+        let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
         for op in ops {
-            self.core.decide(op, &mut turn);
+            self.core.decide(op, &mut draft);
         }
         assert!(!rehearses || self.overlay.late() == 0, "what was rehearsed finds everything at hand");
         if commits {

@@ -9,8 +9,9 @@ use elsa::FrozenMap;
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
 
+use super::loading::Want;
 use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Row, User};
-use super::state::{Lookup, State, Want};
+use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
 
 /// Rows by key, whatever lies beneath.
