@@ -2,8 +2,11 @@
 //! Decides nothing about messages: what may be done is `routing`'s, who someone is is `auth`'s.
 
 pub mod connection;
+mod lanes;
 pub mod listener;
+mod publishing;
 pub mod pump;
+mod requests;
 pub mod tls;
 pub mod wheel;
 
