@@ -18,6 +18,8 @@ fn options() -> StoreOptions {
     StoreOptions {
         seal_entries: 8,
         seal_bytes: 30_000,
+        // The journal has its file replaced every few seals.
+        journal_file_bytes: 1 << 18,
         journal_cache_bytes: 1 << 20,
         state_cache_bytes: 1 << 20,
         run_cache_bytes: 1 << 16,

@@ -54,6 +54,23 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Moves the pieces of commits after `absorbed`, and the newest one, into a new file with the name of this one. All of
+    /// them are durable under that name when this returns; then the file has to be opened again. Until then, and after an
+    /// error, nothing may be appended.
+    pub(super) fn move_to_new_file(&self, disk: &dyn Disk, absorbed: u64) -> Result<(), OpenError> {
+        let damaged = |error| OpenError::damaged(disk, JOURNAL_FILE, error);
+        let from = key(absorbed.min(self.newest_commit().saturating_sub(1)) + 1, 0);
+        let pieces = self.table().and_then(|table| table.range(from..).map_err(unreadable)).map_err(damaged)?;
+        create_database(disk, JOURNAL_FILE, |transaction| {
+            let mut table = transaction.open_table(PIECES)?;
+            for row in pieces {
+                let (key, piece) = row?;
+                table.insert(key.value(), piece.value())?;
+            }
+            Ok(())
+        })
+    }
+
     pub(super) fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }

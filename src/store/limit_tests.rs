@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
+use super::disk::Disk as _;
+use super::journal::JOURNAL_FILE;
 use super::options::StoreOptions;
 use super::redb_log::RedbLog;
 use super::testing::{Fold, Model, SimDisk};
@@ -107,6 +109,33 @@ fn the_journal_is_trimmed_as_it_is_absorbed() {
     Box::new(log).close().expect("closes");
     let stats = super::stats::stats_disk(Arc::new(disk)).expect("is measured");
     assert!(stats.journal.commits < 40, "{:?}", stats.journal);
+}
+
+#[test]
+fn a_journal_that_grew_in_a_peak_gets_a_smaller_file_and_keeps_its_frames() {
+    const FILE: u64 = 4 << 20;
+    let disk = SimDisk::default();
+    let options = StoreOptions { journal_file_bytes: FILE, ..StoreOptions::default() };
+    let size = |disk: &SimDisk| disk.allocated(JOURNAL_FILE).expect("there is a journal");
+    let mut log = open(&disk, options.clone());
+    let mut model = Model::default();
+    while size(&disk) <= FILE {
+        let frame = model.frame_of(&log, &[1, 2, 3], 10_000);
+        model.append(&mut log, &frame);
+    }
+    log.seal(model.fold.take_delta());
+    let frame = model.frame_of(&log, &[3, 4], 100);
+    model.append(&mut log, &frame);
+    assert!(size(&disk) > FILE, "what nothing has absorbed stays");
+    while log.work().expect("works") {}
+    let frame = model.frame_of(&log, &[4, 5], 100);
+    model.append(&mut log, &frame);
+    assert!(size(&disk) < FILE, "{} bytes", size(&disk));
+    model.assert_matches(&log);
+    drop(log);
+    let log = open(&disk, options);
+    assert_eq!(Fold::recovered(&log).rows, model.fold.rows);
+    model.assert_matches(&log);
 }
 
 #[test]

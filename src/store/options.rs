@@ -17,6 +17,9 @@ pub struct StoreOptions {
     pub journal_bytes: u64,
     /// Bytes that frames without publishes may take beyond that. Default 32 MiB.
     pub journal_reserve_bytes: u64,
+    /// Bytes that the journal's file may take while a sixteenth of that would do; then a smaller one takes its place. A
+    /// peak of load makes it large, and its free pages are used again meanwhile. Default 128 MiB.
+    pub journal_file_bytes: u64,
     /// Whether the journal commits in two phases, which is one more sync for each frame: see
     /// `docs/decisions/journal-commit.md`. Default no.
     pub two_phase_commit: bool,
@@ -42,6 +45,7 @@ impl Default for StoreOptions {
             seal_bytes: 64 << 20,
             journal_bytes: 256 << 20,
             journal_reserve_bytes: 32 << 20,
+            journal_file_bytes: 128 << 20,
             two_phase_commit: false,
             journal_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,

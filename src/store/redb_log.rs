@@ -73,6 +73,8 @@ pub struct RedbLog {
     /// Where the state stood when it was last read, and the journal commit that ends there.
     state_read: Mutex<Option<(Position, u64)>>,
     desk: Arc<Desk>,
+    /// What was absorbed when the journal's file was last looked at.
+    looked_at: u64,
     background: Background,
     /// After reopening: the newest frame, whose repetition is answered as if it had been written just now.
     repeatable: Option<Bytes>,
@@ -178,6 +180,7 @@ impl RedbLog {
             sealed_bytes: 0,
             state_read: Mutex::new(None),
             desk,
+            looked_at: applied_commit,
             background: Background::Thread(None),
             repeatable: None,
             disk,
@@ -211,7 +214,28 @@ impl RedbLog {
     }
 
     fn open_journal(&self, applied_commit: u64) -> Result<Journal, OpenError> {
+        // A file that took another's place, and whose name was not yet durable, is not to be written.
+        self.disk.sync_names().map_err(|error| OpenError::io(&*self.disk, JOURNAL_FILE, error))?;
         Journal::open(&*self.disk, self.options.journal_cache_bytes, self.options.two_phase_commit, applied_commit)
+    }
+
+    /// After a peak of load, moves the little that the journal still holds into a file of its size. Costs a few file syncs,
+    /// and at most a sixteenth of the file's largest size in bytes.
+    fn replace_oversized_journal(&mut self) -> Result<(), OpenError> {
+        let absorbed = self.desk.absorbed_commit();
+        if std::mem::replace(&mut self.looked_at, absorbed) == absorbed {
+            return Ok(());
+        }
+        let most = self.options.journal_file_bytes;
+        if self.waiting_bytes() > most / 16 || self.disk.allocated(JOURNAL_FILE).unwrap_or(0) <= most {
+            return Ok(());
+        }
+        let Some(journal) = self.journal.take() else { return Ok(()) };
+        journal.move_to_new_file(&*self.disk, absorbed)?;
+        drop(journal);
+        self.journal = Some(self.open_journal(self.newest_commit)?);
+        tracing::info!("the journal has a new file, since the old one was much larger than what it held");
+        Ok(())
     }
 
     /// Takes in the frames after the tail: what a start finds beyond the state, and what reopening finds. Returns the
@@ -358,6 +382,12 @@ impl Log for RedbLog {
         self.check_room(frame)?;
         if let Some((conversation, seq)) = self.view.first_gap(frame) {
             return Err(AppendError::NotStored(format!("entry {seq} does not continue conversation {conversation}")));
+        }
+        if let Err(error) = self.replace_oversized_journal() {
+            // Which file has the name is found out by opening it; both hold every frame.
+            let reason = format!("the journal's file could not be replaced: {error}");
+            self.health = Health::Failed { reason: reason.clone(), sync: false };
+            return Err(AppendError::Unknown { reason, sync: false });
         }
         let Some(journal) = &mut self.journal else {
             return Err(AppendError::NotStored("the journal is closed".to_owned()));
