@@ -31,6 +31,9 @@ use commit::{Commit, Counters, Parts, Queue, Retention, recover};
 /// Committed frames that may wait for the feed; beyond, commits wait. A frame holds at most some 300 KB.
 const FEED_FRAMES_MAX: usize = 64;
 
+/// Between two looks at the memory of the process.
+const MEMORY_EVERY: Duration = Duration::from_millis(500);
+
 /// What a broker is made of, resolved and checked.
 pub struct BrokerParts {
     /// The log, opened.
@@ -78,6 +81,9 @@ impl Broker {
         let commit = spawn("longwire-commit", Box::new(move || commit.run()));
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         tracker.spawn(run_wheel(Arc::clone(&shared), stop.clone()));
+        if let Some(most) = accept.memory_bytes {
+            tracker.spawn(watch_memory(Arc::clone(&shared), most, stop.clone()));
+        }
         Ok(Self {
             shared,
             accept,
@@ -215,6 +221,7 @@ impl Rooms {
             limits,
             draining: AtomicBool::new(false),
             fed: Arc::clone(&fed),
+            is_memory_short: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
         // Rising from start to start, and small on the wire.
@@ -283,6 +290,33 @@ async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
             _ = tick.tick() => shared.wheel.turn(shared.clock.now()),
         }
     }
+}
+
+/// Looks now and then what the process takes, and lets nobody new in while it is too much.
+async fn watch_memory(shared: Arc<Shared>, most: u64, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(MEMORY_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let taken = resident_bytes().unwrap_or(0);
+        let is_short = taken > most;
+        if shared.is_memory_short.swap(is_short, Ordering::Relaxed) != is_short {
+            if is_short {
+                tracing::warn!(taken, most, "nobody new is let in: the process takes more memory than limits.memory");
+            } else {
+                tracing::info!(taken, most, "memory is free again, connections are let in");
+            }
+        }
+    }
+}
+
+/// The resident memory of this process; `None` where the system does not say.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// A certificate and its key, which can be read anew while the broker runs.

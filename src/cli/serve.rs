@@ -181,6 +181,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
             connections: settings.connections,
             connections_per_address: settings.connections_per_address,
             handshakes: settings.handshakes,
+            memory_bytes: settings.memory.or_else(three_quarters_of_the_machine),
         },
         retention: Retention {
             age_ms: settings.retention_age.map(|age| age.as_millis() as u64),
@@ -338,4 +339,13 @@ impl Dev {
         }
         println!("\nEverything of this broker is in {folder}/, and on this machine alone. Ctrl-C ends it.\n");
     }
+}
+
+/// Three quarters of the memory that this process can have, by the machine and by its control group.
+fn three_quarters_of_the_machine() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|most| most.trim().parse().ok());
+    Some((kib << 10).min(group.unwrap_or(u64::MAX)) / 4 * 3)
 }

@@ -91,6 +91,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Handshakes under way: each takes some 30 KB and half a millisecond of CPU.
     pub handshakes: usize,
+    /// Memory of the process, such as `6GiB`, beyond which nobody new is let in; three quarters of the machine's unless set.
+    pub memory: Option<String>,
     /// The shortest time between heartbeats that a client may pick.
     pub heartbeat_min: String,
     /// The longest.
@@ -105,6 +107,7 @@ impl Default for Limits {
             connections: 1_000_000,
             connections_per_address: 100_000,
             handshakes: 1_024,
+            memory: None,
             heartbeat_min: "15s".into(),
             heartbeat_max: "10m".into(),
             drain_timeout: "10s".into(),
@@ -137,6 +140,8 @@ pub struct Settings {
     pub connections_per_address: usize,
     /// See [`Limits`].
     pub handshakes: usize,
+    /// See [`Limits::memory`], in bytes.
+    pub memory: Option<u64>,
     /// See [`Limits`].
     pub heartbeat: (Duration, Duration),
     /// See [`Limits`].
@@ -250,6 +255,7 @@ impl Written {
             connections: self.limits.connections,
             connections_per_address: self.limits.connections_per_address,
             handshakes: self.limits.handshakes.max(1),
+            memory: self.limits.memory.as_deref().map(|v| size("limits.memory", v)).transpose()?,
             heartbeat,
             drain_timeout: duration("limits.drain_timeout", &self.limits.drain_timeout)?,
         })

@@ -30,6 +30,8 @@ pub struct AcceptLimits {
     pub connections_per_address: usize,
     /// Handshakes under way.
     pub handshakes: usize,
+    /// Resident memory of the process, in bytes, from which on nobody new is let in; without a bound if `None`.
+    pub memory_bytes: Option<u64>,
 }
 
 /// How a listener secures its connections.
@@ -123,7 +125,9 @@ impl Listener {
 
     fn admit(&self, socket: TcpStream, peer: SocketAddr, addresses: &Arc<Addresses>, handshakes: &Arc<Semaphore>) {
         // Beyond a bound the socket is closed at once: cheaper than any handshake.
-        if self.shared.connections.load(Ordering::Relaxed) >= self.limits.connections {
+        if self.shared.connections.load(Ordering::Relaxed) >= self.limits.connections
+            || self.shared.is_memory_short.load(Ordering::Relaxed)
+        {
             return;
         }
         let address = peer.ip().to_canonical();

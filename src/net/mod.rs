@@ -49,6 +49,8 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// Everything up to this position was pushed into the lanes of who is online.
     pub fed: Arc<AtomicU64>,
+    /// The process takes more memory than it shall: nobody new is let in.
+    pub is_memory_short: AtomicBool,
     /// Connections there are, from accept to close.
     pub connections: AtomicUsize,
 }

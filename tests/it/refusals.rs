@@ -126,3 +126,28 @@ async fn too_many_devices_and_strange_names_are_refused() {
         assert_eq!(bob.act(0, open).await.expect_err("no name").reason, Reason::InvalidArgument, "{name:?}");
     }
 }
+
+#[tokio::test]
+async fn nobody_new_is_let_in_while_the_process_takes_more_memory_than_it_shall() {
+    let mut world = World::new().await;
+    let mut alice = world.user("alice").await;
+    world.stop().await;
+    drop(alice);
+    world.memory_bytes = Some(1 << 40);
+    world.start().await;
+    alice = world.user("alice").await;
+    alice.open_direct("bob").await;
+    world.stop().await;
+    world.memory_bytes = Some(1);
+    world.start().await;
+    // The first look at the memory comes at once, though not before this connects.
+    loop {
+        let mut socket = world.socket().await;
+        let sent = socket.write_all(b"\x01").await;
+        let mut byte = [0];
+        let read = tokio::time::timeout(std::time::Duration::from_millis(200), socket.read(&mut byte)).await;
+        if sent.is_err() || matches!(read, Ok(Ok(0) | Err(_))) {
+            break;
+        }
+    }
+}

@@ -28,6 +28,7 @@ pub(crate) struct World {
     key: (String, String),
     pub(crate) options: StoreOptions,
     pub(crate) retention: Retention,
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 impl World {
@@ -53,7 +54,7 @@ impl World {
     fn nothing(options: StoreOptions) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = auth::generate_key().expect("a key");
-        Self { broker: None, port: 0, folder, key, options, retention: Retention::default() }
+        Self { broker: None, port: 0, folder, key, options, retention: Retention::default(), memory_bytes: None }
     }
 
     pub(crate) async fn start(&mut self) {
@@ -68,7 +69,12 @@ impl World {
             log,
             authority,
             limits: BrokerLimits::default(),
-            accept: AcceptLimits { connections: 1_000, connections_per_address: 1_000, handshakes: 100 },
+            accept: AcceptLimits {
+                connections: 1_000,
+                connections_per_address: 1_000,
+                handshakes: 100,
+                memory_bytes: self.memory_bytes,
+            },
             retention: self.retention,
             // Nothing that is saved stays in memory for long.
             state_bytes_max: 0,
