@@ -1,4 +1,4 @@
-//! Catching up with the log in memory: what is kept between steps.
+//! Catching up with the log in memory: what is kept between steps, and what retention takes between them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,6 +67,60 @@ fn step(catch_up: &mut CatchUp, log: &MemoryLog, items: usize) -> (Step, Vec<Rea
 
 fn begin(plan: &Plan, log: &MemoryLog) -> CatchUp {
     CatchUp::begin(plan, Reads { history: &*log.history(), may_block: false }).expect("in memory")
+}
+
+/// What a client learns of each conversation: its seqs from and to, and whether they came as an entry.
+fn told(items: &[Ready]) -> BTreeMap<u64, Vec<(u64, u64, bool)>> {
+    let mut told = BTreeMap::<_, Vec<_>>::new();
+    for ready in items {
+        match packet::Item::decode(&ready.item[..]).expect("an item").kind {
+            Some(item::Kind::Entry(e)) => told.entry(e.conversation).or_default().push((e.seq, e.seq, true)),
+            Some(item::Kind::Head(h)) => {
+                assert_eq!(h.reason(), HeadReason::Expired);
+                told.entry(h.conversation).or_default().push((h.from_seq, h.to_seq, false));
+            }
+            other => panic!("{other:?} in a catch-up of entries"),
+        }
+    }
+    told
+}
+
+/// Every seq of 1 to `head` is told of once, in order.
+fn has_no_hole(told: &[(u64, u64, bool)], head: u64) -> bool {
+    told.iter().try_fold(1, |next, (from, to, _)| (*from == next && from <= to).then_some(to + 1)) == Some(head + 1)
+}
+
+/// Retention takes entries between two steps: they are told of as expired, at a place that no entry stands on which is
+/// yet to come. So whoever stored that head and nothing behind it misses nothing by resuming from there.
+#[test]
+fn what_retention_takes_between_two_steps_is_told_below_what_is_still_to_come() {
+    // Conversation 1 at odd positions and too large for more than one of a page, conversation 2 at even ones.
+    let mut log = log((0..10).flat_map(|_| [(1, 40_000), (2, 10)]));
+    let both = [(1, 10), (2, 10)];
+    let mut catch_up = begin(&plan(&log, 0, both), &log);
+    let (_, mut all) = step(&mut catch_up, &log, 1);
+    assert_eq!((all[0].place.conversation, all[0].place.position), (ConversationId(1), Position(1)));
+    log.set_floor(Position(6));
+    loop {
+        let (step, mut out) = step(&mut catch_up, &log, 1);
+        all.append(&mut out);
+        if step == Step::Done(log.tail()) {
+            break;
+        }
+    }
+    let of = told(&all);
+    assert_eq!(of[&1][..3], [(1, 1, true), (2, 3, false), (4, 4, true)]);
+    assert!(has_no_hole(&of[&1], 10) && has_no_hole(&of[&2], 10), "{of:?}");
+
+    let head = all.iter().position(|ready| !ready.place.conversation.is_some()).expect("a head");
+    let place = all[head].place.position;
+    let later = all[head + 1..].iter().filter(|ready| ready.place.conversation.is_some());
+    for ready in later {
+        assert!(ready.place.position > place, "acking the head would ack {:?}, too", ready.place);
+    }
+    let mut resumed = begin(&plan(&log, place.0, both), &log);
+    let of = told(&step(&mut resumed, &log, usize::MAX).1);
+    assert!(has_no_hole(&of[&1], 10) && has_no_hole(&of[&2], 10), "{of:?}");
 }
 
 /// However many conversations there are and however large their entries, what waits between two steps is bounded; all
