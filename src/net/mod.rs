@@ -4,6 +4,8 @@
 pub mod connection;
 pub mod listener;
 pub mod pump;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod wheel;
 

@@ -680,3 +680,98 @@ fn countable_at(shared: &Shared, conversation: ConversationId, seq: Seq) -> Opti
 fn current_segment(shared: &Shared) -> crate::store::SegmentId {
     shared.segments.last().map_or_else(Default::default, |segment| segment.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use longwire_protocol::packet::item;
+    use longwire_protocol::{DeviceId, Incarnation, LogTime, Room, SessionNumber, UserId};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::net::testing::shared;
+    use crate::routing::grants::Grants;
+    use crate::routing::outbox::Outbox;
+    use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog};
+
+    fn session() -> Arc<Session> {
+        Arc::new(Session {
+            number: SessionNumber(1),
+            user: UserId(1),
+            device: DeviceId(1),
+            incarnation: Incarnation(1),
+            first_unanswered: MessageId(1),
+            grants: ArcSwap::from_pointee(Grants::default()),
+            outbox: Arc::new(Outbox::default()),
+        })
+    }
+
+    fn live(session: Arc<Session>, shared: &Shared) -> Live {
+        let identity = Identity {
+            user: "alice".into(),
+            device: None,
+            publish: Vec::new(),
+            read: Vec::new(),
+            expires: u64::MAX,
+            issued: 0,
+            id: "".into(),
+        };
+        let attached = Attached { session, connected: packet::Connected::default(), cursor: None };
+        Live::new(attached, Arc::new(identity), false, usize::MAX, shared, Millis(0))
+    }
+
+    fn kind(item: &Bytes) -> item::Kind {
+        packet::Item::decode(&item[..]).expect("an item").kind.expect("of a kind")
+    }
+
+    /// A `Progress` says that there is nothing below it: while an item waits for room, there is.
+    #[test]
+    fn progress_never_overtakes_an_item_that_waits_for_room() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let session = session();
+        let mut live = live(Arc::clone(&session), &shared);
+        let place = |position| Place { position: Position(position), conversation: ConversationId(1), seq: Seq(1) };
+        {
+            let mut pending = session.outbox.lock();
+            pending.express.begin_turn().expect("it is behind");
+            assert!(pending.express.end_turn(Position(0)), "and live now");
+            pending.express.push(Ready { place: place(5), item: Bytes::from_static(&[0; 100]) }, true);
+        }
+        let fed = PROGRESS_POSITIONS + 10;
+        shared.fed.store(fed, std::sync::atomic::Ordering::Release);
+
+        let small = Room { items: 1, bytes: 50 };
+        assert!(matches!(live.next_ready(true, &small, &shared), Next::Nothing));
+        let Next::Ready(ready) = live.next_ready(true, &Room { items: 1, bytes: 100 }, &shared) else {
+            panic!("the item fits now")
+        };
+        assert_eq!(ready.place, place(5));
+        let Next::Ready(ready) = live.next_ready(true, &small, &shared) else { panic!("nothing is below any more") };
+        assert!(matches!(kind(&ready.item), item::Kind::Progress(_)));
+        assert_eq!(ready.place.position, Position(fed));
+    }
+
+    /// What is sent again is what was sent: a `Head` for what the client cannot hold, an entry for what it can, an
+    /// expired `Head` for what is gone.
+    #[test]
+    fn an_item_sent_again_respects_the_clients_largest_item() {
+        let mut log = MemoryLog::new(0, usize::MAX);
+        let entry = packet::Entry { conversation: 1, seq: 1, content: vec![b'x'; 1_000].into(), ..Default::default() };
+        let item = packet::Item { kind: Some(item::Kind::Entry(entry.clone())) }.encode_to_vec();
+        let mut frame = FrameBuilder::new(log.segments()[0].id, Position(1), LogTime(0));
+        let meta = EntryMeta { conversation: ConversationId(1), seq: Seq(1), ..EntryMeta::default() };
+        frame.push_entry(&meta, |out| out.extend_from_slice(&item));
+        log.append(&frame.finish()).expect("appended");
+        let shared = shared(&log);
+        let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
+        let again = |bytes_max| kind(&read_again(quick(&shared), &session(), place, bytes_max).expect("in memory"));
+
+        assert_eq!(again(item.len()), item::Kind::Entry(entry));
+        let item::Kind::Head(head) = again(item.len() - 1) else { panic!("no head") };
+        assert_eq!((head.conversation, head.from_seq, head.to_seq), (1, 1, 1));
+        assert_eq!((head.reason(), head.item_bytes), (HeadReason::TooLarge, item.len() as u64));
+        log.set_floor(Position(2));
+        let item::Kind::Head(head) = again(64) else { panic!("no head") };
+        assert_eq!(head.reason(), HeadReason::Expired);
+    }
+}
