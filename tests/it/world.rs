@@ -91,6 +91,10 @@ impl World {
         self.broker.as_ref().expect("the broker runs")
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
@@ -155,8 +159,10 @@ impl World {
 impl Wire {
     /// Connects to a broker on this machine and says who it is; nothing is waited for.
     pub(crate) async fn open(port: u16, connect: packet::Connect) -> std::io::Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket.set_nodelay(true)?;
         Ok(Self {
-            socket: TcpStream::connect(("127.0.0.1", port)).await?,
+            socket,
             incarnation: connect.incarnation,
             session: ClientSession::new(Millis(0), connect),
             codec: FrameCodec::default(),
