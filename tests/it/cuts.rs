@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use longwire::store::MemoryLog;
 use longwire_protocol::ClientEvent;
-use longwire_protocol::packet::{self, Publish, StartKind, item};
+use longwire_protocol::packet::{self, Publish, item};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -147,9 +147,8 @@ async fn every_cut(way: Way) {
         let bob = format!("bob{cuts}");
         let mut wire = world.user(&bob).await;
         let (cursor, incarnation) = (wire.settle().await, wire.incarnation);
-        wire.session.goodbye();
-        wire.ended().await;
-        let back = packet::Connect { start: StartKind::OwnCursor.into(), cursor, incarnation, ..world.connect(&bob) };
+        wire.leave().await;
+        let back = packet::Connect { incarnation, ..world.resume(&bob, cursor) };
         let direct = alice.open_direct(&bob).await;
         for text in HEARD {
             alice.say(direct, text).await;

@@ -109,8 +109,7 @@ async fn s4_leaving_and_returning_while_a_device_is_away_shows_nothing_of_betwee
     alice.say(group, "second").await;
     bob.until(|item| texts(std::slice::from_ref(item)) == ["second"]).await;
     let cursor = bob.settle().await;
-    bob.session.goodbye();
-    bob.ended().await;
+    bob.leave().await;
     alice.set_role(group, "bob", Role::None).await.expect("removed");
     alice.say(group, "secret").await;
     let rejoin = alice.set_role(group, "bob", Role::Member).await.expect("added").seq;
