@@ -325,9 +325,21 @@ impl Wire {
         }
     }
 
+    /// Says something, and says it again while the store has no room for the moment.
     pub(crate) async fn say(&mut self, conversation: u64, text: &str) -> PublishAck {
+        let (id, begun) = (self.next_id, Instant::now());
+        self.next_id += 1;
         let content = Bytes::copy_from_slice(text.as_bytes());
-        self.publish(Publish { conversation, content, ..Publish::default() }).await.expect("acked")
+        let publish = Publish { conversation, message_id: id, first_unanswered: id, content, ..Publish::default() };
+        loop {
+            match self.publish_as(publish.clone()).await {
+                Ok(ack) => return ack,
+                Err(refusal) if refusal.reason == Reason::StoreUnavailable && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(refusal) => panic!("{text:?} is not acked: {refusal}"),
+            }
+        }
     }
 
     pub(crate) async fn act(&mut self, conversation: u64, action: Action) -> Result<PublishAck, Refusal> {
