@@ -143,7 +143,8 @@ fn restart(folder: &Path) -> Result<()> {
     let log = RedbLog::open(folder, StoreOptions::default())?;
     let opened = began.elapsed();
     let mut rows = 0;
-    let applied = log.state(&mut |_, _| rows += 1)?;
+    log.saved().each(&[], &mut |_, _| rows += 1)?;
+    let applied = log.applied()?;
     let state = began.elapsed();
     let mut frames = 0;
     log.follow(applied, &mut |_| frames += 1)?;

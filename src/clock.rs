@@ -1,8 +1,8 @@
 //! The only room that reads a clock. Two times come from it: monotonic milliseconds for what runs out, and the log's
 //! time for what is durable, which never goes back and does not follow a jump of the machine's clock.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use longwire_protocol::{LogTime, Millis};
@@ -13,10 +13,50 @@ const JUMP_MS: u64 = 10_000;
 /// See the module.
 #[derive(Debug)]
 pub struct Clock {
-    start: Instant,
+    source: Source,
     birth_unix_ms: u64,
     anchor: Mutex<Anchor>,
     has_jumped: AtomicBool,
+}
+
+/// Where a clock reads the time.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// From the machine; the monotonic time counts from here.
+    Machine(Instant),
+    /// From hands that someone else moves.
+    ByHand(Arc<Hands>),
+}
+
+/// The hands of a clock that does not run by itself.
+#[derive(Debug, Default)]
+pub struct Hands {
+    /// Monotonic milliseconds.
+    pub monotonic_ms: AtomicU64,
+    /// What the machine's clock would say, in milliseconds since 1970.
+    pub unix_ms: AtomicU64,
+}
+
+impl Source {
+    /// The machine's clocks.
+    #[must_use]
+    pub fn machine() -> Self {
+        Self::Machine(Instant::now())
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        match self {
+            Self::Machine(start) => start.elapsed().as_millis() as u64,
+            Self::ByHand(hands) => hands.monotonic_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    fn unix_ms(&self) -> u64 {
+        match self {
+            Self::Machine(_) => unix_ms(),
+            Self::ByHand(hands) => hands.unix_ms.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// The last look at the machine's clock.
@@ -35,22 +75,23 @@ pub fn unix_ms() -> u64 {
 impl Clock {
     /// A clock of the log born at `birth_unix_ms`, whose newest time is `last`.
     #[must_use]
-    pub fn new(birth_unix_ms: u64, last: LogTime) -> Self {
-        let wall = unix_ms().saturating_sub(birth_unix_ms);
+    pub fn new(source: Source, birth_unix_ms: u64, last: LogTime) -> Self {
+        let wall = source.unix_ms().saturating_sub(birth_unix_ms);
         let has_jumped = wall + JUMP_MS < last.0;
-        let anchor = Anchor { monotonic_ms: 0, log_ms: wall.max(last.0) };
-        Self {
-            start: Instant::now(),
-            birth_unix_ms,
-            anchor: Mutex::new(anchor),
-            has_jumped: AtomicBool::new(has_jumped),
-        }
+        let anchor = Anchor { monotonic_ms: source.monotonic_ms(), log_ms: wall.max(last.0) };
+        Self { source, birth_unix_ms, anchor: Mutex::new(anchor), has_jumped: AtomicBool::new(has_jumped) }
     }
 
-    /// Monotonic time since the broker started.
+    /// Monotonic time, since the broker started.
     #[must_use]
     pub fn now(&self) -> Millis {
-        Millis(self.start.elapsed().as_millis() as u64)
+        Millis(self.source.monotonic_ms())
+    }
+
+    /// The machine's clock, in milliseconds since 1970, wherever it has jumped to.
+    #[must_use]
+    pub fn unix_ms(&self) -> u64 {
+        self.source.unix_ms()
     }
 
     /// When the log was born.
@@ -61,7 +102,7 @@ impl Clock {
 
     /// The log's time: the machine's clock while that runs evenly; from a jump on, the last time at monotonic speed.
     pub fn log_time(&self) -> LogTime {
-        self.log_time_at(self.now().0, unix_ms())
+        self.log_time_at(self.now().0, self.unix_ms())
     }
 
     /// Whether the machine's clock has jumped: expiry and retention by age wait.
@@ -99,7 +140,7 @@ mod tests {
 
     fn clock() -> Clock {
         Clock {
-            start: Instant::now(),
+            source: Source::machine(),
             birth_unix_ms: 1_000,
             anchor: Mutex::new(Anchor { monotonic_ms: 0, log_ms: 10 * DAY }),
             has_jumped: AtomicBool::new(false),

@@ -8,4 +8,5 @@ pub mod config;
 pub mod net;
 pub mod routing;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;

@@ -12,11 +12,13 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{LogTime, SessionNumber};
 
 use crate::clock::Clock;
-use crate::routing::core::{Core, Effect, Op, Turn};
+use crate::routing::core::{Core, Effect, Op};
+use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
 use crate::routing::outbox::{Outbox, Reply};
 use crate::routing::registry::Registry;
-use crate::routing::state::{Dirty, Overlay, State, View};
+use crate::routing::state::State;
+use crate::routing::view::{Overlay, View};
 use crate::store::{AppendError, FollowError, Frame, FrameBuilder, Log, Position, Pressure, ReadError, SegmentId};
 
 /// Operations of one group: what one fsync is shared by.
@@ -27,7 +29,9 @@ const GROUP_BYTES_MAX: usize = 256 << 10;
 /// it first: this is what 256 sessions may have under way at once.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Changed rows that wait in memory to be saved, some 200 bytes each; beyond, the memtable is sealed early.
-const DIRTY_ROWS_MAX: usize = 1 << 17;
+const UNSEALED_ROWS_MAX: usize = 1 << 16;
+/// Changed rows wait no longer than this to be saved, so that a quiet broker gives their memory back.
+const SEAL_AFTER_MS: u64 = 300_000;
 /// How long a busy commit thread waits for a group to fill.
 const GATHER: Duration = Duration::from_millis(1);
 /// A group that was as large as this makes the commit thread busy: more is gathered before the next fsync.
@@ -83,6 +87,12 @@ impl Queue {
         waiting.ops.push_back(op);
         drop(waiting);
         self.filled.notify_one();
+    }
+
+    /// Whether anything waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).ops.is_empty()
     }
 
     /// Ends the commit thread once everything queued is done.
@@ -151,6 +161,8 @@ pub struct Counters {
     pub frames: AtomicU64,
     /// Operations decided.
     pub ops: AtomicU64,
+    /// Rows that the commit thread had to fetch itself: each was a wait for the disk.
+    pub late_rows: AtomicU64,
 }
 
 /// The commit thread's own.
@@ -159,19 +171,18 @@ pub struct Commit {
     core: Core,
     state: Arc<RwLock<State>>,
     overlay: Overlay,
-    dirty: Dirty,
     registry: Arc<Registry>,
     queue: Arc<Queue>,
     clock: Arc<Clock>,
     feed: SyncSender<Frame>,
-    /// The newest position handed to the feed.
-    fed: Position,
     segment: SegmentId,
     health: Health,
     counters: Arc<Counters>,
     retention: Retention,
     /// When retention was last looked at.
     retained_ms: u64,
+    /// When the memtable was last sealed.
+    sealed_ms: u64,
     /// When the store was last tried to be opened again.
     reopened_ms: u64,
 }
@@ -185,39 +196,36 @@ enum Health {
     ReadOnly,
 }
 
-/// Reads the saved state and the frames after it.
+/// Reads where the saved state stands, and the frames after it. `bytes_max` bounds the rows held in memory.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn recover(log: &dyn Log) -> Result<(State, Dirty), ReadError> {
-    let mut state = State::default();
-    let mut dirty = Dirty::default();
-    let mut failed = None;
-    let applied = log.state(&mut |key, value| {
-        if let Err(error) = state.load(key, value) {
+pub fn recover(log: &dyn Log, bytes_max: usize) -> Result<State, ReadError> {
+    let applied = log.applied()?;
+    let mut state = State::over(log.saved(), applied, bytes_max)?;
+    follow(log, &mut state, |_| {})?;
+    state.time = state.time.max(log.tail_time());
+    Ok(state)
+}
+
+/// Folds the frames after the state into it, and hands each to `each`.
+fn follow(log: &dyn Log, state: &mut State, mut each: impl FnMut(Frame)) -> Result<(), ReadError> {
+    let (mut overlay, mut failed) = (Overlay::default(), None);
+    let followed = log.follow(state.tail, &mut |frame| {
+        let folded = fold_frame(&mut View::new(state, &mut overlay), &frame);
+        if let Some(error) = folded.err().or_else(|| overlay.take_failure()) {
             failed.get_or_insert(error);
         }
-    })?;
-    state.tail = applied;
-    let mut overlay = Overlay::default();
-    log.follow(applied, &mut |frame| {
-        let folded = fold_frame(&mut View::new(&state, &mut overlay), &frame);
-        if let Err(error) = folded {
-            failed.get_or_insert(error);
-        }
-        overlay.merge(&mut state, &mut dirty);
-    })
-    .map_err(|error| match error {
+        overlay.merge(state);
+        each(frame);
+    });
+    followed.map_err(|error| match error {
         FollowError::Read(error) => error,
         FollowError::Trimmed { first } => {
-            ReadError(format!("the state stands at {applied:?}, but the journal begins at {first:?}"))
+            ReadError(format!("the state stands at {:?}, but the journal begins at {first:?}", state.tail))
         }
     })?;
-    state.time = state.time.max(log.tail_time());
-    match failed {
-        None => Ok((state, dirty)),
-        Some(error) => Err(error),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// After a start or a reopening: the store learns the floor that the records say, and the segment to write is named.
@@ -232,8 +240,6 @@ pub struct Parts {
     pub log: Box<dyn Log>,
     /// The recovered state, already shared.
     pub state: Arc<RwLock<State>>,
-    /// Its rows that are not saved yet.
-    pub dirty: Dirty,
     /// Who is online.
     pub registry: Arc<Registry>,
     /// Where operations come from.
@@ -255,24 +261,22 @@ impl Commit {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let mut log = parts.log;
-        let fed = log.tail();
         let segment = take_over(&mut *log, &parts.state);
         Self {
             log,
             core: Core::new(parts.newest_session),
             state: parts.state,
             overlay: Overlay::default(),
-            dirty: parts.dirty,
             registry: parts.registry,
             queue: parts.queue,
             clock: parts.clock,
             feed: parts.feed,
-            fed,
             segment,
             health: Health::Good,
             counters: parts.counters,
             retention: parts.retention,
             retained_ms: 0,
+            sealed_ms: 0,
             reopened_ms: 0,
         }
     }
@@ -288,18 +292,35 @@ impl Commit {
         let mut is_busy = false;
         while self.queue.clone().take(&mut group, REOPEN_EVERY, is_busy) {
             is_busy = group.len() >= GATHER_FROM_OPS && turns(&group) >= GATHER_FROM_SESSIONS;
-            let now_ms = self.clock.now().0;
-            if self.health == Health::Failed && now_ms >= self.reopened_ms + REOPEN_EVERY.as_millis() as u64 {
-                self.reopened_ms = now_ms;
-                self.reopen();
-            }
-            self.retain(&mut group);
-            if !group.is_empty() {
-                self.group(&mut group, false);
-            }
+            self.turn(&mut group);
         }
+        self.close();
+    }
+
+    /// One turn without waiting, for whoever drives the broker by hand: what is queued, at most a group of it.
+    pub fn step(&mut self) {
+        let mut group = Vec::new();
+        self.queue.clone().take(&mut group, Duration::ZERO, false);
+        self.turn(&mut group);
+    }
+
+    /// Closes the log.
+    pub fn close(self) {
         if let Err(error) = self.log.close() {
             tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+
+    fn turn(&mut self, group: &mut Vec<Op>) {
+        let now_ms = self.clock.now().0;
+        if self.health == Health::Failed && now_ms >= self.reopened_ms + REOPEN_EVERY.as_millis() as u64 {
+            self.reopened_ms = now_ms;
+            self.reopen();
+        }
+        self.retain(group);
+        self.keep_house();
+        if !group.is_empty() {
+            self.group(group, false);
         }
     }
 
@@ -318,10 +339,28 @@ impl Commit {
         }
     }
 
-    fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
-        if self.log.is_seal_due() || (self.dirty.len() >= DIRTY_ROWS_MAX && self.log.is_settled()) {
-            self.log.seal(Box::new(std::mem::take(&mut self.dirty)));
+    /// Seals what is to be saved, and lets go of rows that nobody uses.
+    fn keep_house(&mut self) {
+        let (unsaved, now_ms) = (self.log.unsaved_seals(), self.clock.now().0);
+        let (is_swept, waits) = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let is_old = state.unsealed() > 0 && now_ms >= self.sealed_ms + SEAL_AFTER_MS;
+            (!state.is_sweep_due(now_ms), is_old || state.unsealed() >= UNSEALED_ROWS_MAX)
+        };
+        let seals = self.log.is_seal_due() || (waits && unsaved == 0);
+        if !seals && is_swept {
+            return;
         }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.note_saved(unsaved);
+        state.sweep(now_ms);
+        if seals {
+            self.sealed_ms = now_ms;
+            self.log.seal(Box::new(state.seal()));
+        }
+    }
+
+    fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
         let writable = self.health == Health::Good && self.log.pressure() == Pressure::Open;
         let first = Position(self.log.tail().0 + 1);
         let time = self.clock.log_time().max(self.log.tail_time());
@@ -332,24 +371,30 @@ impl Commit {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let view = View::new(&state, &mut self.overlay);
             let now_ms = self.clock.now().0;
-            let mut turn = Turn { view, frame: &mut frame, effects: &mut effects, now_ms, writable };
+            let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms, writable };
             if crosses {
-                Core::cross(&mut turn);
+                draft.cross();
             }
             for op in ops.drain(..) {
-                self.core.decide(op, &mut turn);
+                self.core.decide(op, &mut draft);
             }
         }
+        self.counters.late_rows.fetch_add(self.overlay.late() as u64, Ordering::Relaxed);
+        if let Some(error) = self.overlay.take_failure() {
+            return self.fail(effects, &AppendError::NotStored(error.to_string()));
+        }
         if frame.records() == 0 {
+            if self.overlay.late() > 0 {
+                self.overlay.merge(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+            }
             return self.carry_out(effects);
         }
         let frame = frame.finish();
         match self.log.append(&frame) {
             Ok(()) => {
                 self.counters.frames.fetch_add(1, Ordering::Relaxed);
-                self.overlay.merge(&mut self.state.write().unwrap_or_else(PoisonError::into_inner), &mut self.dirty);
+                self.overlay.merge(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
                 self.carry_out(effects);
-                self.fed = frame.last();
                 // Waits while the feed is far behind; it ends only after this thread.
                 let _ = self.feed.send(frame);
             }
@@ -451,33 +496,24 @@ impl Commit {
             }
             return;
         }
-        match recover(&*self.log) {
-            Ok((state, dirty)) => {
-                *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-                self.dirty = dirty;
-                self.segment = take_over(&mut *self.log, &self.state);
-            }
-            Err(error) => {
-                tracing::error!(%error, "the reopened store is unreadable: nothing is written any more");
-                self.health = Health::ReadOnly;
-                return;
-            }
+        // Only the frame that failed can be new.
+        let mut new = Vec::new();
+        let followed = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            follow(&*self.log, &mut state, |frame| new.push(frame))
+        };
+        for frame in new.into_iter().filter(|frame| frame.positions > 0) {
+            // Without the lock: the feed may be waiting for it.
+            let _ = self.feed.send(frame);
         }
-        let (mut fed, feed) = (self.fed, &self.feed);
-        let followed = self.log.follow(self.fed, &mut |frame| {
-            if frame.positions > 0 && frame.last() > fed {
-                fed = frame.last();
-                let _ = feed.send(frame);
-            }
-        });
-        self.fed = fed;
+        self.segment = take_over(&mut *self.log, &self.state);
         match followed {
             Ok(()) => {
                 self.health = Health::Good;
                 tracing::info!("the store is open again; publishes are accepted");
             }
             Err(error) => {
-                tracing::error!(%error, "the reopened store has lost frames: nothing is written any more");
+                tracing::error!(%error, "the reopened store cannot be followed: nothing is written any more");
                 self.health = Health::ReadOnly;
             }
         }
@@ -527,7 +563,7 @@ mod tests {
 
     fn op(session: &Arc<Session>, action: Option<Action>) -> Op {
         let publish = packet::Publish { action, ..packet::Publish::default() };
-        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, mark_countable: 0 })
+        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, mark_countable: None })
     }
 
     /// The creation of a group of as many as it may name.

@@ -4,7 +4,7 @@ pub mod commit;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authority;
-use crate::clock::{Clock, unix_ms};
+use crate::clock::{Clock, Source};
 use crate::net::Shared;
 use crate::net::connection::spread;
 use crate::net::listener::{AcceptLimits, Listener, Security};
@@ -25,6 +25,7 @@ use crate::net::wheel::{SLOT_MS, Wheel};
 use crate::routing::feed::Feed;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
+use crate::tasks::Tasks;
 use commit::{Commit, Counters, Parts, Queue, Retention, recover};
 
 /// Committed frames that may wait for the feed; beyond, commits wait. A frame holds at most some 300 KB.
@@ -42,6 +43,8 @@ pub struct BrokerParts {
     pub accept: AcceptLimits,
     /// How long entries are kept.
     pub retention: Retention,
+    /// Bytes of rows of state held in memory, those not saved yet aside.
+    pub state_bytes_max: usize,
 }
 
 /// A running broker.
@@ -66,47 +69,12 @@ impl Broker {
     /// # Panics
     /// When the machine gives no threads. Call it inside a tokio runtime.
     pub fn start(parts: BrokerParts) -> Result<Self, ReadError> {
-        let BrokerParts { log, authority, limits, accept, retention } = parts;
-        let (state, dirty) = recover(&*log)?;
-        let clock = Arc::new(Clock::new(log.birth_unix_ms(), log.tail_time()));
-        let fed = Arc::new(AtomicU64::new(state.tail.0));
-        let state = Arc::new(RwLock::new(state));
-        let (registry, queue) = (Arc::new(Registry::default()), Arc::new(Queue::default()));
-        let counters = Arc::new(Counters::default());
-        let (frames, feed) = sync_channel(FEED_FRAMES_MAX);
-        let shared = Arc::new(Shared {
-            state: Arc::clone(&state),
-            registry: Arc::clone(&registry),
-            queue: Arc::clone(&queue),
-            history: log.history(),
-            segments: log.segments(),
-            authority,
-            clock: Arc::clone(&clock),
-            wheel: Wheel::default(),
-            limits,
-            draining: AtomicBool::new(false),
-            fed: Arc::clone(&fed),
-            connections: AtomicUsize::new(0),
-        });
-        let mut commit = Commit::new(Parts {
-            log,
-            state: Arc::clone(&state),
-            dirty,
-            registry: Arc::clone(&registry),
-            queue,
-            clock,
-            feed: frames,
-            counters: Arc::clone(&counters),
-            // Rising from start to start, and small on the wire.
-            newest_session: SessionNumber((unix_ms() / 1_000) << 20),
-            retention,
-        });
-        commit.finish_crossings();
+        let accept = parts.accept;
+        let Rooms { shared, commit, feed, counters } = Rooms::new(parts, Source::machine(), Tasks::Pool)?;
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(body).expect("the machine gives a thread")
         };
-        let feed_body = Feed::new(state, registry);
-        let feed = spawn("longwire-feed", Box::new(move || run_feed(feed_body, &feed, &fed)));
+        let feed = spawn("longwire-feed", Box::new(move || feed.run()));
         let commit = spawn("longwire-commit", Box::new(move || commit.run()));
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         tracker.spawn(run_wheel(Arc::clone(&shared), stop.clone()));
@@ -201,16 +169,107 @@ impl Broker {
         tracing::info!(
             operations = count(&self.counters.ops),
             frames = count(&self.counters.frames),
+            late_rows = count(&self.counters.late_rows),
             "stopped; each frame was one fsync"
         );
     }
 }
 
-fn run_feed(mut feed: Feed, frames: &Receiver<Frame>, fed: &AtomicU64) {
-    while let Ok(frame) = frames.recv() {
-        feed.feed(&frame);
+/// The rooms of a broker, recovered and wired, without a thread or task: [`Broker`] gives each its own, and who drives
+/// them by hand decides every turn of each.
+pub struct Rooms {
+    /// What connections share.
+    pub shared: Arc<Shared>,
+    /// The commit thread's own; the crossings that a crash interrupted are finished.
+    pub commit: Commit,
+    /// The feed thread's own.
+    pub feed: FeedLine,
+    /// What the commit thread counts.
+    pub counters: Arc<Counters>,
+}
+
+impl Rooms {
+    /// Recovers the state and builds everything but listeners. Blocks while it reads the journal.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn new(parts: BrokerParts, time: Source, tasks: Tasks) -> Result<Self, ReadError> {
+        let BrokerParts { log, authority, limits, accept: _, retention, state_bytes_max } = parts;
+        let state = recover(&*log, state_bytes_max)?;
+        let clock = Arc::new(Clock::new(time, log.birth_unix_ms(), log.tail_time()));
+        let fed = Arc::new(AtomicU64::new(state.tail.0));
+        let state = Arc::new(RwLock::new(state));
+        let (registry, queue) = (Arc::new(Registry::default()), Arc::new(Queue::default()));
+        let counters = Arc::new(Counters::default());
+        let (feed, frames) = sync_channel(FEED_FRAMES_MAX);
+        let shared = Arc::new(Shared {
+            state: Arc::clone(&state),
+            registry: Arc::clone(&registry),
+            queue: Arc::clone(&queue),
+            history: log.history(),
+            segments: log.segments(),
+            authority,
+            clock: Arc::clone(&clock),
+            tasks,
+            wheel: Wheel::default(),
+            limits,
+            draining: AtomicBool::new(false),
+            fed: Arc::clone(&fed),
+            connections: AtomicUsize::new(0),
+        });
+        // Rising from start to start, and small on the wire.
+        let newest_session = SessionNumber((clock.unix_ms() / 1_000) << 20);
+        let mut commit = Commit::new(Parts {
+            log,
+            state: Arc::clone(&state),
+            registry: Arc::clone(&registry),
+            queue,
+            clock,
+            feed,
+            counters: Arc::clone(&counters),
+            newest_session,
+            retention,
+        });
+        commit.finish_crossings();
+        let feed = FeedLine { feed: Feed::new(state, registry), frames, fed };
+        Ok(Self { shared, commit, feed, counters })
+    }
+}
+
+/// The committed frames on their way into lanes, at most [`FEED_FRAMES_MAX`] of them.
+pub struct FeedLine {
+    feed: Feed,
+    frames: Receiver<Frame>,
+    fed: Arc<AtomicU64>,
+}
+
+impl FeedLine {
+    /// Feeds until the commit thread is gone and every frame is fed.
+    pub fn run(mut self) {
+        while let Ok(frame) = self.frames.recv() {
+            self.feed(&frame);
+        }
+    }
+
+    /// Feeds one frame if there is one; returns whether there was.
+    ///
+    /// # Errors
+    /// When the commit thread is gone.
+    pub fn step(&mut self) -> Result<bool, TryRecvError> {
+        match self.frames.try_recv() {
+            Ok(frame) => {
+                self.feed(&frame);
+                Ok(true)
+            }
+            Err(TryRecvError::Empty) => Ok(false),
+            Err(gone) => Err(gone),
+        }
+    }
+
+    fn feed(&mut self, frame: &Frame) {
+        self.feed.feed(frame);
         if frame.positions > 0 {
-            fed.store(frame.last().0, Ordering::Release);
+            self.fed.store(frame.last().0, Ordering::Release);
         }
     }
 }

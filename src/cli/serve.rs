@@ -186,6 +186,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
             age_ms: settings.retention_age.map(|age| age.as_millis() as u64),
             bytes: settings.retention_bytes,
         },
+        state_bytes_max: settings.state_memory,
     })
     .map_err(|e| Fail::failed(format!("{}: {e}", settings.store.display())))?;
     tracing::info!(store = %settings.store.display(), ms = begun.elapsed().as_millis() as u64, "the store is open");

@@ -60,11 +60,14 @@ pub struct Store {
     pub retention_age: Option<String>,
     /// Beyond so many bytes, the oldest entries may be deleted, such as `50GiB`; unbounded unless set.
     pub retention_bytes: Option<String>,
+    /// What rows of state may take in memory, those aside that are not saved yet, such as `256MiB`; at least 1MiB. More
+    /// of them are read from the disk when they are needed.
+    pub state_memory: String,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { path: "longwire-data".into(), retention_age: None, retention_bytes: None }
+        Self { path: "longwire-data".into(), retention_age: None, retention_bytes: None, state_memory: "256MiB".into() }
     }
 }
 
@@ -122,6 +125,8 @@ pub struct Settings {
     pub retention_age: Option<Duration>,
     /// See [`Store::retention_bytes`].
     pub retention_bytes: Option<u64>,
+    /// See [`Store::state_memory`], in bytes.
+    pub state_memory: usize,
     /// See [`Auth::issuers`].
     pub issuers: Vec<(String, PathBuf)>,
     /// See [`Auth::revocations`].
@@ -233,7 +238,13 @@ impl Written {
                 .as_deref()
                 .map(|v| duration("store.retention_age", v))
                 .transpose()?,
-            retention_bytes: self.store.retention_bytes.as_deref().map(size).transpose()?,
+            retention_bytes: self
+                .store
+                .retention_bytes
+                .as_deref()
+                .map(|v| size("store.retention_bytes", v))
+                .transpose()?,
+            state_memory: state_memory(&self.store.state_memory)?,
             issuers: self.auth.issuers.into_iter().collect(),
             revocations: self.auth.revocations,
             connections: self.limits.connections,
@@ -245,7 +256,16 @@ impl Written {
     }
 }
 
-fn size(value: &str) -> Result<u64, ConfigError> {
+fn state_memory(value: &str) -> Result<usize, ConfigError> {
+    let bytes = size("store.state_memory", value)?;
+    usize::try_from(bytes).ok().filter(|bytes| *bytes >= 1 << 20).ok_or(ConfigError::Value {
+        key: "store.state_memory",
+        value: value.into(),
+        expected: "at least 1MiB",
+    })
+}
+
+fn size(key: &'static str, value: &str) -> Result<u64, ConfigError> {
     let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
     let (number, unit) = value.split_at(digits);
     let shift = match unit.trim() {
@@ -257,7 +277,7 @@ fn size(value: &str) -> Result<u64, ConfigError> {
         _ => None,
     };
     number.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift)).ok_or(ConfigError::Value {
-        key: "store.retention_bytes",
+        key,
         value: value.into(),
         expected: "a size such as 500MiB or 50GiB",
     })
@@ -290,6 +310,7 @@ mod tests {
         for (text, expected) in [
             ("", "tls.certificate is missing: the TLS listener presents it"),
             ("tls = { certificate = 'c', key = 'k' }", "auth.issuers is missing: without one nobody can be let in"),
+            ("store.state_memory = '5KiB'", "store.state_memory: \"5KiB\" is not at least 1MiB"),
             ("store.retention_age = 'long'", "store.retention_age: \"long\" is not a time such as 30s, 10m or 7d"),
             (
                 "store.retention_bytes = '5 apples'",
@@ -305,8 +326,8 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(size("5").ok(), Some(5));
-        assert_eq!(size("2GiB").ok(), Some(2 << 30));
-        assert!(size("99999999TiB").is_err() && size("GiB").is_err());
+        assert_eq!(size("k", "5").ok(), Some(5));
+        assert_eq!(size("k", "2GiB").ok(), Some(2 << 30));
+        assert!(size("k", "99999999TiB").is_err() && size("k", "GiB").is_err());
     }
 }

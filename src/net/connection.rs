@@ -3,6 +3,7 @@
 //! partial frame or bytes that the socket does not take yet own memory.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,12 +21,15 @@ use tokio_util::io::poll_read_buf;
 use super::Shared;
 use super::pump::Live;
 use crate::auth::{Identity, TokenError};
-use crate::clock::unix_ms;
 use crate::routing::core::{Attach, Op};
 use crate::routing::grants::{Grants, Patterns};
+use crate::routing::loading::{Want, load, read_blocking, try_read};
 use crate::routing::outbox::{Outbox, Reply};
+use crate::routing::rehearsal::rehearse_attach;
 use crate::routing::resume::{self, Wish};
 use crate::routing::stream::Place;
+use crate::routing::view::Reader;
+use crate::store::ReadError;
 
 /// What one turn reads at most before others get theirs.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -147,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if let Stage::Live(live) = &mut self.stage {
-            live.flush_ops(&mut self.session, &self.shared);
+            live.flush_ops(&mut self.session, &self.shared, now);
         }
         Ok(())
     }
@@ -165,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return self.session.close(Refusal::connection(Reason::Draining).retry_after(spread(1_000, 5_000)));
         }
-        let identity = match self.shared.authority.verify(&connect.token, unix_ms() / 1_000) {
+        let identity = match self.shared.authority.verify(&connect.token, self.shared.clock.unix_ms() / 1_000) {
             Ok(identity) => identity,
             Err(error) => return self.session.close(token_refusal(error)),
         };
@@ -186,15 +190,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             0 => usize::MAX,
             max => (max as usize).max(ITEM_BYTES_MIN),
         };
+        let resumes = wish.start != packet::StartKind::Fresh;
         self.stage = Stage::Attaching(Box::new(Attaching { identity: Arc::new(identity), wish, item_bytes_max }));
-        self.shared.queue.push_one(Op::Attach(Box::new(attach)));
+        let look = move |rows: &Reader<'_>, attach: &Attach| {
+            rehearse_attach(rows, &attach.user, &attach.device, resumes);
+        };
+        if try_read(&self.shared.state, |rows| look(rows, &attach)).is_ok() {
+            return self.shared.queue.push_one(Op::Attach(Box::new(attach)));
+        }
+        let shared = Arc::clone(&self.shared);
+        drop(self.shared.tasks.run(move || match read_blocking(&shared.state, |rows| look(rows, &attach)) {
+            Ok(()) => shared.queue.push_one(Op::Attach(Box::new(attach))),
+            Err(error) => unreadable(&attach.outbox, &error),
+        }));
     }
 
     /// Takes what routing has answered.
     fn take_replies(&mut self, now: Millis) {
         let (mut replies, closing, goaway) = {
             let mut pending = self.outbox.lock();
-            (std::mem::take(&mut pending.replies), pending.closing.take(), pending.goaway.take())
+            let replies = if pending.is_loading { VecDeque::new() } else { std::mem::take(&mut pending.replies) };
+            (replies, pending.closing.take(), pending.goaway.take())
         };
         while let Some(reply) = replies.pop_front() {
             match reply {
@@ -204,15 +220,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Reply::Attached(attached) => {
                     let Stage::Attaching(attaching) = std::mem::replace(&mut self.stage, Stage::Gone) else { continue };
                     let mut connected = attached.connected.clone();
-                    let resumed = {
-                        let state = self.shared.state.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        connected.now = state.time.0;
-                        resume::resume(&state, &self.shared.segments, &attached, &attaching.wish, &mut connected)
+                    let resumed = try_read(&self.shared.state, |rows| {
+                        connected.now = rows.state().time.0;
+                        resume::resume(rows, &self.shared.segments, &attached, &attaching.wish, &mut connected)
+                    });
+                    let resumed = match resumed {
+                        Ok(resumed) => resumed,
+                        Err(cold) => {
+                            // Once more, when everything it looks at is loaded.
+                            self.stage = Stage::Attaching(attaching);
+                            replies.push_front(Reply::Attached(attached));
+                            self.take_up_later(std::mem::take(&mut replies), cold);
+                            break;
+                        }
                     };
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
                     connected.token_expires_in_ms =
-                        attaching.identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
+                        attaching.identity.expires.saturating_mul(1_000).saturating_sub(self.shared.clock.unix_ms());
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
                     let mut live =
                         Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);
@@ -235,6 +260,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(refusal) = closing {
             self.session.close(refusal);
         }
+    }
+
+    /// Puts replies back until what the first of them needs is loaded.
+    fn take_up_later(&mut self, replies: VecDeque<Reply>, cold: Vec<Want>) {
+        {
+            let mut pending = self.outbox.lock();
+            for reply in replies.into_iter().rev() {
+                pending.replies.push_front(reply);
+            }
+            pending.is_loading = true;
+        }
+        let (shared, outbox) = (Arc::clone(&self.shared), Arc::clone(&self.outbox));
+        drop(self.shared.tasks.run(move || {
+            let loaded = load(&shared.state, &cold);
+            outbox.lock().is_loading = false;
+            match loaded {
+                Ok(()) => outbox.wake(),
+                Err(error) => unreadable(&outbox, &error),
+            }
+        }));
     }
 
     /// Writes until the session has nothing to say or the socket takes no more.
@@ -368,6 +413,12 @@ impl<S> Drop for Connection<S> {
     }
 }
 
+/// The connection ends, since what it needs cannot be read.
+fn unreadable(outbox: &Outbox, error: &ReadError) {
+    tracing::error!(%error, "rows of state cannot be read");
+    outbox.close(Refusal::connection(Reason::Internal));
+}
+
 /// The refusal of a token.
 pub(super) fn token_refusal(error: TokenError) -> Refusal {
     let reason = match error {
@@ -395,17 +446,14 @@ pub(crate) fn spread(least_ms: u32, most_ms: u32) -> u32 {
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
-    use std::time::Duration;
 
     use tokio::io::ReadBuf;
 
     use super::*;
-    use crate::net::testing::shared;
+    use crate::clock::Hands;
+    use crate::net::testing::{shared, shared_at};
     use crate::net::wheel::SLOT_MS;
     use crate::store::MemoryLog;
-
-    /// How long anything may take; a test that waits longer fails.
-    const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A peer by hand.
     #[derive(Default)]
@@ -461,25 +509,24 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_does_not_read_cannot_keep_a_connection_that_has_ended() {
         for reads in [false, true] {
-            let shared = shared(&MemoryLog::new(0, usize::MAX));
+            let hands = Arc::<Hands>::default();
+            let shared = shared_at(&MemoryLog::new(0, usize::MAX), &hands);
             // A frame longer than any before `Connected`.
             let peer = Peer { says: b"\xff\xff\xff\x7f", reads, ..Peer::default() };
-            let begun = shared.clock.now();
             let connection = Connection::new(peer, Arc::clone(&shared));
             let outbox = Arc::downgrade(&connection.outbox);
             // A task of its own, which only the wheel wakes.
-            let mut connection = tokio::spawn(connection);
-            let ended = async {
-                let mut tick = tokio::time::interval(Duration::from_millis(SLOT_MS));
-                loop {
-                    tokio::select! {
-                        ended = &mut connection => return ended.expect("without a panic"),
-                        _ = tick.tick() => shared.wheel.turn(shared.clock.now()),
-                    }
-                }
-            };
-            tokio::time::timeout(PATIENCE, ended).await.expect("it ends");
-            assert!(shared.clock.now() >= begun.after(LINGER_MS), "its last words had their time");
+            let connection = tokio::spawn(connection);
+            tokio::task::yield_now().await;
+            while !connection.is_finished() {
+                let now = shared.clock.now();
+                assert!(now <= Millis(0).after(LINGER_MS + 2 * SLOT_MS), "it ends");
+                shared.wheel.turn(now);
+                tokio::task::yield_now().await;
+                hands.monotonic_ms.fetch_add(SLOT_MS, Ordering::Relaxed);
+            }
+            assert!(shared.clock.now() >= Millis(0).after(LINGER_MS), "its last words had their time");
+            connection.await.expect("without a panic");
             assert_eq!((outbox.strong_count(), Arc::strong_count(&shared)), (0, 1), "and nothing of it stays");
         }
     }

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use longwire_protocol::limits::TLS_MS;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -76,6 +79,21 @@ impl Drop for Place {
     }
 }
 
+/// A connection in its place. Written out, since an async block would hold what it moves twice, for as long as the
+/// connection lives.
+struct Placed<S> {
+    connection: Connection<S>,
+    _place: Place,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Placed<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.connection).poll(context)
+    }
+}
+
 impl Listener {
     /// Accepts until told to stop.
     ///
@@ -124,11 +142,8 @@ impl Listener {
         let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
         match &self.security {
             Security::Plain => {
-                self.tracker.spawn(async move {
-                    drop(permit);
-                    Connection::new(socket, shared).await;
-                    drop(place);
-                });
+                drop(permit);
+                tracker.spawn(Placed { connection: Connection::new(socket, shared), _place: place });
             }
             Security::Tls(config) => {
                 let acceptor = TlsAcceptor::from(config.load_full());
@@ -138,10 +153,7 @@ impl Listener {
                     let handshake = Box::pin(acceptor.accept_with(socket, limited));
                     if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(TLS_MS), handshake).await {
                         // A task of its own, so that nothing of the handshake stays.
-                        tracker.spawn(async move {
-                            Connection::new(stream, shared).await;
-                            drop(place);
-                        });
+                        tracker.spawn(Placed { connection: Connection::new(stream, shared), _place: place });
                     }
                     drop(permit);
                 });

@@ -2,8 +2,11 @@
 //! Decides nothing about messages: what may be done is `routing`'s, who someone is is `auth`'s.
 
 pub mod connection;
+mod lanes;
 pub mod listener;
+mod publishing;
 pub mod pump;
+mod requests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
@@ -20,6 +23,7 @@ use crate::clock::Clock;
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::{History, Segment};
+use crate::tasks::Tasks;
 
 /// What every connection shares with the rest of the broker.
 pub struct Shared {
@@ -37,6 +41,8 @@ pub struct Shared {
     pub authority: Authority,
     /// The clock.
     pub clock: Arc<Clock>,
+    /// Where reads of the disk are done.
+    pub tasks: Tasks,
     /// Wakes connections when something runs out.
     pub wheel: wheel::Wheel,
     /// The bounds of sessions.

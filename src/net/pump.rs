@@ -4,30 +4,27 @@
 use std::collections::VecDeque;
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
+use longwire_protocol::packet::Lane;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis, Seq};
-use tokio::task::JoinHandle;
+use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis};
 
 use super::Shared;
-use super::connection::{grants, token_refusal};
+use super::connection::token_refusal;
+use super::lanes::Reading;
+use super::requests::{Answer, Job, resend, respond};
 use crate::auth::Identity;
-use crate::clock::unix_ms;
-use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
-use crate::routing::core::{Op, Publish, digest};
-use crate::routing::feed::{caught_up_item, head_item, item_for, progress_item};
-use crate::routing::limits::{PROGRESS_POSITIONS, WATCHES_MAX};
+use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Step};
+use crate::routing::core::Op;
 use crate::routing::outbox::{Attached, Session};
-use crate::routing::query::{self, Visible};
 use crate::routing::resume;
-use crate::routing::rows::{DeviceCursor, Kind};
+use crate::routing::rows::DeviceCursor;
 use crate::routing::stream::{Place, Ready};
-use crate::store::{PageLimit, Position};
+use crate::store::{Position, ReadError};
+use crate::tasks::Task;
 
 /// How often a cursor leaves while items flow.
 const CURSOR_EVERY_MS: u64 = longwire_protocol::limits::CURSOR_MS;
@@ -36,62 +33,49 @@ const STORE_CURSOR_EVERY_MS: u64 = 10_000;
 
 /// See the module.
 pub(super) struct Live {
-    session: Arc<Session>,
-    identity: Arc<Identity>,
+    pub(super) session: Arc<Session>,
+    pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
-    believed_at: u64,
-    express: Reader,
-    bulk: Reader,
+    pub(super) believed_at: u64,
+    pub(super) express: Reading,
+    pub(super) bulk: Reading,
     /// The one job that is under way off the worker thread, or waits for it.
-    jobs: VecDeque<Job>,
-    away: Option<JoinHandle<Done>>,
-    /// Publishes of this turn, on their way to the commit thread.
-    ops: Vec<Op>,
-    published: Option<(MessageId, MessageId)>,
-    item_bytes_max: usize,
-    skips: bool,
-    cursor: CursorState,
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) away: Option<Task<Done>>,
+    /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
+    pub(super) ops: Vec<Op>,
+    /// What the operations ahead of those look at is being loaded.
+    pub(super) preparing: Option<Task<Vec<Op>>>,
+    /// Messages into this conversation needed no loading then.
+    pub(super) prepared: Option<(ConversationId, Millis)>,
+    pub(super) published: Option<(MessageId, MessageId)>,
+    pub(super) item_bytes_max: usize,
+    pub(super) skips: bool,
+    pub(super) cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
-    given: [Position; 2],
+    pub(super) given: [Position; 2],
     /// The backlog of express, and of bulk, ended here, and the `CaughtUp` waits for room.
-    caught_up: [Option<Position>; 2],
+    pub(super) caught_up: [Option<Position>; 2],
 }
 
 /// What is known of where the device stands.
-struct CursorState {
+pub(super) struct CursorState {
     /// Where it stands by its acks.
     acked: DeviceCursor,
     /// Whether it acked anything in this session.
     moved: bool,
     stored_at: Millis,
     /// Something was delivered since the last cursor.
-    owed: bool,
+    pub(super) owed: bool,
     sent_at: Millis,
 }
 
-/// How a lane is read.
-enum Reader {
-    /// From the outbox; or what to read is still to be found out.
-    Idle,
-    /// What to read is known, where each conversation goes on is not.
-    Planned(Plan),
-    /// From the log.
-    Reading(CatchUp),
-    /// The disk is asked, off this thread.
-    Away,
-}
-
-/// What has to be read for a client.
-enum Job {
-    History(u64, packet::HistoryRequest),
-    Resend { lane: Lane, n: u64, place: Place },
-}
-
 /// What came back from the disk.
-enum Done {
+pub(super) enum Done {
     Planned(Lane, Plan, Result<CatchUp, Miss>),
     Stepped(Lane, CatchUp, Vec<Ready>, Result<Step, Miss>),
-    History(u64, Result<query::Page, Miss>),
+    Failed(ReadError),
+    Answered(u64, Result<Answer, Miss>),
     Resend { lane: Lane, n: u64, item: Result<Bytes, Miss> },
 }
 
@@ -109,11 +93,13 @@ impl Live {
             session: attached.session,
             identity,
             believed_at: shared.authority.generation(),
-            express: Reader::Idle,
-            bulk: Reader::Idle,
+            express: Reading::Idle,
+            bulk: Reading::Idle,
             jobs: VecDeque::new(),
             away: None,
             ops: Vec::new(),
+            preparing: None,
+            prepared: None,
             published: None,
             item_bytes_max,
             skips,
@@ -157,38 +143,6 @@ impl Live {
         }
     }
 
-    fn publish(&mut self, publish: packet::Publish, shared: &Shared) {
-        let id = MessageId(publish.message_id);
-        self.published = Some(self.published.map_or((id, id), |(low, high)| (low.min(id), high.max(id))));
-        let mark_countable = match &publish.action {
-            Some(Action::SetMark(set)) => {
-                countable_at(shared, ConversationId(publish.conversation), Seq(set.seq)).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        let digest = digest(&publish);
-        let session = Arc::clone(&self.session);
-        self.ops.push(Op::Publish(Publish { session, publish, digest, mark_countable }));
-    }
-
-    /// Hands this turn's publishes to the commit thread, or refuses them all when its queue is full.
-    pub(super) fn flush_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
-        if let Some(published) = self.published {
-            self.session.outbox.lock().published = Some(published);
-        }
-        if !self.ops.is_empty() && !shared.queue.push(&mut self.ops) {
-            for op in self.ops.drain(..) {
-                match op {
-                    Op::Publish(publish) => {
-                        let id = MessageId(publish.publish.message_id);
-                        wire.refuse(Refusal::publish(id, Reason::Overloaded).retry_after(500));
-                    }
-                    other => shared.queue.push_one(other),
-                }
-            }
-        }
-    }
-
     fn acked(&mut self, express: Option<Place>, bulk: Option<Place>, shared: &Shared, now: Millis) {
         let cursor = &mut self.cursor;
         if !cursor.moved {
@@ -207,73 +161,6 @@ impl Live {
             cursor.stored_at = now;
             self.ops.push(Op::StoreCursor(Arc::clone(&self.session), cursor.acked));
         }
-    }
-
-    fn request(&mut self, request: packet::Request, wire: &mut BrokerSession<Place>, shared: &Shared) {
-        let id = request.id;
-        let answered = {
-            let state = || shared.state.read().unwrap_or_else(PoisonError::into_inner);
-            match request.op {
-                Some(request::Op::History(history)) => {
-                    self.jobs.push_back(Job::History(id, history));
-                    return;
-                }
-                Some(request::Op::Conversations(page)) => {
-                    Ok(response::Result::Conversations(query::conversations(&state(), &self.session, &page)))
-                }
-                Some(request::Op::Members(page)) => {
-                    query::members(&state(), &self.session, &page).map(response::Result::Members)
-                }
-                Some(request::Op::Users(users)) => {
-                    Ok(response::Result::Users(query::users(&shared.state, &self.session, &users)))
-                }
-                Some(request::Op::Watch(watch)) => self.watch(&watch, shared).map(response::Result::Watch),
-                Some(request::Op::Refresh(refresh)) => self.refresh(&refresh, shared).map(response::Result::Refresh),
-                None => Err(Refusal::connection(Reason::Unsupported)),
-            }
-        };
-        match answered {
-            Ok(result) => wire.respond(packet::Response { id, result: Some(result) }),
-            Err(refusal) => wire.refuse(Refusal { request: id, ..refusal }),
-        }
-    }
-
-    fn watch(&mut self, watch: &packet::WatchRequest, shared: &Shared) -> Result<packet::WatchAnswer, Refusal> {
-        let id = ConversationId(watch.conversation);
-        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
-        let unknown = || Refusal::connection(Reason::UnknownConversation);
-        let channel = state.conversation(id).filter(|c| c.kind == Kind::Channel).ok_or_else(unknown)?;
-        if !self.session.grants.load().read.admit(&channel.label) {
-            return Err(unknown());
-        }
-        let mut pending = self.session.outbox.lock();
-        if watch.stop {
-            pending.watching.retain(|watched| *watched != id);
-            drop(pending);
-            shared.registry.unwatch(id, &self.session);
-        } else {
-            if pending.watching.len() >= WATCHES_MAX && !pending.watching.contains(&id) {
-                return Err(Refusal::connection(Reason::QuotaExceeded));
-            }
-            if !pending.watching.contains(&id) {
-                pending.watching.push(id);
-            }
-            drop(pending);
-            shared.registry.watch(id, &self.session);
-        }
-        Ok(packet::WatchAnswer { head_seq: channel.head.seq.0 })
-    }
-
-    fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
-        let identity = shared.authority.verify(&refresh.token, unix_ms() / 1_000).map_err(token_refusal)?;
-        if identity.user != self.identity.user || identity.device != self.identity.device {
-            let refusal = Refusal::connection(Reason::Forbidden);
-            return Err(refusal.because("the token is for another user or device"));
-        }
-        self.session.grants.store(Arc::new(grants(&identity)));
-        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(unix_ms());
-        self.identity = Arc::new(identity);
-        Ok(packet::RefreshAnswer { expires_in_ms })
     }
 
     /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held for a cursor, and
@@ -299,7 +186,7 @@ impl Live {
     }
 
     /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
-    fn holds_for_cursor(&self, now: Millis) -> bool {
+    pub(super) fn holds_for_cursor(&self, now: Millis) -> bool {
         self.cursor.owed && self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) >= 2 * CURSOR_EVERY_MS
     }
 
@@ -311,186 +198,9 @@ impl Live {
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
         }
-        if self.identity.expires <= unix_ms() / 1_000 {
+        if self.identity.expires <= shared.clock.unix_ms() / 1_000 {
             wire.close(token_refusal(crate::auth::TokenError::Expired));
         }
-    }
-
-    fn reader(&mut self, lane: Lane) -> &mut Reader {
-        match lane {
-            Lane::Express => &mut self.express,
-            Lane::Bulk => &mut self.bulk,
-        }
-    }
-
-    fn pump_lane(&mut self, lane: Lane, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
-        let is_express = lane == Lane::Express;
-        loop {
-            let room = wire.room(lane);
-            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) {
-                return;
-            }
-            match std::mem::replace(self.reader(lane), Reader::Idle) {
-                Reader::Idle => match self.next_ready(is_express, &room, shared) {
-                    Next::Ready(ready) => self.give(lane, ready, wire, now),
-                    Next::Turn(plan) => *self.reader(lane) = Reader::Planned(plan),
-                    Next::Nothing => return,
-                },
-                Reader::Away => {
-                    *self.reader(lane) = Reader::Away;
-                    return;
-                }
-                Reader::Planned(plan) => {
-                    let done = CatchUp::begin(&plan, quick(shared));
-                    if !self.planned(lane, plan, done, wire, shared) {
-                        return;
-                    }
-                }
-                Reader::Reading(mut catch_up) => {
-                    let mut out = Vec::new();
-                    let express_sent = self.session.outbox.lock().express.sent();
-                    let mut left = room_left(&room);
-                    let step = catch_up.step(quick(shared), &self.session, &mut left, express_sent, &mut out);
-                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// What an idle lane does next: an item that is ready, or a turn through the log.
-    fn next_ready(&mut self, is_express: bool, room: &longwire_protocol::Room, shared: &Shared) -> Next {
-        // Read before the lane is locked: everything up to here was pushed already.
-        let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
-        if let Some(position) = self.caught_up[usize::from(!is_express)] {
-            let item = caught_up_item();
-            if !room.admits(item.len()) {
-                return Next::Nothing;
-            }
-            self.caught_up[usize::from(!is_express)] = None;
-            let place = Place { position, conversation: ConversationId(0), seq: Seq(0) };
-            return Next::Ready(Ready { place, item });
-        }
-        let mut pending = self.session.outbox.lock();
-        let lane = pending.lane(is_express);
-        if let Some(ready) = lane.take(room.bytes as usize, room.bytes == u32::MAX) {
-            return Next::Ready(ready);
-        }
-        let Some(turn) = lane.begin_turn() else {
-            lane.pass(fed);
-            let given = &mut self.given[usize::from(!is_express)];
-            let item = progress_item();
-            // Only a lane with nothing ready: else what waits for room lies below.
-            if !lane.has_work() && fed.0 > given.0 + PROGRESS_POSITIONS && room.admits(item.len()) {
-                let place = Place { position: fed, conversation: ConversationId(0), seq: Seq(0) };
-                return Next::Ready(Ready { place, item });
-            }
-            return Next::Nothing;
-        };
-        let sent = lane.sent();
-        let skips = self.skips && pending.owes_caught_up[usize::from(!is_express)];
-        drop(pending);
-        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
-        Next::Turn(Plan::new(&state, &self.session, &turn, sent, is_express, skips))
-    }
-
-    /// Takes over what a plan led to. Returns whether the lane can go on at once.
-    fn planned(
-        &mut self,
-        lane: Lane,
-        plan: Plan,
-        done: Result<CatchUp, Miss>,
-        wire: &mut BrokerSession<Place>,
-        shared: &Arc<Shared>,
-    ) -> bool {
-        match done {
-            Ok(catch_up) => {
-                *self.reader(lane) = Reader::Reading(catch_up);
-                true
-            }
-            Err(Miss::Disk) => {
-                if self.away.is_some() {
-                    *self.reader(lane) = Reader::Planned(plan);
-                    return false;
-                }
-                *self.reader(lane) = Reader::Away;
-                let history = Arc::clone(&shared.history);
-                self.away = Some(tokio::task::spawn_blocking(move || {
-                    let done = CatchUp::begin(&plan, Reads { history: &*history, may_block: true });
-                    Done::Planned(lane, plan, done)
-                }));
-                false
-            }
-            Err(Miss::Failed(error)) => fail(wire, &error),
-        }
-    }
-
-    /// Takes over what a step gave. Returns whether the lane can go on at once.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one step, handed over once")]
-    fn stepped(
-        &mut self,
-        lane: Lane,
-        mut catch_up: CatchUp,
-        out: Vec<Ready>,
-        step: Result<Step, Miss>,
-        wire: &mut BrokerSession<Place>,
-        shared: &Arc<Shared>,
-        now: Millis,
-    ) -> bool {
-        let is_express = lane == Lane::Express;
-        if let Some(last) = out.last() {
-            self.session.outbox.lock().lane(is_express).advance(last.place.position);
-        }
-        let has_given = !out.is_empty();
-        for ready in out {
-            self.give(lane, ready, wire, now);
-        }
-        match step {
-            Ok(Step::Done(target)) => {
-                let mut pending = self.session.outbox.lock();
-                pending.lane(is_express).end_turn(target);
-                if std::mem::take(&mut pending.owes_caught_up[usize::from(!is_express)]) {
-                    self.caught_up[usize::from(!is_express)] = Some(target);
-                }
-                true
-            }
-            Ok(Step::Full) => {
-                *self.reader(lane) = Reader::Reading(catch_up);
-                // Into an empty window goes one item of any size; then its bytes are counted anew.
-                has_given
-            }
-            Ok(Step::Waits(_)) => {
-                *self.reader(lane) = Reader::Reading(catch_up);
-                false
-            }
-            Err(Miss::Disk) => {
-                if self.away.is_some() {
-                    *self.reader(lane) = Reader::Reading(catch_up);
-                    return false;
-                }
-                *self.reader(lane) = Reader::Away;
-                let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
-                let room = wire.room(lane);
-                self.away = Some(tokio::task::spawn_blocking(move || {
-                    let mut out = Vec::new();
-                    let reads = Reads { history: &*history, may_block: true };
-                    let express_sent = session.outbox.lock().express.sent();
-                    let step = catch_up.step(reads, &session, &mut room_left(&room), express_sent, &mut out);
-                    Done::Stepped(lane, catch_up, out, step)
-                }));
-                false
-            }
-            Err(Miss::Failed(error)) => fail(wire, &error),
-        }
-    }
-
-    /// Hands an item to the session; one that the client cannot hold becomes a `Head`.
-    fn give(&mut self, lane: Lane, ready: Ready, wire: &mut BrokerSession<Place>, now: Millis) {
-        let Ready { place, item } = ready;
-        self.cursor.owed = true;
-        self.given[usize::from(lane == Lane::Bulk)] = place.position;
-        wire.deliver(now, lane, place, &fit(place, item, self.item_bytes_max));
     }
 
     /// Takes over what came back from the disk.
@@ -501,19 +211,34 @@ impl Live {
         shared: &Arc<Shared>,
         now: Millis,
     ) {
+        while let Some(preparing) = &mut self.preparing {
+            let Poll::Ready(prepared) = Pin::new(preparing).poll(context) else { break };
+            self.preparing = None;
+            let Ok(ops) = prepared else { return wire.close(Refusal::connection(Reason::Internal)) };
+            let behind = std::mem::replace(&mut self.ops, ops);
+            if shared.queue.push(&mut self.ops) {
+                self.ops = behind;
+                self.flush_ops(wire, shared, now);
+            } else {
+                // What came behind goes the same way, or it would overtake.
+                self.ops.extend(behind);
+                self.queue_ops(wire, shared);
+            }
+        }
         while let Some(away) = &mut self.away {
             let Poll::Ready(done) = Pin::new(away).poll(context) else { return };
             self.away = None;
             match done {
                 Ok(Done::Planned(lane, plan, done)) => {
-                    *self.reader(lane) = Reader::Idle;
+                    *self.reading(lane) = Reading::Idle;
                     self.planned(lane, plan, done, wire, shared);
                 }
                 Ok(Done::Stepped(lane, catch_up, out, step)) => {
-                    *self.reader(lane) = Reader::Idle;
+                    *self.reading(lane) = Reading::Idle;
                     self.stepped(lane, catch_up, out, step, wire, shared, now);
                 }
-                Ok(Done::History(id, page)) => answer_history(id, page, wire),
+                Ok(Done::Failed(error)) => drop(fail(wire, &error)),
+                Ok(Done::Answered(id, answer)) => respond(id, answer, wire),
                 Ok(Done::Resend { lane, n, item }) => resend(lane, n, item, wire, now),
                 Err(_) => wire.close(Refusal::connection(Reason::Internal)),
             }
@@ -521,52 +246,6 @@ impl Live {
                 self.pump_lane(lane, wire, shared, now);
             }
             self.next_job(wire, shared, now);
-        }
-    }
-
-    /// Starts on what clients wait for, one after another.
-    fn next_job(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
-        // A client that does not read its answers gets no more of them.
-        while self.away.is_none()
-            && !wire.has_answers_waiting()
-            && let Some(job) = self.jobs.pop_front()
-        {
-            let max = self.item_bytes_max;
-            match job {
-                Job::History(id, request) => {
-                    let visible = {
-                        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
-                        Visible::of(&state, &self.session, ConversationId(request.conversation))
-                    };
-                    let visible = match visible {
-                        Ok(visible) => visible,
-                        Err(refusal) => {
-                            wire.refuse(Refusal { request: id, ..refusal });
-                            continue;
-                        }
-                    };
-                    match query::history(quick(shared), &visible, &request) {
-                        Err(Miss::Disk) => {
-                            let history = Arc::clone(&shared.history);
-                            self.away = Some(tokio::task::spawn_blocking(move || {
-                                let reads = Reads { history: &*history, may_block: true };
-                                Done::History(id, query::history(reads, &visible, &request))
-                            }));
-                        }
-                        page => answer_history(id, page, wire),
-                    }
-                }
-                Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
-                    Err(Miss::Disk) => {
-                        let (history, session) = (Arc::clone(&shared.history), Arc::clone(&self.session));
-                        self.away = Some(tokio::task::spawn_blocking(move || {
-                            let reads = Reads { history: &*history, may_block: true };
-                            Done::Resend { lane, n, item: read_again(reads, &session, place, max) }
-                        }));
-                    }
-                    item => resend(lane, n, item, wire, now),
-                },
-            }
         }
     }
 
@@ -601,177 +280,34 @@ impl Live {
         self.cursor.owed.then(|| self.cursor.sent_at.after(CURSOR_EVERY_MS))
     }
 
-    /// The connection is over.
+    /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.
     pub(super) fn end(self, shared: &Shared) {
         for op in self.ops {
-            shared.queue.push_one(op);
+            if self.preparing.is_none() || !matches!(op, Op::Publish(_)) {
+                shared.queue.push_one(op);
+            }
         }
         let cursor = self.cursor.moved.then_some(self.cursor.acked);
         shared.queue.push_one(Op::Detach(self.session, cursor));
     }
 }
 
-enum Next {
-    Ready(Ready),
-    Turn(Plan),
-    Nothing,
-}
-
 /// Reads that never block.
-fn quick(shared: &Shared) -> Reads<'_> {
-    Reads { history: &*shared.history, may_block: false }
+pub(super) fn quick(shared: &Shared) -> Reads<'_> {
+    Reads { history: &*shared.history, state: &shared.state, may_block: false }
 }
 
-fn room_left(room: &longwire_protocol::Room) -> Room {
-    let is_empty = room.bytes == u32::MAX;
-    Room { items: room.items as usize, bytes: if is_empty { 0 } else { room.bytes as usize }, is_empty }
+/// Reads that may block on the disk.
+pub(super) fn blocking(shared: &Shared) -> Reads<'_> {
+    Reads { may_block: true, ..quick(shared) }
 }
 
-fn fail(wire: &mut BrokerSession<Place>, error: &crate::store::ReadError) -> bool {
+pub(super) fn fail(wire: &mut BrokerSession<Place>, error: &crate::store::ReadError) -> bool {
     tracing::error!(%error, "the store cannot be read");
     wire.close(Refusal::connection(Reason::Internal));
     false
 }
 
-fn answer_history(id: u64, page: Result<query::Page, Miss>, wire: &mut BrokerSession<Place>) {
-    match page {
-        Ok(page) => wire.respond_history(id, &page.items, page.next.0, page.head.0),
-        Err(Miss::Failed(error)) => drop(fail(wire, &error)),
-        Err(Miss::Disk) => wire.close(Refusal::connection(Reason::Internal)),
-    }
-}
-
-fn resend(lane: Lane, n: u64, item: Result<Bytes, Miss>, wire: &mut BrokerSession<Place>, now: Millis) {
-    match item {
-        Ok(item) => wire.resend(now, lane, n, &item),
-        Err(Miss::Failed(error)) => drop(fail(wire, &error)),
-        Err(Miss::Disk) => wire.close(Refusal::connection(Reason::Internal)),
-    }
-}
-
-/// The item, or, where it is an entry that the client cannot hold, the `Head` in its place.
-fn fit(place: Place, item: Bytes, bytes_max: usize) -> Bytes {
-    if item.len() > bytes_max && place.conversation.is_some() {
-        return head_item(place.conversation, place.seq, place.seq, HeadReason::TooLarge, item.len());
-    }
-    item
-}
-
-/// The item at a place, as it is now.
-fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usize) -> Result<Bytes, Miss> {
-    let one = PageLimit { entries: 1, bytes: usize::MAX };
-    let entries = reads.range(place.conversation, place.seq, place.seq, false, one)?;
-    Ok(match entries.first() {
-        Some(entry) => {
-            let item = item_for(&session.outbox.lock(), session, entry);
-            fit(place, item, bytes_max)
-        }
-        None => head_item(place.conversation, place.seq, place.seq, HeadReason::Expired, 0),
-    })
-}
-
-/// The countable entries up to a seq, for a mark. Reads one entry, from the disk if need be.
-fn countable_at(shared: &Shared, conversation: ConversationId, seq: Seq) -> Option<u64> {
-    let reads = Reads { history: &*shared.history, may_block: true };
-    let one = PageLimit { entries: 1, bytes: usize::MAX };
-    reads.range(conversation, seq, seq, false, one).ok()?.first().map(|entry| entry.countable)
-}
-
 fn current_segment(shared: &Shared) -> crate::store::SegmentId {
     shared.segments.last().map_or_else(Default::default, |segment| segment.id)
-}
-
-#[cfg(test)]
-mod tests {
-    use arc_swap::ArcSwap;
-    use longwire_protocol::packet::item;
-    use longwire_protocol::{DeviceId, Incarnation, LogTime, Room, SessionNumber, UserId};
-    use prost::Message as _;
-
-    use super::*;
-    use crate::net::testing::shared;
-    use crate::routing::grants::Grants;
-    use crate::routing::outbox::Outbox;
-    use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog};
-
-    fn session() -> Arc<Session> {
-        Arc::new(Session {
-            number: SessionNumber(1),
-            user: UserId(1),
-            device: DeviceId(1),
-            incarnation: Incarnation(1),
-            first_unanswered: MessageId(1),
-            grants: ArcSwap::from_pointee(Grants::default()),
-            outbox: Arc::new(Outbox::default()),
-        })
-    }
-
-    fn live(session: Arc<Session>, shared: &Shared) -> Live {
-        let identity = Identity {
-            user: "alice".into(),
-            device: None,
-            publish: Vec::new(),
-            read: Vec::new(),
-            expires: u64::MAX,
-            issued: 0,
-            id: "".into(),
-        };
-        let attached = Attached { session, connected: packet::Connected::default(), cursor: None };
-        Live::new(attached, Arc::new(identity), false, usize::MAX, shared, Millis(0))
-    }
-
-    fn kind(item: &Bytes) -> item::Kind {
-        packet::Item::decode(&item[..]).expect("an item").kind.expect("of a kind")
-    }
-
-    /// A `Progress` says that there is nothing below it: while an item waits for room, there is.
-    #[test]
-    fn progress_never_overtakes_an_item_that_waits_for_room() {
-        let shared = shared(&MemoryLog::new(0, usize::MAX));
-        let session = session();
-        let mut live = live(Arc::clone(&session), &shared);
-        let place = |position| Place { position: Position(position), conversation: ConversationId(1), seq: Seq(1) };
-        {
-            let mut pending = session.outbox.lock();
-            pending.express.begin_turn().expect("it is behind");
-            assert!(pending.express.end_turn(Position(0)), "and live now");
-            pending.express.push(Ready { place: place(5), item: Bytes::from_static(&[0; 100]) }, true);
-        }
-        let fed = PROGRESS_POSITIONS + 10;
-        shared.fed.store(fed, std::sync::atomic::Ordering::Release);
-
-        let small = Room { items: 1, bytes: 50 };
-        assert!(matches!(live.next_ready(true, &small, &shared), Next::Nothing));
-        let Next::Ready(ready) = live.next_ready(true, &Room { items: 1, bytes: 100 }, &shared) else {
-            panic!("the item fits now")
-        };
-        assert_eq!(ready.place, place(5));
-        let Next::Ready(ready) = live.next_ready(true, &small, &shared) else { panic!("nothing is below any more") };
-        assert!(matches!(kind(&ready.item), item::Kind::Progress(_)));
-        assert_eq!(ready.place.position, Position(fed));
-    }
-
-    /// What is sent again is what was sent: a `Head` for what the client cannot hold, an entry for what it can, an
-    /// expired `Head` for what is gone.
-    #[test]
-    fn an_item_sent_again_respects_the_clients_largest_item() {
-        let mut log = MemoryLog::new(0, usize::MAX);
-        let entry = packet::Entry { conversation: 1, seq: 1, content: vec![b'x'; 1_000].into(), ..Default::default() };
-        let item = packet::Item { kind: Some(item::Kind::Entry(entry.clone())) }.encode_to_vec();
-        let mut frame = FrameBuilder::new(log.segments()[0].id, Position(1), LogTime(0));
-        let meta = EntryMeta { conversation: ConversationId(1), seq: Seq(1), ..EntryMeta::default() };
-        frame.push_entry(&meta, |out| out.extend_from_slice(&item));
-        log.append(&frame.finish()).expect("appended");
-        let shared = shared(&log);
-        let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
-        let again = |bytes_max| kind(&read_again(quick(&shared), &session(), place, bytes_max).expect("in memory"));
-
-        assert_eq!(again(item.len()), item::Kind::Entry(entry));
-        let item::Kind::Head(head) = again(item.len() - 1) else { panic!("no head") };
-        assert_eq!((head.conversation, head.from_seq, head.to_seq), (1, 1, 1));
-        assert_eq!((head.reason(), head.item_bytes), (HeadReason::TooLarge, item.len() as u64));
-        log.set_floor(Position(2));
-        let item::Kind::Head(head) = again(64) else { panic!("no head") };
-        assert_eq!(head.reason(), HeadReason::Expired);
-    }
 }

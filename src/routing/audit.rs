@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use longwire_protocol::{ConversationId, Seq};
 
 use super::fold::fold_frame;
-use super::state::{Dirty, Overlay, State, View};
+use super::rows::{Key, Row};
+use super::state::State;
+use super::view::{Overlay, Reader, Rows as _, View};
 use crate::store::{Frame, Head, Visitor};
 
 /// See the module. Give it to the store's check.
@@ -14,14 +16,13 @@ use crate::store::{Frame, Head, Visitor};
 pub struct Audit {
     state: State,
     overlay: Overlay,
-    dirty: Dirty,
     heads: HashMap<ConversationId, Head>,
     problems: Vec<String>,
 }
 
 impl Visitor for Audit {
     fn state_row(&mut self, key: &[u8], value: &[u8]) {
-        if let Err(error) = self.state.load(key, value) {
+        if let Err(error) = self.state.load_row(key, value) {
             self.problems.push(error.to_string());
         }
     }
@@ -30,7 +31,7 @@ impl Visitor for Audit {
         if let Err(error) = fold_frame(&mut View::new(&self.state, &mut self.overlay), frame) {
             self.problems.push(error.to_string());
         }
-        self.overlay.merge(&mut self.state, &mut self.dirty);
+        self.overlay.merge(&mut self.state);
     }
 
     fn head(&mut self, head: Head) {
@@ -39,8 +40,10 @@ impl Visitor for Audit {
 
     fn problems(&mut self) -> Vec<String> {
         let mut problems = std::mem::take(&mut self.problems);
-        for (id, conversation) in self.state.conversations() {
-            let head = conversation.head;
+        let reader = Reader::new(&self.state);
+        for (key, row) in self.state.rows() {
+            let (Key::Conversation(id), Row::Conversation(conversation)) = (key, row) else { continue };
+            let (id, head) = (*id, conversation.head);
             match self.heads.remove(&id) {
                 Some(found)
                     if (found.seq, found.position, found.countable) != (head.seq, head.position, head.countable) =>
@@ -57,16 +60,16 @@ impl Visitor for Audit {
                 }
                 None => {}
             }
-            let members = self.state.members(id);
-            let active = members.values().filter(|member| member.is_active()).count();
+            let members = || reader.members(id).iter().filter_map(|user| Some((user, reader.member(id, *user)?)));
+            let active = members().filter(|(_, member)| member.is_active()).count();
             if active != conversation.members as usize {
                 problems.push(format!("conversation {id}: {active} members, but {} are counted", conversation.members));
             }
-            for (user, member) in members {
+            for (user, member) in members() {
                 if member.mark > head.seq || member.mark_countable > head.countable {
                     problems.push(format!("conversation {id}: user {user} has read beyond its end"));
                 }
-                if self.state.user(*user).is_none() {
+                if reader.user(*user).is_none() {
                     problems.push(format!("conversation {id}: its member {user} is unknown"));
                 }
             }

@@ -4,16 +4,19 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::RwLock;
 
 use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{ConversationId, Seq};
 
 use super::feed::{head_item, item_for, mark_item};
 use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
+use super::loading::{read_blocking, try_read};
 use super::outbox::Session;
 use super::rows::Kind;
 use super::state::State;
 use super::stream::{News, Place, Ready, Turn};
+use super::view::{Reader, Rows as _};
 use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// Entries kept between two steps, in all.
@@ -35,11 +38,25 @@ pub enum Miss {
 pub struct Reads<'a> {
     /// The store.
     pub history: &'a dyn History,
+    /// The rows of state.
+    pub state: &'a RwLock<State>,
     /// Whether the disk may be asked.
     pub may_block: bool,
 }
 
 impl Reads<'_> {
+    /// Reads rows of state. `read` may be called several times, and only its last answer counts.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn rows<T>(&self, mut read: impl FnMut(&Reader<'_>) -> T) -> Result<T, Miss> {
+        match try_read(self.state, &mut read) {
+            Ok(answer) => Ok(answer),
+            Err(_) if !self.may_block => Err(Miss::Disk),
+            Err(_) => read_blocking(self.state, read).map_err(Miss::Failed),
+        }
+    }
+
     /// See [`History::range`].
     ///
     /// # Errors
@@ -154,24 +171,30 @@ impl Plan {
     /// Looks up, in the state, what a turn has to read. `skips` says that this is the backlog of a connect in mode
     /// *skip*.
     #[must_use]
-    pub fn new(state: &State, session: &Session, turn: &Turn, sent: Position, is_express: bool, skips: bool) -> Self {
-        let target = turn.target.unwrap_or(state.tail).max(sent);
+    pub fn new(
+        rows: &Reader<'_>,
+        session: &Session,
+        turn: &Turn,
+        sent: Position,
+        is_express: bool,
+        skips: bool,
+    ) -> Self {
+        let target = turn.target.unwrap_or(rows.state().tail).max(sent);
         let mut plan = Self { target, sent, candidates: Vec::new(), marks: Vec::new(), skips };
         let watching = session.outbox.lock().watching.clone();
-        let duties = state.duties(session.user);
+        let duties = rows.duties(session.user);
         match &turn.news {
             News::Any => {
-                let all = duties.keys().copied().chain(watching.iter().copied().filter(|c| !duties.contains_key(c)));
-                all.for_each(|conversation| plan.consider(state, session, conversation, is_express, &watching));
+                let all = duties.iter().copied().chain(watching.iter().copied().filter(|c| !duties.contains(c)));
+                all.for_each(|conversation| plan.consider(rows, session, conversation, is_express, &watching));
             }
             News::Of(news) => {
-                news.iter()
-                    .for_each(|conversation| plan.consider(state, session, *conversation, is_express, &watching));
+                news.iter().for_each(|conversation| plan.consider(rows, session, *conversation, is_express, &watching));
             }
         }
         if is_express && turn.marks {
-            for conversation in duties.keys() {
-                let Some(member) = state.member(*conversation, session.user) else { continue };
+            for conversation in duties {
+                let Some(member) = rows.member(*conversation, session.user) else { continue };
                 if member.mark_position > sent && member.mark_position <= target && member.is_active() {
                     plan.marks.push((member.mark_position, *conversation, member.mark));
                 }
@@ -188,13 +211,14 @@ impl Plan {
 
     fn consider(
         &mut self,
-        state: &State,
+        rows: &Reader<'_>,
         session: &Session,
         id: ConversationId,
         is_express: bool,
         watching: &[ConversationId],
     ) {
-        let Some(conversation) = state.conversation(id) else { return };
+        let (duty, member) = (rows.duty(session.user, id), rows.member(id, session.user));
+        let Some(conversation) = rows.conversation(id) else { return };
         if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
             return;
         }
@@ -202,7 +226,7 @@ impl Plan {
             return;
         }
         let head = conversation.head.seq;
-        let candidate = match (state.duties(session.user).get(&id), state.member(id, session.user)) {
+        let candidate = match (duty, member) {
             // Who left a channel and watches it now has no row.
             (Some(duty), Some(member)) if !(duty.closed && watching.contains(&id)) => {
                 let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));

@@ -6,25 +6,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, Connected, EntryKind, PublishAck, Role, item};
+use longwire_protocol::packet::{self, Connected, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::change::Change;
-use super::fold::{Body, fold_change, fold_entry, next_id, next_id_named};
+use super::draft::{Draft, No};
+use super::fold::next_id;
 use super::grants::Grants;
-use super::limits::{
-    CHANNEL_NAME_BYTES_MAX, CONVERSATIONS_MAX, DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, MEMBERS_MAX,
-    TAKEOVER_WINDOW_MS, TAKEOVERS_MAX, USER_NAME_BYTES_MAX,
-};
+use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use super::outbox::{Attached, Outbox, Session};
-use super::rows::{Conversation, Counted, DeviceCursor, Kind, partition, partition_of_name};
-use super::state::{View, is_countable};
-use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
+use super::rows::{Counted, DeviceCursor, partition};
+use super::view::Rows as _;
+use crate::store::Position;
 
 /// What the commit thread is asked to do.
 #[derive(Debug)]
@@ -69,8 +66,8 @@ pub struct Publish {
     pub publish: packet::Publish,
     /// See [`digest`].
     pub digest: u64,
-    /// For a mark: the countable entries up to it.
-    pub mark_countable: u64,
+    /// For a mark: the countable entries up to it; `None` while they are not looked up.
+    pub mark_countable: Option<u64>,
 }
 
 /// What is to be done once the frame is committed.
@@ -120,9 +117,6 @@ pub fn digest(publish: &packet::Publish) -> u64 {
     xxh3_64_with_seed(&bare.encode_to_vec(), seed)
 }
 
-/// Why an operation is not done, before it is known about which publish.
-struct No(Reason, &'static str);
-
 impl Core {
     /// A core whose sessions are numbered above `newest_session`.
     #[must_use]
@@ -132,10 +126,10 @@ impl Core {
 
     /// Decides one operation: drafts its rows, adds its records, names its effects. `now_ms` is monotonic; `writable`
     /// is false while nothing may be appended.
-    pub fn decide(&mut self, op: Op, turn: &mut Turn<'_, '_>) {
+    pub fn decide(&mut self, op: Op, draft: &mut Draft<'_, '_>) {
         match op {
-            Op::Attach(attach) => self.attach(*attach, turn),
-            Op::Publish(publish) => self.publish(publish, turn),
+            Op::Attach(attach) => self.attach(*attach, draft),
+            Op::Publish(publish) => self.publish(publish, draft),
             Op::GiveUp(session, id) => {
                 if let Some(fence) = self.fence(&session) {
                     fence.open.close(id);
@@ -143,50 +137,22 @@ impl Core {
             }
             Op::StoreCursor(session, cursor) => {
                 if self.fence(&session).is_some() {
-                    turn.store_cursor(session.device, cursor);
+                    draft.store_cursor(session.device, cursor);
                 }
             }
             Op::Detach(session, cursor) => {
                 if self.fence(&session).is_some() {
                     self.fences.remove(&session.device);
                     if let Some(cursor) = cursor {
-                        turn.store_cursor(session.device, cursor);
+                        draft.store_cursor(session.device, cursor);
                     }
                 }
-                turn.effects.push(Effect::Detach(session));
+                draft.effects.push(Effect::Detach(session));
             }
             Op::Retain(floor) => {
-                turn.change(&Change::Retained { floor });
-                turn.effects.push(Effect::SetFloor(floor));
+                draft.change(&Change::Retained { floor });
+                draft.effects.push(Effect::SetFloor(floor));
             }
-        }
-    }
-
-    /// Tells the inboxes of every change of membership that they have not heard of.
-    pub fn cross(turn: &mut Turn<'_, '_>) {
-        for (source, user, crossing) in turn.view.crossings() {
-            let Some(inbox) = turn.view.user(user).map(|row| row.inbox) else { continue };
-            let Some(conversation) = turn.view.conversation(crossing.conversation).cloned() else { continue };
-            let mut entry = packet::Entry::default();
-            let body = if crossing.joined {
-                let member = turn.view.member(crossing.conversation, user);
-                entry.set_kind(EntryKind::Joined);
-                entry.joined = Some(packet::Joined {
-                    conversation: crossing.conversation.0,
-                    kind: conversation.kind.wire().into(),
-                    visible_from: member.and_then(|m| m.intervals.last()).map_or(1, |i| i.from.0),
-                    seq: conversation.head.seq.0,
-                    label: turn.label_for(&conversation, user),
-                    role: member.map_or(0, |m| m.role),
-                });
-                Body::Joined { conversation: crossing.conversation, seq: conversation.head.seq }
-            } else {
-                entry.set_kind(EntryKind::Left);
-                entry.left = Some(packet::Left { conversation: crossing.conversation.0, seq: crossing.seq.0 });
-                Body::Left { conversation: crossing.conversation }
-            };
-            let meta = EntryMeta { conversation: inbox, source, ..EntryMeta::default() };
-            turn.entry(meta, entry, &body);
         }
     }
 
@@ -208,24 +174,25 @@ impl Core {
         self.fences.get_mut(&session.device).filter(|fence| fence.session == session.number)
     }
 
-    fn attach(&mut self, attach: Attach, turn: &mut Turn<'_, '_>) {
+    fn attach(&mut self, attach: Attach, draft: &mut Draft<'_, '_>) {
         let outbox = Arc::clone(&attach.outbox);
-        if let Err(refusal) = self.try_attach(attach, turn) {
-            turn.effects.push(Effect::Refuse(outbox, refusal));
+        if let Err(refusal) = self.try_attach(attach, draft) {
+            draft.effects.push(Effect::Refuse(outbox, refusal));
         }
     }
 
-    fn try_attach(&mut self, attach: Attach, turn: &mut Turn<'_, '_>) -> Result<(), Refusal> {
+    fn try_attach(&mut self, attach: Attach, draft: &mut Draft<'_, '_>) -> Result<(), Refusal> {
         // Everything that can be refused is refused before anything is drafted, or the older session touched.
-        let user = turn.view.user_named(&attach.user).copied();
-        let device = user.and_then(|user| turn.view.device_named(user, &attach.device).copied());
-        let row = device.and_then(|device| turn.view.device(device)).cloned();
+        let user = draft.view.user_named(&attach.user);
+        let device = user.and_then(|user| draft.view.device_named(user, &attach.device));
+        let row = device.and_then(|device| draft.view.device(device)).cloned();
         let stored = row.as_ref().map_or(Incarnation(0), |row| row.incarnation);
         if attach.incarnation.is_some() && attach.incarnation < stored {
             let refusal = Refusal::connection(Reason::IncarnationStale);
             return Err(refusal.because(format!("incarnation {} is older than {stored}", attach.incarnation)));
         }
-        if device.is_none() && user.and_then(|u| turn.view.user(u)).is_some_and(|u| u.devices as usize >= DEVICES_MAX) {
+        if device.is_none() && user.and_then(|u| draft.view.user(u)).is_some_and(|u| u.devices as usize >= DEVICES_MAX)
+        {
             let refusal = Refusal::connection(Reason::QuotaExceeded);
             return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
         }
@@ -242,38 +209,38 @@ impl Core {
             _ => MessageId(1),
         };
         let changes = device.is_none() || incarnation != stored || first_unanswered > floor;
-        if changes && !turn.writable {
+        if changes && !draft.writable {
             return Err(Refusal::connection(Reason::StoreUnavailable).retry_after(2_000));
         }
         let takeovers = match device.and_then(|device| self.fences.get(&device)) {
-            Some(fence) if turn.now_ms - fence.takeovers_since_ms < TAKEOVER_WINDOW_MS => {
+            Some(fence) if draft.now_ms - fence.takeovers_since_ms < TAKEOVER_WINDOW_MS => {
                 if fence.takeovers >= TAKEOVERS_MAX {
-                    let wait = TAKEOVER_WINDOW_MS - (turn.now_ms - fence.takeovers_since_ms);
+                    let wait = TAKEOVER_WINDOW_MS - (draft.now_ms - fence.takeovers_since_ms);
                     let refusal = Refusal::connection(Reason::RateLimited).retry_after(wait as u32);
                     return Err(refusal.because("two clients fight for this device"));
                 }
                 (fence.takeovers + 1, fence.takeovers_since_ms)
             }
-            _ => (1, turn.now_ms),
+            _ => (1, draft.now_ms),
         };
 
         let user = match user {
             Some(user) => user,
-            None => turn.create_user(&attach.user),
+            None => draft.create_user(&attach.user),
         };
         let device = match device {
             Some(device) => device,
             None => {
-                let device = DeviceId(next_id(&turn.view, Counted::Devices, partition(user.0)));
-                turn.change(&Change::DeviceCreated { device, user, name: attach.device.clone() });
+                let device = DeviceId(next_id(&draft.view, Counted::Devices, partition(user.0)));
+                draft.change(&Change::DeviceCreated { device, user, name: attach.device.clone() });
                 device
             }
         };
         if incarnation != stored {
-            turn.change(&Change::IncarnationGiven { device, incarnation });
+            draft.change(&Change::IncarnationGiven { device, incarnation });
         }
         if first_unanswered > floor {
-            turn.change(&Change::FloorRaised { device, floor: first_unanswered });
+            draft.change(&Change::FloorRaised { device, floor: first_unanswered });
         }
         self.newest_session = self.newest_session.next();
         let session = Arc::new(Session {
@@ -296,7 +263,7 @@ impl Core {
         if let Some(old) = self.fences.insert(device, fence) {
             // The point of takeover: from here on nothing of the older session counts, and its acks are final.
             cursor = old.outbox.lock().acked.or(cursor);
-            turn.effects.push(Effect::Close(old.outbox, Refusal::connection(Reason::TakenOver)));
+            draft.effects.push(Effect::Close(old.outbox, Refusal::connection(Reason::TakenOver)));
         }
         let connected = Connected {
             user: user.0,
@@ -304,14 +271,14 @@ impl Core {
             session: session.number.0,
             incarnation: incarnation.0,
             first_unanswered: first_unanswered.max(floor).0,
-            inbox: turn.view.user(user).map_or(0, |row| row.inbox.0),
+            inbox: draft.view.user(user).map_or(0, |row| row.inbox.0),
             ..Connected::default()
         };
-        turn.effects.push(Effect::Attach(Attached { session, connected, cursor }));
+        draft.effects.push(Effect::Attach(Attached { session, connected, cursor }));
         Ok(())
     }
 
-    fn publish(&mut self, op: Publish, turn: &mut Turn<'_, '_>) {
+    fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {
         let Publish { session, publish, digest, mark_countable } = op;
         // A fenced session is answered nothing: its successor repeats what matters.
         let Some(fence) = self.fence(&session) else { return };
@@ -319,11 +286,11 @@ impl Core {
         let conversation = ConversationId(publish.conversation);
         // What lies below the first unanswered is settled.
         fence.open.close_below(MessageId(publish.first_unanswered).min(id));
-        let outcome = match turn.known(&session, &publish, digest) {
+        let outcome = match draft.known(&session, &publish, digest) {
             Ok(Some(ack)) => Ok(ack),
-            Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
+            Ok(None) if !draft.writable => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
-            Ok(None) => turn.append(&session, publish, digest, mark_countable),
+            Ok(None) => draft.append(&session, publish, digest, mark_countable.unwrap_or(0)),
             Err(no) => Err(no),
         };
         fence.open.close(id);
@@ -338,460 +305,6 @@ impl Core {
                 Err(refusal)
             }
         };
-        turn.effects.push(Effect::Answer(session, conversation, answer));
+        draft.effects.push(Effect::Answer(session, conversation, answer));
     }
-}
-
-/// One group under way: the draft, the frame, the effects.
-#[derive(Debug)]
-pub struct Turn<'s, 'g> {
-    /// The state as it will be.
-    pub view: View<'s>,
-    /// The frame.
-    pub frame: &'g mut FrameBuilder,
-    /// What to do once it is committed.
-    pub effects: &'g mut Vec<Effect>,
-    /// Monotonic milliseconds.
-    pub now_ms: u64,
-    /// Whether anything may be appended.
-    pub writable: bool,
-}
-
-impl Turn<'_, '_> {
-    /// The answer to a publish that is known, or why its id cannot be accepted.
-    fn known(&self, session: &Session, publish: &packet::Publish, digest: u64) -> Result<Option<PublishAck>, No> {
-        let id = MessageId(publish.message_id);
-        let Some(device) = self.view.device(session.device) else { return Err(No(Reason::Internal, "no device")) };
-        let told = MessageId(publish.first_unanswered);
-        if told > id {
-            return Err(No(Reason::InvalidArgument, "first_unanswered lies above message_id"));
-        }
-        let floor = device.floor.max(told);
-        if id < floor {
-            return Err(No(Reason::StaleId, "below the first unanswered id"));
-        }
-        if let Ok(at) = device.kept.binary_search_by_key(&id, |kept| kept.id) {
-            let kept = &device.kept[at];
-            if kept.digest != digest {
-                return Err(No(Reason::IdConflict, "the id was used for something else"));
-            }
-            let conversation = if kept.opened { kept.conversation.0 } else { 0 };
-            return Ok(Some(PublishAck { message_id: id.0, seq: kept.seq.0, time: kept.time.0, conversation }));
-        }
-        if id.0 - floor.0 >= ID_SPAN_MAX {
-            return Err(No(Reason::IdSpanExceeded, "more than 256 ids above the first unanswered"));
-        }
-        let conversation = ConversationId(publish.conversation);
-        if conversation.is_some() && device.kept.iter().rev().any(|k| k.id > id && k.conversation == conversation) {
-            return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
-        }
-        Ok(None)
-    }
-
-    fn append(
-        &mut self,
-        session: &Session,
-        publish: packet::Publish,
-        digest: u64,
-        mark_countable: u64,
-    ) -> Result<PublishAck, No> {
-        let ticket = Ticket {
-            origin: Origin {
-                device: session.device,
-                incarnation: session.incarnation,
-                message_id: MessageId(publish.message_id),
-            },
-            first_unanswered: MessageId(publish.first_unanswered),
-            digest,
-        };
-        let conversation = ConversationId(publish.conversation);
-        let ack = match publish.action {
-            None => {
-                self.may_publish(session, conversation)?;
-                let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
-                return Ok(self.publish_entry(
-                    session,
-                    conversation,
-                    &ticket,
-                    entry,
-                    &Body::Plain { sender: session.user },
-                ));
-            }
-            Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
-            Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
-            Some(Action::OpenChannel(open)) => self.open_channel(session, &ticket, &open.name),
-            Some(Action::Join(_)) => self.join(session, &ticket, conversation),
-            Some(Action::Leave(_)) => self.leave(session, &ticket, conversation),
-            Some(Action::SetRole(set)) => self.set_role(session, &ticket, conversation, &set),
-            Some(Action::SetLabel(set)) => self.set_label(session, &ticket, conversation, set.label),
-            Some(Action::SetMark(set)) => self.set_mark(session, &ticket, conversation, Seq(set.seq), mark_countable),
-        }?;
-        Core::cross(self);
-        Ok(ack)
-    }
-
-    /// The conversation, if the session may know of it.
-    fn visible(&self, session: &Session, id: ConversationId) -> Result<&Conversation, No> {
-        const UNKNOWN: No = No(Reason::UnknownConversation, "");
-        let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
-        let member = self.view.member(id, session.user).is_some_and(super::rows::Member::is_active);
-        let granted = conversation.kind == Kind::Channel
-            && (session.grants.load().read.admit(&conversation.label)
-                || session.grants.load().publish.admit(&conversation.label));
-        if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
-    }
-
-    fn role(&self, session: &Session, id: ConversationId) -> Role {
-        self.view.member(id, session.user).map_or(Role::None, super::rows::Member::role)
-    }
-
-    fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
-        let conversation = self.visible(session, id)?;
-        let may = match conversation.kind {
-            Kind::Direct => true,
-            Kind::Group => self.role(session, id) as i32 >= Role::Member as i32,
-            Kind::Channel => session.grants.load().publish.admit(&conversation.label),
-            Kind::Inbox => false,
-        };
-        if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
-    }
-
-    /// A group in which the session has at least this role.
-    fn group(&self, session: &Session, id: ConversationId, least: Role) -> Result<(), No> {
-        if self.visible(session, id)?.kind != Kind::Group {
-            return Err(No(Reason::InvalidArgument, "only groups have this"));
-        }
-        if (self.role(session, id) as i32) < least as i32 {
-            return Err(No(Reason::Forbidden, "the role does not allow it"));
-        }
-        Ok(())
-    }
-
-    fn open_direct(&mut self, session: &Session, ticket: &Ticket, name: &str) -> Result<PublishAck, No> {
-        valid_user_name(name)?;
-        let other = self.view.user_named(name).copied();
-        let known = other.and_then(|other| self.view.direct(session.user, other).copied());
-        if let Some(conversation) = known {
-            return Ok(self.answered(ticket, conversation, true));
-        }
-        self.has_room(session.user)?;
-        let other = match other {
-            Some(other) => other,
-            None => self.create_user(name),
-        };
-        let pair = (session.user.min(other), session.user.max(other));
-        let key = [pair.0.0.to_le_bytes(), pair.1.0.to_le_bytes()].concat();
-        let id = next_id(&self.view, Counted::Conversations, partition(xxh3_64(&key)));
-        let conversation = ConversationId(id);
-        self.change(&Change::ConversationCreated { conversation, kind: Kind::Direct, label: "".into(), pair });
-        Ok(self.answered(ticket, conversation, true))
-    }
-
-    fn create_group(
-        &mut self,
-        session: &Session,
-        ticket: &Ticket,
-        create: packet::CreateGroup,
-    ) -> Result<PublishAck, No> {
-        if create.users.len() > GROUP_USERS_MAX {
-            return Err(No(Reason::InvalidArgument, "more users than one creation takes"));
-        }
-        valid_label(&create.label)?;
-        for name in &create.users {
-            valid_user_name(name)?;
-        }
-        self.has_room(session.user)?;
-        let origin = &ticket.origin;
-        let key = [origin.device.0, origin.incarnation.0, origin.message_id.0].map(u64::to_le_bytes).concat();
-        let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition(xxh3_64(&key))));
-        let label = create.label.into_boxed_str();
-        let pair = (UserId(0), UserId(0));
-        self.change(&Change::ConversationCreated { conversation, kind: Kind::Group, label, pair });
-        self.membership(session, conversation, None, session.user, Role::Owner);
-        for name in &create.users {
-            let user = match self.view.user_named(name).copied() {
-                Some(user) => user,
-                None => self.create_user(name),
-            };
-            let is_member = self.view.member(conversation, user).is_some();
-            if !is_member && self.has_room(user).is_ok() {
-                self.membership(session, conversation, None, user, Role::Member);
-            }
-        }
-        Ok(self.answered(ticket, conversation, true))
-    }
-
-    fn open_channel(&mut self, session: &Session, ticket: &Ticket, name: &str) -> Result<PublishAck, No> {
-        valid_channel_name(name)?;
-        if !session.grants.load().read.admit(name) && !session.grants.load().publish.admit(name) {
-            return Err(No(Reason::UnknownConversation, ""));
-        }
-        if let Some(conversation) = self.view.channel(name).copied() {
-            return Ok(self.answered(ticket, conversation, true));
-        }
-        let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition_of_name(name)));
-        let pair = (UserId(0), UserId(0));
-        self.change(&Change::ConversationCreated { conversation, kind: Kind::Channel, label: name.into(), pair });
-        Ok(self.answered(ticket, conversation, true))
-    }
-
-    fn join(&mut self, session: &Session, ticket: &Ticket, id: ConversationId) -> Result<PublishAck, No> {
-        let conversation = self.visible(session, id)?;
-        if conversation.kind != Kind::Channel {
-            return Err(No(Reason::Forbidden, "only a channel is joined; a member adds others to a group"));
-        }
-        if !session.grants.load().read.admit(&conversation.label) {
-            return Err(No(Reason::Forbidden, "the token does not allow to read this channel"));
-        }
-        if self.role(session, id) == Role::None {
-            self.has_room(session.user)?;
-            self.change(&Change::RoleSet { conversation: id, user: session.user, role: Role::Reader as i32 });
-        }
-        Ok(self.answered(ticket, id, false))
-    }
-
-    fn leave(&mut self, session: &Session, ticket: &Ticket, id: ConversationId) -> Result<PublishAck, No> {
-        let conversation = self.visible(session, id)?;
-        let role = self.role(session, id);
-        match conversation.kind {
-            Kind::Direct | Kind::Inbox => Err(No(Reason::Forbidden, "a direct conversation cannot be left")),
-            Kind::Channel => {
-                if role != Role::None {
-                    self.change(&Change::RoleSet { conversation: id, user: session.user, role: Role::None as i32 });
-                }
-                Ok(self.answered(ticket, id, false))
-            }
-            Kind::Group if role == Role::Owner && conversation.members > 1 => {
-                Err(No(Reason::Forbidden, "make another member the owner first"))
-            }
-            Kind::Group => Ok(self.membership(session, id, Some(ticket), session.user, Role::None)),
-        }
-    }
-
-    fn set_role(
-        &mut self,
-        session: &Session,
-        ticket: &Ticket,
-        id: ConversationId,
-        set: &packet::SetRole,
-    ) -> Result<PublishAck, No> {
-        self.group(session, id, Role::Admin)?;
-        valid_user_name(&set.user)?;
-        let role = Role::try_from(set.role).map_err(|_| No(Reason::InvalidArgument, "no such role"))?;
-        let own = self.role(session, id);
-        let user = self.view.user_named(&set.user).copied();
-        let was = user.and_then(|u| self.view.member(id, u)).map_or(Role::None, super::rows::Member::role);
-        // An admin decides about members; what concerns admins and owners is the owner's.
-        let highest = was.max_with(role);
-        if own != Role::Owner && highest as i32 >= Role::Admin as i32 {
-            return Err(No(Reason::Forbidden, "only the owner decides about admins"));
-        }
-        if user == Some(session.user) {
-            return Err(No(Reason::InvalidArgument, "nobody changes the own role; leave instead"));
-        }
-        if was == role {
-            return Ok(self.answered(ticket, id, false));
-        }
-        let user = match user {
-            Some(user) => user,
-            None if role == Role::None => return Ok(self.answered(ticket, id, false)),
-            None => self.create_user(&set.user),
-        };
-        if was == Role::None {
-            self.has_room(user)?;
-            if self.view.conversation(id).is_some_and(|c| c.members >= MEMBERS_MAX) {
-                return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
-            }
-        }
-        if role == Role::Owner {
-            // There is one owner: who makes another one becomes an admin.
-            self.membership(session, id, None, session.user, Role::Admin);
-        }
-        Ok(self.membership(session, id, Some(ticket), user, role))
-    }
-
-    fn set_label(
-        &mut self,
-        session: &Session,
-        ticket: &Ticket,
-        id: ConversationId,
-        label: String,
-    ) -> Result<PublishAck, No> {
-        self.group(session, id, Role::Admin)?;
-        valid_label(&label)?;
-        let mut entry = packet::Entry { label: label.clone(), ..packet::Entry::default() };
-        entry.set_kind(EntryKind::Label);
-        Ok(self.publish_entry(session, id, ticket, entry, &Body::Label(label.into())))
-    }
-
-    fn set_mark(
-        &mut self,
-        session: &Session,
-        ticket: &Ticket,
-        id: ConversationId,
-        seq: Seq,
-        countable: u64,
-    ) -> Result<PublishAck, No> {
-        let head = self.visible(session, id)?.head;
-        let Some(member) = self.view.member(id, session.user).filter(|m| m.is_active()) else {
-            return Err(No(Reason::Forbidden, "who is no member has no mark"));
-        };
-        let (seq, countable) = if seq >= head.seq { (head.seq, head.countable) } else { (seq, countable) };
-        if seq > member.mark {
-            self.change(&Change::MarkSet { user: session.user, conversation: id, seq, countable });
-        }
-        Ok(self.answered(ticket, id, false))
-    }
-
-    /// An entry of the session's user in a conversation, as the answer to a publish.
-    fn publish_entry(
-        &mut self,
-        session: &Session,
-        conversation: ConversationId,
-        ticket: &Ticket,
-        mut entry: packet::Entry,
-        body: &Body,
-    ) -> PublishAck {
-        entry.sender = session.user.0;
-        let meta = EntryMeta {
-            conversation,
-            origin: ticket.origin,
-            first_unanswered: ticket.first_unanswered,
-            digest: ticket.digest,
-            ..EntryMeta::default()
-        };
-        let seq = self.entry(meta, entry, body);
-        PublishAck { message_id: ticket.origin.message_id.0, seq: seq.0, time: self.frame.time().0, conversation: 0 }
-    }
-
-    /// A membership entry; with a ticket, as the answer to a publish.
-    fn membership(
-        &mut self,
-        session: &Session,
-        conversation: ConversationId,
-        ticket: Option<&Ticket>,
-        user: UserId,
-        role: Role,
-    ) -> PublishAck {
-        let name = self.view.user(user).map_or_else(String::new, |row| row.name.to_string());
-        let membership = packet::Membership { user: user.0, name, role: role.into() };
-        let mut entry = packet::Entry { membership: Some(membership), ..packet::Entry::default() };
-        entry.set_kind(EntryKind::Membership);
-        let none = Ticket::default();
-        self.publish_entry(session, conversation, ticket.unwrap_or(&none), entry, &Body::Membership { user, role })
-    }
-
-    /// The answer to a publish that is no single entry.
-    fn answered(&mut self, ticket: &Ticket, conversation: ConversationId, opened: bool) -> PublishAck {
-        let seq = self.view.conversation(conversation).map_or(Seq(0), |row| row.head.seq);
-        self.change(&Change::Answered {
-            origin: ticket.origin,
-            first_unanswered: ticket.first_unanswered,
-            digest: ticket.digest,
-            conversation,
-            seq,
-            opened,
-        });
-        let time = self.frame.time().0;
-        let conversation = if opened { conversation.0 } else { 0 };
-        PublishAck { message_id: ticket.origin.message_id.0, seq: seq.0, time, conversation }
-    }
-
-    fn has_room(&self, user: UserId) -> Result<(), No> {
-        if self.view.user(user).is_some_and(|row| row.conversations >= CONVERSATIONS_MAX) {
-            return Err(No(Reason::QuotaExceeded, "the user is in as many conversations as it may"));
-        }
-        Ok(())
-    }
-
-    fn create_user(&mut self, name: &str) -> UserId {
-        let user = UserId(next_id_named(&self.view, Counted::Users, name));
-        let inbox = ConversationId(next_id(&self.view, Counted::Conversations, partition(user.0)));
-        self.change(&Change::UserCreated { user, name: name.into(), inbox });
-        user
-    }
-
-    /// What a conversation is called to a user.
-    fn label_for(&self, conversation: &Conversation, user: UserId) -> String {
-        if conversation.kind == Kind::Direct {
-            let (a, b) = conversation.pair;
-            let other = if a == user { b } else { a };
-            return self.view.user(other).map_or_else(String::new, |row| row.name.to_string());
-        }
-        conversation.label.to_string()
-    }
-
-    fn change(&mut self, change: &Change) {
-        let position = self.frame.push_change(|out| change.encode(out));
-        fold_change(&mut self.view, position, self.frame.time(), change);
-    }
-
-    fn store_cursor(&mut self, device: DeviceId, cursor: DeviceCursor) {
-        let stored = self.view.device(device).and_then(|row| row.cursor);
-        if self.writable && stored != Some(cursor) {
-            let change = Change::CursorStored { device, cursor };
-            self.frame.push_rider(|out| change.encode(out));
-            fold_change(&mut self.view, Position(0), self.frame.time(), &change);
-        }
-    }
-
-    /// Appends an entry: gives it its seq and time, encodes it once, folds it.
-    fn entry(&mut self, mut meta: EntryMeta, mut entry: packet::Entry, body: &Body) -> Seq {
-        let head = self.view.conversation(meta.conversation).map(|row| row.head).unwrap_or_default();
-        let time = self.frame.time();
-        meta.seq = head.seq.next();
-        meta.countable = head.countable + u64::from(is_countable(entry.kind()));
-        entry.conversation = meta.conversation.0;
-        entry.seq = meta.seq.0;
-        entry.time = time.0;
-        let item = packet::Item { kind: Some(item::Kind::Entry(entry)) };
-        let position = self.frame.push_entry(&meta, |out| item.encode(out).expect("a growing buffer has room"));
-        fold_entry(&mut self.view, &meta, position, time, body);
-        meta.seq
-    }
-}
-
-/// Which publish a record answers; all 0 for what nobody asked for by itself.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ticket {
-    origin: Origin,
-    first_unanswered: MessageId,
-    digest: u64,
-}
-
-trait MaxWith {
-    fn max_with(self, other: Self) -> Self;
-}
-
-impl MaxWith for Role {
-    fn max_with(self, other: Self) -> Self {
-        if other as i32 > self as i32 { other } else { self }
-    }
-}
-
-/// Checks a user's name.
-///
-/// # Errors
-/// When it is empty, too long, or holds control characters.
-fn valid_user_name(name: &str) -> Result<(), No> {
-    if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(No(Reason::InvalidArgument, "a user's name has 1 to 64 bytes and no control characters"));
-    }
-    Ok(())
-}
-
-fn valid_label(label: &str) -> Result<(), No> {
-    if label.len() > LABEL_BYTES_MAX || label.chars().any(char::is_control) {
-        return Err(No(Reason::InvalidArgument, "a label has at most 256 bytes and no control characters"));
-    }
-    Ok(())
-}
-
-fn valid_channel_name(name: &str) -> Result<(), No> {
-    let fits = !name.is_empty() && name.len() <= CHANNEL_NAME_BYTES_MAX;
-    if !fits || name.contains('*') || name.split('/').any(str::is_empty) || name.chars().any(char::is_control) {
-        const RULE: &str = "a channel's name has 1 to 256 bytes: segments split by /, none empty, no * and no controls";
-        return Err(No(Reason::InvalidArgument, RULE));
-    }
-    Ok(())
 }

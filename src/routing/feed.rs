@@ -1,6 +1,7 @@
 //! The feed: every committed frame, in position order, into the lanes of who is online. Work is proportional to the
 //! readers that are online; an item is encoded once, in the frame, and shared.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -9,12 +10,14 @@ use longwire_protocol::{ConversationId, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
+use super::loading::load;
 use super::outbox::{Pending, Session};
 use super::registry::Registry;
-use super::rows::Kind;
+use super::rows::{Conversation, Kind};
 use super::state::State;
 use super::stream::{Place, Ready};
-use crate::store::{Frame, Record, StoredEntry};
+use super::view::{Reader, Rows as _};
+use crate::store::{Frame, Position, Record, StoredEntry};
 
 /// See the module.
 #[derive(Debug)]
@@ -58,59 +61,115 @@ impl Feed {
     }
 
     fn entry(&mut self, entry: &StoredEntry) {
-        let Self { state, registry, touched } = self;
-        let state = state.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(conversation) = state.conversation(entry.conversation) else { return };
-        let mut to = |user: UserId| {
-            let (member, duty) = (state.member(entry.conversation, user), state.duties(user).get(&entry.conversation));
-            let (Some(member), Some(duty)) = (member, duty) else { return };
-            if !member.sees(entry.seq) || entry.seq <= duty.since {
-                return;
+        loop {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let rows = Reader::new(&state);
+            let conversation = rows.conversation(entry.conversation);
+            let is_listed = conversation.is_some_and(|c| matches!(c.kind, Kind::Group | Kind::Channel));
+            let members = is_listed.then(|| rows.members(entry.conversation));
+            if rows.cold() == 0 {
+                let Some(conversation) = conversation else { return };
+                let mut to = Recipients { entry, conversation, state: &state, touched: &mut self.touched };
+                return to.push_to_all(&self.registry, members);
             }
-            registry.each_of(user, |session| {
-                if conversation.kind == Kind::Channel && !session.grants.load().read.admit(&conversation.label) {
-                    return;
-                }
-                let mut pending = session.outbox.lock();
-                let admits = conversation.kind.is_express() || pending.express.sent() >= duty.joined;
-                push(&mut pending, session, entry, conversation.kind, admits);
-                touched.push(Arc::clone(session));
-            });
-        };
-        match conversation.kind {
-            Kind::Direct | Kind::Inbox => {
-                let (a, b) = conversation.pair;
-                to(a);
-                if b != a {
-                    to(b);
-                }
-            }
-            Kind::Group | Kind::Channel => {
-                let members = state.members(entry.conversation);
-                if members.len() <= registry.users_online().saturating_mul(2) {
-                    members.keys().copied().for_each(&mut to);
-                } else {
-                    registry.online().into_iter().filter(|user| members.contains_key(user)).for_each(&mut to);
-                }
+            // It was at hand a moment ago, when the entry was decided; only a cache that is far too small lets it go.
+            let wants = rows.into_cold();
+            drop(state);
+            if let Err(error) = load(&self.state, &wants) {
+                tracing::error!(%error, "the readers of an entry are not known: everyone online looks for themselves");
+                return self.tell_everyone(entry);
             }
         }
-        if conversation.kind == Kind::Channel {
-            registry.each_watcher(entry.conversation, |session| {
-                // A reader with a row gets it by its row.
-                let has_row = state.duties(session.user).get(&entry.conversation).is_some_and(|duty| !duty.closed);
-                if !has_row && session.grants.load().read.admit(&conversation.label) {
-                    push(&mut session.outbox.lock(), session, entry, conversation.kind, true);
-                    touched.push(Arc::clone(session));
-                }
-            });
+    }
+
+    fn tell_everyone(&mut self, entry: &StoredEntry) {
+        for session in self.registry.all() {
+            let mut pending = session.outbox.lock();
+            for is_express in [true, false] {
+                push(&mut pending, &session, entry, is_express, false);
+            }
+            drop(pending);
+            self.touched.push(session);
         }
     }
 }
 
-fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, kind: Kind, admits: bool) {
+/// One entry on its way to who is online.
+struct Recipients<'a> {
+    entry: &'a StoredEntry,
+    conversation: &'a Conversation,
+    state: &'a State,
+    touched: &'a mut Vec<Arc<Session>>,
+}
+
+impl Recipients<'_> {
+    fn push_to_all(&mut self, registry: &Registry, members: Option<&BTreeSet<UserId>>) {
+        match members {
+            None => {
+                let (a, b) = self.conversation.pair;
+                self.push_to(registry, a);
+                if b != a {
+                    self.push_to(registry, b);
+                }
+            }
+            Some(members) if members.len() <= registry.users_online().saturating_mul(2) => {
+                members.iter().for_each(|user| self.push_to(registry, *user));
+            }
+            Some(members) => {
+                let online = registry.online().into_iter();
+                online.filter(|user| members.contains(user)).for_each(|user| self.push_to(registry, user));
+            }
+        }
+        if self.conversation.kind == Kind::Channel {
+            registry.each_watcher(self.entry.conversation, |session| self.push_to_watcher(session));
+        }
+    }
+
+    /// To the sessions of a member. What it may see is looked up if that is at hand; otherwise its sessions are told that
+    /// there may be news, and look for themselves.
+    fn push_to(&mut self, registry: &Registry, user: UserId) {
+        registry.each_of(user, |session| {
+            let rows = Reader::new(self.state);
+            let member = rows.member(self.entry.conversation, user);
+            let duty = rows.duty(user, self.entry.conversation);
+            let is_cold = rows.cold() > 0;
+            let is_due =
+                member.is_some_and(|m| m.sees(self.entry.seq)) && duty.is_some_and(|d| self.entry.seq > d.since);
+            if (is_due || is_cold) && self.is_readable(session) {
+                let joined = duty.map_or(Position(0), |duty| duty.joined);
+                let is_express = self.conversation.kind.is_express();
+                self.push(session, |pending| !is_cold && (is_express || pending.express.sent() >= joined));
+            }
+        });
+    }
+
+    /// To a session that watches the channel. A reader with a row gets it by its row.
+    fn push_to_watcher(&mut self, session: &Arc<Session>) {
+        let rows = Reader::new(self.state);
+        let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
+        if !has_row && self.is_readable(session) {
+            let is_cold = rows.cold() > 0;
+            self.push(session, |_| !is_cold);
+        }
+    }
+
+    /// Whether the session's token lets it read the channel, where it is one.
+    fn is_readable(&self, session: &Session) -> bool {
+        self.conversation.kind != Kind::Channel || session.grants.load().read.admit(&self.conversation.label)
+    }
+
+    fn push(&mut self, session: &Arc<Session>, admits: impl FnOnce(&Pending) -> bool) {
+        let mut pending = session.outbox.lock();
+        let admits = admits(&pending);
+        push(&mut pending, session, self.entry, self.conversation.kind.is_express(), admits);
+        self.touched.push(Arc::clone(session));
+    }
+}
+
+fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_express: bool, admits: bool) {
     let item = item_for(pending, session, entry);
     let place = Place { position: entry.position, conversation: entry.conversation, seq: entry.seq };
-    pending.lane(kind.is_express()).push(Ready { place, item }, admits);
+    pending.lane(is_express).push(Ready { place, item }, admits);
 }
 
 /// What a session is sent for an entry: the shared bytes, or, if it is the device's own, an `Own`.

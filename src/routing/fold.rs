@@ -11,7 +11,7 @@ use super::rows::{
     Conversation, Counted, Crossing, Device, Duty, Head, Interval, Kept, Key, Kind, Member, Row, User, partition,
     partition_of_name,
 };
-use super::state::View;
+use super::view::{Rows, View};
 use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
 
 /// What the fold needs of an entry's contents.
@@ -67,6 +67,12 @@ impl Body {
             _ => plain,
         })
     }
+}
+
+/// Whether entries of this kind count as unread.
+#[must_use]
+pub fn is_countable(kind: EntryKind) -> bool {
+    kind == EntryKind::Message
 }
 
 /// Folds a committed frame into the draft.
@@ -160,7 +166,7 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
     match change {
         Change::UserCreated { user, name, inbox } => {
             let row = User { name: name.clone(), inbox: *inbox, devices: 0, conversations: 0 };
-            view.put(Key::User(*user), Some(Row::User(row)));
+            view.create(Key::User(*user), Row::User(row));
             view.put(Key::UserName(name.clone()), Some(Row::UserName(*user)));
             count(view, Counted::Users, user.0);
             create(view, *inbox, Kind::Inbox, "", (*user, *user));
@@ -285,7 +291,7 @@ fn raise_floor(device: &mut Device, floor: MessageId) {
 
 fn create(view: &mut View<'_>, conversation: ConversationId, kind: Kind, label: &str, pair: (UserId, UserId)) {
     let row = Conversation { kind, label: label.into(), pair, head: Head::default(), members: 0 };
-    view.put(Key::Conversation(conversation), Some(Row::Conversation(row)));
+    view.create(Key::Conversation(conversation), Row::Conversation(row));
     count(view, Counted::Conversations, conversation.0);
 }
 
@@ -376,19 +382,19 @@ fn count_conversation(view: &mut View<'_>, user: UserId, by: i32) {
 
 fn count(view: &mut View<'_>, counted: Counted, id: u64) {
     let partition = partition(id);
-    let n = view.counter(counted, partition).copied().unwrap_or(0).max(id / PARTITIONS);
+    let n = view.counter(counted, partition).max(id / PARTITIONS);
     view.put(Key::Counter(counted, partition), Some(Row::Counter(n)));
 }
 
 /// The next free id in a partition.
 #[must_use]
-pub fn next_id(view: &View<'_>, counted: Counted, partition: u16) -> u64 {
-    let n = view.counter(counted, partition).copied().unwrap_or(0) + 1;
+pub fn next_id(rows: &impl Rows, counted: Counted, partition: u16) -> u64 {
+    let n = rows.counter(counted, partition) + 1;
     n * PARTITIONS + u64::from(partition)
 }
 
 /// The next free id in the partition of a name.
 #[must_use]
-pub fn next_id_named(view: &View<'_>, counted: Counted, name: &str) -> u64 {
-    next_id(view, counted, partition_of_name(name))
+pub fn next_id_named(rows: &impl Rows, counted: Counted, name: &str) -> u64 {
+    next_id(rows, counted, partition_of_name(name))
 }

@@ -1,20 +1,26 @@
 //! Routing: who may do what, which seq an entry gets, what a device is sent next. Pure state machines over rows
 //! (records in, effects out), and the narrow shells that feed connections. Knows the store's face, never a socket.
 
+mod actions;
 pub mod audit;
 pub mod catch_up;
 pub mod change;
 pub mod core;
+pub mod draft;
 pub mod feed;
 pub mod fold;
 pub mod grants;
 pub mod limits;
+pub mod loading;
 #[cfg(test)]
 mod model_tests;
+mod names;
 pub mod outbox;
 pub mod query;
 pub mod registry;
+pub mod rehearsal;
 pub mod resume;
 pub mod rows;
 pub mod state;
 pub mod stream;
+pub mod view;

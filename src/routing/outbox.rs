@@ -77,6 +77,8 @@ pub struct Pending {
     pub started: DeviceCursor,
     /// The backlog of express, and of bulk, has not ended yet: a `CaughtUp` is owed.
     pub owes_caught_up: [bool; 2],
+    /// The replies wait for something that is being loaded.
+    pub is_loading: bool,
     /// The connection ended before it was attached.
     pub is_abandoned: bool,
     /// By its acks, it stands here; `None` while nothing was acked.
@@ -102,6 +104,7 @@ impl Default for Outbox {
             watching: Vec::new(),
             started: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
             owes_caught_up: [true, true],
+            is_loading: false,
             is_abandoned: false,
             acked: None,
             waker: None,

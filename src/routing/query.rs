@@ -1,7 +1,6 @@
 //! Reads that a client asks for: pages of history, conversations, members, users. They change nothing.
 
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, HeadReason};
@@ -10,10 +9,10 @@ use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::catch_up::{Miss, Reads};
 use super::feed::head_item;
-use super::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX, USERS_MAX};
+use super::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use super::outbox::Session;
 use super::rows::{Kind, Member};
-use super::state::State;
+use super::view::{Reader, Rows as _};
 use crate::store::{PageLimit, Position};
 
 /// The stretches of a conversation that a session may read, and the newest seq it may know of.
@@ -28,15 +27,15 @@ impl Visible {
     ///
     /// # Errors
     /// *unknown conversation* where it may read nothing, whether there is one or not.
-    pub fn of(state: &State, session: &Session, id: ConversationId) -> Result<Self, Refusal> {
+    pub fn of(rows: &Reader<'_>, session: &Session, id: ConversationId) -> Result<Self, Refusal> {
         let unknown = || Refusal::connection(Reason::UnknownConversation);
-        let conversation = state.conversation(id).ok_or_else(unknown)?;
+        let conversation = rows.conversation(id).ok_or_else(unknown)?;
         let head = conversation.head.seq;
         if conversation.kind == Kind::Channel {
             let may = session.grants.load().read.admit(&conversation.label);
             return if may { Ok(Self { stretches: vec![(Seq(1), head)], head }) } else { Err(unknown()) };
         }
-        let member = state.member(id, session.user).ok_or_else(unknown)?;
+        let member = rows.member(id, session.user).ok_or_else(unknown)?;
         let stretches: Vec<_> =
             member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head })).collect();
         let head = stretches.last().map_or(Seq(0), |(_, to)| *to);
@@ -170,18 +169,20 @@ fn backwards(
 /// The user's conversations, newest activity first. Costs a walk over them all.
 #[must_use]
 pub fn conversations(
-    state: &State,
+    rows: &Reader<'_>,
     session: &Session,
     request: &packet::ConversationsRequest,
 ) -> packet::ConversationsPage {
     let before = if request.before == 0 { Position(u64::MAX) } else { Position(request.before) };
     let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
-    let mut newest: Vec<(Position, ConversationId)> = state
+    let mut newest: Vec<(Position, ConversationId)> = rows
         .duties(session.user)
         .iter()
-        .filter(|(_, duty)| !duty.closed)
-        .filter_map(|(id, duty)| {
-            let conversation = state.conversation(*id).filter(|c| c.kind != Kind::Inbox)?;
+        .filter_map(|id| {
+            // Both are asked for before either is judged: what is cold is loaded at once.
+            let (duty, conversation) = (rows.duty(session.user, *id), rows.conversation(*id));
+            let duty = duty.filter(|duty| !duty.closed)?;
+            let conversation = conversation.filter(|c| c.kind != Kind::Inbox)?;
             let activity = conversation.head.position.max(duty.joined);
             (activity < before).then_some((activity, *id))
         })
@@ -189,16 +190,16 @@ pub fn conversations(
     newest.sort_unstable_by(|a, b| b.cmp(a));
     let next = if newest.len() > limit { newest[limit - 1].0.0 } else { 0 };
     newest.truncate(limit);
-    let conversations = newest.into_iter().filter_map(|(_, id)| summary(state, session.user, id)).collect();
+    let conversations = newest.into_iter().filter_map(|(_, id)| summary(rows, session.user, id)).collect();
     packet::ConversationsPage { conversations, next }
 }
 
-fn summary(state: &State, user: UserId, id: ConversationId) -> Option<packet::Conversation> {
-    let conversation = state.conversation(id)?;
-    let member = state.member(id, user)?;
+fn summary(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Option<packet::Conversation> {
+    let conversation = rows.conversation(id)?;
+    let member = rows.member(id, user)?;
     let label = if conversation.kind == Kind::Direct {
         let (a, b) = conversation.pair;
-        state.user(if a == user { b } else { a }).map_or_else(String::new, |row| row.name.to_string())
+        rows.user(if a == user { b } else { a }).map_or_else(String::new, |row| row.name.to_string())
     } else {
         conversation.label.to_string()
     };
@@ -222,44 +223,56 @@ fn summary(state: &State, user: UserId, id: ConversationId) -> Option<packet::Co
 /// # Errors
 /// *unknown conversation* where it is not.
 pub fn members(
-    state: &State,
+    rows: &Reader<'_>,
     session: &Session,
     request: &packet::MembersRequest,
 ) -> Result<packet::MembersPage, Refusal> {
     let id = ConversationId(request.conversation);
-    if !state.member(id, session.user).is_some_and(Member::is_active) {
+    if !rows.member(id, session.user).is_some_and(Member::is_active) {
         return Err(Refusal::connection(Reason::UnknownConversation));
     }
     let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
-    let mut active = state
-        .members(id)
-        .range((Bound::Excluded(UserId(request.after_user)), Bound::Unbounded))
-        .filter(|(_, member)| member.is_active())
-        .map(|(user, member)| packet::Member { user: user.0, name: name(state, *user), role: member.role });
-    let members: Vec<_> = active.by_ref().take(limit).collect();
-    let next = if active.next().is_some() { members.last().map_or(0, |m| m.user) } else { 0 };
-    Ok(packet::MembersPage { members, next })
+    let mut page = packet::MembersPage::default();
+    let mut cold = 0;
+    for user in rows.members(id).range((Bound::Excluded(UserId(request.after_user)), Bound::Unbounded)) {
+        let before = rows.cold();
+        let member = rows.member(id, *user);
+        if rows.cold() > before {
+            // It may be one of the page: no more than a page is loaded at a time.
+            cold += 1;
+        } else if member.is_some_and(Member::is_active) {
+            if page.members.len() + cold == limit {
+                page.next = page.members.last().map_or(0, |m| m.user);
+                break;
+            }
+            let role = member.map_or(0, |member| member.role);
+            page.members.push(packet::Member { user: user.0, name: name(rows, *user), role });
+        }
+        if cold > limit {
+            break;
+        }
+    }
+    Ok(page)
 }
 
-/// The names of users that share a conversation with the session's user; others are left out. The state is locked anew
-/// for each, since each may cost a walk over all conversations of one of the two.
+/// Whether the session's user shares a conversation with another: then the other as it is to be told. Costs a walk over
+/// all conversations of the one that is in fewer.
 #[must_use]
-pub fn users(state: &RwLock<State>, session: &Session, request: &packet::UsersRequest) -> packet::UsersPage {
-    let named = |user: &u64| {
-        let (user, state) = (UserId(*user), state.read().unwrap_or_else(PoisonError::into_inner));
-        shares(&state, session.user, user).then_some(packet::Member { user: user.0, name: name(&state, user), role: 0 })
-    };
-    packet::UsersPage { users: request.users.iter().take(USERS_MAX).filter_map(named).collect() }
+pub fn user(rows: &Reader<'_>, session: &Session, user: UserId) -> Option<packet::Member> {
+    shares(rows, session.user, user).then(|| packet::Member { user: user.0, name: name(rows, user), role: 0 })
 }
 
 /// Whether two users are in one conversation, seen from the one that is in fewer.
-fn shares(state: &State, asking: UserId, other: UserId) -> bool {
-    let (own, others) = (state.duties(asking), state.duties(other));
-    let (fewer, user) = if own.len() <= others.len() { (own, other) } else { (others, asking) };
+fn shares(rows: &Reader<'_>, asking: UserId, other: UserId) -> bool {
+    let (own, others) = (rows.duties(asking), rows.duties(other));
+    let (fewer, one, another) = if own.len() <= others.len() { (own, asking, other) } else { (others, other, asking) };
     asking == other
-        || fewer.iter().any(|(id, duty)| !duty.closed && state.member(*id, user).is_some_and(Member::is_active))
+        || fewer.iter().any(|id| {
+            let (duty, member) = (rows.duty(one, *id), rows.member(*id, another));
+            duty.is_some_and(|duty| !duty.closed) && member.is_some_and(Member::is_active)
+        })
 }
 
-fn name(state: &State, user: UserId) -> String {
-    state.user(user).map_or_else(String::new, |row| row.name.to_string())
+fn name(rows: &Reader<'_>, user: UserId) -> String {
+    rows.user(user).map_or_else(String::new, |row| row.name.to_string())
 }

@@ -9,8 +9,8 @@ use super::catch_up::Plan;
 use super::limits::CATCH_UP_CONVERSATIONS_MAX;
 use super::outbox::Attached;
 use super::rows::DeviceCursor;
-use super::state::State;
 use super::stream::{News, Turn};
+use super::view::Reader;
 use crate::store::{Position, Segment, SegmentId};
 
 /// The first byte of a cursor.
@@ -46,12 +46,13 @@ pub struct Wish {
 /// # Errors
 /// When everything is asked for and too many conversations have news.
 pub fn resume(
-    state: &State,
+    rows: &Reader<'_>,
     segments: &[Segment],
     attached: &Attached,
     wish: &Wish,
     connected: &mut Connected,
 ) -> Result<DeviceCursor, Refusal> {
+    let state = rows.state();
     let current = segments.last().map_or(SegmentId(0), |segment| segment.id);
     let tail = DeviceCursor { segment: current, express: state.tail, bulk: state.tail };
     let mut reset = |reason: ResetReason, common: LogTime| {
@@ -84,7 +85,7 @@ pub fn resume(
     let everything = Turn { news: News::Any, marks: false, target: None };
     let news: usize = [(cursor.express, true), (cursor.bulk, false)]
         .map(|(sent, is_express)| {
-            Plan::new(state, &attached.session, &everything, sent, is_express, false).conversations()
+            Plan::new(rows, &attached.session, &everything, sent, is_express, false).conversations()
         })
         .into_iter()
         .sum();

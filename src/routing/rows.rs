@@ -6,7 +6,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageI
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::store::{Position, SegmentId};
+use crate::store::{Position, ReadError, SegmentId};
 
 /// A person or thing, known by the name its tokens carry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,6 +264,47 @@ pub enum Key {
 }
 
 impl Key {
+    /// The bytes under which the store keeps the row: two of the partition, then the key itself.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let partition = self.partition().to_be_bytes().to_vec();
+        postcard::to_extend(self, partition).expect("a key has no field that cannot be encoded")
+    }
+
+    /// The key of these bytes.
+    ///
+    /// # Errors
+    /// When they are no key of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ReadError> {
+        let key = bytes.get(2..).ok_or_else(|| ReadError("a key of the state is too short".into()))?;
+        postcard::from_bytes(key).map_err(|error| ReadError(format!("a key of the state is unreadable: {error}")))
+    }
+
+    /// What the keys of all members of a conversation begin with.
+    #[must_use]
+    pub fn members_prefix(id: ConversationId) -> Vec<u8> {
+        let mut key = Self::Member(id, UserId(0)).encode();
+        // The user's id 0 is one byte.
+        key.pop();
+        key
+    }
+
+    /// What the keys of all duties of a user begin with.
+    #[must_use]
+    pub fn duties_prefix(id: UserId) -> Vec<u8> {
+        let mut key = Self::Duty(id, ConversationId(0)).encode();
+        key.pop();
+        key
+    }
+
+    /// What the keys of all crossings of a partition begin with.
+    #[must_use]
+    pub fn crossings_prefix(partition: u16) -> Vec<u8> {
+        let mut key = Self::Crossing(Position(0), UserId(partition.into())).encode();
+        key.truncate(3);
+        key
+    }
+
     /// The partition a row belongs to.
     #[must_use]
     pub fn partition(&self) -> u16 {
@@ -318,9 +359,44 @@ pub enum Row {
     Floor(Position),
 }
 
+impl Row {
+    /// The bytes that the store keeps.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("a row has no field that cannot be encoded")
+    }
+
+    /// The row of these bytes.
+    ///
+    /// # Errors
+    /// When they are no row of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ReadError> {
+        postcard::from_bytes(bytes).map_err(|error| ReadError(format!("a row of the state is unreadable: {error}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_begins_the_keys_of_its_kind_and_owner_alone() {
+        let ids = [0, 1, 127, 128, 4_096, 300_000, u64::MAX];
+        for a in ids {
+            for b in ids {
+                for other in ids {
+                    let member = Key::Member(ConversationId(a), UserId(b)).encode();
+                    assert_eq!(member.starts_with(&Key::members_prefix(ConversationId(other))), a == other);
+                    let duty = Key::Duty(UserId(a), ConversationId(b)).encode();
+                    assert_eq!(duty.starts_with(&Key::duties_prefix(UserId(other))), a == other);
+                    let crossing = Key::Crossing(Position(a), UserId(b)).encode();
+                    let prefix = Key::crossings_prefix(partition(other));
+                    assert_eq!(crossing.starts_with(&prefix), partition(b) == partition(other));
+                    assert!(!duty.starts_with(&prefix) && !member.starts_with(&prefix));
+                }
+            }
+        }
+    }
 
     fn member(intervals: &[(u64, u64)]) -> Member {
         Member {

@@ -1,17 +1,42 @@
-//! The live state: every row, readable by all, changed by the commit thread alone. A group's changes are drafted in an
-//! [`Overlay`] and merged only once its frame is committed, so nothing is read before its commit and a failed commit
-//! is undone by dropping the overlay.
+//! The live state: a bounded cache of rows over those that the store has saved. Changed by the commit thread alone; a
+//! row that it changed stays until it is saved, others go once nobody has used them for a while. So memory follows what
+//! is in use, and an absent device costs none.
+//!
+//! What is not here is *cold*: `loading` fetches it, off the threads that must not wait for a disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use longwire_protocol::packet::EntryKind;
-use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
+use foldhash::fast::RandomState;
+use longwire_protocol::{ConversationId, LogTime, PARTITIONS, UserId};
 
-use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Row, User};
-use crate::store::{Position, ReadError, StateDelta};
+use super::rows::{Key, Row, partition};
+use crate::store::{Position, ReadError, SavedState, StateDelta};
 
-/// Every row that is committed, by table.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Shards of the cache: what one visit of the sweep goes through, and what one growing table moves.
+const SHARDS: usize = 256;
+/// How long a row stays at the least after it was used; twice as long at the most, while there is room.
+const KEEP_MS: u64 = 60_000;
+/// What a row costs with its key and its place in the table, about.
+const ROW_BYTES: usize = 224;
+/// What an id in a list costs, about.
+const ID_BYTES: usize = 16;
+/// Shards that one call of [`State::sweep`] visits while the cache is too large.
+const HURRY_SHARDS: usize = 16;
+
+/// What the cache knows under a key.
+#[derive(Debug)]
+pub enum Lookup<T> {
+    /// There is this, or surely nothing.
+    Known(Option<T>),
+    /// It has to be loaded.
+    Cold,
+}
+
+/// See the module. Without a saved state beneath, everything is in memory.
+#[derive(Debug)]
 pub struct State {
     /// The newest position folded in.
     pub tail: Position,
@@ -19,292 +44,411 @@ pub struct State {
     pub time: LogTime,
     /// Everything below is expired.
     pub floor: Position,
-    users: HashMap<UserId, User>,
-    user_names: HashMap<Box<str>, UserId>,
-    devices: HashMap<DeviceId, Device>,
-    device_names: HashMap<(UserId, Box<str>), DeviceId>,
-    conversations: HashMap<ConversationId, Conversation>,
-    directs: HashMap<(UserId, UserId), ConversationId>,
-    channels: HashMap<Box<str>, ConversationId>,
-    members: HashMap<ConversationId, BTreeMap<UserId, Member>>,
-    duties: HashMap<UserId, BTreeMap<ConversationId, Duty>>,
-    counters: HashMap<(Counted, u16), u64>,
-    crossings: BTreeMap<(Position, UserId), Crossing>,
+    shards: Box<[Shard]>,
+    /// The crossings under way, oldest first: always in memory.
+    crossings: BTreeMap<(Position, UserId), Row>,
+    /// The keys of the rows that changed since the last seal.
+    changed: Vec<Key>,
+    /// Changes are of this generation; each seal begins another.
+    generation: u32,
+    /// Rows of this generation and older ones are saved.
+    saved_generation: u32,
+    beneath: Option<Beneath>,
+    bytes: usize,
+    bytes_max: usize,
+    /// The shard that the sweep visits next, and when.
+    hand: usize,
+    sweep_at_ms: u64,
 }
 
-static NO_MEMBERS: BTreeMap<UserId, Member> = BTreeMap::new();
-static NO_DUTIES: BTreeMap<ConversationId, Duty> = BTreeMap::new();
+/// The saved state.
+struct Beneath(Arc<dyn SavedState>);
+
+impl std::fmt::Debug for Beneath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SavedState")
+    }
+}
+
+/// Keys are hashed by the dozen for each message.
+type Table<K, T> = HashMap<K, Slot<T>, RandomState>;
+
+#[derive(Debug, Default)]
+struct Shard {
+    rows: Table<Key, Option<Row>>,
+    members: Table<ConversationId, BTreeSet<UserId>>,
+    duties: Table<UserId, BTreeSet<ConversationId>>,
+    bytes: usize,
+}
+
+/// Something in the cache.
+#[derive(Debug)]
+struct Slot<T> {
+    value: T,
+    /// The generation of its last change; 0 while it is as it was loaded.
+    changed: u32,
+    /// Whether it was used since the sweep last came by.
+    used: AtomicBool,
+}
+
+impl<T> Slot<T> {
+    fn new(value: T, changed: u32) -> Self {
+        Self { value, changed, used: AtomicBool::new(true) }
+    }
+
+    fn touch(&self) -> &T {
+        // Not stored again: the line stays shared among readers.
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+        &self.value
+    }
+}
+
+fn look<'a, K: Eq + Hash, T>(slots: &'a Table<K, T>, key: &K) -> Option<&'a T> {
+    slots.get(key).map(Slot::touch)
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            tail: Position(0),
+            time: LogTime(0),
+            floor: Position(0),
+            shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
+            crossings: BTreeMap::new(),
+            changed: Vec::new(),
+            generation: 1,
+            saved_generation: 0,
+            beneath: None,
+            bytes: 0,
+            bytes_max: usize::MAX,
+            hand: 0,
+            sweep_at_ms: 0,
+        }
+    }
+}
 
 impl State {
-    /// A user.
-    #[must_use]
-    pub fn user(&self, id: UserId) -> Option<&User> {
-        self.users.get(&id)
-    }
-
-    /// A device.
-    #[must_use]
-    pub fn device(&self, id: DeviceId) -> Option<&Device> {
-        self.devices.get(&id)
-    }
-
-    /// A conversation.
-    #[must_use]
-    pub fn conversation(&self, id: ConversationId) -> Option<&Conversation> {
-        self.conversations.get(&id)
-    }
-
-    /// Everybody who is or was a member, by user.
-    #[must_use]
-    pub fn members(&self, id: ConversationId) -> &BTreeMap<UserId, Member> {
-        self.members.get(&id).unwrap_or(&NO_MEMBERS)
-    }
-
-    /// A member, past or present.
-    #[must_use]
-    pub fn member(&self, conversation: ConversationId, user: UserId) -> Option<&Member> {
-        self.members.get(&conversation)?.get(&user)
-    }
-
-    /// What is to be delivered to a user, by conversation.
-    #[must_use]
-    pub fn duties(&self, user: UserId) -> &BTreeMap<ConversationId, Duty> {
-        self.duties.get(&user).unwrap_or(&NO_DUTIES)
-    }
-
-    /// The crossings under way, oldest first.
-    #[must_use]
-    pub fn crossings(&self) -> &BTreeMap<(Position, UserId), Crossing> {
-        &self.crossings
-    }
-
-    /// Every conversation with its newest entry, for checks.
-    pub fn conversations(&self) -> impl Iterator<Item = (ConversationId, &Conversation)> {
-        self.conversations.iter().map(|(id, row)| (*id, row))
+    /// The state as it is saved, nothing of it in memory but the crossings under way. `bytes_max` bounds the cache, rows
+    /// not saved yet aside. Costs a look at every partition.
+    ///
+    /// # Errors
+    /// When the saved state cannot be read.
+    pub fn over(saved: Arc<dyn SavedState>, applied: Position, bytes_max: usize) -> Result<Self, ReadError> {
+        let mut state = Self { tail: applied, bytes_max, ..Self::default() };
+        let mut failed = None;
+        for partition in 0..PARTITIONS as u16 {
+            let prefix = Key::crossings_prefix(partition);
+            saved.each(&prefix, &mut |key, value| {
+                if let Err(error) = state.load_row(key, value) {
+                    failed.get_or_insert(error);
+                }
+            })?;
+        }
+        if let Some(floor) = saved.get(&[Key::Floor.encode()])?.pop().flatten() {
+            state.load_row(&Key::Floor.encode(), &floor)?;
+        }
+        state.beneath = Some(Beneath(saved));
+        failed.map_or(Ok(state), Err)
     }
 
     /// Puts in a row of the saved state.
     ///
     /// # Errors
     /// When the bytes are no row of this version.
-    pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), ReadError> {
-        let unreadable =
-            |what: &str, error: postcard::Error| ReadError(format!("a {what} of the state is unreadable: {error}"));
-        let key = key.get(2..).ok_or_else(|| ReadError("a key of the state is too short".into()))?;
-        let key: Key = postcard::from_bytes(key).map_err(|e| unreadable("key", e))?;
-        let row: Row = postcard::from_bytes(value).map_err(|e| unreadable("row", e))?;
-        self.put(key, Some(row));
+    pub fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), ReadError> {
+        let (key, row) = (Key::decode(key)?, Row::decode(value)?);
+        self.install(key, Some(row));
         Ok(())
     }
 
-    fn get(&self, key: &Key) -> Option<Row> {
-        Some(match key {
-            Key::User(id) => Row::User(self.users.get(id)?.clone()),
-            Key::UserName(name) => Row::UserName(*self.user_names.get(name)?),
-            Key::Device(id) => Row::Device(self.devices.get(id)?.clone()),
-            Key::DeviceName(user, name) => Row::DeviceName(*self.device_names.get(&(*user, name.clone()))?),
-            Key::Conversation(id) => Row::Conversation(self.conversations.get(id)?.clone()),
-            Key::Direct(a, b) => Row::ConversationName(*self.directs.get(&(*a, *b))?),
-            Key::Channel(name) => Row::ConversationName(*self.channels.get(name)?),
-            Key::Member(conversation, user) => Row::Member(self.member(*conversation, *user)?.clone()),
-            Key::Duty(user, conversation) => Row::Duty(*self.duties.get(user)?.get(conversation)?),
-            Key::Counter(counted, partition) => Row::Counter(*self.counters.get(&(*counted, *partition))?),
-            Key::Crossing(position, user) => Row::Crossing(*self.crossings.get(&(*position, *user))?),
-            Key::Floor => Row::Floor(self.floor),
-        })
-    }
-
-    fn put(&mut self, key: Key, row: Option<Row>) {
-        match (key, row) {
-            (Key::User(id), Some(Row::User(row))) => drop(self.users.insert(id, row)),
-            (Key::UserName(name), Some(Row::UserName(id))) => drop(self.user_names.insert(name, id)),
-            (Key::Device(id), Some(Row::Device(row))) => drop(self.devices.insert(id, row)),
-            (Key::DeviceName(user, name), Some(Row::DeviceName(id))) => {
-                self.device_names.insert((user, name), id);
-            }
-            (Key::Conversation(id), Some(Row::Conversation(row))) => drop(self.conversations.insert(id, row)),
-            (Key::Direct(a, b), Some(Row::ConversationName(id))) => drop(self.directs.insert((a, b), id)),
-            (Key::Channel(name), Some(Row::ConversationName(id))) => drop(self.channels.insert(name, id)),
-            (Key::Member(conversation, user), Some(Row::Member(row))) => {
-                self.members.entry(conversation).or_default().insert(user, row);
-            }
-            (Key::Duty(user, conversation), Some(Row::Duty(row))) => {
-                self.duties.entry(user).or_default().insert(conversation, row);
-            }
-            (Key::Counter(counted, partition), Some(Row::Counter(n))) => {
-                self.counters.insert((counted, partition), n);
-            }
-            (Key::Crossing(position, user), Some(Row::Crossing(row))) => {
-                self.crossings.insert((position, user), row);
-            }
-            (Key::Crossing(position, user), None) => drop(self.crossings.remove(&(position, user))),
-            (Key::Floor, Some(Row::Floor(floor))) => self.floor = floor,
-            (key, row) => unreachable!("row {row:?} under key {key:?}"),
-        }
-    }
-}
-
-/// The rows that one group changed, drafted over the state.
-#[derive(Debug, Default)]
-pub struct Overlay {
-    rows: HashMap<Key, Option<Row>>,
-    /// The newest position drafted; 0 while there is none.
-    pub tail: Position,
-    /// The time of the frame.
-    pub time: LogTime,
-}
-
-/// The rows that changed since the memtable was last sealed.
-#[derive(Debug, Default)]
-pub struct Dirty {
-    rows: HashMap<Key, Option<Row>>,
-}
-
-impl Dirty {
-    /// How many rows changed.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether none did.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-}
-
-impl Overlay {
-    /// Whether nothing is drafted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Forgets the draft: the group was not committed.
-    pub fn clear(&mut self) {
-        self.rows.clear();
-        self.tail = Position(0);
-    }
-
-    /// Puts the draft into the state: the group is committed.
-    pub fn merge(&mut self, state: &mut State, dirty: &mut Dirty) {
-        for (key, row) in self.rows.drain() {
-            dirty.rows.insert(key.clone(), row.clone());
-            state.put(key, row);
-        }
-        state.tail = state.tail.max(self.tail);
-        state.time = state.time.max(self.time);
-        self.tail = Position(0);
-    }
-}
-
-impl StateDelta for Dirty {
-    fn rows(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
-        for (key, row) in &self.rows {
-            let mut encoded = key.partition().to_be_bytes().to_vec();
-            encoded = postcard::to_extend(key, encoded).expect("a key has no field that cannot be encoded");
-            let value =
-                row.as_ref().map(|row| postcard::to_stdvec(row).expect("a row has no field that cannot be encoded"));
-            each(&encoded, value.as_deref());
-        }
-    }
-}
-
-/// The state as it will be once the group is committed: drafted rows first, committed ones below.
-#[derive(Debug)]
-pub struct View<'a> {
-    state: &'a State,
-    overlay: &'a mut Overlay,
-}
-
-macro_rules! lookup {
-    ($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) -> $row:ident($out:ty), $key:expr, |$state:ident| $base:expr) => {
-        $(#[$doc])*
-        #[must_use]
-        pub fn $name(&self, $($arg: $type),*) -> Option<&$out> {
-            match self.overlay.rows.get(&$key) {
-                Some(Some(Row::$row(row))) => Some(row),
-                Some(_) => None,
-                None => { let $state = self.state; $base }
-            }
-        }
-    };
-}
-
-impl<'a> View<'a> {
-    /// The view of a state and a draft over it.
-    pub fn new(state: &'a State, overlay: &'a mut Overlay) -> Self {
-        Self { state, overlay }
-    }
-
-    lookup!(/// A user.
-        user(id: UserId) -> User(User), Key::User(id), |s| s.users.get(&id));
-    lookup!(/// A user's id by name.
-        user_named(name: &str) -> UserName(UserId), Key::UserName(name.into()), |s| s.user_names.get(name));
-    lookup!(/// A device.
-        device(id: DeviceId) -> Device(Device), Key::Device(id), |s| s.devices.get(&id));
-    lookup!(/// A device's id by its user and name.
-        device_named(user: UserId, name: &str) -> DeviceName(DeviceId), Key::DeviceName(user, name.into()),
-        |s| s.device_names.get(&(user, Box::from(name))));
-    lookup!(/// A conversation.
-        conversation(id: ConversationId) -> Conversation(Conversation), Key::Conversation(id), |s| s.conversations.get(&id));
-    lookup!(/// A direct conversation's id by its two users.
-        direct(a: UserId, b: UserId) -> ConversationName(ConversationId), Key::Direct(a.min(b), a.max(b)),
-        |s| s.directs.get(&(a.min(b), a.max(b))));
-    lookup!(/// A channel's id by name.
-        channel(name: &str) -> ConversationName(ConversationId), Key::Channel(name.into()), |s| s.channels.get(name));
-    lookup!(/// A member, past or present.
-        member(conversation: ConversationId, user: UserId) -> Member(Member), Key::Member(conversation, user),
-        |s| s.member(conversation, user));
-    lookup!(/// The duty to deliver a conversation to a user.
-        duty(user: UserId, conversation: ConversationId) -> Duty(Duty), Key::Duty(user, conversation),
-        |s| s.duties.get(&user)?.get(&conversation));
-    lookup!(/// The newest id given in a partition, without its partition.
-        counter(counted: Counted, partition: u16) -> Counter(u64), Key::Counter(counted, partition),
-        |s| s.counters.get(&(counted, partition)));
-    lookup!(/// A crossing under way.
-        crossing(position: Position, user: UserId) -> Crossing(Crossing), Key::Crossing(position, user),
-        |s| s.crossings.get(&(position, user)));
-
     /// The crossings under way, oldest first.
     #[must_use]
-    pub fn crossings(&self) -> Vec<(Position, UserId, Crossing)> {
-        let mut all: BTreeMap<_, _> = self.state.crossings.iter().map(|(key, row)| (*key, *row)).collect();
-        for (key, row) in &self.overlay.rows {
-            if let Key::Crossing(position, user) = key {
-                match row {
-                    Some(Row::Crossing(row)) => drop(all.insert((*position, *user), *row)),
-                    _ => drop(all.remove(&(*position, *user))),
+    pub fn crossings(&self) -> &BTreeMap<(Position, UserId), Row> {
+        &self.crossings
+    }
+
+    /// How many rows changed since the last seal.
+    #[must_use]
+    pub fn unsealed(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// What the cache takes, in bytes, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The rows in memory, those of crossings left out. For checks.
+    pub fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
+        let slots = self.shards.iter().flat_map(|shard| &shard.rows);
+        slots.filter_map(|(key, slot)| Some((key, slot.value.as_ref()?)))
+    }
+
+    /// What is known of a row.
+    #[must_use]
+    pub fn row(&self, key: &Key) -> Lookup<&Row> {
+        if let Key::Crossing(position, user) = key {
+            return Lookup::Known(self.crossings.get(&(*position, *user)));
+        }
+        self.known(look(&self.shard(key.partition()).rows, key).map(Option::as_ref))
+    }
+
+    /// What is known of who is or was a member.
+    #[must_use]
+    pub fn members(&self, id: ConversationId) -> Lookup<&BTreeSet<UserId>> {
+        self.known(look(&self.shard(partition(id.0)).members, &id).map(Some))
+    }
+
+    /// What is known of what is or was to be delivered to a user.
+    #[must_use]
+    pub fn duties(&self, id: UserId) -> Lookup<&BTreeSet<ConversationId>> {
+        self.known(look(&self.shard(partition(id.0)).duties, &id).map(Some))
+    }
+
+    fn known<T>(&self, found: Option<Option<T>>) -> Lookup<T> {
+        match found {
+            Some(value) => Lookup::Known(value),
+            None if self.beneath.is_none() => Lookup::Known(None),
+            None => Lookup::Cold,
+        }
+    }
+
+    /// The saved state, if there is one beneath, and the generation that it is known to hold. While that stays, what is
+    /// read there is as new as what is not in memory.
+    pub(super) fn beneath(&self) -> Option<(Arc<dyn SavedState>, u32)> {
+        self.beneath.as_ref().map(|Beneath(saved)| (Arc::clone(saved), self.saved_generation))
+    }
+
+    /// A row as it is saved. Blocks on the disk.
+    pub(super) fn fetch(&self, key: &Key) -> Result<Option<Row>, ReadError> {
+        let Some(Beneath(saved)) = &self.beneath else { return Ok(None) };
+        let row = saved.get(&[key.encode()])?.pop().flatten();
+        row.map(|row| Row::decode(&row)).transpose()
+    }
+
+    fn shard(&self, partition: u16) -> &Shard {
+        &self.shards[usize::from(partition) % SHARDS]
+    }
+
+    fn shard_mut(&mut self, partition: u16) -> &mut Shard {
+        &mut self.shards[usize::from(partition) % SHARDS]
+    }
+
+    fn grow(&mut self, partition: u16, bytes: usize) {
+        self.shard_mut(partition).bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    /// Changes a row: what the commit thread does once its record is committed.
+    pub(super) fn put(&mut self, key: Key, row: Option<Row>) {
+        let generation = self.generation;
+        if let Key::Crossing(position, user) = key {
+            match row {
+                Some(row) => drop(self.crossings.insert((position, user), row)),
+                None => drop(self.crossings.remove(&(position, user))),
+            }
+            return self.changed.push(key);
+        }
+        if let (Key::Floor, Some(Row::Floor(floor))) = (&key, &row) {
+            self.floor = *floor;
+        }
+        if row.is_some() {
+            self.list(&key);
+        }
+        let partition = key.partition();
+        match self.shard_mut(partition).rows.get_mut(&key) {
+            Some(slot) => {
+                slot.value = row;
+                slot.touch();
+                if std::mem::replace(&mut slot.changed, generation) != generation {
+                    self.changed.push(key);
                 }
             }
-        }
-        all.into_iter().map(|((position, user), row)| (position, user, row)).collect()
-    }
-
-    /// Drafts a row in place of what is there; `None` removes it.
-    pub fn put(&mut self, key: Key, row: Option<Row>) {
-        self.overlay.rows.insert(key, row);
-    }
-
-    /// Drafts a change of the row under `key`, if there is one.
-    pub fn update(&mut self, key: Key, change: impl FnOnce(&mut Row)) {
-        let state = self.state;
-        let row = self.overlay.rows.entry(key).or_insert_with_key(|key| state.get(key));
-        if let Some(row) = row {
-            change(row);
+            None => {
+                self.changed.push(key.clone());
+                self.shard_mut(partition).rows.insert(key, Slot::new(row, generation));
+                self.grow(partition, ROW_BYTES);
+            }
         }
     }
 
-    /// The draft reaches up to here.
-    pub fn reach(&mut self, position: Position, time: LogTime) {
-        self.overlay.tail = self.overlay.tail.max(position);
-        self.overlay.time = self.overlay.time.max(time);
+    /// Takes in what was loaded, unless it is there already: then that is newer.
+    pub(super) fn install(&mut self, key: Key, row: Option<Row>) {
+        if let (Key::Crossing(position, user), Some(row)) = (&key, &row) {
+            self.crossings.insert((*position, *user), row.clone());
+            return;
+        }
+        if let (Key::Floor, Some(Row::Floor(floor))) = (&key, &row) {
+            self.floor = self.floor.max(*floor);
+        }
+        if row.is_some() {
+            self.list(&key);
+        }
+        let partition = key.partition();
+        let rows = &mut self.shard_mut(partition).rows;
+        if let std::collections::hash_map::Entry::Vacant(vacant) = rows.entry(key) {
+            vacant.insert(Slot::new(row, 0));
+            self.grow(partition, ROW_BYTES);
+        }
+    }
+
+    /// Adds a row's owner to the list that it belongs to, if that is in memory.
+    fn list(&mut self, key: &Key) {
+        let is_whole = self.beneath.is_none();
+        let shard = self.shard_mut(key.partition());
+        let is_new = match key {
+            Key::Member(conversation, user) => {
+                if is_whole {
+                    shard.members.entry(*conversation).or_insert_with(|| Slot::new(BTreeSet::new(), 0));
+                }
+                shard.members.get_mut(conversation).is_some_and(|members| members.value.insert(*user))
+            }
+            Key::Duty(user, conversation) => {
+                if is_whole {
+                    shard.duties.entry(*user).or_insert_with(|| Slot::new(BTreeSet::new(), 0));
+                }
+                shard.duties.get_mut(user).is_some_and(|duties| duties.value.insert(*conversation))
+            }
+            _ => false,
+        };
+        if is_new {
+            self.grow(key.partition(), ID_BYTES);
+        }
+    }
+
+    /// What is new begins with an empty list: nothing is saved that could be loaded.
+    pub(super) fn begin_list(&mut self, key: &Key) {
+        let shard = self.shard_mut(key.partition());
+        match key {
+            Key::User(id) => drop(shard.duties.insert(*id, Slot::new(BTreeSet::new(), 0))),
+            Key::Conversation(id) => drop(shard.members.insert(*id, Slot::new(BTreeSet::new(), 0))),
+            _ => return,
+        }
+        self.grow(key.partition(), ROW_BYTES);
+    }
+
+    /// Takes in a list that was loaded. What changed since the last save is in memory, and added.
+    pub(super) fn install_members(&mut self, id: ConversationId, mut members: BTreeSet<UserId>) {
+        let shard = self.shard_mut(partition(id.0));
+        if shard.members.contains_key(&id) {
+            return;
+        }
+        let unsaved = shard.rows.iter().filter(|(_, slot)| slot.changed > 0 && slot.value.is_some());
+        members.extend(unsaved.filter_map(|(key, _)| match key {
+            Key::Member(conversation, user) if *conversation == id => Some(*user),
+            _ => None,
+        }));
+        let bytes = ROW_BYTES + members.len() * ID_BYTES;
+        shard.members.insert(id, Slot::new(members, 0));
+        self.grow(partition(id.0), bytes);
+    }
+
+    /// See [`State::install_members`].
+    pub(super) fn install_duties(&mut self, id: UserId, mut duties: BTreeSet<ConversationId>) {
+        let shard = self.shard_mut(partition(id.0));
+        if shard.duties.contains_key(&id) {
+            return;
+        }
+        let unsaved = shard.rows.iter().filter(|(_, slot)| slot.changed > 0 && slot.value.is_some());
+        duties.extend(unsaved.filter_map(|(key, _)| match key {
+            Key::Duty(user, conversation) if *user == id => Some(*conversation),
+            _ => None,
+        }));
+        let bytes = ROW_BYTES + duties.len() * ID_BYTES;
+        shard.duties.insert(id, Slot::new(duties, 0));
+        self.grow(partition(id.0), bytes);
+    }
+
+    /// What changed since the last seal, for the store to save. From here on changes are of the next generation.
+    pub fn seal(&mut self) -> Changes {
+        let keys = std::mem::take(&mut self.changed);
+        let row = |key: Key| {
+            let row = match self.row(&key) {
+                Lookup::Known(row) => row.cloned(),
+                Lookup::Cold => unreachable!("a changed row stays until it is saved: {key:?}"),
+            };
+            (key, row)
+        };
+        let rows = keys.into_iter().map(row).collect();
+        self.generation += 1;
+        Changes { rows }
+    }
+
+    /// The store has saved all but the newest `unsaved` seals.
+    pub fn note_saved(&mut self, unsaved: usize) {
+        self.saved_generation = self.generation - 1 - unsaved as u32;
+    }
+
+    /// Whether [`State::sweep`] has something to do.
+    #[must_use]
+    pub fn is_sweep_due(&self, now_ms: u64) -> bool {
+        now_ms >= self.sweep_at_ms || self.bytes > self.bytes_max
+    }
+
+    /// Lets go of what nobody used, a shard at a time; every shard once in [`KEEP_MS`], and faster while the cache is
+    /// larger than it may be. What is not saved stays.
+    pub fn sweep(&mut self, now_ms: u64) {
+        let every = KEEP_MS / SHARDS as u64;
+        let mut visits = 0;
+        if now_ms >= self.sweep_at_ms {
+            visits = ((now_ms - self.sweep_at_ms) / every + 1).min(SHARDS as u64) as usize;
+            self.sweep_at_ms = now_ms + every;
+        }
+        if self.bytes > self.bytes_max {
+            visits = visits.max(HURRY_SHARDS);
+        }
+        for _ in 0..visits {
+            self.sweep_shard();
+        }
+    }
+
+    fn sweep_shard(&mut self) {
+        let (hand, saved) = (self.hand, self.saved_generation);
+        self.hand = (hand + 1) % SHARDS;
+        if self.beneath.is_none() {
+            return;
+        }
+        fn keep<T>(slot: &mut Slot<T>, saved: u32) -> bool {
+            slot.changed > saved || std::mem::take(slot.used.get_mut())
+        }
+        let shard = &mut self.shards[hand];
+        shard.rows.retain(|_, slot| keep(slot, saved));
+        shard.members.retain(|_, slot| keep(slot, saved));
+        shard.duties.retain(|_, slot| keep(slot, saved));
+        if shard.rows.capacity() > 64 && shard.rows.len() < shard.rows.capacity() / 4 {
+            shard.rows.shrink_to_fit();
+            shard.members.shrink_to_fit();
+            shard.duties.shrink_to_fit();
+        }
+        let ids = shard.members.values().map(|slot| slot.value.len()).sum::<usize>()
+            + shard.duties.values().map(|slot| slot.value.len()).sum::<usize>();
+        let slots = shard.rows.len() + shard.members.len() + shard.duties.len();
+        let bytes = slots * ROW_BYTES + ids * ID_BYTES;
+        self.bytes = self.bytes - shard.bytes + bytes;
+        shard.bytes = bytes;
+    }
+
+    /// Lets go of all that is saved, used or not: for tests, which want everything cold.
+    pub fn forget(&mut self) {
+        for _ in 0..2 * SHARDS {
+            self.sweep_shard();
+        }
     }
 }
 
-/// Whether entries of this kind count as unread.
-#[must_use]
-pub fn is_countable(kind: EntryKind) -> bool {
-    kind == EntryKind::Message
+/// Rows that changed, as they were at a seal.
+#[derive(Debug)]
+pub struct Changes {
+    rows: Vec<(Key, Option<Row>)>,
+}
+
+impl StateDelta for Changes {
+    fn rows(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+        for (key, row) in &self.rows {
+            each(&key.encode(), row.as_ref().map(Row::encode).as_deref());
+        }
+    }
 }

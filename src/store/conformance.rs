@@ -269,7 +269,7 @@ fn riders_that_are_in_the_state_are_not_followed_again<S: Subject>() {
     subject.settle();
     let frame = rider(&model, subject.log(), b"x new");
     model.append(subject.log(), &frame);
-    let applied = subject.log().state(&mut |_, _| {}).expect("reads");
+    let applied = subject.log().applied().expect("reads");
     let mut followed = Vec::new();
     subject.log().follow(applied, &mut |frame| followed.push(frame)).expect("follows");
     assert_eq!(followed, [frame]);

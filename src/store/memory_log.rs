@@ -2,14 +2,17 @@
 //! is what a disk would have kept: [`MemoryLog::restarted`].
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use longwire_protocol::LogTime;
 
 use super::frame::{Frame, FrameBuilder};
 use super::view::View;
-use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
+use super::{
+    AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta,
+};
 
 /// What an append shall do instead of succeeding; see [`MemoryLog::fail_next_append`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct MemoryLog {
     birth_unix_ms: u64,
     seal_entries: usize,
     frames: Vec<Frame>,
-    state: BTreeMap<Vec<u8>, Vec<u8>>,
+    saved: Arc<MemoryState>,
     applied: Position,
     /// How many of the frames are in the state.
     applied_frames: usize,
@@ -44,6 +47,32 @@ pub struct MemoryLog {
     repeatable: Option<Bytes>,
 }
 
+/// The saved state.
+#[derive(Debug, Default)]
+struct MemoryState {
+    rows: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl MemoryState {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SavedState for MemoryState {
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let rows = self.read();
+        Ok(keys.iter().map(|key| rows.get(key).cloned()).collect())
+    }
+
+    fn each(&self, prefix: &[u8], row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+        let rows = self.read();
+        let from = rows.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        from.take_while(|(key, _)| key.starts_with(prefix)).for_each(|(key, value)| row(key, value));
+        Ok(())
+    }
+}
+
 impl MemoryLog {
     /// An empty log that asks to be sealed every `seal_entries` entries.
     #[must_use]
@@ -52,7 +81,7 @@ impl MemoryLog {
             birth_unix_ms,
             seal_entries,
             frames: Vec::new(),
-            state: BTreeMap::new(),
+            saved: Arc::default(),
             applied: Position(0),
             applied_frames: 0,
             segments: Vec::new(),
@@ -117,9 +146,12 @@ impl Log for MemoryLog {
         self.tail_time
     }
 
-    fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError> {
-        self.state.iter().for_each(|(key, value)| row(key, value));
+    fn applied(&self) -> Result<Position, ReadError> {
         Ok(self.applied)
+    }
+
+    fn saved(&self) -> Arc<dyn SavedState> {
+        Arc::clone(&self.saved) as Arc<dyn SavedState>
     }
 
     fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
@@ -178,17 +210,19 @@ impl Log for MemoryLog {
         self.view.active_size().0 >= self.seal_entries
     }
 
-    fn is_settled(&self) -> bool {
-        true
+    fn unsaved_seals(&self) -> usize {
+        0
     }
 
     fn seal(&mut self, state: Box<dyn StateDelta>) {
+        let mut saved = self.saved.rows.write().unwrap_or_else(PoisonError::into_inner);
         state.rows(&mut |key, value| {
             match value {
-                Some(value) => self.state.insert(key.to_vec(), value.to_vec()),
-                None => self.state.remove(key),
+                Some(value) => saved.insert(key.to_vec(), value.to_vec()),
+                None => saved.remove(key),
             };
         });
+        drop(saved);
         self.applied = self.tail;
         self.applied_frames = self.frames.len();
         self.view.seal();

@@ -32,8 +32,7 @@ mod run;
 mod sealed_row;
 mod state_file;
 mod stats;
-#[cfg(test)]
-mod testing;
+pub mod testing;
 mod view;
 
 use std::sync::Arc;
@@ -121,6 +120,22 @@ pub enum Pressure {
     Full,
 }
 
+/// Reads of the saved state: the rows as the background thread last saved them, all by one transaction. May block on the
+/// disk: call it where blocking is allowed.
+pub trait SavedState: Send + Sync {
+    /// The rows under these keys, in their order; `None` where there is none. Costs some microseconds for each.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError>;
+
+    /// Calls `row` for each row whose key begins with `prefix`, ascending by key.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn each(&self, prefix: &[u8], row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError>;
+}
+
 /// The rows of derived state that changed since the last seal, encoded on the background thread.
 pub trait StateDelta: Send {
     /// Calls `row` once for each changed row: its key, and its value or `None` where the row is gone.
@@ -144,12 +159,15 @@ pub trait Log: Send {
     /// The time of the newest frame; 0 when there is none.
     fn tail_time(&self) -> LogTime;
 
-    /// Calls `row` for each row of the saved state and returns the position it stands at: every record up to there is
-    /// in it, and none after.
+    /// The position that the saved state stands at: every record up to there is in it, and none after. A [`Log::follow`]
+    /// from there leaves out the riders, too, that are in it.
     ///
     /// # Errors
     /// When the state cannot be read.
-    fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError>;
+    fn applied(&self) -> Result<Position, ReadError>;
+
+    /// A handle for reads of the saved state.
+    fn saved(&self) -> Arc<dyn SavedState>;
 
     /// Appends a frame with one durable commit: when this returns, the frame survives power loss, its entries are
     /// visible to [`History`], and the tail is the frame's last position. An identical frame repeated right after a
@@ -168,8 +186,9 @@ pub trait Log: Send {
     /// Whether the memtable should be sealed before the next frame.
     fn is_seal_due(&self) -> bool;
 
-    /// Whether the background thread has absorbed everything that it was given: a seal before one is due may follow.
-    fn is_settled(&self) -> bool;
+    /// How many seals the background thread has not absorbed yet: the newest ones. With none, a seal before one is due may
+    /// follow.
+    fn unsaved_seals(&self) -> usize;
 
     /// Seals the memtable and hands it, with the rows that changed since the last seal, to the background thread, which
     /// writes a run, saves the rows together with the tail's position, and lets the journal trim. Never waits.
@@ -179,7 +198,7 @@ pub trait Log: Send {
     fn pressure(&self) -> Pressure;
 
     /// After [`AppendError::Unknown`] with `sync: false`: opens the files again and proves with an empty frame that
-    /// they can be written. The caller then rebuilds its state from [`Log::state`] and [`Log::follow`].
+    /// they can be written. The caller then folds what [`Log::follow`] gives after the newest frame that it knows.
     ///
     /// # Errors
     /// When the files still cannot be opened or written; the log stays readable and refuses appends.

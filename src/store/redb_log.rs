@@ -21,7 +21,9 @@ use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
 use super::stats::Written;
 use super::view::View;
-use super::{AppendError, FollowError, History, Log, Position, Pressure, ReadError, Segment, SegmentId, StateDelta};
+use super::{
+    AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta,
+};
 
 /// Memtables that may wait for the background thread, the one that it works on included.
 const SEALED_MAX: usize = 2;
@@ -42,8 +44,7 @@ enum Health {
 /// Who does the background work.
 enum Background {
     Thread(Option<JoinHandle<()>>),
-    /// Whoever calls [`RedbLog::work`]: for tests that shall run the same way every time.
-    #[cfg(test)]
+    /// Whoever calls [`RedbLog::work`]: for what shall run the same way every time.
     ByHand(Box<Builder>),
 }
 
@@ -99,16 +100,21 @@ impl RedbLog {
         })
     }
 
-    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else.
-    #[cfg(test)]
-    pub(crate) fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
+    /// Opens the store on a disk; background work is done by [`RedbLog::work`] and nobody else, so that one seed decides
+    /// when.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_by_hand(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
         let options = StoreOptions { pause: std::time::Duration::ZERO, ..options };
         Self::open_with(disk, options, |builder| Ok(Background::ByHand(Box::new(builder))))
     }
 
-    /// Does a piece of background work; returns whether there may be more.
-    #[cfg(test)]
-    pub(crate) fn work(&mut self) -> Result<bool, ReadError> {
+    /// Does a piece of background work of a log that was opened by hand; returns whether there may be more.
+    ///
+    /// # Errors
+    /// When the piece failed; it is kept, and tried again by the next call.
+    pub fn work(&mut self) -> Result<bool, ReadError> {
         match &mut self.background {
             Background::ByHand(builder) => Ok(builder.step()? == super::builder::Work::Done),
             Background::Thread(_) => Ok(false),
@@ -322,10 +328,14 @@ impl Log for RedbLog {
         self.tail_time
     }
 
-    fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError> {
-        let Progress { applied, applied_commit, .. } = self.state.rows(row)?;
+    fn applied(&self) -> Result<Position, ReadError> {
+        let Progress { applied, applied_commit, .. } = self.state.load()?.progress;
         *self.state_read.lock().unwrap_or_else(PoisonError::into_inner) = Some((applied, applied_commit));
         Ok(applied)
+    }
+
+    fn saved(&self) -> Arc<dyn SavedState> {
+        Arc::clone(&self.state) as Arc<dyn SavedState>
     }
 
     fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
@@ -390,8 +400,8 @@ impl Log for RedbLog {
         Ok(())
     }
 
-    fn is_settled(&self) -> bool {
-        self.desk.unfinished() == 0
+    fn unsaved_seals(&self) -> usize {
+        self.desk.unfinished()
     }
 
     fn is_seal_due(&self) -> bool {

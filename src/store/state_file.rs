@@ -2,7 +2,7 @@
 //! the store must know about itself: its format, its birth, its segments, and which runs there are (the manifest).
 //! Every commit has quick-repair, so that the file opens in milliseconds after a crash, whatever its size.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use longwire_protocol::LogTime;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -11,7 +11,7 @@ use super::disk::{Disk, Meter};
 use super::memtable::Span;
 use super::open::{OpenError, create_database, open_database, path};
 use super::sealed_row::{put_numbers, seal, take_numbers, unseal};
-use super::{Position, ReadError, Segment, SegmentId, StateDelta};
+use super::{Position, ReadError, SavedState, Segment, SegmentId, StateDelta};
 
 pub(super) const STATE_FILE: &str = "state.redb";
 
@@ -94,14 +94,13 @@ impl Saved {
     }
 }
 
-/// The open file. The lock is held for one transaction or one reading of the rows; only start, reopening and the
-/// background thread ever take it.
+/// The open file. Readers and the one writer share it for a transaction; only reopening and closing wait for them all.
 #[derive(Debug)]
 pub(super) struct StateFile {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
     meter: Arc<Meter>,
-    database: Mutex<Option<Database>>,
+    database: RwLock<Option<Database>>,
 }
 
 impl StateFile {
@@ -132,7 +131,7 @@ impl StateFile {
         if found > FORMAT {
             return Err(OpenError::NewerFormat { path: path(&*disk, STATE_FILE), found, known: FORMAT });
         }
-        Ok(Self { disk, cache_bytes, meter, database: Mutex::new(Some(database)) })
+        Ok(Self { disk, cache_bytes, meter, database: RwLock::new(Some(database)) })
     }
 
     pub(super) fn meter(&self) -> &Arc<Meter> {
@@ -218,7 +217,7 @@ impl StateFile {
 
     /// Closes the file.
     pub(super) fn close(&self) -> Result<(), ReadError> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         match database.map(Database::close) {
             Some(Err(error)) => Err(ReadError(format!("closing the state: {error}"))),
             _ => Ok(()),
@@ -226,7 +225,7 @@ impl StateFile {
     }
 
     fn reopen(&self) {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         drop(database.take());
         match open_database(&*self.disk, STATE_FILE, self.cache_bytes, Arc::clone(&self.meter)) {
             Ok(opened) => *database = Some(opened),
@@ -235,11 +234,38 @@ impl StateFile {
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = &*database else { return Err(ReadError("the state is closed".to_owned())) };
         work(database).map_err(|trouble| match trouble {
             Trouble::Redb(error) => ReadError(format!("the state: {error}")),
             Trouble::Contents(error) => error,
+        })
+    }
+}
+
+impl SavedState for StateFile {
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        self.with(|database| {
+            let rows = database.begin_read()?.open_table(ROWS)?;
+            let get = |key: &Vec<u8>| {
+                let Some(row) = rows.get(key.as_slice())? else { return Ok(None) };
+                Ok(Some(unseal("state", key, row.value())?.to_vec()))
+            };
+            keys.iter().map(get).collect()
+        })
+    }
+
+    fn each(&self, prefix: &[u8], row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+        self.with(|database| {
+            let rows = database.begin_read()?.open_table(ROWS)?;
+            for pair in rows.range(prefix..)? {
+                let (key, value) = pair?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                row(key.value(), unseal("state", key.value(), value.value())?);
+            }
+            Ok(())
         })
     }
 }

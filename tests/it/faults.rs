@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use longwire::store::{
-    AppendError, Failure, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, Segment,
-    StateDelta,
+    AppendError, Failure, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, SavedState,
+    Segment, StateDelta,
 };
 use longwire_protocol::packet::{self, Publish};
 use longwire_protocol::{LogTime, Reason};
@@ -52,8 +52,11 @@ impl Log for Faulty {
     fn tail_time(&self) -> LogTime {
         self.log().tail_time()
     }
-    fn state(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<Position, ReadError> {
-        self.log().state(row)
+    fn applied(&self) -> Result<Position, ReadError> {
+        self.log().applied()
+    }
+    fn saved(&self) -> Arc<dyn SavedState> {
+        self.log().saved()
     }
     fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
         self.log().append(frame)
@@ -64,8 +67,8 @@ impl Log for Faulty {
     fn is_seal_due(&self) -> bool {
         self.log().is_seal_due()
     }
-    fn is_settled(&self) -> bool {
-        self.log().is_settled()
+    fn unsaved_seals(&self) -> usize {
+        self.log().unsaved_seals()
     }
     fn seal(&mut self, state: Box<dyn StateDelta>) {
         self.log().seal(state);

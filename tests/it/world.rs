@@ -32,7 +32,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::with_options(StoreOptions { birth_unix_ms: 1_700_000_000_000, ..StoreOptions::default() }).await
+        // Memtables are small, so that entries and rows are saved, let go and read again all the time.
+        let options = StoreOptions { birth_unix_ms: 1_700_000_000_000, seal_entries: 16, ..StoreOptions::default() };
+        Self::with_options(options).await
     }
 
     pub(crate) async fn with_options(options: StoreOptions) -> Self {
@@ -68,6 +70,8 @@ impl World {
             limits: BrokerLimits::default(),
             accept: AcceptLimits { connections: 1_000, connections_per_address: 1_000, handshakes: 100 },
             retention: self.retention,
+            // Nothing that is saved stays in memory for long.
+            state_bytes_max: 0,
         })
         .expect("the broker starts");
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

@@ -4,16 +4,17 @@
 use crate::{Source, files, has_word, none};
 
 /// The rooms of the broker, each with those it may know. All may know the protocol.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("auth", &[]),
-    ("broker", &["auth", "clock", "config", "net", "routing", "store", "telemetry"]),
+    ("broker", &["auth", "clock", "config", "net", "routing", "store", "tasks", "telemetry"]),
     ("cli", &["auth", "broker", "clock", "config", "net", "routing", "store", "telemetry"]),
     ("clock", &[]),
     ("config", &[]),
     // The way to the commit thread is the one thing it knows of the broker: see BEHIND_A_DOOR.
-    ("net", &["auth", "broker", "clock", "routing", "store"]),
+    ("net", &["auth", "broker", "clock", "routing", "store", "tasks"]),
     ("routing", &["store"]),
     ("store", &[]),
+    ("tasks", &[]),
     ("telemetry", &[]),
 ];
 

@@ -1,7 +1,10 @@
-//! What the store's own tests share: a disk that crashes, and a stand-in for routing with a model of what must be there.
+//! For tests of the store and of everything above it: a disk that crashes; and for the store's own, a stand-in for routing
+//! with a model of what must be there. Nothing of it is reached by the broker.
 
+#[cfg(test)]
 pub(crate) mod model;
-pub(crate) mod sim_disk;
+mod sim_disk;
 
+#[cfg(test)]
 pub(crate) use model::{Fold, Model};
-pub(crate) use sim_disk::SimDisk;
+pub use sim_disk::SimDisk;

@@ -51,10 +51,11 @@ impl Fold {
     /// What a start rebuilds: the saved rows, and the frames after them.
     pub(crate) fn recovered(log: &dyn Log) -> Self {
         let mut fold = Self::default();
-        let applied = log.state(&mut |key, value| {
+        let saved = log.saved().each(&[], &mut |key, value| {
             fold.rows.insert(key.to_vec(), value.to_vec());
         });
-        let applied = applied.expect("the state can be read");
+        saved.expect("the state can be read");
+        let applied = log.applied().expect("the state can be read");
         let mut next = applied.0 + 1;
         log.follow(applied, &mut |frame| {
             assert_eq!(frame.first.0, next, "frames follow without holes");

@@ -79,30 +79,31 @@ struct Inner {
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SimDisk {
+pub struct SimDisk {
     inner: Arc<Mutex<Inner>>,
 }
 
 impl SimDisk {
     /// Loses power after so many more calls: that one and all after it fail.
-    pub(crate) fn die_after(&self, calls: u64) {
+    pub fn die_after(&self, calls: u64) {
         let mut inner = self.lock();
         inner.dies_at = Some(inner.calls + calls);
     }
 
     /// Refuses one call after so many more.
-    pub(crate) fn fail_after(&self, calls: u64) {
+    pub fn fail_after(&self, calls: u64) {
         let mut inner = self.lock();
         inner.fails_at = Some(inner.calls + calls);
     }
 
     /// Refuses every write from now on, or none.
-    pub(crate) fn set_full(&self, is_full: bool) {
+    pub fn set_full(&self, is_full: bool) {
         self.lock().is_full = is_full;
     }
 
     /// What the next start finds: what was synced, and of the rest whatever chance kept.
-    pub(crate) fn after_crash(&self, rng: &mut fastrand::Rng) -> Self {
+    #[must_use]
+    pub fn after_crash(&self, rng: &mut fastrand::Rng) -> Self {
         let inner = self.lock();
         // Often all or nothing survives, which are the cases that chance would hardly ever show.
         let mood = rng.u8(0..4);
@@ -126,13 +127,15 @@ impl SimDisk {
     }
 
     /// A file's bytes.
-    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         let inner = self.lock();
         inner.names.get(name).map_or_else(Vec::new, |&file| inner.files[file].current.clone())
     }
 
     /// A separate disk with the same contents, one bit of one file flipped.
-    pub(crate) fn with_flipped_bit(&self, name: &str, bit: usize) -> Self {
+    #[must_use]
+    pub fn with_flipped_bit(&self, name: &str, bit: usize) -> Self {
         let inner = self.lock();
         let mut files: Vec<_> = inner.files.iter().map(|f| SimFile { pending: Vec::new(), ..f.clone() }).collect();
         if let Some(&file) = inner.names.get(name) {
@@ -143,12 +146,13 @@ impl SimDisk {
     }
 
     /// The names of all files.
-    pub(crate) fn names(&self) -> Vec<String> {
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
         self.lock().names.keys().cloned().collect()
     }
 
     /// Does something during which the power stays and no call is refused; nothing if the power is gone already.
-    pub(crate) fn undisturbed(&self, work: impl FnOnce()) {
+    pub fn undisturbed(&self, work: impl FnOnce()) {
         if self.lock().is_dead {
             return;
         }

@@ -1,0 +1,315 @@
+//! How a live session's lanes are read: what is ready from the outbox, the rest from the log, into the window of the
+//! session. A read that needs the disk goes away from the worker thread and comes back with what it found.
+
+use std::sync::Arc;
+
+use longwire_protocol::packet::Lane;
+use longwire_protocol::{BrokerSession, ConversationId, Millis, Seq};
+
+use super::Shared;
+use super::pump::{Done, Live, blocking, fail, quick};
+use super::requests::fit;
+use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
+use crate::routing::feed::{caught_up_item, progress_item};
+use crate::routing::limits::PROGRESS_POSITIONS;
+use crate::routing::outbox::Session;
+use crate::routing::stream::{Place, Ready, Turn};
+use crate::store::{Position, ReadError};
+
+/// How a lane is read.
+pub(super) enum Reading {
+    /// From the outbox.
+    Idle,
+    /// There is something to read in the log; what is still to be found out.
+    Turning(Turning),
+    /// What to read is known, where each conversation goes on is not.
+    Planned(Plan),
+    /// From the log.
+    Log(CatchUp),
+    /// The disk is asked, off this thread.
+    Away,
+}
+
+/// A lane's turn through the log.
+pub(super) struct Turning {
+    turn: Turn,
+    sent: Position,
+    is_express: bool,
+    skips: bool,
+}
+
+impl Turning {
+    pub(super) fn plan(&self, reads: Reads<'_>, session: &Session) -> Result<Plan, Miss> {
+        reads.rows(|rows| Plan::new(rows, session, &self.turn, self.sent, self.is_express, self.skips))
+    }
+}
+
+impl Live {
+    pub(super) fn reading(&mut self, lane: Lane) -> &mut Reading {
+        match lane {
+            Lane::Express => &mut self.express,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+
+    pub(super) fn pump_lane(&mut self, lane: Lane, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
+        let is_express = lane == Lane::Express;
+        loop {
+            let room = wire.room(lane);
+            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) {
+                return;
+            }
+            match std::mem::replace(self.reading(lane), Reading::Idle) {
+                Reading::Idle => match self.next_ready(is_express, &room, shared) {
+                    Next::Ready(ready) => self.give(lane, ready, wire, now),
+                    Next::Turn(turning) => *self.reading(lane) = Reading::Turning(turning),
+                    Next::Nothing => return,
+                },
+                Reading::Turning(turning) => {
+                    if !self.turn(lane, turning, wire, shared) {
+                        return;
+                    }
+                }
+                Reading::Away => {
+                    *self.reading(lane) = Reading::Away;
+                    return;
+                }
+                Reading::Planned(plan) => {
+                    let done = CatchUp::begin(&plan, quick(shared));
+                    if !self.planned(lane, plan, done, wire, shared) {
+                        return;
+                    }
+                }
+                Reading::Log(mut catch_up) => {
+                    let mut out = Vec::new();
+                    let express_sent = self.session.outbox.lock().express.sent();
+                    let mut left = room_left(&room);
+                    let step = catch_up.step(quick(shared), &self.session, &mut left, express_sent, &mut out);
+                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What an idle lane does next: an item that is ready, or a turn through the log.
+    pub(super) fn next_ready(&mut self, is_express: bool, room: &longwire_protocol::Room, shared: &Shared) -> Next {
+        // Read before the lane is locked: everything up to here was pushed already.
+        let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
+        if let Some(position) = self.caught_up[usize::from(!is_express)] {
+            let item = caught_up_item();
+            if !room.admits(item.len()) {
+                return Next::Nothing;
+            }
+            self.caught_up[usize::from(!is_express)] = None;
+            let place = Place { position, conversation: ConversationId(0), seq: Seq(0) };
+            return Next::Ready(Ready { place, item });
+        }
+        let mut pending = self.session.outbox.lock();
+        let lane = pending.lane(is_express);
+        if let Some(ready) = lane.take(room.bytes as usize, room.bytes == u32::MAX) {
+            return Next::Ready(ready);
+        }
+        let Some(turn) = lane.begin_turn() else {
+            lane.pass(fed);
+            let given = &mut self.given[usize::from(!is_express)];
+            let item = progress_item();
+            // Only a lane with nothing ready: else what waits for room lies below.
+            if !lane.has_work() && fed.0 > given.0 + PROGRESS_POSITIONS && room.admits(item.len()) {
+                let place = Place { position: fed, conversation: ConversationId(0), seq: Seq(0) };
+                return Next::Ready(Ready { place, item });
+            }
+            return Next::Nothing;
+        };
+        let sent = lane.sent();
+        let skips = self.skips && pending.owes_caught_up[usize::from(!is_express)];
+        Next::Turn(Turning { turn, sent, is_express, skips })
+    }
+
+    /// Finds out what a turn has to read. Returns whether the lane can go on at once.
+    pub(super) fn turn(
+        &mut self,
+        lane: Lane,
+        turning: Turning,
+        wire: &mut BrokerSession<Place>,
+        shared: &Arc<Shared>,
+    ) -> bool {
+        match turning.plan(quick(shared), &self.session) {
+            Ok(plan) => {
+                *self.reading(lane) = Reading::Planned(plan);
+                true
+            }
+            Err(Miss::Disk) if self.away.is_some() => {
+                *self.reading(lane) = Reading::Turning(turning);
+                false
+            }
+            Err(Miss::Disk) => {
+                *self.reading(lane) = Reading::Away;
+                let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                self.away = Some(shared.tasks.run(move || match turning.plan(blocking(&shared_too), &session) {
+                    Ok(plan) => {
+                        let begun = CatchUp::begin(&plan, blocking(&shared_too));
+                        Done::Planned(lane, plan, begun)
+                    }
+                    Err(Miss::Failed(error)) => Done::Failed(error),
+                    Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
+                }));
+                false
+            }
+            Err(Miss::Failed(error)) => fail(wire, &error),
+        }
+    }
+
+    /// Takes over what a plan led to. Returns whether the lane can go on at once.
+    pub(super) fn planned(
+        &mut self,
+        lane: Lane,
+        plan: Plan,
+        done: Result<CatchUp, Miss>,
+        wire: &mut BrokerSession<Place>,
+        shared: &Arc<Shared>,
+    ) -> bool {
+        match done {
+            Ok(catch_up) => {
+                *self.reading(lane) = Reading::Log(catch_up);
+                true
+            }
+            Err(Miss::Disk) => {
+                if self.away.is_some() {
+                    *self.reading(lane) = Reading::Planned(plan);
+                    return false;
+                }
+                *self.reading(lane) = Reading::Away;
+                let shared_too = Arc::clone(shared);
+                self.away = Some(shared.tasks.run(move || {
+                    let done = CatchUp::begin(&plan, blocking(&shared_too));
+                    Done::Planned(lane, plan, done)
+                }));
+                false
+            }
+            Err(Miss::Failed(error)) => fail(wire, &error),
+        }
+    }
+
+    /// Takes over what a step gave. Returns whether the lane can go on at once.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one step, handed over once")]
+    pub(super) fn stepped(
+        &mut self,
+        lane: Lane,
+        mut catch_up: CatchUp,
+        out: Vec<Ready>,
+        step: Result<Step, Miss>,
+        wire: &mut BrokerSession<Place>,
+        shared: &Arc<Shared>,
+        now: Millis,
+    ) -> bool {
+        let is_express = lane == Lane::Express;
+        if let Some(last) = out.last() {
+            self.session.outbox.lock().lane(is_express).advance(last.place.position);
+        }
+        let has_given = !out.is_empty();
+        for ready in out {
+            self.give(lane, ready, wire, now);
+        }
+        match step {
+            Ok(Step::Done(target)) => {
+                let mut pending = self.session.outbox.lock();
+                pending.lane(is_express).end_turn(target);
+                if std::mem::take(&mut pending.owes_caught_up[usize::from(!is_express)]) {
+                    self.caught_up[usize::from(!is_express)] = Some(target);
+                }
+                true
+            }
+            Ok(Step::Full) => {
+                *self.reading(lane) = Reading::Log(catch_up);
+                // Into an empty window goes one item of any size; then its bytes are counted anew.
+                has_given
+            }
+            Ok(Step::Waits(_)) => {
+                *self.reading(lane) = Reading::Log(catch_up);
+                false
+            }
+            Err(Miss::Disk) => {
+                if self.away.is_some() {
+                    *self.reading(lane) = Reading::Log(catch_up);
+                    return false;
+                }
+                *self.reading(lane) = Reading::Away;
+                let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                let room = wire.room(lane);
+                self.away = Some(shared.tasks.run(move || {
+                    let mut out = Vec::new();
+                    let express_sent = session.outbox.lock().express.sent();
+                    let step =
+                        catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
+                    Done::Stepped(lane, catch_up, out, step)
+                }));
+                false
+            }
+            Err(Miss::Failed(error)) => fail(wire, &error),
+        }
+    }
+
+    /// Hands an item to the session; one that the client cannot hold becomes a `Head`.
+    pub(super) fn give(&mut self, lane: Lane, ready: Ready, wire: &mut BrokerSession<Place>, now: Millis) {
+        let Ready { place, item } = ready;
+        self.cursor.owed = true;
+        self.given[usize::from(lane == Lane::Bulk)] = place.position;
+        wire.deliver(now, lane, place, &fit(place, item, self.item_bytes_max));
+    }
+}
+
+pub(super) enum Next {
+    Ready(Ready),
+    Turn(Turning),
+    Nothing,
+}
+
+pub(super) fn room_left(room: &longwire_protocol::Room) -> Room {
+    let is_empty = room.bytes == u32::MAX;
+    Room { items: room.items as usize, bytes: if is_empty { 0 } else { room.bytes as usize }, is_empty }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use longwire_protocol::Room;
+    use longwire_protocol::packet::{self, item};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::net::testing::{live, session, shared};
+    use crate::store::MemoryLog;
+
+    fn kind(item: &Bytes) -> item::Kind {
+        packet::Item::decode(&item[..]).expect("an item").kind.expect("of a kind")
+    }
+
+    /// A `Progress` says that there is nothing below it: while an item waits for room, there is.
+    #[test]
+    fn progress_never_overtakes_an_item_that_waits_for_room() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let session = session();
+        let mut live = live(Arc::clone(&session), &shared);
+        let place = |position| Place { position: Position(position), conversation: ConversationId(1), seq: Seq(1) };
+        {
+            let mut pending = session.outbox.lock();
+            pending.express.begin_turn().expect("it is behind");
+            assert!(pending.express.end_turn(Position(0)), "and live now");
+            pending.express.push(Ready { place: place(5), item: Bytes::from_static(&[0; 100]) }, true);
+        }
+        let fed = PROGRESS_POSITIONS + 10;
+        shared.fed.store(fed, std::sync::atomic::Ordering::Release);
+
+        let small = Room { items: 1, bytes: 50 };
+        assert!(matches!(live.next_ready(true, &small, &shared), Next::Nothing));
+        let Next::Ready(ready) = live.next_ready(true, &Room { items: 1, bytes: 100 }, &shared) else {
+            panic!("the item fits now")
+        };
+        assert_eq!(ready.place, place(5));
+        let Next::Ready(ready) = live.next_ready(true, &small, &shared) else { panic!("nothing is below any more") };
+        assert!(matches!(kind(&ready.item), item::Kind::Progress(_)));
+        assert_eq!(ready.place.position, Position(fed));
+    }
+}

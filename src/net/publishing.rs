@@ -1,0 +1,122 @@
+//! A session's operations on their way to the commit thread: in order, with what they look at loaded ahead.
+
+use std::sync::{Arc, PoisonError};
+
+use longwire_protocol::packet::{self, publish::Action};
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{BrokerSession, ConversationId, MessageId, Millis, Seq};
+
+use super::Shared;
+use super::pump::{Live, blocking, quick};
+use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::core::{Op, Publish, digest};
+use crate::routing::loading::load;
+use crate::routing::rehearsal::rehearse;
+use crate::routing::stream::Place;
+use crate::store::PageLimit;
+
+/// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
+const PREPARED_FOR_MS: u64 = 30_000;
+
+impl Live {
+    pub(super) fn publish(&mut self, publish: packet::Publish, shared: &Shared) {
+        let id = MessageId(publish.message_id);
+        self.published = Some(self.published.map_or((id, id), |(low, high)| (low.min(id), high.max(id))));
+        let mark_countable = match &publish.action {
+            Some(Action::SetMark(set)) => {
+                countable_at(quick(shared), ConversationId(publish.conversation), Seq(set.seq)).ok()
+            }
+            _ => None,
+        };
+        let digest = digest(&publish);
+        let session = Arc::clone(&self.session);
+        self.ops.push(Op::Publish(Publish { session, publish, digest, mark_countable }));
+    }
+
+    /// Hands this turn's operations to the commit thread, once what they look at is at hand: the commit thread shall not
+    /// wait for the disk.
+    pub(super) fn flush_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
+        if let Some(published) = self.published {
+            self.session.outbox.lock().published = Some(published);
+        }
+        if self.ops.is_empty() || self.preparing.is_some() {
+            return;
+        }
+        if self.is_prepared(shared, now) {
+            return self.queue_ops(wire, shared);
+        }
+        let (shared_too, mut ops) = (Arc::clone(shared), std::mem::take(&mut self.ops));
+        self.preparing = Some(shared.tasks.run(move || {
+            prepare(&shared_too, &mut ops);
+            ops
+        }));
+    }
+
+    /// Queues the operations, or refuses them all when the queue is full.
+    pub(super) fn queue_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
+        if self.ops.is_empty() || shared.queue.push(&mut self.ops) {
+            return;
+        }
+        for op in self.ops.drain(..) {
+            match op {
+                Op::Publish(publish) => {
+                    let id = MessageId(publish.publish.message_id);
+                    wire.refuse(Refusal::publish(id, Reason::Overloaded).retry_after(500));
+                }
+                other => shared.queue.push_one(other),
+            }
+        }
+    }
+
+    fn is_prepared(&mut self, shared: &Shared, now: Millis) -> bool {
+        let mut state = None;
+        for op in &self.ops {
+            let Op::Publish(publish) = op else { continue };
+            let conversation = ConversationId(publish.publish.conversation);
+            let is_message = publish.publish.action.is_none();
+            let was_prepared = |(known, then): (_, Millis)| known == conversation && now.since(then) < PREPARED_FOR_MS;
+            if is_message && self.prepared.is_some_and(was_prepared) {
+                continue;
+            }
+            let is_mark = matches!(publish.publish.action, Some(Action::SetMark(_)));
+            let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
+            if !rehearse(state, publish).is_empty() || (is_mark && publish.mark_countable.is_none()) {
+                return false;
+            }
+            if is_message {
+                self.prepared = Some((conversation, now));
+            }
+        }
+        true
+    }
+}
+
+/// Loads what operations look at. What cannot be read, the commit thread finds out and refuses.
+fn prepare(shared: &Shared, ops: &mut [Op]) {
+    for op in ops {
+        let Op::Publish(publish) = op else { continue };
+        if let Some(Action::SetMark(set)) = &publish.publish.action
+            && publish.mark_countable.is_none()
+        {
+            let conversation = ConversationId(publish.publish.conversation);
+            publish.mark_countable = countable_at(blocking(shared), conversation, Seq(set.seq)).ok();
+        }
+        loop {
+            let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
+            if cold.is_empty() {
+                break;
+            }
+            if let Err(error) = load(&shared.state, &cold) {
+                tracing::error!(%error, "rows of state cannot be read");
+                break;
+            }
+        }
+    }
+}
+
+/// The countable entries up to a seq, for a mark; 0 where there is no such entry.
+fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<u64, Miss> {
+    let one = PageLimit { entries: 1, bytes: usize::MAX };
+    let page = reads.range(conversation, seq, seq, false, one)?;
+    Ok(page.first().map_or(0, |entry| entry.countable))
+}

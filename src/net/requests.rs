@@ -1,0 +1,252 @@
+//! What a client asks for beside its streams: history and other reads, a new token, items once more.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
+
+use super::Shared;
+use super::connection::{grants, token_refusal};
+use super::pump::{Done, Live, blocking, fail, quick};
+use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::feed::{head_item, item_for};
+use crate::routing::limits::{USERS_MAX, WATCHES_MAX};
+use crate::routing::outbox::Session;
+use crate::routing::query::{self, Visible};
+use crate::routing::rows::Kind;
+use crate::routing::stream::Place;
+use crate::routing::view::{Reader, Rows as _};
+use crate::store::PageLimit;
+
+/// What has to be read for a client.
+pub(super) enum Job {
+    Request(u64, request::Op),
+    Resend { lane: Lane, n: u64, place: Place },
+}
+
+impl Live {
+    pub(super) fn request(&mut self, request: packet::Request, wire: &mut BrokerSession<Place>, shared: &Shared) {
+        let id = request.id;
+        match request.op {
+            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared) {
+                Ok(answer) => {
+                    wire.respond(packet::Response { id, result: Some(response::Result::Refresh(answer)) });
+                }
+                Err(refusal) => wire.refuse(Refusal { request: id, ..refusal }),
+            },
+            Some(op) => self.jobs.push_back(Job::Request(id, op)),
+            None => wire.refuse(Refusal { request: id, ..Refusal::connection(Reason::Unsupported) }),
+        }
+    }
+
+    fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
+        let identity =
+            shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
+        if identity.user != self.identity.user || identity.device != self.identity.device {
+            let refusal = Refusal::connection(Reason::Forbidden);
+            return Err(refusal.because("the token is for another user or device"));
+        }
+        self.session.grants.store(Arc::new(grants(&identity)));
+        let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
+        self.identity = Arc::new(identity);
+        Ok(packet::RefreshAnswer { expires_in_ms })
+    }
+
+    /// Starts on what clients wait for, one after another.
+    pub(super) fn next_job(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
+        // A client that does not read its answers gets no more of them.
+        while self.away.is_none()
+            && !wire.has_answers_waiting()
+            && let Some(job) = self.jobs.pop_front()
+        {
+            let max = self.item_bytes_max;
+            match job {
+                Job::Request(id, op) => match answer(shared, &self.session, &op, quick(shared)) {
+                    Err(Miss::Disk) => {
+                        let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                        self.away = Some(shared.tasks.run(move || {
+                            Done::Answered(id, answer(&shared_too, &session, &op, blocking(&shared_too)))
+                        }));
+                    }
+                    answer => respond(id, answer, wire),
+                },
+                Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
+                    Err(Miss::Disk) => {
+                        let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                        self.away = Some(shared.tasks.run(move || Done::Resend {
+                            lane,
+                            n,
+                            item: read_again(blocking(&shared_too), &session, place, max),
+                        }));
+                    }
+                    item => resend(lane, n, item, wire, now),
+                },
+            }
+        }
+    }
+}
+
+/// The answer to a request.
+pub(super) enum Answer {
+    Result(response::Result),
+    History(query::Page),
+    Refused(Refusal),
+}
+
+impl<T> From<Result<T, Refusal>> for Answer
+where
+    Answer: From<T>,
+{
+    fn from(result: Result<T, Refusal>) -> Self {
+        result.map_or_else(Self::Refused, Self::from)
+    }
+}
+
+impl From<response::Result> for Answer {
+    fn from(result: response::Result) -> Self {
+        Self::Result(result)
+    }
+}
+
+/// Answers a request from the state and the log.
+fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Reads<'_>) -> Result<Answer, Miss> {
+    Ok(match op {
+        request::Op::History(request) => {
+            match reads.rows(|rows| Visible::of(rows, session, ConversationId(request.conversation)))? {
+                Ok(visible) => Answer::History(query::history(reads, &visible, request)?),
+                Err(refusal) => Answer::Refused(refusal),
+            }
+        }
+        request::Op::Conversations(request) => {
+            let page = reads.rows(|rows| query::conversations(rows, session, request))?;
+            Answer::Result(response::Result::Conversations(page))
+        }
+        request::Op::Members(request) => {
+            let page = reads.rows(|rows| query::members(rows, session, request))?;
+            page.map(response::Result::Members).into()
+        }
+        request::Op::Users(request) => {
+            // Anew for each, since each may cost a walk over all conversations of one of the two.
+            let named = |user: &u64| reads.rows(|rows| query::user(rows, session, UserId(*user)));
+            let users: Vec<_> = request.users.iter().take(USERS_MAX).map(named).collect::<Result<_, _>>()?;
+            let users = users.into_iter().flatten().collect();
+            Answer::Result(response::Result::Users(packet::UsersPage { users }))
+        }
+        request::Op::Watch(request) => {
+            reads.rows(|rows| watch(shared, session, request, rows))?.map(response::Result::Watch).into()
+        }
+        request::Op::Refresh(_) => Answer::Refused(Refusal::connection(Reason::Unsupported)),
+    })
+}
+
+/// Watches a channel, or ceases to. The rows are held meanwhile, so that nothing comes in between the head that is
+/// answered and the first entry that is sent.
+fn watch(
+    shared: &Shared,
+    session: &Arc<Session>,
+    request: &packet::WatchRequest,
+    rows: &Reader<'_>,
+) -> Result<packet::WatchAnswer, Refusal> {
+    let id = ConversationId(request.conversation);
+    let unknown = || Refusal::connection(Reason::UnknownConversation);
+    let channel = rows.conversation(id).filter(|c| c.kind == Kind::Channel).ok_or_else(unknown)?;
+    if !session.grants.load().read.admit(&channel.label) {
+        return Err(unknown());
+    }
+    let mut pending = session.outbox.lock();
+    if request.stop {
+        pending.watching.retain(|watched| *watched != id);
+        drop(pending);
+        shared.registry.unwatch(id, session);
+    } else {
+        if pending.watching.len() >= WATCHES_MAX && !pending.watching.contains(&id) {
+            return Err(Refusal::connection(Reason::QuotaExceeded));
+        }
+        if !pending.watching.contains(&id) {
+            pending.watching.push(id);
+        }
+        drop(pending);
+        shared.registry.watch(id, session);
+    }
+    Ok(packet::WatchAnswer { head_seq: channel.head.seq.0 })
+}
+
+pub(super) fn respond(id: u64, answer: Result<Answer, Miss>, wire: &mut BrokerSession<Place>) {
+    match answer {
+        Ok(Answer::Result(result)) => wire.respond(packet::Response { id, result: Some(result) }),
+        Ok(Answer::History(page)) => wire.respond_history(id, &page.items, page.next.0, page.head.0),
+        Ok(Answer::Refused(refusal)) => wire.refuse(Refusal { request: id, ..refusal }),
+        Err(Miss::Failed(error)) => drop(fail(wire, &error)),
+        Err(Miss::Disk) => wire.close(Refusal::connection(Reason::Internal)),
+    }
+}
+
+pub(super) fn resend(lane: Lane, n: u64, item: Result<Bytes, Miss>, wire: &mut BrokerSession<Place>, now: Millis) {
+    match item {
+        Ok(item) => wire.resend(now, lane, n, &item),
+        Err(Miss::Failed(error)) => drop(fail(wire, &error)),
+        Err(Miss::Disk) => wire.close(Refusal::connection(Reason::Internal)),
+    }
+}
+
+/// The item, or, where it is an entry that the client cannot hold, the `Head` in its place.
+pub(super) fn fit(place: Place, item: Bytes, bytes_max: usize) -> Bytes {
+    if item.len() > bytes_max && place.conversation.is_some() {
+        return head_item(place.conversation, place.seq, place.seq, HeadReason::TooLarge, item.len());
+    }
+    item
+}
+
+/// The item at a place, as it is now.
+fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usize) -> Result<Bytes, Miss> {
+    let one = PageLimit { entries: 1, bytes: usize::MAX };
+    let entries = reads.range(place.conversation, place.seq, place.seq, false, one)?;
+    Ok(match entries.first() {
+        Some(entry) => {
+            let item = item_for(&session.outbox.lock(), session, entry);
+            fit(place, item, bytes_max)
+        }
+        None => head_item(place.conversation, place.seq, place.seq, HeadReason::Expired, 0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use longwire_protocol::packet::item;
+    use longwire_protocol::{LogTime, Seq};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::net::testing::{session, shared};
+    use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog, Position};
+
+    fn kind(item: &Bytes) -> item::Kind {
+        packet::Item::decode(&item[..]).expect("an item").kind.expect("of a kind")
+    }
+
+    /// What is sent again is what was sent: a `Head` for what the client cannot hold, an entry for what it can, an
+    /// expired `Head` for what is gone.
+    #[test]
+    fn an_item_sent_again_respects_the_clients_largest_item() {
+        let mut log = MemoryLog::new(0, usize::MAX);
+        let entry = packet::Entry { conversation: 1, seq: 1, content: vec![b'x'; 1_000].into(), ..Default::default() };
+        let item = packet::Item { kind: Some(item::Kind::Entry(entry.clone())) }.encode_to_vec();
+        let mut frame = FrameBuilder::new(log.segments()[0].id, Position(1), LogTime(0));
+        let meta = EntryMeta { conversation: ConversationId(1), seq: Seq(1), ..EntryMeta::default() };
+        frame.push_entry(&meta, |out| out.extend_from_slice(&item));
+        log.append(&frame.finish()).expect("appended");
+        let shared = shared(&log);
+        let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
+        let again = |bytes_max| kind(&read_again(quick(&shared), &session(), place, bytes_max).expect("in memory"));
+
+        assert_eq!(again(item.len()), item::Kind::Entry(entry));
+        let item::Kind::Head(head) = again(item.len() - 1) else { panic!("no head") };
+        assert_eq!((head.conversation, head.from_seq, head.to_seq), (1, 1, 1));
+        assert_eq!((head.reason(), head.item_bytes), (HeadReason::TooLarge, item.len() as u64));
+        log.set_floor(Position(2));
+        let item::Kind::Head(head) = again(64) else { panic!("no head") };
+        assert_eq!(head.reason(), HeadReason::Expired);
+    }
+}

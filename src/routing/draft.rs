@@ -1,0 +1,294 @@
+//! One group under way, and what every publish goes through in it: is its id known, may this user do this, what is
+//! appended. What the single actions do stands in `actions`.
+
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, EntryKind, PublishAck, Role, item};
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{ConversationId, DeviceId, MessageId, Seq, UserId};
+use prost::Message as _;
+
+use super::change::Change;
+use super::core::Effect;
+use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
+use super::limits::{CONVERSATIONS_MAX, ID_SPAN_MAX};
+use super::outbox::Session;
+use super::rows::{Conversation, Counted, DeviceCursor, Kind, Member, partition};
+use super::view::{Rows as _, View};
+use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
+
+/// Why an operation is not done, before it is known about which publish.
+pub(super) struct No(pub(super) Reason, pub(super) &'static str);
+
+/// One group under way: the draft, the frame, the effects.
+#[derive(Debug)]
+pub struct Draft<'s, 'g> {
+    /// The state as it will be.
+    pub view: View<'s>,
+    /// The frame.
+    pub frame: &'g mut FrameBuilder,
+    /// What to do once it is committed.
+    pub effects: &'g mut Vec<Effect>,
+    /// Monotonic milliseconds.
+    pub now_ms: u64,
+    /// Whether anything may be appended.
+    pub writable: bool,
+}
+
+impl Draft<'_, '_> {
+    /// The answer to a publish that is known, or why its id cannot be accepted.
+    pub(super) fn known(
+        &self,
+        session: &Session,
+        publish: &packet::Publish,
+        digest: u64,
+    ) -> Result<Option<PublishAck>, No> {
+        let id = MessageId(publish.message_id);
+        let Some(device) = self.view.device(session.device) else { return Err(No(Reason::Internal, "no device")) };
+        let told = MessageId(publish.first_unanswered);
+        if told > id {
+            return Err(No(Reason::InvalidArgument, "first_unanswered lies above message_id"));
+        }
+        let floor = device.floor.max(told);
+        if id < floor {
+            return Err(No(Reason::StaleId, "below the first unanswered id"));
+        }
+        if let Ok(at) = device.kept.binary_search_by_key(&id, |kept| kept.id) {
+            let kept = &device.kept[at];
+            if kept.digest != digest {
+                return Err(No(Reason::IdConflict, "the id was used for something else"));
+            }
+            let conversation = if kept.opened { kept.conversation.0 } else { 0 };
+            return Ok(Some(PublishAck { message_id: id.0, seq: kept.seq.0, time: kept.time.0, conversation }));
+        }
+        if id.0 - floor.0 >= ID_SPAN_MAX {
+            return Err(No(Reason::IdSpanExceeded, "more than 256 ids above the first unanswered"));
+        }
+        let conversation = ConversationId(publish.conversation);
+        if conversation.is_some() && device.kept.iter().rev().any(|k| k.id > id && k.conversation == conversation) {
+            return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn append(
+        &mut self,
+        session: &Session,
+        publish: packet::Publish,
+        digest: u64,
+        mark_countable: u64,
+    ) -> Result<PublishAck, No> {
+        let ticket = Ticket {
+            origin: Origin {
+                device: session.device,
+                incarnation: session.incarnation,
+                message_id: MessageId(publish.message_id),
+            },
+            first_unanswered: MessageId(publish.first_unanswered),
+            digest,
+        };
+        let conversation = ConversationId(publish.conversation);
+        let ack = match publish.action {
+            None => {
+                self.may_publish(session, conversation)?;
+                let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
+                return Ok(self.publish_entry(
+                    session,
+                    conversation,
+                    &ticket,
+                    entry,
+                    &Body::Plain { sender: session.user },
+                ));
+            }
+            Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
+            Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
+            Some(Action::OpenChannel(open)) => self.open_channel(session, &ticket, &open.name),
+            Some(Action::Join(_)) => self.join(session, &ticket, conversation),
+            Some(Action::Leave(_)) => self.leave(session, &ticket, conversation),
+            Some(Action::SetRole(set)) => self.set_role(session, &ticket, conversation, &set),
+            Some(Action::SetLabel(set)) => self.set_label(session, &ticket, conversation, set.label),
+            Some(Action::SetMark(set)) => self.set_mark(session, &ticket, conversation, Seq(set.seq), mark_countable),
+        }?;
+        self.cross();
+        Ok(ack)
+    }
+
+    /// The conversation, if the session may know of it.
+    pub(super) fn visible(&self, session: &Session, id: ConversationId) -> Result<&Conversation, No> {
+        const UNKNOWN: No = No(Reason::UnknownConversation, "");
+        let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
+        let member = self.view.member(id, session.user).is_some_and(Member::is_active);
+        let granted = conversation.kind == Kind::Channel
+            && (session.grants.load().read.admit(&conversation.label)
+                || session.grants.load().publish.admit(&conversation.label));
+        if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
+    }
+
+    pub(super) fn role(&self, session: &Session, id: ConversationId) -> Role {
+        self.view.member(id, session.user).map_or(Role::None, Member::role)
+    }
+
+    fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
+        let conversation = self.visible(session, id)?;
+        let may = match conversation.kind {
+            Kind::Direct => true,
+            Kind::Group => self.role(session, id) as i32 >= Role::Member as i32,
+            Kind::Channel => session.grants.load().publish.admit(&conversation.label),
+            Kind::Inbox => false,
+        };
+        if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
+    }
+
+    /// A group in which the session has at least this role.
+    pub(super) fn group(&self, session: &Session, id: ConversationId, least: Role) -> Result<(), No> {
+        if self.visible(session, id)?.kind != Kind::Group {
+            return Err(No(Reason::InvalidArgument, "only groups have this"));
+        }
+        if (self.role(session, id) as i32) < least as i32 {
+            return Err(No(Reason::Forbidden, "the role does not allow it"));
+        }
+        Ok(())
+    }
+
+    /// Tells the inboxes of every change of membership that they have not heard of.
+    pub fn cross(&mut self) {
+        for (source, user, crossing) in self.view.crossings() {
+            let Some(inbox) = self.view.user(user).map(|row| row.inbox) else { continue };
+            let Some(conversation) = self.view.conversation(crossing.conversation).cloned() else { continue };
+            let mut entry = packet::Entry::default();
+            let body = if crossing.joined {
+                let member = self.view.member(crossing.conversation, user);
+                entry.set_kind(EntryKind::Joined);
+                entry.joined = Some(packet::Joined {
+                    conversation: crossing.conversation.0,
+                    kind: conversation.kind.wire().into(),
+                    visible_from: member.and_then(|m| m.intervals.last()).map_or(1, |i| i.from.0),
+                    seq: conversation.head.seq.0,
+                    label: self.label_for(&conversation, user),
+                    role: member.map_or(0, |m| m.role),
+                });
+                Body::Joined { conversation: crossing.conversation, seq: conversation.head.seq }
+            } else {
+                entry.set_kind(EntryKind::Left);
+                entry.left = Some(packet::Left { conversation: crossing.conversation.0, seq: crossing.seq.0 });
+                Body::Left { conversation: crossing.conversation }
+            };
+            let meta = EntryMeta { conversation: inbox, source, ..EntryMeta::default() };
+            self.entry(meta, entry, &body);
+        }
+    }
+
+    /// An entry of the session's user in a conversation, as the answer to a publish.
+    pub(super) fn publish_entry(
+        &mut self,
+        session: &Session,
+        conversation: ConversationId,
+        ticket: &Ticket,
+        mut entry: packet::Entry,
+        body: &Body,
+    ) -> PublishAck {
+        entry.sender = session.user.0;
+        let meta = EntryMeta {
+            conversation,
+            origin: ticket.origin,
+            first_unanswered: ticket.first_unanswered,
+            digest: ticket.digest,
+            ..EntryMeta::default()
+        };
+        let seq = self.entry(meta, entry, body);
+        PublishAck { message_id: ticket.origin.message_id.0, seq: seq.0, time: self.frame.time().0, conversation: 0 }
+    }
+
+    /// A membership entry; with a ticket, as the answer to a publish.
+    pub(super) fn membership(
+        &mut self,
+        session: &Session,
+        conversation: ConversationId,
+        ticket: Option<&Ticket>,
+        user: UserId,
+        role: Role,
+    ) -> PublishAck {
+        let name = self.view.user(user).map_or_else(String::new, |row| row.name.to_string());
+        let membership = packet::Membership { user: user.0, name, role: role.into() };
+        let mut entry = packet::Entry { membership: Some(membership), ..packet::Entry::default() };
+        entry.set_kind(EntryKind::Membership);
+        let none = Ticket::default();
+        self.publish_entry(session, conversation, ticket.unwrap_or(&none), entry, &Body::Membership { user, role })
+    }
+
+    /// The answer to a publish that is no single entry.
+    pub(super) fn answered(&mut self, ticket: &Ticket, conversation: ConversationId, opened: bool) -> PublishAck {
+        let seq = self.view.conversation(conversation).map_or(Seq(0), |row| row.head.seq);
+        self.change(&Change::Answered {
+            origin: ticket.origin,
+            first_unanswered: ticket.first_unanswered,
+            digest: ticket.digest,
+            conversation,
+            seq,
+            opened,
+        });
+        let time = self.frame.time().0;
+        let conversation = if opened { conversation.0 } else { 0 };
+        PublishAck { message_id: ticket.origin.message_id.0, seq: seq.0, time, conversation }
+    }
+
+    pub(super) fn has_room(&self, user: UserId) -> Result<(), No> {
+        if self.view.user(user).is_some_and(|row| row.conversations >= CONVERSATIONS_MAX) {
+            return Err(No(Reason::QuotaExceeded, "the user is in as many conversations as it may"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn create_user(&mut self, name: &str) -> UserId {
+        let user = UserId(next_id_named(&self.view, Counted::Users, name));
+        let inbox = ConversationId(next_id(&self.view, Counted::Conversations, partition(user.0)));
+        self.change(&Change::UserCreated { user, name: name.into(), inbox });
+        user
+    }
+
+    /// What a conversation is called to a user.
+    fn label_for(&self, conversation: &Conversation, user: UserId) -> String {
+        if conversation.kind == Kind::Direct {
+            let (a, b) = conversation.pair;
+            let other = if a == user { b } else { a };
+            return self.view.user(other).map_or_else(String::new, |row| row.name.to_string());
+        }
+        conversation.label.to_string()
+    }
+
+    pub(super) fn change(&mut self, change: &Change) {
+        let position = self.frame.push_change(|out| change.encode(out));
+        fold_change(&mut self.view, position, self.frame.time(), change);
+    }
+
+    pub(super) fn store_cursor(&mut self, device: DeviceId, cursor: DeviceCursor) {
+        let stored = self.view.device(device).and_then(|row| row.cursor);
+        if self.writable && stored != Some(cursor) {
+            let change = Change::CursorStored { device, cursor };
+            self.frame.push_rider(|out| change.encode(out));
+            fold_change(&mut self.view, Position(0), self.frame.time(), &change);
+        }
+    }
+
+    /// Appends an entry: gives it its seq and time, encodes it once, folds it.
+    fn entry(&mut self, mut meta: EntryMeta, mut entry: packet::Entry, body: &Body) -> Seq {
+        let head = self.view.conversation(meta.conversation).map(|row| row.head).unwrap_or_default();
+        let time = self.frame.time();
+        meta.seq = head.seq.next();
+        meta.countable = head.countable + u64::from(is_countable(entry.kind()));
+        entry.conversation = meta.conversation.0;
+        entry.seq = meta.seq.0;
+        entry.time = time.0;
+        let item = packet::Item { kind: Some(item::Kind::Entry(entry)) };
+        let position = self.frame.push_entry(&meta, |out| item.encode(out).expect("a growing buffer has room"));
+        fold_entry(&mut self.view, &meta, position, time, body);
+        meta.seq
+    }
+}
+
+/// Which publish a record answers; all 0 for what nobody asked for by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ticket {
+    pub(super) origin: Origin,
+    pub(super) first_unanswered: MessageId,
+    pub(super) digest: u64,
+}

@@ -1,0 +1,33 @@
+//! Which names users, channels and groups may have.
+
+use longwire_protocol::reason::Reason;
+
+use super::draft::No;
+use super::limits::{CHANNEL_NAME_BYTES_MAX, LABEL_BYTES_MAX, USER_NAME_BYTES_MAX};
+
+/// Checks a user's name.
+///
+/// # Errors
+/// When it is empty, too long, or holds control characters.
+pub(super) fn valid_user_name(name: &str) -> Result<(), No> {
+    if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(No(Reason::InvalidArgument, "a user's name has 1 to 64 bytes and no control characters"));
+    }
+    Ok(())
+}
+
+pub(super) fn valid_label(label: &str) -> Result<(), No> {
+    if label.len() > LABEL_BYTES_MAX || label.chars().any(char::is_control) {
+        return Err(No(Reason::InvalidArgument, "a label has at most 256 bytes and no control characters"));
+    }
+    Ok(())
+}
+
+pub(super) fn valid_channel_name(name: &str) -> Result<(), No> {
+    let fits = !name.is_empty() && name.len() <= CHANNEL_NAME_BYTES_MAX;
+    if !fits || name.contains('*') || name.split('/').any(str::is_empty) || name.chars().any(char::is_control) {
+        const RULE: &str = "a channel's name has 1 to 256 bytes: segments split by /, none empty, no * and no controls";
+        return Err(No(Reason::InvalidArgument, RULE));
+    }
+    Ok(())
+}

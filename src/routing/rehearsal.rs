@@ -1,0 +1,55 @@
+//! Which rows an operation will look at: found out before it is queued, so that they are loaded by then and the commit
+//! thread does not wait for the disk. What a rehearsal misses costs such a wait and nothing else.
+
+use longwire_protocol::{ConversationId, UserId};
+
+use super::core::Publish;
+use super::draft::Draft;
+use super::fold::{next_id, next_id_named};
+use super::loading::Want;
+use super::rows::{Counted, Kind, partition};
+use super::state::State;
+use super::view::{Overlay, Reader, Rows as _, View};
+use crate::store::{FrameBuilder, Position, SegmentId};
+
+/// What is cold of what will be looked at when a publish is decided and fed. Costs a few lookups for a message, a trial
+/// run for the rest.
+#[must_use]
+pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
+    let (session, publish) = (&op.session, &op.publish);
+    let conversation = ConversationId(publish.conversation);
+    let rows = Reader::new(state);
+    let _ = (rows.device(session.device), rows.member(conversation, session.user));
+    if rows.conversation(conversation).is_some_and(|c| matches!(c.kind, Kind::Group | Kind::Channel)) {
+        let _ = rows.members(conversation);
+    }
+    let mut cold = rows.into_cold();
+    if publish.action.is_some() {
+        let mut overlay = Overlay::default();
+        let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), state.time);
+        let view = View::rehearsal(state, &mut overlay);
+        let mut draft = Draft { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
+        let _ = draft.append(session, publish.clone(), op.digest, 0);
+        cold.extend(draft.view.into_cold());
+    }
+    cold
+}
+
+/// Looks at all that attaching a device looks at, so that it is known to be at hand; and, where the session `resumes`, at
+/// what it starts from.
+pub fn rehearse_attach(rows: &Reader<'_>, user: &str, device: &str, resumes: bool) {
+    let Some(id) = rows.user_named(user) else {
+        let id = next_id_named(rows, Counted::Users, user);
+        let _ = (rows.user(UserId(id)), next_id(rows, Counted::Conversations, partition(id)));
+        let _ = next_id(rows, Counted::Devices, partition(id));
+        return;
+    };
+    let _ = rows.user(id);
+    match rows.device_named(id, device) {
+        Some(device) => drop(rows.device(device)),
+        None => drop(next_id(rows, Counted::Devices, partition(id.0))),
+    }
+    for conversation in rows.duties(id).iter().filter(|_| resumes) {
+        let _ = (rows.duty(id, *conversation), rows.conversation(*conversation), rows.member(*conversation, id));
+    }
+}

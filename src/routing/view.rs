@@ -1,0 +1,302 @@
+//! How rows are looked up: [`Reader`] over what is committed, [`View`] over a draft on top of it. A group's changes are
+//! drafted in an [`Overlay`] and merged only once its frame is committed, so nothing is read before its commit and a
+//! failed commit is undone by dropping the draft.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use elsa::FrozenMap;
+use foldhash::fast::RandomState;
+use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
+
+use super::loading::Want;
+use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Row, User};
+use super::state::{Lookup, State};
+use crate::store::{Position, ReadError};
+
+/// Rows by key, whatever lies beneath.
+pub trait Rows {
+    /// The row under a key. `None` also while it is cold; see the implementations for what comes of that.
+    fn row(&self, key: &Key) -> Option<&Row>;
+
+    /// A user.
+    fn user(&self, id: UserId) -> Option<&User> {
+        if let Row::User(row) = self.row(&Key::User(id))? { Some(row) } else { None }
+    }
+
+    /// A user's id by name.
+    fn user_named(&self, name: &str) -> Option<UserId> {
+        if let Row::UserName(id) = self.row(&Key::UserName(name.into()))? { Some(*id) } else { None }
+    }
+
+    /// A device.
+    fn device(&self, id: DeviceId) -> Option<&Device> {
+        if let Row::Device(row) = self.row(&Key::Device(id))? { Some(row) } else { None }
+    }
+
+    /// A device's id by its user and name.
+    fn device_named(&self, user: UserId, name: &str) -> Option<DeviceId> {
+        if let Row::DeviceName(id) = self.row(&Key::DeviceName(user, name.into()))? { Some(*id) } else { None }
+    }
+
+    /// A conversation.
+    fn conversation(&self, id: ConversationId) -> Option<&Conversation> {
+        if let Row::Conversation(row) = self.row(&Key::Conversation(id))? { Some(row) } else { None }
+    }
+
+    /// A direct conversation's id by its two users.
+    fn direct(&self, a: UserId, b: UserId) -> Option<ConversationId> {
+        let row = self.row(&Key::Direct(a.min(b), a.max(b)))?;
+        if let Row::ConversationName(id) = row { Some(*id) } else { None }
+    }
+
+    /// A channel's id by name.
+    fn channel(&self, name: &str) -> Option<ConversationId> {
+        if let Row::ConversationName(id) = self.row(&Key::Channel(name.into()))? { Some(*id) } else { None }
+    }
+
+    /// A member, past or present.
+    fn member(&self, conversation: ConversationId, user: UserId) -> Option<&Member> {
+        if let Row::Member(row) = self.row(&Key::Member(conversation, user))? { Some(row) } else { None }
+    }
+
+    /// The duty to deliver a conversation to a user.
+    fn duty(&self, user: UserId, conversation: ConversationId) -> Option<&Duty> {
+        if let Row::Duty(row) = self.row(&Key::Duty(user, conversation))? { Some(row) } else { None }
+    }
+
+    /// The newest id given in a partition, without its partition; 0 while there is none.
+    fn counter(&self, counted: Counted, partition: u16) -> u64 {
+        if let Some(Row::Counter(n)) = self.row(&Key::Counter(counted, partition)) { *n } else { 0 }
+    }
+}
+
+/// Reads of what is committed. Something cold reads as if it were not there, and is noted: an answer holds only if
+/// nothing was.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    state: &'a State,
+    cold: RefCell<Vec<Want>>,
+}
+
+static NO_USERS: BTreeSet<UserId> = BTreeSet::new();
+static NO_CONVERSATIONS: BTreeSet<ConversationId> = BTreeSet::new();
+
+impl<'a> Reader<'a> {
+    /// A reader of a state.
+    #[must_use]
+    pub fn new(state: &'a State) -> Self {
+        Self { state, cold: RefCell::default() }
+    }
+
+    /// The state itself.
+    #[must_use]
+    pub fn state(&self) -> &'a State {
+        self.state
+    }
+
+    /// Who is or was a member of a conversation.
+    #[must_use]
+    pub fn members(&self, id: ConversationId) -> &'a BTreeSet<UserId> {
+        self.known(self.state.members(id), || Want::Members(id)).unwrap_or(&NO_USERS)
+    }
+
+    /// The conversations that are or were to be delivered to a user.
+    #[must_use]
+    pub fn duties(&self, id: UserId) -> &'a BTreeSet<ConversationId> {
+        self.known(self.state.duties(id), || Want::Duties(id)).unwrap_or(&NO_CONVERSATIONS)
+    }
+
+    /// How much was cold so far.
+    #[must_use]
+    pub fn cold(&self) -> usize {
+        self.cold.borrow().len()
+    }
+
+    /// What was cold.
+    #[must_use]
+    pub fn into_cold(self) -> Vec<Want> {
+        self.cold.into_inner()
+    }
+
+    fn known<T>(&self, found: Lookup<T>, want: impl FnOnce() -> Want) -> Option<T> {
+        match found {
+            Lookup::Known(value) => value,
+            Lookup::Cold => {
+                self.cold.borrow_mut().push(want());
+                None
+            }
+        }
+    }
+}
+
+impl Rows for Reader<'_> {
+    fn row(&self, key: &Key) -> Option<&Row> {
+        self.known(self.state.row(key), || Want::Row(key.clone()))
+    }
+}
+
+/// The rows that one group changed, drafted over the state.
+#[derive(Default)]
+pub struct Overlay {
+    rows: HashMap<Key, Option<Row>, RandomState>,
+    /// Users and conversations that there were not before.
+    created: Vec<Key>,
+    /// Rows that were cold when the group came to them, as they are saved.
+    late: FrozenMap<Key, Box<Option<Row>>>,
+    failed: RefCell<Option<ReadError>>,
+    /// The newest position drafted; 0 while there is none.
+    pub tail: Position,
+    /// The time of the frame.
+    pub time: LogTime,
+}
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Overlay").field("rows", &self.rows).field("tail", &self.tail).finish_non_exhaustive()
+    }
+}
+
+impl Overlay {
+    /// Whether nothing is drafted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many rows were cold when they were needed: each was a wait for the disk.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// Why a row could not be read, if one could not: then the draft is void.
+    pub fn take_failure(&mut self) -> Option<ReadError> {
+        self.failed.get_mut().take()
+    }
+
+    /// Forgets the draft: the group was not committed.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Puts the draft into the state: the group is committed, or changed nothing.
+    pub fn merge(&mut self, state: &mut State) {
+        for key in self.created.drain(..) {
+            state.begin_list(&key);
+        }
+        for (key, row) in self.rows.drain() {
+            state.put(key, row);
+        }
+        if !self.late.is_empty() {
+            for (key, row) in std::mem::take(&mut self.late).into_map() {
+                state.install(key, *row);
+            }
+        }
+        state.tail = state.tail.max(self.tail);
+        state.time = state.time.max(self.time);
+        self.tail = Position(0);
+    }
+}
+
+/// The state as it will be once the group is committed: drafted rows first, committed ones below. A cold row is fetched
+/// there and then, since a decision cannot wait; who rehearses a decision instead has it noted, see [`View::rehearsal`].
+#[derive(Debug)]
+pub struct View<'a> {
+    committed: Reader<'a>,
+    overlay: &'a mut Overlay,
+    is_rehearsal: bool,
+}
+
+impl Rows for View<'_> {
+    fn row(&self, key: &Key) -> Option<&Row> {
+        if let Some(drafted) = self.overlay.rows.get(key) {
+            return drafted.as_ref();
+        }
+        match self.committed.state.row(key) {
+            Lookup::Known(row) => row,
+            Lookup::Cold => self.cold(key),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// The view of a state and a draft over it.
+    pub fn new(state: &'a State, overlay: &'a mut Overlay) -> Self {
+        Self { committed: Reader::new(state), overlay, is_rehearsal: false }
+    }
+
+    /// A view that fetches nothing: what is cold reads as if it were not there, and is told by [`View::into_cold`].
+    pub fn rehearsal(state: &'a State, overlay: &'a mut Overlay) -> Self {
+        Self { committed: Reader::new(state), overlay, is_rehearsal: true }
+    }
+
+    /// What a rehearsal found cold.
+    #[must_use]
+    pub fn into_cold(self) -> Vec<Want> {
+        self.committed.into_cold()
+    }
+
+    fn cold(&self, key: &Key) -> Option<&Row> {
+        if self.is_rehearsal {
+            return self.committed.row(key);
+        }
+        if let Some(row) = self.overlay.late.get(key) {
+            return row.as_ref();
+        }
+        match self.committed.state.fetch(key) {
+            Ok(row) => self.overlay.late.insert(key.clone(), Box::new(row)).as_ref(),
+            Err(error) => {
+                self.overlay.failed.borrow_mut().get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// The crossings under way, oldest first.
+    #[must_use]
+    pub fn crossings(&self) -> Vec<(Position, UserId, Crossing)> {
+        let mut all: BTreeMap<_, _> = self.committed.state.crossings().iter().map(|(key, row)| (*key, row)).collect();
+        for (key, row) in &self.overlay.rows {
+            if let Key::Crossing(position, user) = key {
+                match row {
+                    Some(row) => drop(all.insert((*position, *user), row)),
+                    None => drop(all.remove(&(*position, *user))),
+                }
+            }
+        }
+        let crossing = |((position, user), row): ((Position, UserId), &Row)| match row {
+            Row::Crossing(crossing) => Some((position, user, *crossing)),
+            _ => None,
+        };
+        all.into_iter().filter_map(crossing).collect()
+    }
+
+    /// Drafts a row in place of what is there; `None` removes it.
+    pub fn put(&mut self, key: Key, row: Option<Row>) {
+        self.overlay.rows.insert(key, row);
+    }
+
+    /// Drafts the row of a user or conversation that there was not before.
+    pub fn create(&mut self, key: Key, row: Row) {
+        self.overlay.created.push(key.clone());
+        self.put(key, Some(row));
+    }
+
+    /// Drafts a change of the row under `key`, if there is one.
+    pub fn update(&mut self, key: Key, change: impl FnOnce(&mut Row)) {
+        if !self.overlay.rows.contains_key(&key) {
+            let row = self.row(&key).cloned();
+            self.overlay.rows.insert(key.clone(), row);
+        }
+        if let Some(Some(row)) = self.overlay.rows.get_mut(&key) {
+            change(row);
+        }
+    }
+
+    /// The draft reaches up to here.
+    pub fn reach(&mut self, position: Position, time: LogTime) {
+        self.overlay.tail = self.overlay.tail.max(position);
+        self.overlay.time = self.overlay.time.max(time);
+    }
+}
