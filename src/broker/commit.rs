@@ -536,3 +536,81 @@ impl Retention {
         self.age_ms.map(|age| LogTime(now.0.saturating_sub(age)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use longwire_protocol::packet::{self, CreateGroup};
+    use longwire_protocol::{DeviceId, Incarnation, MessageId, UserId};
+
+    use super::*;
+    use crate::routing::core::Publish;
+    use crate::routing::grants::Grants;
+    use crate::routing::limits::{GROUP_USERS_MAX, LABEL_BYTES_MAX, USER_NAME_BYTES_MAX};
+    use crate::routing::outbox::Session;
+
+    fn session() -> Arc<Session> {
+        Arc::new(Session {
+            number: SessionNumber(1),
+            user: UserId(1),
+            device: DeviceId(1),
+            incarnation: Incarnation(1),
+            first_unanswered: MessageId(1),
+            grants: ArcSwap::from_pointee(Grants::default()),
+            outbox: Arc::new(Outbox::default()),
+        })
+    }
+
+    fn op(session: &Arc<Session>, action: Option<Action>) -> Op {
+        let publish = packet::Publish { action, ..packet::Publish::default() };
+        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, mark_countable: None })
+    }
+
+    /// The creation of a group of as many as it may name.
+    fn creation(session: &Arc<Session>) -> Op {
+        let users = vec!["u".repeat(USER_NAME_BYTES_MAX); GROUP_USERS_MAX];
+        op(session, Some(Action::CreateGroup(CreateGroup { label: "l".repeat(LABEL_BYTES_MAX), users })))
+    }
+
+    fn take(queue: &Queue) -> Vec<Op> {
+        let mut group = Vec::new();
+        assert!(queue.take(&mut group, Duration::ZERO, false), "nobody stops it");
+        group
+    }
+
+    /// Whoever names many users in few bytes makes frames no larger than anybody else.
+    #[test]
+    fn creations_that_name_many_users_are_groups_of_their_own() {
+        let (queue, session) = (Queue::default(), session());
+        let mut ops = vec![creation(&session), creation(&session), op(&session, None), op(&session, None)];
+        assert!(weight(&ops[0]) > GROUP_BYTES_MAX);
+        assert!(queue.push(&mut ops));
+        let is_creation = |op: &Op| matches!(op, Op::Publish(p) if p.publish.action.is_some());
+        let groups: Vec<Vec<bool>> = (0..3).map(|_| take(&queue).iter().map(is_creation).collect()).collect();
+        assert_eq!(groups, [vec![true], vec![true], vec![false, false]]);
+    }
+
+    /// And no queue longer than anybody else: it is refused in time, in order and whole, and taken up again once there
+    /// is room.
+    #[test]
+    fn creations_that_name_many_users_fill_the_queue() {
+        let (queue, session) = (Queue::default(), session());
+        let mut queued = 0;
+        loop {
+            let mut ops = vec![creation(&session)];
+            if !queue.push(&mut ops) {
+                assert_eq!(ops.len(), 1, "it is given back");
+                break;
+            }
+            queued += 1;
+            assert!(queued * GROUP_BYTES_MAX <= QUEUE_BYTES_MAX, "{queued} creations wait");
+        }
+        // A `GiveUp` weighs nothing and always passes.
+        assert!(queue.push(&mut vec![Op::GiveUp(Arc::clone(&session), MessageId(1))]));
+        assert_eq!(take(&queue).len(), 1);
+        assert!(queue.push(&mut vec![creation(&session)]), "there is room again");
+        let taken = std::iter::repeat_with(|| take(&queue).len()).take_while(|taken| *taken > 0).sum::<usize>();
+        assert_eq!(taken, queued + 1, "what was queued, the one after, and the `GiveUp`, less the one taken");
+        assert_eq!(queue.waiting.lock().expect("unpoisoned").bytes, 0);
+    }
+}

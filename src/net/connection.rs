@@ -441,3 +441,112 @@ pub(super) fn grants(identity: &Identity) -> Grants {
 pub(crate) fn spread(least_ms: u32, most_ms: u32) -> u32 {
     fastrand::u32(least_ms..=most_ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+    use crate::clock::Hands;
+    use crate::net::testing::{shared, shared_at};
+    use crate::net::wheel::SLOT_MS;
+    use crate::store::MemoryLog;
+
+    /// A peer by hand.
+    #[derive(Default)]
+    struct Peer {
+        /// What it says; then it is silent.
+        says: &'static [u8],
+        /// Whether it takes bytes.
+        reads: bool,
+        /// What happens while it is read.
+        meanwhile: Option<Box<dyn FnMut() + Send>>,
+    }
+
+    impl AsyncRead for Peer {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            out: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            if let Some(meanwhile) = &mut self.meanwhile {
+                meanwhile();
+            }
+            if self.says.is_empty() {
+                return Poll::Pending;
+            }
+            out.put_slice(std::mem::take(&mut self.says));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Peer {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+            if self.reads { Poll::Ready(Ok(bytes.len())) } else { Poll::Pending }
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        /// As with TLS, whose last words have to be taken, too.
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the peer takes nothing of the refusal, or all of it but not the end of the connection.
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_cannot_keep_a_connection_that_has_ended() {
+        for reads in [false, true] {
+            let hands = Arc::<Hands>::default();
+            let shared = shared_at(&MemoryLog::new(0, usize::MAX), &hands);
+            // A frame longer than any before `Connected`.
+            let peer = Peer { says: b"\xff\xff\xff\x7f", reads, ..Peer::default() };
+            let connection = Connection::new(peer, Arc::clone(&shared));
+            let outbox = Arc::downgrade(&connection.outbox);
+            // A task of its own, which only the wheel wakes.
+            let connection = tokio::spawn(connection);
+            tokio::task::yield_now().await;
+            while !connection.is_finished() {
+                let now = shared.clock.now();
+                assert!(now <= Millis(0).after(LINGER_MS + 2 * SLOT_MS), "it ends");
+                shared.wheel.turn(now);
+                tokio::task::yield_now().await;
+                hands.monotonic_ms.fetch_add(SLOT_MS, Ordering::Relaxed);
+            }
+            assert!(shared.clock.now() >= Millis(0).after(LINGER_MS), "its last words had their time");
+            connection.await.expect("without a panic");
+            assert_eq!((outbox.strong_count(), Arc::strong_count(&shared)), (0, 1), "and nothing of it stays");
+        }
+    }
+
+    /// A turn takes the time, and then the wheel visits, beyond that time: the visit wakes, since `arm` would take it
+    /// for one that is still to come.
+    #[test]
+    fn a_visit_of_the_wheel_during_a_turn_is_not_lost() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let mut connection = Connection::new(Peer::default(), Arc::clone(&shared));
+        assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
+        let armed = connection.armed.expect("it has to connect in time");
+        // Something came for it: the turn that follows is that wake-up's.
+        connection.outbox.wake();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        connection.io.meanwhile = Some(Box::new(move || shared.wheel.turn(armed)));
+        assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "the visit of {armed:?} woke nobody");
+    }
+}

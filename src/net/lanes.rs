@@ -270,3 +270,46 @@ pub(super) fn room_left(room: &longwire_protocol::Room) -> Room {
     let is_empty = room.bytes == u32::MAX;
     Room { items: room.items as usize, bytes: if is_empty { 0 } else { room.bytes as usize }, is_empty }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use longwire_protocol::Room;
+    use longwire_protocol::packet::{self, item};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::net::testing::{live, session, shared};
+    use crate::store::MemoryLog;
+
+    fn kind(item: &Bytes) -> item::Kind {
+        packet::Item::decode(&item[..]).expect("an item").kind.expect("of a kind")
+    }
+
+    /// A `Progress` says that there is nothing below it: while an item waits for room, there is.
+    #[test]
+    fn progress_never_overtakes_an_item_that_waits_for_room() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let session = session();
+        let mut live = live(Arc::clone(&session), &shared);
+        let place = |position| Place { position: Position(position), conversation: ConversationId(1), seq: Seq(1) };
+        {
+            let mut pending = session.outbox.lock();
+            pending.express.begin_turn().expect("it is behind");
+            assert!(pending.express.end_turn(Position(0)), "and live now");
+            pending.express.push(Ready { place: place(5), item: Bytes::from_static(&[0; 100]) }, true);
+        }
+        let fed = PROGRESS_POSITIONS + 10;
+        shared.fed.store(fed, std::sync::atomic::Ordering::Release);
+
+        let small = Room { items: 1, bytes: 50 };
+        assert!(matches!(live.next_ready(true, &small, &shared), Next::Nothing));
+        let Next::Ready(ready) = live.next_ready(true, &Room { items: 1, bytes: 100 }, &shared) else {
+            panic!("the item fits now")
+        };
+        assert_eq!(ready.place, place(5));
+        let Next::Ready(ready) = live.next_ready(true, &small, &shared) else { panic!("nothing is below any more") };
+        assert!(matches!(kind(&ready.item), item::Kind::Progress(_)));
+        assert_eq!(ready.place.position, Position(fed));
+    }
+}

@@ -7,6 +7,8 @@ pub mod listener;
 mod publishing;
 pub mod pump;
 mod requests;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod wheel;
 

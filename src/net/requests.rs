@@ -211,3 +211,42 @@ fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usiz
         None => head_item(place.conversation, place.seq, place.seq, HeadReason::Expired, 0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use longwire_protocol::packet::item;
+    use longwire_protocol::{LogTime, Seq};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::net::testing::{session, shared};
+    use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog, Position};
+
+    fn kind(item: &Bytes) -> item::Kind {
+        packet::Item::decode(&item[..]).expect("an item").kind.expect("of a kind")
+    }
+
+    /// What is sent again is what was sent: a `Head` for what the client cannot hold, an entry for what it can, an
+    /// expired `Head` for what is gone.
+    #[test]
+    fn an_item_sent_again_respects_the_clients_largest_item() {
+        let mut log = MemoryLog::new(0, usize::MAX);
+        let entry = packet::Entry { conversation: 1, seq: 1, content: vec![b'x'; 1_000].into(), ..Default::default() };
+        let item = packet::Item { kind: Some(item::Kind::Entry(entry.clone())) }.encode_to_vec();
+        let mut frame = FrameBuilder::new(log.segments()[0].id, Position(1), LogTime(0));
+        let meta = EntryMeta { conversation: ConversationId(1), seq: Seq(1), ..EntryMeta::default() };
+        frame.push_entry(&meta, |out| out.extend_from_slice(&item));
+        log.append(&frame.finish()).expect("appended");
+        let shared = shared(&log);
+        let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
+        let again = |bytes_max| kind(&read_again(quick(&shared), &session(), place, bytes_max).expect("in memory"));
+
+        assert_eq!(again(item.len()), item::Kind::Entry(entry));
+        let item::Kind::Head(head) = again(item.len() - 1) else { panic!("no head") };
+        assert_eq!((head.conversation, head.from_seq, head.to_seq), (1, 1, 1));
+        assert_eq!((head.reason(), head.item_bytes), (HeadReason::TooLarge, item.len() as u64));
+        log.set_floor(Position(2));
+        let item::Kind::Head(head) = again(64) else { panic!("no head") };
+        assert_eq!(head.reason(), HeadReason::Expired);
+    }
+}

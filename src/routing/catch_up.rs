@@ -1,5 +1,6 @@
 //! Catching up: the entries, heads and marks above where a lane stands, merged by position, read on as the window
-//! opens. What is kept between two steps is a few entries for each conversation with news, at most 256 in all.
+//! opens. What is kept between two steps is a few entries for each conversation with news, 64 KiB of them in all, and
+//! beyond that the one entry that waits for room.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -20,7 +21,7 @@ use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// Entries kept between two steps, in all.
 const KEPT_ENTRIES_MAX: usize = 256;
-/// Bytes kept from looking where conversations go on, in all.
+/// Bytes of entries kept between two steps, in all.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// Why a read gave nothing.
@@ -97,6 +98,8 @@ pub struct CatchUp {
     quota: Option<(usize, usize)>,
     /// Entries to read at once from one conversation.
     page: PageLimit,
+    /// The bytes of what was read and not handed out.
+    kept: usize,
 }
 
 /// The next thing of one conversation.
@@ -115,6 +118,16 @@ enum What {
     Mark(Seq),
     /// Entries that are not sent.
     Head { from: Seq, to: Seq, reason: HeadReason },
+}
+
+impl Due {
+    /// The bytes of the entries read.
+    fn bytes(&self) -> usize {
+        match &self.what {
+            What::Entries { read, .. } => read.iter().map(|entry| entry.item.len()).sum(),
+            What::Mark(_) | What::Head { .. } => 0,
+        }
+    }
 }
 
 impl PartialEq for Due {
@@ -265,9 +278,8 @@ impl CatchUp {
             bytes: KEPT_BYTES_MAX / conversations,
         };
         let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
-        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page };
+        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page, kept: 0 };
         let floor = reads.history.floor();
-        let mut kept_bytes = 0;
         for candidate in &plan.candidates {
             let id = candidate.conversation;
             let kept = reads.first_after(id, plan.sent)?;
@@ -286,7 +298,7 @@ impl CatchUp {
                 }
                 let read: VecDeque<_> = reads.range(id, from, to, false, page)?.into();
                 let Some(entry) = read.front() else { continue };
-                let (position, first_seq) = (entry.position, entry.seq);
+                let position = entry.position;
                 if position > plan.target {
                     continue;
                 }
@@ -295,18 +307,9 @@ impl CatchUp {
                     catch_up.due.push(Reverse(Due { position, conversation: id, what }));
                     continue;
                 }
-                let mut next = read.back().map_or(to, |e| e.seq).next();
-                let bytes: usize = read.iter().map(|e| e.item.len()).sum();
-                let read = if kept_bytes + bytes <= KEPT_BYTES_MAX {
-                    kept_bytes += bytes;
-                    read
-                } else {
-                    // It is read again when its turn comes.
-                    next = first_seq;
-                    VecDeque::new()
-                };
+                let next = read.back().map_or(to, |e| e.seq).next();
                 let what = What::Entries { read, next, last: to, joined: candidate.joined };
-                catch_up.due.push(Reverse(Due { position, conversation: id, what }));
+                catch_up.put(Due { position, conversation: id, what }, 0);
             }
         }
         for &(position, conversation, seq) in &plan.marks {
@@ -340,6 +343,7 @@ impl CatchUp {
                 return Ok(Step::Full);
             }
             let Some(Reverse(mut due)) = self.due.pop() else { break };
+            self.kept -= due.bytes();
             let conversation = due.conversation;
             let alone = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
             let ready = match &mut due.what {
@@ -383,14 +387,17 @@ impl CatchUp {
                     }
                     let Some(entry) = read.front() else { continue };
                     if entry.position > due.position {
-                        // Others may come first.
                         due.position = entry.position;
-                        self.due.push(Reverse(due));
-                        continue;
+                        let at = (entry.position, conversation);
+                        let others = self.due.peek().map(|Reverse(other)| (other.position, other.conversation));
+                        if entry.position > self.target || others.is_some_and(|other| other < at) {
+                            self.put(due, 0);
+                            continue;
+                        }
                     }
                     if self.quota.is_some_and(|(items, bytes)| items == 0 || bytes == 0) {
                         let item = head_item(conversation, entry.seq, *last, HeadReason::Skipped, 0);
-                        Ready { place: alone, item }
+                        Ready { place: Place { position: entry.position, ..alone }, item }
                     } else {
                         let place = Place { position: entry.position, conversation, seq: entry.seq };
                         Ready { place, item: item_for(&session.outbox.lock(), session, entry) }
@@ -398,7 +405,8 @@ impl CatchUp {
                 }
             };
             if !fits(room, &ready.item) {
-                self.due.push(Reverse(due));
+                // It goes next: let go, it would be read again with each look for room.
+                self.put(due, 1);
                 return Ok(Step::Full);
             }
             let is_entry = ready.place.conversation.is_some();
@@ -413,7 +421,7 @@ impl CatchUp {
                 read.pop_front();
                 if let Some(entry) = read.front() {
                     due.position = entry.position;
-                    self.due.push(Reverse(due));
+                    self.put(due, 0);
                 } else if *next <= *last {
                     // Where the next page begins is found when it is read: at the earliest right after this one.
                     due.position = Position(due.position.0 + 1);
@@ -422,6 +430,21 @@ impl CatchUp {
             }
         }
         Ok(Step::Done(self.target))
+    }
+
+    /// Puts back what comes later. Of its entries, those behind the first `least` are let go where too much would be
+    /// kept: they are read again when their turn comes.
+    fn put(&mut self, mut due: Due, least: usize) {
+        if self.kept + due.bytes() > KEPT_BYTES_MAX
+            && let What::Entries { read, next, .. } = &mut due.what
+            && let Some(first) = read.get(least)
+        {
+            *next = first.seq;
+            read.truncate(least);
+            read.shrink_to_fit();
+        }
+        self.kept += due.bytes();
+        self.due.push(Reverse(due));
     }
 }
 
@@ -435,3 +458,7 @@ fn give(ready: Ready, room: &mut Room, out: &mut Vec<Ready>) {
     room.is_empty = false;
     out.push(ready);
 }
+
+#[cfg(test)]
+#[path = "catch_up_tests.rs"]
+mod tests;

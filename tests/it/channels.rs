@@ -50,8 +50,7 @@ async fn a_reader_with_a_row_misses_nothing_while_away_and_a_watcher_is_live_onl
     let cursor = reader.settle().await;
     let watched = watcher.settle().await;
     for wire in [&mut reader, &mut watcher] {
-        wire.session.goodbye();
-        wire.ended().await;
+        wire.leave().await;
     }
     writer.say(channel, "two").await;
     for (user, cursor, expected) in [("reader", cursor, &["two"][..]), ("watcher", watched, &[])] {

@@ -202,16 +202,9 @@ async fn read(port: u16, mut connect: packet::Connect, seen: Arc<AtomicU64>, sto
 }
 
 async fn history(wire: &mut Wire, conversation: u64) -> Vec<(u64, Bytes)> {
-    let mut request = packet::HistoryRequest { conversation, from_seq: 1, limit: 200, backwards: false };
-    let mut all = Vec::new();
-    loop {
-        let page = wire.history(request).await.expect("a page");
-        all.extend(page.items.iter().filter_map(entry).map(|e| (e.seq, e.content.clone())));
-        if page.next_seq == 0 {
-            return all;
-        }
-        request.from_seq = page.next_seq;
-    }
+    let pages = wire.pages(conversation, 200, false).await;
+    let entries = pages.iter().flat_map(|page| &page.items).filter_map(entry);
+    entries.map(|e| (e.seq, e.content.clone())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,11 @@
 //! Groups: membership, roles, what who may see.
 
 use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::request::Op;
 use longwire_protocol::packet::{self, Role, StartKind, item};
 use longwire_protocol::reason::Reason;
 
-use crate::world::{World, entry, texts};
+use crate::world::{Wire, World, entry, texts};
 
 #[tokio::test]
 async fn roles_decide_who_may_do_what() {
@@ -108,8 +109,7 @@ async fn s4_leaving_and_returning_while_a_device_is_away_shows_nothing_of_betwee
     alice.say(group, "second").await;
     bob.until(|item| texts(std::slice::from_ref(item)) == ["second"]).await;
     let cursor = bob.settle().await;
-    bob.session.goodbye();
-    bob.ended().await;
+    bob.leave().await;
     alice.set_role(group, "bob", Role::None).await.expect("removed");
     alice.say(group, "secret").await;
     let rejoin = alice.set_role(group, "bob", Role::Member).await.expect("added").seq;
@@ -144,4 +144,26 @@ async fn creating_a_group_twice_after_a_lost_answer_is_one_group() {
     let mut alice = world.wire(connect).await;
     assert_eq!(alice.publish_as(publish).await.expect("the same"), first);
     assert_eq!(alice.conversations().await.len(), 1);
+}
+
+/// Names are told of who shares a conversation now, seen from either of the two, and of nobody else.
+#[tokio::test]
+async fn users_are_named_to_who_shares_a_conversation_with_them() {
+    let world = World::new().await;
+    let (mut alice, mut bob) = (world.user("alice").await, world.user("bob").await);
+    let (carol, dan) = (world.user("carol").await, world.user("dan").await);
+    let group = alice.create_group("g", &["bob", "carol"]).await;
+    alice.open_direct("dan").await;
+    let all = [&alice, &bob, &carol, &dan].map(|wire| wire.connected.user);
+    let asked = Op::Users(packet::UsersRequest { users: [&all[..], &[u64::MAX, 0]].concat() });
+
+    let named = async |wire: &mut Wire| match wire.ask(asked.clone()).await.expect("an answer") {
+        packet::response::Result::Users(page) => page.users.into_iter().map(|u| u.name).collect::<Vec<_>>(),
+        other => panic!("{other:?} names nobody"),
+    };
+    assert_eq!(named(&mut alice).await, ["alice", "bob", "carol", "dan"]);
+    assert_eq!(named(&mut bob).await, ["alice", "bob", "carol"]);
+    alice.set_role(group, "bob", Role::None).await.expect("removed");
+    assert_eq!(named(&mut bob).await, ["bob"], "who was removed shares nothing any more");
+    assert_eq!(named(&mut alice).await, ["alice", "carol", "dan"]);
 }

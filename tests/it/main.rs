@@ -2,6 +2,7 @@
 
 mod channels;
 mod crash;
+mod cuts;
 mod faults;
 mod groups;
 mod refusals;

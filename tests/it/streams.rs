@@ -6,13 +6,12 @@ use longwire_protocol::reason::Reason;
 
 use longwire::store::StoreOptions;
 
-use crate::world::{World, entry, heads, texts};
+use crate::world::{World, entry, heads, seqs, texts};
 
 #[tokio::test]
 async fn a_message_reaches_the_other_user_and_is_an_own_for_its_sender() {
     let world = World::new().await;
-    let (mut alice, mut bob) = (world.user("alice").await, world.user("bob").await);
-    let direct = alice.open_direct("bob").await;
+    let (mut alice, mut bob, direct) = world.pair().await;
     let ack = alice.say(direct, "hello").await;
     assert_eq!(ack.seq, 1);
     let got = bob.entry(direct).await;
@@ -26,9 +25,7 @@ async fn a_message_reaches_the_other_user_and_is_an_own_for_its_sender() {
 #[tokio::test]
 async fn a_session_resumes_from_its_own_cursor_with_exactly_what_came_after() {
     let mut world = World::new().await;
-    let mut alice = world.user("alice").await;
-    let mut bob = world.user("bob").await;
-    let direct = alice.open_direct("bob").await;
+    let (mut alice, mut bob, direct) = world.pair().await;
     alice.say(direct, "one").await;
     bob.entry(direct).await;
     let cursor = bob.settle().await;
@@ -37,8 +34,7 @@ async fn a_session_resumes_from_its_own_cursor_with_exactly_what_came_after() {
     drop(bob);
     alice.say(direct, "three").await;
     world.restart().await;
-    let connect = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
-    let mut bob = world.wire(connect).await;
+    let mut bob = world.wire(world.resume("bob", cursor)).await;
     assert_eq!(bob.connected.cursor(), packet::CursorVerdict::Resumed);
     assert_eq!(texts(&bob.caught_up().await), ["two", "three"]);
 }
@@ -46,17 +42,14 @@ async fn a_session_resumes_from_its_own_cursor_with_exactly_what_came_after() {
 #[tokio::test]
 async fn a_device_without_memory_resumes_where_its_acks_stand() {
     let mut world = World::new().await;
-    let mut alice = world.user("alice").await;
-    let mut bob = world.user("bob").await;
-    let direct = alice.open_direct("bob").await;
+    let (mut alice, mut bob, direct) = world.pair().await;
     alice.say(direct, "one").await;
     bob.entry(direct).await;
     bob.flush().await;
     bob.stores = false;
     alice.say(direct, "two").await;
     bob.entry(direct).await;
-    bob.session.goodbye();
-    bob.ended().await;
+    bob.leave().await;
     world.restart().await;
     let stored = packet::Connect { start: StartKind::StoredCursor.into(), ..world.connect("bob") };
     let mut bob = world.wire(stored).await;
@@ -80,8 +73,7 @@ async fn a_cursor_of_another_broker_is_reset_and_never_resumed_by_luck() {
         (bytes::Bytes::from_static(b"nonsense"), packet::ResetReason::Unreadable),
         (bytes::Bytes::new(), packet::ResetReason::Unreadable),
     ] {
-        let connect = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
-        let bob = world.wire(connect).await;
+        let bob = world.wire(world.resume("bob", cursor)).await;
         assert_eq!(bob.connected.cursor(), packet::CursorVerdict::Reset);
         assert_eq!(bob.connected.reset_reason(), reason);
     }
@@ -113,8 +105,7 @@ async fn s6_a_cursor_beyond_a_restored_copy_is_reset_even_when_the_tail_overtake
     for n in 0..20 {
         alice.say(direct, &format!("after {n}")).await;
     }
-    let connect = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
-    let bob = world.wire(connect).await;
+    let bob = world.wire(world.resume("bob", cursor)).await;
     assert_eq!(bob.connected.cursor(), packet::CursorVerdict::Reset);
     assert_eq!(bob.connected.reset_reason(), packet::ResetReason::ForeignSegment);
 }
@@ -137,19 +128,11 @@ async fn skipping_reports_a_long_absence_as_one_head_and_all_brings_everything()
     let world = World::new().await;
     let mut alice = world.user("alice").await;
     let group = alice.create_group("busy", &["bob"]).await;
-    let mut bob = world.user("bob").await;
-    let direct = alice.open_direct("bob").await;
-    bob.caught_up().await;
-    alice.say(direct, "start").await;
-    bob.entry(direct).await;
-    let cursor = bob.settle().await;
-    bob.session.goodbye();
-    bob.ended().await;
+    let (direct, back) = world.away(&mut alice, "bob").await;
     for n in 0..250 {
         alice.say(group, &format!("{n}")).await;
     }
     alice.say(direct, "hey").await;
-    let back = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
     let mut skipping = world.wire(back.clone()).await;
     let items = skipping.caught_up().await;
     assert_eq!(texts(&items), ["hey"]);
@@ -162,9 +145,7 @@ async fn skipping_reports_a_long_absence_as_one_head_and_all_brings_everything()
     let all = packet::Connect { catch_up: CatchUpMode::All.into(), ..back };
     let mut all = world.wire(all).await;
     let items = all.caught_up().await;
-    let group_seqs: Vec<u64> =
-        items.iter().filter_map(entry).filter(|e| e.conversation == group).map(|e| e.seq).collect();
-    assert_eq!(group_seqs, (3..=253).collect::<Vec<_>>());
+    assert_eq!(seqs(&items, group), (3..=253).collect::<Vec<_>>());
 }
 
 /// S9: an item larger than the window still comes, alone; one larger than the client's own bound comes as a head.
@@ -193,22 +174,13 @@ async fn s9_an_item_larger_than_the_window_comes_alone_or_as_a_head() {
 async fn a_backlog_that_fills_the_window_ends_all_the_same() {
     let world = World::new().await;
     let mut alice = world.user("alice").await;
-    let direct = alice.open_direct("bob").await;
-    let mut bob = world.user("bob").await;
-    bob.caught_up().await;
-    alice.say(direct, "start").await;
-    bob.entry(direct).await;
-    let cursor = bob.settle().await;
-    bob.session.goodbye();
-    bob.ended().await;
+    let (direct, back) = world.away(&mut alice, "bob").await;
     let large = "x".repeat(100_000);
     alice.say(direct, &large).await;
-    let back = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
     for _ in 0..2 {
         let mut bob = world.wire(back.clone()).await;
         assert_eq!(texts(&bob.caught_up().await), [large.as_str()]);
-        bob.session.goodbye();
-        bob.ended().await;
+        bob.leave().await;
     }
 }
 
@@ -246,19 +218,12 @@ async fn a_reader_that_never_acks_gets_its_window_and_no_more_and_hinders_nobody
 #[tokio::test]
 async fn catching_up_with_everything_is_refused_beyond_500_conversations_and_skipping_is_reset() {
     let world = World::new().await;
-    let mut bob = world.user("bob").await;
     let mut alice = world.user("alice").await;
-    let direct = alice.open_direct("bob").await;
-    alice.say(direct, "before").await;
-    bob.entry(direct).await;
-    let cursor = bob.settle().await;
-    bob.session.goodbye();
-    bob.ended().await;
+    let (_, back) = world.away(&mut alice, "bob").await;
     for n in 0..501 {
         let group = alice.create_group(&format!("{n}"), &["bob"]).await;
         alice.say(group, "news").await;
     }
-    let back = packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..world.connect("bob") };
     let refusal = world.refused(packet::Connect { catch_up: CatchUpMode::All.into(), ..back.clone() }).await;
     assert_eq!(refusal.reason, Reason::TooManyConversations);
     let bob = world.wire(back).await;
@@ -278,31 +243,13 @@ async fn history_pages_both_ways_and_explains_every_seq() {
         alice.say(group, &format!("{n}")).await;
     }
     let mut bob = world.user("bob").await;
-    let mut page = packet::HistoryRequest { conversation: group, from_seq: 0, limit: 4, backwards: false };
-    let (mut forwards, mut heads_seen) = (Vec::new(), Vec::new());
-    loop {
-        let answer = bob.history(page).await.expect("a page");
-        assert_eq!(answer.head_seq, 22);
-        assert!(answer.items.len() <= 4, "a page holds no more than was asked for, heads included");
-        heads_seen.extend(heads(&answer.items));
-        forwards.extend(answer.items.iter().filter_map(entry).map(|e| e.seq));
-        if answer.next_seq == 0 {
-            break;
-        }
-        page.from_seq = answer.next_seq;
-    }
-    assert_eq!(heads_seen, [(group, 1, 11, HeadReason::NotYours)]);
-    assert_eq!(forwards, (12..=22).collect::<Vec<_>>());
-    let mut page = packet::HistoryRequest { conversation: group, from_seq: 0, limit: 4, backwards: true };
-    let mut backwards = Vec::new();
-    loop {
-        let answer = bob.history(page).await.expect("a page");
-        backwards.extend(answer.items.iter().filter_map(entry).map(|e| e.seq));
-        if answer.next_seq == 0 {
-            break;
-        }
-        page.from_seq = answer.next_seq;
-    }
+    let pages = bob.pages(group, 4, false).await;
+    assert!(pages.iter().all(|page| page.head_seq == 22));
+    let items: Vec<_> = pages.into_iter().flat_map(|page| page.items).collect();
+    assert_eq!(heads(&items), [(group, 1, 11, HeadReason::NotYours)]);
+    assert_eq!(seqs(&items, group), (12..=22).collect::<Vec<_>>());
+    let pages = bob.pages(group, 4, true).await;
+    let backwards: Vec<u64> = pages.iter().flat_map(|page| seqs(&page.items, group)).collect();
     assert_eq!(backwards, (12..=22).rev().collect::<Vec<_>>());
 }
 
@@ -335,9 +282,7 @@ async fn reading_on_one_device_moves_the_mark_on_the_other() {
 #[tokio::test]
 async fn s2_an_own_entry_between_unstored_ones_comes_again_in_its_place() {
     let world = World::new().await;
-    let mut alice = world.user("alice").await;
-    let mut bob = world.user("bob").await;
-    let direct = alice.open_direct("bob").await;
+    let (mut alice, mut bob, direct) = world.pair().await;
     alice.say(direct, "zero").await;
     bob.entry(direct).await;
     let cursor = bob.settle().await;
@@ -348,13 +293,8 @@ async fn s2_an_own_entry_between_unstored_ones_comes_again_in_its_place() {
     alice.say(direct, "three").await;
     bob.until(|item| texts(std::slice::from_ref(item)) == ["three"]).await;
     drop(bob);
-    let back = packet::Connect {
-        start: StartKind::OwnCursor.into(),
-        cursor,
-        incarnation: 1,
-        first_unanswered: own.message_id,
-        ..world.connect("bob")
-    };
+    let back = world.resume("bob", cursor);
+    let back = packet::Connect { incarnation: 1, first_unanswered: own.message_id, ..back };
     let mut bob = world.wire(back).await;
     let items = bob.caught_up().await;
     assert_eq!(texts(&items), ["one", "two", "three"]);
@@ -377,13 +317,7 @@ async fn s11_a_client_restored_from_a_backup_finds_what_it_had_sent() {
         alice.say(direct, text).await;
     }
     drop(alice);
-    let backup = packet::Connect {
-        start: StartKind::OwnCursor.into(),
-        cursor,
-        incarnation: 1,
-        first_unanswered: next_id,
-        ..world.connect("alice")
-    };
+    let backup = packet::Connect { incarnation: 1, first_unanswered: next_id, ..world.resume("alice", cursor) };
     let told = world.wire(backup.clone()).await.connected.first_unanswered;
     assert!(told > next_id, "its ids up to {told} are answered already");
     let mut alice = world.wire(packet::Connect { incarnation: 0, first_unanswered: 1, ..backup }).await;
@@ -425,22 +359,11 @@ async fn s15_the_first_twenty_of_20000_conversations_after_a_cold_start() {
     drop(alice);
     world.restart().await;
     let mut alice = world.wire(packet::Connect { device: "laptop".into(), ..world.connect("alice") }).await;
-    let request = packet::ConversationsRequest { before: 0, limit: 20 };
-    let packet::response::Result::Conversations(page) =
-        alice.ask(packet::request::Op::Conversations(request)).await.expect("a page")
-    else {
-        panic!("no page")
-    };
+    let page = alice.conversations_page(0, 20).await;
     let first: Vec<u64> = page.conversations.iter().map(|c| c.id).collect();
     newest.reverse();
     assert_eq!(first, newest[..20]);
-    let request = packet::ConversationsRequest { before: page.next, limit: 1 };
-    let packet::response::Result::Conversations(page) =
-        alice.ask(packet::request::Op::Conversations(request)).await.expect("a page")
-    else {
-        panic!("no page")
-    };
-    assert_eq!(page.conversations[0].id, newest[20]);
+    assert_eq!(alice.conversations_page(page.next, 1).await.conversations[0].id, newest[20]);
 }
 
 /// Stores whose memtables are sealed all the time, so that nearly everything is read from runs.
@@ -453,13 +376,8 @@ async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
     let mut world = World::with_options(tiny_memtables()).await;
     let mut alice = world.user("alice").await;
     let groups = [alice.create_group("a", &["bob"]).await, alice.create_group("b", &["bob"]).await];
-    let direct = alice.open_direct("bob").await;
-    let mut bob = world.user("bob").await;
-    bob.caught_up().await;
-    alice.say(direct, "start").await;
-    bob.entry(direct).await;
-    let cursor = bob.settle().await;
-    drop(bob);
+    let (direct, back) = world.away(&mut alice, "bob").await;
+    let back = packet::Connect { catch_up: CatchUpMode::All.into(), ..back };
     for n in 0..300 {
         let conversation = [groups[0], groups[1], direct][n % 3];
         alice.say(conversation, &n.to_string()).await;
@@ -474,14 +392,7 @@ async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
     let small = Some(packet::Window { items: 16, bytes: 1_000 });
     let mut live = Vec::new();
     for (device, bulk) in [("phone", small), ("laptop", None)] {
-        let connect = packet::Connect {
-            device: device.into(),
-            start: StartKind::OwnCursor.into(),
-            cursor: cursor.clone(),
-            catch_up: CatchUpMode::All.into(),
-            bulk,
-            ..world.connect("bob")
-        };
+        let connect = packet::Connect { device: device.into(), bulk, ..back.clone() };
         let mut bob = world.wire(connect).await;
         let items = bob.caught_up().await;
         for (at, lane) in [&groups[..], &[direct]].iter().enumerate() {
@@ -511,13 +422,7 @@ async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
 async fn s12_what_retention_lets_go_is_reported_as_expired() {
     let mut world = World::with_options(tiny_memtables()).await;
     let mut alice = world.user("alice").await;
-    let direct = alice.open_direct("bob").await;
-    let mut bob = world.user("bob").await;
-    bob.caught_up().await;
-    alice.say(direct, "start").await;
-    bob.entry(direct).await;
-    let cursor = bob.settle().await;
-    drop(bob);
+    let (direct, back) = world.away(&mut alice, "bob").await;
     for n in 0..200 {
         alice.say(direct, &n.to_string()).await;
     }
@@ -525,12 +430,7 @@ async fn s12_what_retention_lets_go_is_reported_as_expired() {
     world.stop().await;
     world.retention = longwire::broker::commit::Retention { age_ms: None, bytes: Some(1) };
     world.start().await;
-    let back = packet::Connect {
-        start: StartKind::OwnCursor.into(),
-        cursor,
-        catch_up: CatchUpMode::All.into(),
-        ..world.connect("bob")
-    };
+    let back = packet::Connect { catch_up: CatchUpMode::All.into(), ..back };
     let whole = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 200, backwards: false };
     let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
     let expired = loop {
@@ -543,7 +443,7 @@ async fn s12_what_retention_lets_go_is_reported_as_expired() {
     let items = world.wire(back).await.caught_up().await;
     let head = heads(&items)[0];
     assert_eq!((head.0, head.3), (direct, HeadReason::Expired));
-    let kept: Vec<u64> = items.iter().filter_map(entry).filter(|e| e.conversation == direct).map(|e| e.seq).collect();
+    let kept = seqs(&items, direct);
     assert_eq!(head.2 + 1, kept.first().copied().unwrap_or(202), "the head ends where the entries begin");
     assert!(head.2 >= expired && head.1 <= 2);
     assert!(kept.windows(2).all(|pair| pair[0] + 1 == pair[1]));
@@ -572,7 +472,7 @@ async fn a_cursor_covers_exactly_what_stands_before_it_while_items_flow() {
         loop {
             match bob.event().await.expect("the connection holds") {
                 longwire_protocol::ClientEvent::Items { items, .. } => {
-                    unstored.extend(items.iter().filter_map(entry).filter(|e| e.conversation == group).map(|e| e.seq));
+                    unstored.extend(seqs(&items, group));
                 }
                 longwire_protocol::ClientEvent::Cursor(cursor) => {
                     stored.append(&mut unstored);
@@ -585,8 +485,7 @@ async fn a_cursor_covers_exactly_what_stands_before_it_while_items_flow() {
             }
         }
         // Two cursors of one session are a second apart; what matters is the place of the first after each resume.
-        bob.session.goodbye();
-        bob.ended().await;
+        bob.leave().await;
     }
     let first = stored[0];
     assert_eq!(stored, (first..=1_502).collect::<Vec<_>>(), "after {cursors} cursors");

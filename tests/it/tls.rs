@@ -1,12 +1,22 @@
 //! TLS: only 1.3 with our ALPN, and certificates that are exchanged while connections go on.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use longwire::auth::{self, Claims};
 use longwire::broker::Certificate;
 use longwire_client::{Address, Client, Config, Deliveries, Dialer, Trust};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
 
 use crate::world::World;
+
+/// How long anything may take; a test that waits longer fails.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Writes a certificate of a new authority for this machine, its key, and the authority's own certificate.
 fn write_certificate(folder: &Path) {
@@ -24,11 +34,11 @@ fn write_certificate(folder: &Path) {
 }
 
 /// A client that trusts the authority whose certificate stands in the folder now.
-fn client(world: &World, port: u16, folder: &Path, device: &str) -> (Client, Deliveries) {
+fn client(token: String, port: u16, folder: &Path, device: &str) -> (Client, Deliveries) {
     let address: Address = format!("longwires://127.0.0.1:{port}").parse().expect("an address");
     let trust = Trust::from_file(&folder.join("ca.pem")).expect("an authority");
     let dialer = Dialer::new(&address, &trust).expect("a dialer");
-    Client::start(Config::new(dialer, world.token(&world.claims("alice")), device)).expect("started")
+    Client::start(Config::new(dialer, token, device)).expect("started")
 }
 
 #[tokio::test]
@@ -40,19 +50,20 @@ async fn a_certificate_is_exchanged_without_dropping_a_connection_and_a_bad_one_
     let certificate = Certificate::read(path("cert.pem"), path("key.pem")).expect("a certificate");
     let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = socket.local_addr().expect("its address").port();
+    let token = || world.token(&world.claims("alice"));
     world.broker().listen(socket, certificate.security());
 
-    let (old, _old_deliveries) = client(&world, port, folder.path(), "old");
+    let (old, _old_deliveries) = client(token(), port, folder.path(), "old");
     let session = old.connected().await.expect("let in").session;
     write_certificate(folder.path());
     certificate.reload().expect("reloaded");
-    let (new, _new_deliveries) = client(&world, port, folder.path(), "new");
+    let (new, _new_deliveries) = client(token(), port, folder.path(), "new");
     new.connected().await.expect("the new certificate is presented");
 
     std::fs::write(path("cert.pem"), "nonsense").expect("written");
     let error = certificate.reload().expect_err("no certificate").to_string();
     assert!(error.contains("cert.pem"), "{error}");
-    let (other, _deliveries) = client(&world, port, folder.path(), "other");
+    let (other, _deliveries) = client(token(), port, folder.path(), "other");
     other.connected().await.expect("the one before stays");
 
     // The key of another certificate.
@@ -66,4 +77,109 @@ async fn a_certificate_is_exchanged_without_dropping_a_connection_and_a_bad_one_
     let opened = old.open_direct("bob").await.expect("queued").await.expect("acked");
     assert!(opened.conversation > 0);
     assert_eq!(old.connected().await.expect("connected").session, session, "the old connection went on");
+}
+
+/// The real broker, with certificate and key of its folder, and what it logs.
+struct Served {
+    child: Child,
+    folder: tempfile::TempDir,
+    private: String,
+    port: u16,
+    log: UnboundedReceiver<String>,
+}
+
+impl Served {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        write_certificate(folder.path());
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (private, public) = auth::generate_key().expect("a key");
+        std::fs::write(path("issuer.pub"), public).expect("written");
+        let config = format!(
+            "listen.tls = '127.0.0.1:0'\ntls = {{ certificate = '{}', key = '{}' }}\nstore.path = '{}'\n\
+             auth.issuers.test = '{}'\n",
+            path("cert.pem"),
+            path("key.pem"),
+            path("store"),
+            path("issuer.pub"),
+        );
+        std::fs::write(path("longwire.toml"), config).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_longwire"))
+            .args(["serve", "--config", &path("longwire.toml"), "--log", "info", "--log-format", "json"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the broker starts");
+        let (lines, log) = unbounded_channel();
+        let stderr = BufReader::new(child.stderr.take().expect("its log"));
+        // Ends with the broker.
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let mut served = Self { child, folder, private, port: 0, log };
+        let line = served.logs("listening with TLS").await;
+        let (_, address) = line.split_once("127.0.0.1:").expect("its address");
+        let digits: String = address.chars().take_while(char::is_ascii_digit).collect();
+        served.port = digits.parse().expect("a port");
+        served
+    }
+
+    /// The next line that says this.
+    async fn logs(&mut self, what: &str) -> String {
+        let found = async {
+            loop {
+                let line = self.log.recv().await.expect("the broker runs");
+                if line.contains(what) {
+                    return line;
+                }
+            }
+        };
+        timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{what:?} is logged"))
+    }
+
+    fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("signalled");
+    }
+
+    /// A client that is let in, and its session.
+    async fn let_in(&self, device: &str) -> (Client, Deliveries, u64) {
+        let claims = Claims {
+            iss: "test".into(),
+            sub: "alice".into(),
+            aud: auth::AUDIENCE.into(),
+            exp: u64::MAX / 2_000,
+            ..Claims::default()
+        };
+        let token = auth::issue(&claims, self.private.as_bytes()).expect("a token");
+        let (client, deliveries) = client(token, self.port, self.folder.path(), device);
+        let connected = timeout(PATIENCE, client.connected()).await;
+        let connected = connected.unwrap_or_else(|_| panic!("{device} trusts what is presented")).expect("let in");
+        (client, deliveries, connected.session)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_hang_up_exchanges_the_certificate_and_a_bad_one_changes_nothing_but_the_log() {
+    let mut served = Served::new().await;
+    let (old, _old_deliveries, session) = served.let_in("old").await;
+    // Of another authority, which alone the next client trusts.
+    write_certificate(served.folder.path());
+    served.hang_up();
+    served.logs("the certificate was read anew").await;
+    let (_new, _new_deliveries, _) = served.let_in("new").await;
+
+    std::fs::write(served.folder.path().join("cert.pem"), "nonsense").expect("written");
+    served.hang_up();
+    let line = served.logs("the new certificate is not usable: the old one stays").await;
+    assert!(line.contains("ERROR") && line.contains("cert.pem"), "{line}");
+    let (_other, _other_deliveries, _) = served.let_in("other").await;
+
+    let opened = timeout(PATIENCE, old.open_direct("bob").await.expect("queued")).await.expect("in time");
+    assert!(opened.expect("acked").conversation > 0);
+    assert_eq!(old.connected().await.expect("connected").session, session, "the first connection went on");
 }

@@ -10,7 +10,7 @@ use longwire::broker::{Broker, BrokerParts};
 use longwire::net::listener::{AcceptLimits, Security};
 use longwire::store::{Log, RedbLog, StoreOptions};
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, Entry, Item, Publish, PublishAck, item};
+use longwire_protocol::packet::{self, Entry, Item, Publish, PublishAck, StartKind, item};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerLimits, ClientEvent, ClientSession, FrameCodec, Lane, Millis};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -101,6 +101,10 @@ impl World {
         self.broker.as_ref().expect("the broker runs")
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
@@ -132,7 +136,7 @@ impl World {
             token: self.token(&self.claims(user)),
             device: "phone".into(),
             first_unanswered: 1,
-            start: packet::StartKind::Fresh.into(),
+            start: StartKind::Fresh.into(),
             ..packet::Connect::default()
         }
     }
@@ -157,6 +161,31 @@ impl World {
         self.wire(self.connect(name)).await
     }
 
+    /// Alice and Bob, both online, and their direct conversation, which is empty.
+    pub(crate) async fn pair(&self) -> (Wire, Wire, u64) {
+        let (mut alice, bob) = (self.user("alice").await, self.user("bob").await);
+        let direct = alice.open_direct("bob").await;
+        (alice, bob, direct)
+    }
+
+    /// A direct conversation in which `from` has said "start" to `to`, who has stored that and gone away. Returns it, and
+    /// how `to` comes back.
+    pub(crate) async fn away(&self, from: &mut Wire, to: &str) -> (u64, packet::Connect) {
+        let mut wire = self.user(to).await;
+        let direct = from.open_direct(to).await;
+        wire.caught_up().await;
+        from.say(direct, "start").await;
+        wire.entry(direct).await;
+        let cursor = wire.settle().await;
+        wire.leave().await;
+        (direct, self.resume(to, cursor))
+    }
+
+    /// What `user` says first when it comes back with a cursor of its own.
+    pub(crate) fn resume(&self, user: &str, cursor: Bytes) -> packet::Connect {
+        packet::Connect { start: StartKind::OwnCursor.into(), cursor, ..self.connect(user) }
+    }
+
     pub(crate) async fn dial(&self, connect: packet::Connect) -> Wire {
         Wire::open(self.port, connect).await.expect("a connection")
     }
@@ -165,8 +194,10 @@ impl World {
 impl Wire {
     /// Connects to a broker on this machine and says who it is; nothing is waited for.
     pub(crate) async fn open(port: u16, connect: packet::Connect) -> std::io::Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket.set_nodelay(true)?;
         Ok(Self {
-            socket: TcpStream::connect(("127.0.0.1", port)).await?,
+            socket,
             incarnation: connect.incarnation,
             session: ClientSession::new(Millis(0), connect),
             codec: FrameCodec::default(),
@@ -273,6 +304,12 @@ impl Wire {
         }
     }
 
+    /// Says goodbye, and waits until the connection is closed.
+    pub(crate) async fn leave(&mut self) {
+        self.session.goodbye();
+        self.ended().await;
+    }
+
     /// Publishes under the next id, and waits for the answer.
     pub(crate) async fn publish(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
         let id = self.next_id;
@@ -298,9 +335,21 @@ impl Wire {
         }
     }
 
+    /// Says something, and says it again while the store has no room for the moment.
     pub(crate) async fn say(&mut self, conversation: u64, text: &str) -> PublishAck {
+        let (id, begun) = (self.next_id, Instant::now());
+        self.next_id += 1;
         let content = Bytes::copy_from_slice(text.as_bytes());
-        self.publish(Publish { conversation, content, ..Publish::default() }).await.expect("acked")
+        let publish = Publish { conversation, message_id: id, first_unanswered: id, content, ..Publish::default() };
+        loop {
+            match self.publish_as(publish.clone()).await {
+                Ok(ack) => return ack,
+                Err(refusal) if refusal.reason == Reason::StoreUnavailable && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(refusal) => panic!("{text:?} is not acked: {refusal}"),
+            }
+        }
     }
 
     pub(crate) async fn act(&mut self, conversation: u64, action: Action) -> Result<PublishAck, Refusal> {
@@ -352,10 +401,29 @@ impl Wire {
         }
     }
 
+    /// Every page of a conversation's history, of at most `limit` items each.
+    pub(crate) async fn pages(&mut self, conversation: u64, limit: u32, backwards: bool) -> Vec<packet::HistoryPage> {
+        let mut request = packet::HistoryRequest { conversation, from_seq: 0, limit, backwards };
+        let mut pages = Vec::new();
+        loop {
+            let page = self.history(request).await.expect("a page");
+            assert!(page.items.len() <= limit as usize, "a page holds no more than was asked for, heads included");
+            request.from_seq = page.next_seq;
+            pages.push(page);
+            if request.from_seq == 0 {
+                return pages;
+            }
+        }
+    }
+
     pub(crate) async fn conversations(&mut self) -> Vec<packet::Conversation> {
-        let request = packet::ConversationsRequest { before: 0, limit: 100 };
+        self.conversations_page(0, 100).await.conversations
+    }
+
+    pub(crate) async fn conversations_page(&mut self, before: u64, limit: u32) -> packet::ConversationsPage {
+        let request = packet::ConversationsRequest { before, limit };
         match self.ask(packet::request::Op::Conversations(request)).await.expect("a page") {
-            packet::response::Result::Conversations(page) => page.conversations,
+            packet::response::Result::Conversations(page) => page,
             other => panic!("{other:?} answers a request for conversations"),
         }
     }
@@ -414,6 +482,11 @@ pub(crate) fn entry(item: &Item) -> Option<&Entry> {
 pub(crate) fn texts(items: &[Item]) -> Vec<String> {
     let messages = items.iter().filter_map(entry).filter(|e| e.kind() == packet::EntryKind::Message);
     messages.map(|e| String::from_utf8_lossy(&e.content).into_owned()).collect()
+}
+
+/// The seqs of the entries of a conversation among items, in order.
+pub(crate) fn seqs(items: &[Item], conversation: u64) -> Vec<u64> {
+    items.iter().filter_map(entry).filter(|e| e.conversation == conversation).map(|e| e.seq).collect()
 }
 
 /// The heads among items: conversation, from, to, reason.

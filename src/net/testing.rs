@@ -1,0 +1,74 @@
+//! What a connection shares, made for tests: nobody decides what is queued, and the wheel turns by hand.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, RwLock};
+
+use arc_swap::ArcSwap;
+use longwire_protocol::{
+    BrokerLimits, DeviceId, Incarnation, LogTime, MessageId, Millis, SessionNumber, UserId, packet,
+};
+
+use super::Shared;
+use super::pump::Live;
+use super::wheel::Wheel;
+use crate::auth::{Authority, Identity};
+use crate::broker::commit::Queue;
+use crate::clock::{Clock, Hands, Source};
+use crate::routing::grants::Grants;
+use crate::routing::outbox::{Attached, Outbox, Session};
+use crate::routing::registry::Registry;
+use crate::routing::state::State;
+use crate::store::Log;
+use crate::tasks::Tasks;
+
+/// A broker's shared parts over this log, at the beginning of time.
+pub(super) fn shared(log: &dyn Log) -> Arc<Shared> {
+    shared_at(log, &Arc::default())
+}
+
+/// The same, with a clock that these hands move.
+pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
+    Arc::new(Shared {
+        state: Arc::new(RwLock::new(State::default())),
+        registry: Arc::new(Registry::default()),
+        queue: Arc::new(Queue::default()),
+        history: log.history(),
+        segments: log.segments(),
+        authority: Authority::default(),
+        tasks: Tasks::default(),
+        clock: Arc::new(Clock::new(Source::ByHand(Arc::clone(hands)), log.birth_unix_ms(), LogTime(0))),
+        wheel: Wheel::default(),
+        limits: BrokerLimits::default(),
+        draining: AtomicBool::new(false),
+        fed: Arc::new(AtomicU64::new(0)),
+        connections: AtomicUsize::new(0),
+    })
+}
+
+/// A session of its user's only device.
+pub(super) fn session() -> Arc<Session> {
+    Arc::new(Session {
+        number: SessionNumber(1),
+        user: UserId(1),
+        device: DeviceId(1),
+        incarnation: Incarnation(1),
+        first_unanswered: MessageId(1),
+        grants: ArcSwap::from_pointee(Grants::default()),
+        outbox: Arc::new(Outbox::default()),
+    })
+}
+
+/// What a session that was just let in does.
+pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
+    let identity = Identity {
+        user: "alice".into(),
+        device: None,
+        publish: Vec::new(),
+        read: Vec::new(),
+        expires: u64::MAX,
+        issued: 0,
+        id: "".into(),
+    };
+    let attached = Attached { session, connected: packet::Connected::default(), cursor: None };
+    Live::new(attached, Arc::new(identity), false, usize::MAX, shared, Millis(0))
+}

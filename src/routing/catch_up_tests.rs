@@ -1,0 +1,166 @@
+//! Catching up with the log in memory: what is kept between steps, and what retention takes between them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use longwire_protocol::packet::{self, item};
+use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber, UserId};
+use prost::Message as _;
+
+use super::*;
+use crate::routing::grants::Grants;
+use crate::routing::outbox::Outbox;
+use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog};
+
+/// A log of entries at the positions from 1 on, each named by its conversation and its bytes.
+fn log(entries: impl IntoIterator<Item = (u64, usize)>) -> MemoryLog {
+    let mut log = MemoryLog::new(0, usize::MAX);
+    let mut seqs = BTreeMap::new();
+    for (conversation, bytes) in entries {
+        let seq: &mut u64 = seqs.entry(conversation).or_default();
+        *seq += 1;
+        let entry = packet::Entry { conversation, seq: *seq, content: vec![b'x'; bytes].into(), ..Default::default() };
+        let item = packet::Item { kind: Some(item::Kind::Entry(entry)) };
+        let segment = log.segments()[0].id;
+        let mut frame = FrameBuilder::new(segment, Position(log.tail().0 + 1), LogTime(0));
+        let meta = EntryMeta { conversation: ConversationId(conversation), seq: Seq(*seq), ..EntryMeta::default() };
+        frame.push_entry(&meta, |out| out.extend_from_slice(&item.encode_to_vec()));
+        log.append(&frame.finish()).expect("appended");
+    }
+    log
+}
+
+/// A plan for everything of these conversations above a position.
+fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64, u64)>) -> Plan {
+    let candidate = |(conversation, head)| Candidate {
+        conversation: ConversationId(conversation),
+        from: Seq(1),
+        head: Seq(head),
+        intervals: vec![(Seq(1), Seq(head))],
+        joined: Position(0),
+    };
+    let candidates = conversations.into_iter().map(candidate).collect();
+    Plan { target: log.tail(), sent: Position(sent), candidates, marks: Vec::new(), skips: false }
+}
+
+fn session() -> Session {
+    Session {
+        number: SessionNumber(1),
+        user: UserId(1),
+        device: DeviceId(1),
+        incarnation: Incarnation(1),
+        first_unanswered: MessageId(1),
+        grants: ArcSwap::from_pointee(Grants::default()),
+        outbox: Arc::new(Outbox::default()),
+    }
+}
+
+/// Steps with room for `items`, of any size; returns how it ended and what was handed out.
+fn step(catch_up: &mut CatchUp, log: &MemoryLog, items: usize) -> (Step, Vec<Ready>) {
+    let history = log.history();
+    let reads = Reads { history: &*history, state: &RwLock::default(), may_block: false };
+    let (mut room, mut out) = (Room { items, bytes: usize::MAX, is_empty: true }, Vec::new());
+    let step = catch_up.step(reads, &session(), &mut room, Position(0), &mut out).expect("in memory");
+    (step, out)
+}
+
+fn begin(plan: &Plan, log: &MemoryLog) -> CatchUp {
+    CatchUp::begin(plan, Reads { history: &*log.history(), state: &RwLock::default(), may_block: false })
+        .expect("in memory")
+}
+
+/// What a client learns of each conversation: its seqs from and to, and whether they came as an entry.
+fn told(items: &[Ready]) -> BTreeMap<u64, Vec<(u64, u64, bool)>> {
+    let mut told = BTreeMap::<_, Vec<_>>::new();
+    for ready in items {
+        match packet::Item::decode(&ready.item[..]).expect("an item").kind {
+            Some(item::Kind::Entry(e)) => told.entry(e.conversation).or_default().push((e.seq, e.seq, true)),
+            Some(item::Kind::Head(h)) => {
+                assert_eq!(h.reason(), HeadReason::Expired);
+                told.entry(h.conversation).or_default().push((h.from_seq, h.to_seq, false));
+            }
+            other => panic!("{other:?} in a catch-up of entries"),
+        }
+    }
+    told
+}
+
+/// Every seq of 1 to `head` is told of once, in order.
+fn has_no_hole(told: &[(u64, u64, bool)], head: u64) -> bool {
+    told.iter().try_fold(1, |next, (from, to, _)| (*from == next && from <= to).then_some(to + 1)) == Some(head + 1)
+}
+
+/// Retention takes entries between two steps: they are told of as expired, at a place that no entry stands on which is
+/// yet to come. So whoever stored that head and nothing behind it misses nothing by resuming from there.
+#[test]
+fn what_retention_takes_between_two_steps_is_told_below_what_is_still_to_come() {
+    // Conversation 1 at odd positions and too large for more than one of a page, conversation 2 at even ones.
+    let mut log = log((0..10).flat_map(|_| [(1, 40_000), (2, 10)]));
+    let both = [(1, 10), (2, 10)];
+    let mut catch_up = begin(&plan(&log, 0, both), &log);
+    let (_, mut all) = step(&mut catch_up, &log, 1);
+    assert_eq!((all[0].place.conversation, all[0].place.position), (ConversationId(1), Position(1)));
+    log.set_floor(Position(6));
+    loop {
+        let (step, mut out) = step(&mut catch_up, &log, 1);
+        all.append(&mut out);
+        if step == Step::Done(log.tail()) {
+            break;
+        }
+    }
+    let of = told(&all);
+    assert_eq!(of[&1][..3], [(1, 1, true), (2, 3, false), (4, 4, true)]);
+    assert!(has_no_hole(&of[&1], 10) && has_no_hole(&of[&2], 10), "{of:?}");
+
+    let head = all.iter().position(|ready| !ready.place.conversation.is_some()).expect("a head");
+    let place = all[head].place.position;
+    let later = all[head + 1..].iter().filter(|ready| ready.place.conversation.is_some());
+    for ready in later {
+        assert!(ready.place.position > place, "acking the head would ack {:?}, too", ready.place);
+    }
+    let mut resumed = begin(&plan(&log, place.0, both), &log);
+    let of = told(&step(&mut resumed, &log, usize::MAX).1);
+    assert!(has_no_hole(&of[&1], 10) && has_no_hole(&of[&2], 10), "{of:?}");
+}
+
+/// However many conversations there are and however large their entries, what waits between two steps is bounded; all
+/// of it comes once and in log order all the same.
+#[test]
+fn what_is_kept_between_steps_is_bounded_and_everything_comes_once_in_order() {
+    const CONVERSATIONS: u64 = 100;
+    for bytes in [100, 10_000, 50_000] {
+        let log = log((0..4).flat_map(|_| (1..=CONVERSATIONS).map(|conversation| (conversation, bytes))));
+        let mut catch_up = begin(&plan(&log, 0, (1..=CONVERSATIONS).map(|c| (c, 4))), &log);
+        let kept = |catch_up: &CatchUp| catch_up.due.iter().map(|Reverse(due)| due.bytes()).sum::<usize>();
+        assert!(kept(&catch_up) <= KEPT_BYTES_MAX, "{} to begin with", kept(&catch_up));
+        let mut got = Vec::new();
+        loop {
+            let (step, out) = step(&mut catch_up, &log, 7);
+            got.extend(out.iter().map(|ready| ready.place.position.0));
+            assert!(kept(&catch_up) <= KEPT_BYTES_MAX, "{} after {} entries", kept(&catch_up), got.len());
+            assert_eq!(catch_up.kept, kept(&catch_up));
+            if step == Step::Done(log.tail()) {
+                break;
+            }
+        }
+        assert_eq!(got, (1..=4 * CONVERSATIONS).collect::<Vec<_>>(), "entries of {bytes} bytes");
+    }
+}
+
+/// What waits for room stays in memory: a look for room reads nothing again.
+#[test]
+fn an_entry_that_waits_for_room_is_kept_whatever_its_size() {
+    let log = log([(1, 100_000), (1, 100_000)]);
+    let mut catch_up = begin(&plan(&log, 0, [(1, 2)]), &log);
+    let history = log.history();
+    let reads = Reads { history: &*history, state: &RwLock::default(), may_block: false };
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        let mut room = Room { items: 8, bytes: 1_000, is_empty: false };
+        let step = catch_up.step(reads, &session(), &mut room, Position(0), &mut out).expect("in memory");
+        assert_eq!((step, out.len()), (Step::Full, 0));
+        assert!((100_000..101_000).contains(&catch_up.kept), "one entry, not {}", catch_up.kept);
+    }
+    assert_eq!(step(&mut catch_up, &log, 8).1.len(), 2);
+}
