@@ -41,6 +41,7 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         limits: BrokerLimits::default(),
         draining: AtomicBool::new(false),
         fed: Arc::new(AtomicU64::new(0)),
+        is_memory_short: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
     })
 }

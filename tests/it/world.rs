@@ -335,25 +335,28 @@ impl Wire {
         }
     }
 
-    /// Says something, and says it again while the store has no room for the moment.
     pub(crate) async fn say(&mut self, conversation: u64, text: &str) -> PublishAck {
-        let (id, begun) = (self.next_id, Instant::now());
-        self.next_id += 1;
         let content = Bytes::copy_from_slice(text.as_bytes());
-        let publish = Publish { conversation, message_id: id, first_unanswered: id, content, ..Publish::default() };
-        loop {
-            match self.publish_as(publish.clone()).await {
-                Ok(ack) => return ack,
-                Err(refusal) if refusal.reason == Reason::StoreUnavailable && begun.elapsed() < PATIENCE => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(refusal) => panic!("{text:?} is not acked: {refusal}"),
-            }
-        }
+        self.insist(Publish { conversation, content, ..Publish::default() }).await.expect("acked")
     }
 
     pub(crate) async fn act(&mut self, conversation: u64, action: Action) -> Result<PublishAck, Refusal> {
-        self.publish(Publish { conversation, action: Some(action), ..Publish::default() }).await
+        self.insist(Publish { conversation, action: Some(action), ..Publish::default() }).await
+    }
+
+    /// Publishes under the next id, again and again while the store has no room for it: memtables are small here.
+    async fn insist(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
+        let (id, begun) = (self.next_id, Instant::now());
+        self.next_id += 1;
+        let publish = Publish { message_id: id, first_unanswered: id, ..publish };
+        loop {
+            match self.publish_as(publish.clone()).await {
+                Err(refusal) if refusal.reason == Reason::StoreUnavailable && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     pub(crate) async fn open_direct(&mut self, user: &str) -> u64 {
