@@ -8,6 +8,7 @@ use longwire_protocol::packet;
 use crate::config::Handover;
 use crate::handle::Client;
 use crate::intake::Shared;
+use crate::settle::Settled;
 
 /// Something that a device is sent, in the order of its lane.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,9 @@ pub enum Item {
     /// The broker could not go on from the cursor: what comes next begins at the broker's tail. What lies between is
     /// in history. Comes before everything of the new session.
     Reset(Reset),
+    /// The outbox was restored from a copy, and has settled what it held. Told once by the client itself, in front of
+    /// what comes next; nothing on the wire, and no cursor, stands for it.
+    Settled(Settled),
     /// A kind that this version does not know. Store it like any other, or pass it by.
     Unknown,
 }

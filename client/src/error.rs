@@ -31,15 +31,6 @@ pub enum Failure {
     /// What the outbox holds was published as another user, or to another broker: it is not sent as this one.
     #[error("the outbox holds messages of another user, or for another broker")]
     OutboxOfAnother,
-    /// The broker knows of answers that the outbox does not: the outbox is an older copy, or another installation
-    /// uses the same device name. Sending on could double what people wrote, so nothing is sent.
-    #[error("the outbox is older than the broker's memory of this device (first unanswered {first}, broker {floor})")]
-    OutboxRestored {
-        /// The outbox's first unanswered message id.
-        first: u64,
-        /// The broker's.
-        floor: u64,
-    },
 }
 
 /// Why a publish has no ack.
@@ -71,6 +62,21 @@ pub enum PublishError {
         id: u64,
         /// The lowest that would do.
         next: u64,
+    },
+    /// The outbox was restored from a copy, and nobody can tell whether this is stored: it is not sent, and kept for
+    /// the application to decide. See [`Client::doubtful`].
+    ///
+    /// [`Client::doubtful`]: crate::Client::doubtful
+    #[error("message {id} may be stored or not: the outbox was restored from a copy")]
+    Doubtful {
+        /// Its message id.
+        id: u64,
+    },
+    /// Nothing doubtful has this message id.
+    #[error("message {id} is not among what is doubtful")]
+    NotDoubtful {
+        /// The id.
+        id: u64,
     },
     /// It was given up before it was stored.
     #[error("given up")]

@@ -191,7 +191,8 @@ impl Client {
         self.act(conversation, Action::SetMark(packet::SetMark { seq })).await
     }
 
-    /// Gives up an unanswered publish, if it is surely not stored: it was never sent, or last refused for now.
+    /// Gives up an unanswered publish, if it is surely not stored: it was never sent, or last refused for now. Gives up
+    /// what is doubtful, too.
     ///
     /// # Errors
     /// [`GiveUpError::MayBeStored`] when it may be stored: its answer decides.
@@ -210,6 +211,33 @@ impl Client {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// What may be stored or not, in the order of message ids: an outbox that was restored from a copy could not find
+    /// out ([`Item::Settled`]). It is not sent. It stays, in the outbox file too, until the application decides:
+    /// [`Client::send_anyway`] or [`Client::give_up`].
+    ///
+    /// [`Item::Settled`]: crate::Item::Settled
+    pub async fn doubtful(&self) -> Vec<(u64, packet::Publish)> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Doubtful { reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Publishes something doubtful again, under the next message id; if it was stored, it is stored twice. Otherwise
+    /// as [`Client::publish`].
+    ///
+    /// # Errors
+    /// As [`Client::publish`], and then it stays doubtful; [`PublishError::NotDoubtful`].
+    pub async fn send_anyway(&self, message_id: u64) -> Result<Publication, PublishError> {
+        let (saved, taken) = oneshot::channel();
+        let (answer, outcome) = oneshot::channel();
+        let command = Command::SendAnyway { id: message_id, saved, answer };
+        self.commands.send(command).await.map_err(|_| self.publish_closed())?;
+        let message_id = taken.await.unwrap_or_else(|_| Err(self.publish_closed()))?;
+        Ok(Publication { message_id, outcome })
     }
 
     async fn act(&self, conversation: u64, action: Action) -> Result<Publication, PublishError> {

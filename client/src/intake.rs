@@ -51,6 +51,7 @@ struct Handed {
     answers: Vec<u64>,
     cursor: Option<Bytes>,
     places: HashMap<u64, u64>,
+    notices: Vec<Item>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +60,8 @@ struct Intake {
     /// come again in this one.
     numbering: u64,
     queue: VecDeque<Arrival>,
+    /// What the client itself has to say: of no connection, so it outlives each.
+    notices: Vec<Item>,
     handed: VecDeque<Handed>,
     next_number: u64,
     effects: Effects,
@@ -97,7 +100,8 @@ impl Intake {
 
     fn take(&mut self, handover: Handover) -> Option<(u64, Vec<Item>, Option<Bytes>)> {
         let complete = self.queue.iter().any(|arrival| matches!(arrival, Arrival::Cursor(_)));
-        let something = self.queue.iter().any(|arrival| !matches!(arrival, Arrival::AckRequest(_)));
+        let something =
+            !self.notices.is_empty() || self.queue.iter().any(|arrival| !matches!(arrival, Arrival::AckRequest(_)));
         if !something || (handover == Handover::WithCursor && !complete) {
             return None;
         }
@@ -105,8 +109,9 @@ impl Intake {
         if self.handed.iter().any(|handed| handed.numbering != self.numbering) {
             return None;
         }
-        let mut all = Vec::new();
-        let mut handed = Handed { number: self.next_number, numbering: self.numbering, ..Handed::default() };
+        let notices = std::mem::take(&mut self.notices);
+        let mut all = notices.clone();
+        let mut handed = Handed { number: self.next_number, numbering: self.numbering, notices, ..Handed::default() };
         while let Some(arrival) = self.queue.pop_front() {
             match arrival {
                 Arrival::Items { lane, through, mut items } => {
@@ -145,7 +150,11 @@ impl Intake {
             }
         } else if let Some(at) = self.handed.iter().position(|handed| handed.number == number) {
             // Not stored, and that is an answer too: it comes again, with what follows it.
-            let handed = self.handed.remove(at).filter(|handed| handed.numbering == self.numbering);
+            let mut handed = self.handed.remove(at);
+            if let Some(handed) = &mut handed {
+                self.notices.splice(..0, handed.notices.drain(..));
+            }
+            let handed = handed.filter(|handed| handed.numbering == self.numbering);
             if let Some(handed) = handed.filter(|handed| !handed.answers.is_empty()) {
                 self.queue.clear();
                 self.numbering += 1;
@@ -241,6 +250,15 @@ impl Shared {
     /// A cursor came.
     pub(crate) fn put_cursor(&self, cursor: Bytes) {
         self.lock().put(Arrival::Cursor(cursor));
+        self.arrived.notify_one();
+    }
+
+    /// The client itself has something to say: it comes in front of everything else.
+    pub(crate) fn put_notice(&self, item: Item) {
+        let mut intake = self.lock();
+        intake.notices.push(item);
+        intake.settle_what_nobody_reads();
+        drop(intake);
         self.arrived.notify_one();
     }
 

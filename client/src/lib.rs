@@ -36,6 +36,8 @@
 //!
 //! * A publication that resolves to an ack is on the broker's disk. Until then it stays in the outbox; from an
 //!   [`Outbox::File`] it is sent again after a restart, under its old message id, so it is never stored twice.
+//! * An outbox file that was restored from an older copy is found out by the broker. It sends nothing until it has
+//!   learned from history what of it is stored, and tells what became of it: [`Item::Settled`].
 //! * Publishes of one conversation are stored in the order in which they were published.
 //! * Within the life of a client no entry is handed over twice after it was stored, however often the connection is
 //!   lost; none is left out without an [`Item::Skipped`] or an [`Item::Reset`] that says so.
@@ -52,6 +54,7 @@ mod intake;
 mod link;
 mod outbox;
 mod requests;
+mod settle;
 mod state;
 mod task;
 
@@ -65,4 +68,5 @@ pub use dial::{ALPN, ByteStream, Dialer, Dialing, Trust, TrustError};
 pub use error::{Failure, GiveUpError, PublishError, RequestError, StartError};
 pub use handle::{Client, Direction, Publication};
 pub use outbox::{Outbox, OutboxError, OutboxLimits, outbox_path};
+pub use settle::Settled;
 pub use state::State;

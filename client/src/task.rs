@@ -21,7 +21,7 @@ use crate::backoff::Backoff;
 use crate::config::{Config, Start, TokenFuture, TokenSource};
 use crate::delivery::{Item, Reset};
 use crate::dial::{ByteStream, Dialing};
-use crate::error::{Failure, GiveUpError, PublishError};
+use crate::error::{Failure, GiveUpError, PublishError, RequestError};
 use crate::intake::Shared;
 use crate::link::{Link, LinkError};
 use crate::outbox::{Answer, OutboxError, OutboxState, Owner, Saved, Unfit};
@@ -33,6 +33,8 @@ use crate::state::State;
 pub(crate) enum Command {
     Publish { id: Option<u64>, publish: packet::Publish, saved: Saved, answer: Answer },
     GiveUp { id: u64, done: oneshot::Sender<Result<(), GiveUpError>> },
+    SendAnyway { id: u64, saved: Saved, answer: Answer },
+    Doubtful { reply: oneshot::Sender<Vec<(u64, packet::Publish)>> },
     Unanswered { reply: oneshot::Sender<Vec<(u64, packet::Publish)>> },
     Request { op: request::Op, reply: Reply },
     Watch { conversation: u64, reply: Reply },
@@ -49,6 +51,10 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_MS: std::ops::Range<u64> = 50..250;
 /// An ack request is answered this long before the protocol's limit, whatever the application does.
 const ANSWER_AFTER: Duration = Duration::from_millis(limits::ACK_ANSWER_DELAY_MS - 1_000);
+/// What is said of an outbox that the broker has found out.
+const COPY: &str = "the outbox was restored from a copy: it asks for a new incarnation";
+/// When a page of history that was refused for now is asked for again, if the broker does not say.
+const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 /// When a token is refreshed, as a part of its life.
 const REFRESH_AT: f64 = 0.8;
 
@@ -130,6 +136,9 @@ pub(crate) struct Task {
     began: bool,
     requests: Requests,
     refreshing: Option<TokenFuture>,
+    /// The page of history that a restored outbox settles by.
+    searching: Option<oneshot::Receiver<Result<response::Result, RequestError>>>,
+    search_at: Instant,
 }
 
 /// What a turn of the loop comes to.
@@ -138,6 +147,7 @@ enum Turn {
     Saved(Option<Result<u64, OutboxError>>),
     Settled,
     Refreshed(Result<String, String>),
+    Searched(Result<response::Result, RequestError>),
     Step(Step),
 }
 
@@ -171,6 +181,8 @@ impl Task {
             began: false,
             requests: Requests::default(),
             refreshing: None,
+            searching: None,
+            search_at: Instant::now(),
         }
     }
 
@@ -192,6 +204,7 @@ impl Task {
                 Turn::Saved(None) => break End::Closed(None),
                 Turn::Settled => {}
                 Turn::Refreshed(token) => self.handle_new_token(token),
+                Turn::Searched(answer) => self.handle_searched(answer),
                 Turn::Step(step) => {
                     if let Some(end) = self.handle_step(step) {
                         break end;
@@ -210,10 +223,17 @@ impl Task {
                 None => pending().await,
             }
         };
+        let searched = async {
+            match &mut self.searching {
+                Some(page) => page.await.unwrap_or(Err(RequestError::Closed(None))),
+                None => pending().await,
+            }
+        };
         tokio::select! {
             command = self.commands.recv() => Turn::Command(command),
             saved = self.saves.recv() => Turn::Saved(saved),
             () = self.shared.settled() => Turn::Settled,
+            answer = searched => Turn::Searched(answer),
             token = refreshed => Turn::Refreshed(token),
             step = self.phase.step(wake) => Turn::Step(step),
         }
@@ -231,6 +251,9 @@ impl Task {
                 let session = online.link.session.poll_deadline().map(|at| self.epoch + Duration::from_millis(at.0));
                 let mut wakes = vec![session, online.going.map(|(_, until)| until)];
                 wakes.push(online.asked.front().map(|(_, at)| *at));
+                if online.connected && self.outbox.is_settling() && self.searching.is_none() {
+                    wakes.push(Some(self.search_at));
+                }
                 if online.connected {
                     wakes.extend([self.outbox.next_release().filter(|at| *at > Instant::now()), online.refresh_at]);
                 }
@@ -322,11 +345,9 @@ impl Task {
         let owner = Owner { user: connected.user, birth: connected.birth_unix_ms };
         match self.outbox.connected(owner, connected.incarnation, connected.first_unanswered) {
             Ok(()) => {}
-            Err(Unfit::BeginAnew) => return Err(LinkError::Io(std::io::ErrorKind::ConnectionReset.into())),
+            Err(Unfit::Emptied) => return Err(LinkError::Again("the outbox was another user's, and is empty")),
+            Err(Unfit::Copy) => return Err(LinkError::Again(COPY)),
             Err(Unfit::Another) => return Err(LinkError::Failed(Failure::OutboxOfAnother)),
-            Err(Unfit::Restored { first, floor }) => {
-                return Err(LinkError::Failed(Failure::OutboxRestored { first, floor }));
-            }
         }
         let reset = (connected.cursor() == CursorVerdict::Reset)
             .then(|| Reset { reason: connected.reset_reason(), common_time: connected.reset_common_time });
@@ -374,13 +395,51 @@ impl Task {
             let Some(event) = online.link.next_event(now)? else { break };
             self.handle_event(event)?;
         }
+        self.search();
         self.outbox.save();
+        if let Some(settled) = self.outbox.take_settled() {
+            self.shared.put_notice(Item::Settled(settled));
+        }
         self.send_requests();
         self.send_publishes();
         if let Phase::Online(online) = &mut self.phase {
             online.link.fill(now);
         }
         Ok(())
+    }
+
+    /// Has a restored outbox find out what of it is stored.
+    fn search(&mut self) {
+        let is_connected = matches!(&self.phase, Phase::Online(online) if online.connected);
+        if !is_connected || self.searching.is_some() || Instant::now() < self.search_at {
+            return;
+        }
+        match self.outbox.settling().map(|settling| settling.next_request()) {
+            Some(Some(page)) => {
+                let (reply, answer) = oneshot::channel();
+                self.requests.ask(request::Op::History(page), Some(reply));
+                self.searching = Some(answer);
+            }
+            Some(None) => self.outbox.end_settling(),
+            None => {}
+        }
+    }
+
+    fn handle_searched(&mut self, answer: Result<response::Result, RequestError>) {
+        self.searching = None;
+        let incarnation = self.outbox.incarnation();
+        let Some(settling) = self.outbox.settling() else { return };
+        match answer {
+            Ok(response::Result::History(page)) => settling.handle_page(incarnation, page),
+            Err(RequestError::Refused(refusal)) if refusal.reason.verdict() != Verdict::Stop => {
+                let asked = Duration::from_millis(refusal.retry_after_ms.into());
+                self.search_at = Instant::now() + asked.max(SEARCH_AGAIN);
+            }
+            Ok(_) | Err(RequestError::Refused(_) | RequestError::WrongAnswer) => settling.handle_unreadable(),
+            Err(RequestError::TooMany | RequestError::Timeout | RequestError::Closed(_)) => {
+                self.search_at = Instant::now() + SEARCH_AGAIN;
+            }
+        }
     }
 
     fn send_publishes(&mut self) {
@@ -412,7 +471,7 @@ impl Task {
             ClientEvent::PublishAck(ack) => {
                 self.outbox.acked(ack);
             }
-            ClientEvent::Refused(refusal) if refusal.message_id.is_some() => self.handle_publish_refused(refusal),
+            ClientEvent::Refused(refusal) if refusal.message_id.is_some() => self.handle_publish_refused(refusal)?,
             ClientEvent::Refused(refusal) => self.requests.refused(refusal),
             ClientEvent::Closed(refusal) => return Err(LinkError::Refused(refusal)),
             ClientEvent::Items { lane, first_n, items } => {
@@ -439,9 +498,13 @@ impl Task {
         Ok(())
     }
 
-    fn handle_publish_refused(&mut self, refusal: Refusal) {
+    fn handle_publish_refused(&mut self, refusal: Refusal) -> Result<(), LinkError> {
         let id = refusal.message_id.0;
         let now = Instant::now();
+        // The id was given to something else, in a life that this outbox does not know (SPEC R5.2-8).
+        if matches!(refusal.reason, Reason::StaleId | Reason::IdConflict) && self.outbox.begin_settling() {
+            return Err(LinkError::Again(COPY));
+        }
         match refusal.reason.verdict() {
             Verdict::Stop => {
                 self.outbox.settle(id, Err(PublishError::Refused(refusal)));
@@ -453,6 +516,7 @@ impl Task {
                 self.outbox.refused_for_now(id, now, Duration::from_millis(asked), surely_not_stored);
             }
         }
+        Ok(())
     }
 
     fn handle_response(&mut self, response: packet::Response) {
@@ -519,6 +583,12 @@ impl Task {
         let mut refused = None;
         let reason = match error {
             LinkError::Failed(failure) => return Some(End::Failed(failure)),
+            LinkError::Again(why) => why.to_owned(),
+            LinkError::Refused(refusal)
+                if refusal.reason == Reason::IncarnationStale && self.outbox.begin_settling() =>
+            {
+                COPY.to_owned()
+            }
             LinkError::Refused(refusal) => {
                 // A token that has expired and that nobody renews is as good as none.
                 let for_ever =
@@ -539,6 +609,8 @@ impl Task {
         self.outbox.disconnected();
         self.shared.end();
         self.requests.disconnected();
+        // Asked anew on the next connection, from where the search stands.
+        self.searching = None;
         self.refreshing = None;
         self.wait(lived, asked, reason, refused)
     }
@@ -610,6 +682,10 @@ impl Task {
             }
             Command::Unanswered { reply } => {
                 drop(reply.send(self.outbox.iter().map(|(id, publish)| (id, publish.clone())).collect()));
+            }
+            Command::SendAnyway { id, saved, answer } => self.outbox.send_anyway(id, saved, answer),
+            Command::Doubtful { reply } => {
+                drop(reply.send(self.outbox.doubtful().map(|(id, publish)| (id, publish.clone())).collect()));
             }
             Command::Request { op, reply } => self.requests.ask(op, Some(reply)),
             Command::Watch { conversation, reply } => self.requests.watch(conversation, reply),

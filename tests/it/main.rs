@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod groups;
 mod refusals;
+mod restored;
 mod sessions;
 mod streams;
 mod tls;

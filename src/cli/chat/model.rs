@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use longwire_client::Item;
 use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, Role, item};
+use longwire_client::{Item, Settled};
 
 use super::super::conversation::{name, words};
 use super::input::Input;
@@ -263,8 +263,23 @@ impl Model {
                 }
                 self.wish(Wish::List);
             }
+            Item::Settled(settled) => self.handle_settled(settled),
             Item::Mark(_) | Item::CaughtUp(_) | Item::Unknown => {}
         }
+    }
+
+    /// What was typed and unsent comes from a backup, and the outbox has found out what became of it.
+    fn handle_settled(&mut self, settled: &Settled) {
+        for own in &settled.stored {
+            self.handle_own(own);
+        }
+        for &id in &settled.doubtful {
+            self.handle_refused(id, "may be stored or not: say it again if it is not there".to_owned());
+        }
+        let (stored, sent, doubtful) = (settled.stored.len(), settled.sent.len(), settled.doubtful.len());
+        self.say(format!(
+            "the outbox was restored from a copy: {stored} were stored, {sent} are sent now, {doubtful} are doubtful"
+        ));
     }
 
     fn handle_entry(&mut self, entry: &packet::Entry, live: bool) {
