@@ -2,8 +2,8 @@
 
 use longwire_protocol::reason::Refusal;
 
-use crate::dial::TrustError;
 use crate::outbox::OutboxError;
+use crate::trust::TrustError;
 
 /// Why a client could not be started. Nothing was sent.
 #[derive(Clone, Debug, thiserror::Error)]

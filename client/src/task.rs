@@ -27,6 +27,7 @@ use crate::link::{Link, LinkError};
 use crate::outbox::{Answer, OutboxError, OutboxState, Owner, Saved, Unfit};
 use crate::requests::{Reply, Requests};
 use crate::state::State;
+use crate::trust::Untrusted;
 
 /// What a handle wishes.
 #[derive(Debug)]
@@ -149,6 +150,27 @@ enum Turn {
     Refreshed(Result<String, String>),
     Searched(Result<response::Result, RequestError>),
     Step(Step),
+}
+
+/// Why there is no connection for now: for people, and for who acts on it.
+#[derive(Default)]
+struct Why {
+    reason: String,
+    refusal: Option<Refusal>,
+    untrusted: Option<Untrusted>,
+}
+
+impl Why {
+    fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..Self::default() }
+    }
+
+    fn not_connected(error: &std::io::Error) -> Self {
+        match Untrusted::of(error) {
+            Some(untrusted) => Self { untrusted: Some(untrusted.clone()), ..Self::because(untrusted.to_string()) },
+            None => Self::because(format!("cannot connect: {error}")),
+        }
+    }
 }
 
 /// How the loop ends.
@@ -279,11 +301,11 @@ impl Task {
         match step {
             Step::Token(Ok(token)) => self.phase = Phase::Dialing { token, dialing: self.config.dialer.dial() },
             Step::Token(Err(why)) => {
-                return self.wait(Duration::ZERO, Duration::ZERO, format!("no token: {why}"), None);
+                return self.wait(Duration::ZERO, Duration::ZERO, Why::because(format!("no token: {why}")));
             }
             Step::Dialed(token, Ok(stream)) => self.begin_session(token, stream),
             Step::Dialed(_, Err(error)) => {
-                return self.wait(Duration::ZERO, Duration::ZERO, format!("cannot connect: {error}"), None);
+                return self.wait(Duration::ZERO, Duration::ZERO, Why::not_connected(&error));
             }
             Step::Turned(Ok(any)) => {
                 let now = self.millis();
@@ -580,14 +602,13 @@ impl Task {
             }
             asked = online.going.map_or(Duration::ZERO, |(away, _)| away);
         }
-        let mut refused = None;
-        let reason = match error {
+        let why = match error {
             LinkError::Failed(failure) => return Some(End::Failed(failure)),
-            LinkError::Again(why) => why.to_owned(),
+            LinkError::Again(why) => Why::because(why),
             LinkError::Refused(refusal)
                 if refusal.reason == Reason::IncarnationStale && self.outbox.begin_settling() =>
             {
-                COPY.to_owned()
+                Why::because(COPY)
             }
             LinkError::Refused(refusal) => {
                 // A token that has expired and that nobody renews is as good as none.
@@ -597,14 +618,12 @@ impl Task {
                     return Some(End::Failed(Failure::Refused(refusal)));
                 }
                 asked = asked.max(Duration::from_millis(refusal.retry_after_ms.into()));
-                let reason = refusal.to_string();
-                refused = Some(refusal);
-                reason
+                Why { refusal: Some(refusal.clone()), ..Why::because(refusal.to_string()) }
             }
             LinkError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                "the broker hung up".to_owned()
+                Why::because("the broker hung up")
             }
-            LinkError::Io(error) => format!("the connection is lost: {error}"),
+            LinkError::Io(error) => Why::because(format!("the connection is lost: {error}")),
         };
         self.outbox.disconnected();
         self.shared.end();
@@ -612,17 +631,18 @@ impl Task {
         // Asked anew on the next connection, from where the search stands.
         self.searching = None;
         self.refreshing = None;
-        self.wait(lived, asked, reason, refused)
+        self.wait(lived, asked, why)
     }
 
-    fn wait(&mut self, lived: Duration, asked: Duration, reason: String, refusal: Option<Refusal>) -> Option<End> {
+    fn wait(&mut self, lived: Duration, asked: Duration, why: Why) -> Option<End> {
         let retry_in = self.backoff.delay(lived, asked, &mut self.random);
         if lived >= Duration::from_secs(60) {
             self.attempt = 0;
         }
+        let Why { reason, refusal, untrusted } = why;
         tracing::debug!(%reason, ?retry_in, "not connected");
         self.phase = Phase::Waiting(Instant::now() + retry_in);
-        self.set_state(State::Waiting { retry_in, reason, refusal });
+        self.set_state(State::Waiting { retry_in, reason, refusal, untrusted });
         None
     }
 
