@@ -2,7 +2,6 @@
 
 use longwire_protocol::reason::Refusal;
 
-use crate::outbox::OutboxError;
 use crate::trust::TrustError;
 
 /// Why a client could not be started. Nothing was sent.
@@ -14,6 +13,40 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Trust(#[from] TrustError),
+}
+
+/// Why an outbox file cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another process, or another client in this one, has it open.
+    #[error("the outbox {0} is in use by another client")]
+    InUse(String),
+    /// It was written for another device, whose message ids would be mixed with this one's.
+    #[error("the outbox {path} is that of device {device:?}")]
+    OtherDevice {
+        /// The file.
+        path: String,
+        /// The device it was written for.
+        device: String,
+    },
+    /// It was written by a newer version.
+    #[error("the outbox {path} has format {format}, this version reads {newest}")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format.
+        format: u64,
+        /// The newest that this version reads.
+        newest: u64,
+    },
+    /// The disk, or what is in the file.
+    #[error("the outbox {path}: {why}")]
+    Disk {
+        /// The file.
+        path: String,
+        /// What happened.
+        why: String,
+    },
 }
 
 /// Why a client came to its end and will not connect again.

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use longwire_protocol::packet::{self, publish::Action, request, response};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::command::Command;
 use crate::config::Config;
 use crate::delivery::Deliveries;
 use crate::error::{GiveUpError, PublishError, RequestError, StartError};
 use crate::intake::Shared;
 use crate::outbox::OutboxState;
 use crate::state::State;
-use crate::task::{Command, Task};
+use crate::task::Task;
 
 /// Wishes on their way to the task; whoever has one more waits.
 const COMMANDS_MAX: usize = 64;
@@ -56,7 +57,8 @@ impl Client {
         })?;
         let shared = Arc::new(Shared::default());
         let client = Self { commands, states: state, request_timeout: config.request_timeout };
-        let deliveries = Deliveries { shared: Arc::clone(&shared), handover: config.handover, _client: client.clone() };
+        let deliveries =
+            Deliveries { shared: Arc::clone(&shared), handover: config.handover, _commands: client.commands.clone() };
         let task = Task::new(config, outbox, saves, inbox, shared, states);
         tokio::spawn(async move {
             // Without a file nobody else sends: the channel stays open as long as the task.

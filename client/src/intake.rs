@@ -4,7 +4,7 @@
 //! for the broker comes back to the task as [`Effects`]. A value behind one short lock.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use longwire_protocol::limits;
@@ -12,7 +12,7 @@ use longwire_protocol::packet::Lane;
 use tokio::sync::Notify;
 
 use crate::config::Handover;
-use crate::delivery::{Delivery, Item, Reset};
+use crate::item::{Item, Reset};
 
 /// Something on the wire, in its order.
 #[derive(Debug)]
@@ -27,6 +27,9 @@ enum Arrival {
     AckRequest(u64),
     Reset(Reset),
 }
+
+/// What the application takes: the number to settle it by, the items, and the cursor behind them.
+pub(crate) type Taken = (u64, Vec<Item>, Option<Bytes>);
 
 /// What the application did, as the session is told.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -98,7 +101,7 @@ impl Intake {
         self.put(Arrival::Items { lane, through, items });
     }
 
-    fn take(&mut self, handover: Handover) -> Option<(u64, Vec<Item>, Option<Bytes>)> {
+    fn take(&mut self, handover: Handover) -> Option<Taken> {
         let complete = self.queue.iter().any(|arrival| matches!(arrival, Arrival::Cursor(_)));
         let something =
             !self.notices.is_empty() || self.queue.iter().any(|arrival| !matches!(arrival, Arrival::AckRequest(_)));
@@ -312,17 +315,15 @@ impl Shared {
         self.settled.notify_one();
     }
 
-    pub(crate) async fn next(self: &Arc<Self>, handover: Handover) -> Option<Delivery> {
+    /// What may be taken next; `None` once nothing will come any more. Cancel safe: what is not returned stays.
+    pub(crate) async fn next(&self, handover: Handover) -> Option<Taken> {
         loop {
             let (taken, closed) = {
                 let mut intake = self.lock();
                 (intake.take(handover), intake.closed)
             };
-            if let Some((number, items, cursor)) = taken {
-                return Some(Delivery { items, cursor, number, intake: Some(Arc::clone(self)) });
-            }
-            if closed {
-                return None;
+            if taken.is_some() || closed {
+                return taken;
             }
             self.arrived.notified().await;
         }
@@ -336,8 +337,11 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
     use longwire_protocol::packet::Entry;
+
+    use super::*;
 
     fn entries(conversation: u64, seqs: impl IntoIterator<Item = u64>) -> Vec<Item> {
         seqs.into_iter().map(|seq| Item::Entry(Entry { conversation, seq, ..Entry::default() })).collect()

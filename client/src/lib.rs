@@ -45,12 +45,14 @@
 
 mod address;
 mod backoff;
+mod command;
 mod config;
 mod delivery;
 mod dial;
 mod error;
 mod handle;
 mod intake;
+mod item;
 mod link;
 mod outbox;
 mod requests;
@@ -64,11 +66,12 @@ pub use longwire_protocol::packet;
 
 pub use address::{Address, AddressError, PORT_DEFAULT, Security};
 pub use config::{Config, Handover, Start, TokenFuture, TokenSource};
-pub use delivery::{Deliveries, Delivery, Item, Reset};
+pub use delivery::{Deliveries, Delivery};
 pub use dial::{ByteStream, Dialer, Dialing};
-pub use error::{Failure, GiveUpError, PublishError, RequestError, StartError};
+pub use error::{Failure, GiveUpError, OutboxError, PublishError, RequestError, StartError};
 pub use handle::{Client, Direction, Publication};
-pub use outbox::{Outbox, OutboxError, OutboxLimits, outbox_path};
+pub use item::{Item, Reset};
+pub use outbox::{Outbox, OutboxLimits, outbox_path};
 pub use settle::Settled;
 pub use state::State;
 pub use trust::{ALPN, Trust, TrustError, Untrusted};

@@ -13,6 +13,7 @@ use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{Batch, Kept, Owner};
+use crate::error::OutboxError;
 
 /// Message id → encoded `Publish`.
 const PUBLISHES: TableDefinition<u64, &[u8]> = TableDefinition::new("publishes");
@@ -27,38 +28,6 @@ const TEXTS: TableDefinition<&str, &[u8]> = TableDefinition::new("texts");
 const FORMAT: u64 = 2;
 /// A few pages are all that an outbox is read from.
 const CACHE_BYTES: usize = 1 << 20;
-
-/// Why an outbox file cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// Another process, or another client in this one, has it open.
-    #[error("the outbox {0} is in use by another client")]
-    InUse(String),
-    /// It was written for another device, whose message ids would be mixed with this one's.
-    #[error("the outbox {path} is that of device {device:?}")]
-    OtherDevice {
-        /// The file.
-        path: String,
-        /// The device it was written for.
-        device: String,
-    },
-    /// It was written by a newer version.
-    #[error("the outbox {path} has format {format}, this version reads {FORMAT}")]
-    Newer {
-        /// The file.
-        path: String,
-        /// Its format.
-        format: u64,
-    },
-    /// The disk, or what is in the file.
-    #[error("the outbox {path}: {why}")]
-    Disk {
-        /// The file.
-        path: String,
-        /// What happened.
-        why: String,
-    },
-}
 
 /// An open outbox file. Dropping it waits for the commit under way.
 #[derive(Debug)]
@@ -124,7 +93,7 @@ fn open(path: &Path, device: &str) -> Result<(Database, Kept), OutboxError> {
     })?;
     let claim = claim(&database, device).map_err(|error| disk(path, error))?;
     if claim.format > FORMAT {
-        return Err(OutboxError::Newer { path: path.display().to_string(), format: claim.format });
+        return Err(OutboxError::Newer { path: path.display().to_string(), format: claim.format, newest: FORMAT });
     }
     if claim.device != device {
         return Err(OutboxError::OtherDevice { path: path.display().to_string(), device: claim.device });

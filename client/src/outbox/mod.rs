@@ -19,9 +19,9 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
-pub use file::{OutboxError, outbox_path};
+pub use file::outbox_path;
 
-use crate::error::{GiveUpError, PublishError};
+use crate::error::{GiveUpError, OutboxError, PublishError};
 use crate::settle::{Settled, Settling};
 use file::OutboxFile;
 
