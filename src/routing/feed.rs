@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, item};
-use longwire_protocol::{ConversationId, Seq, UserId};
+use longwire_protocol::{ConversationId, Incarnation, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
@@ -176,13 +176,16 @@ fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_expres
 #[must_use]
 pub fn item_for(pending: &Pending, session: &Session, entry: &StoredEntry) -> Bytes {
     if entry.origin.device == session.device {
-        own_item(session, entry, pending.device_has(session, entry.origin.incarnation, entry.origin.message_id))
+        let device_has = pending.device_has(session, entry.origin.incarnation, entry.origin.message_id);
+        own_item(session.incarnation, entry, device_has)
     } else {
         entry.item.clone()
     }
 }
 
-fn own_item(session: &Session, entry: &StoredEntry, device_has_content: bool) -> Bytes {
+/// An entry of the device itself, in a session of this incarnation.
+#[must_use]
+pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content: bool) -> Bytes {
     let content = if device_has_content {
         None
     } else {
@@ -197,7 +200,7 @@ fn own_item(session: &Session, entry: &StoredEntry, device_has_content: bool) ->
         seq: entry.seq.0,
         message_id: entry.origin.message_id.0,
         time: entry.time.0,
-        incarnation: if incarnation == session.incarnation { 0 } else { incarnation.0 },
+        incarnation: if incarnation == of_session { 0 } else { incarnation.0 },
         entry: content,
     };
     encode(item::Kind::Own(own))

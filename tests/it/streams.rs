@@ -324,7 +324,13 @@ async fn s11_a_client_restored_from_a_backup_finds_what_it_had_sent() {
     assert_eq!(alice.incarnation, 2);
     let items = alice.caught_up().await;
     assert_eq!(texts(&items), ["after one", "after two"]);
-    assert!(items.iter().all(|item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1)));
+    let is_own_of_1 = |item: &packet::Item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1);
+    assert!(items.iter().all(is_own_of_1));
+    // History says so too, for whoever had them skipped.
+    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: true };
+    let items = alice.history(page).await.expect("a page").items;
+    assert_eq!(texts(&items), ["after two", "after one", "before the backup"]);
+    assert!(items.iter().all(is_own_of_1));
 }
 
 /// S15: 20,000 conversations, as many as a user may have, and a broker that has just started: the first twenty, newest
