@@ -46,7 +46,6 @@ pub(super) struct Live {
     away: Option<Task<Done>>,
     /// Publishes of this turn, on their way to the commit thread.
     ops: Vec<Op>,
-    published: Option<(MessageId, MessageId)>,
     item_bytes_max: usize,
     skips: bool,
     cursor: CursorState,
@@ -113,7 +112,6 @@ impl Live {
             jobs: VecDeque::new(),
             away: None,
             ops: Vec::new(),
-            published: None,
             item_bytes_max,
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
@@ -157,8 +155,6 @@ impl Live {
     }
 
     fn publish(&mut self, publish: packet::Publish, shared: &Shared) {
-        let id = MessageId(publish.message_id);
-        self.published = Some(self.published.map_or((id, id), |(low, high)| (low.min(id), high.max(id))));
         let mark_countable = match &publish.action {
             Some(Action::SetMark(set)) => {
                 countable_at(shared, ConversationId(publish.conversation), Seq(set.seq)).unwrap_or(0)
@@ -172,10 +168,18 @@ impl Live {
 
     /// Hands this turn's publishes to the commit thread, or refuses them all when its queue is full.
     pub(super) fn flush_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
-        if let Some(published) = self.published {
-            self.session.outbox.lock().published = Some(published);
+        if self.ops.is_empty() {
+            return;
         }
-        if !self.ops.is_empty() && !shared.queue.push(&mut self.ops) {
+        {
+            let mut pending = self.session.outbox.lock();
+            for op in &self.ops {
+                if let Op::Publish(publish) = op {
+                    pending.published.add(MessageId(publish.publish.message_id));
+                }
+            }
+        }
+        if !shared.queue.push(&mut self.ops) {
             for op in self.ops.drain(..) {
                 match op {
                     Op::Publish(publish) => {

@@ -69,8 +69,8 @@ pub struct Pending {
     pub closing: Option<Refusal>,
     /// The broker is draining: come back after so many milliseconds.
     pub goaway: Option<u32>,
-    /// The lowest and highest message id that this session published.
-    pub published: Option<(MessageId, MessageId)>,
+    /// The message ids that this session published.
+    pub published: Published,
     /// Channels watched by this session alone.
     pub watching: Vec<ConversationId>,
     /// Where the session started.
@@ -98,7 +98,7 @@ impl Default for Outbox {
             bulk: Lane::behind(Position(0)),
             closing: None,
             goaway: None,
-            published: None,
+            published: Published::default(),
             watching: Vec::new(),
             started: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
             owes_caught_up: [true, true],
@@ -162,6 +162,54 @@ impl Pending {
     #[must_use]
     pub fn device_has(&self, session: &Session, incarnation: Incarnation, id: MessageId) -> bool {
         incarnation == session.incarnation
-            && (id < session.first_unanswered || self.published.is_some_and(|(low, high)| low <= id && id <= high))
+            && (id < session.first_unanswered || self.published.has(id))
+    }
+}
+
+/// Stretches of ids that are remembered; what is forgotten is sent with its content, which is only needless.
+const STRETCHES_MAX: usize = 32;
+
+/// Message ids that a session published. They rise, and what lies between two of them may have been answered before:
+/// so they are stretches, most often one.
+#[derive(Debug, Default)]
+pub struct Published(Vec<(MessageId, MessageId)>);
+
+impl Published {
+    /// Adds one.
+    pub fn add(&mut self, id: MessageId) {
+        if self.has(id) {
+            return;
+        }
+        match self.0.last_mut() {
+            Some((_, high)) if high.next() == id => *high = id,
+            _ => {
+                if self.0.len() == STRETCHES_MAX {
+                    self.0.remove(0);
+                }
+                self.0.push((id, id));
+            }
+        }
+    }
+
+    /// Whether this one was published.
+    #[must_use]
+    pub fn has(&self, id: MessageId) -> bool {
+        self.0.iter().rev().any(|(low, high)| *low <= id && id <= *high)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was answered in an earlier session lies between ids that are repeated: it is none of this session's.
+    #[test]
+    fn what_lies_between_published_ids_was_not_published() {
+        let mut published = Published::default();
+        [4, 6, 7, 6, 9, 5].map(|id| published.add(MessageId(id)));
+        let has: Vec<u64> = (0..12).filter(|id| published.has(MessageId(*id))).collect();
+        assert_eq!(has, [4, 5, 6, 7, 9]);
+        (10..).step_by(2).take(STRETCHES_MAX + 1).for_each(|id| published.add(MessageId(id)));
+        assert!(!published.has(MessageId(4)) && published.has(MessageId(12)), "the oldest are forgotten");
     }
 }
