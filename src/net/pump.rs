@@ -251,15 +251,15 @@ impl Live {
         }
         let mut pending = self.session.outbox.lock();
         if watch.stop {
-            pending.watching.retain(|watched| *watched != id);
+            pending.watching.retain(|(watched, _)| *watched != id);
             drop(pending);
             shared.registry.unwatch(id, &self.session);
         } else {
-            if pending.watching.len() >= WATCHES_MAX && !pending.watching.contains(&id) {
-                return Err(Refusal::connection(Reason::QuotaExceeded));
-            }
-            if !pending.watching.contains(&id) {
-                pending.watching.push(id);
+            if pending.watched_since(id).is_none() {
+                if pending.watching.len() >= WATCHES_MAX {
+                    return Err(Refusal::connection(Reason::QuotaExceeded));
+                }
+                pending.watching.push((id, channel.head.seq));
             }
             drop(pending);
             shared.registry.watch(id, &self.session);

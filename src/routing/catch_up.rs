@@ -148,7 +148,8 @@ impl Plan {
         let duties = state.duties(session.user);
         match &turn.news {
             News::Any => {
-                let all = duties.keys().copied().chain(watching.iter().copied().filter(|c| !duties.contains_key(c)));
+                let all =
+                    duties.keys().copied().chain(watching.iter().map(|(c, _)| *c).filter(|c| !duties.contains_key(c)));
                 all.for_each(|conversation| plan.consider(state, session, conversation, is_express, &watching));
             }
             News::Of(news) => {
@@ -179,7 +180,7 @@ impl Plan {
         session: &Session,
         id: ConversationId,
         is_express: bool,
-        watching: &[ConversationId],
+        watching: &[(ConversationId, Seq)],
     ) {
         let Some(conversation) = state.conversation(id) else { return };
         if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
@@ -189,17 +190,23 @@ impl Plan {
             return;
         }
         let head = conversation.head.seq;
+        let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
         let candidate = match (state.duties(session.user).get(&id), state.member(id, session.user)) {
-            // Who left a channel and watches it now has no row.
-            (Some(duty), Some(member)) if !(duty.closed && watching.contains(&id)) => {
+            (Some(duty), Some(member)) => {
                 let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
+                let mut intervals: Vec<_> = intervals.collect();
+                // Who left a channel and watches it now: what came before is still owed, and what comes is watched.
+                if let Some(from) = watched.filter(|_| duty.closed) {
+                    let left = intervals.last().map_or(Seq(0), |(_, to)| *to);
+                    intervals.push((from.max(left.next()), head));
+                }
                 let (from, joined) = (duty.since.next(), duty.joined);
-                Candidate { conversation: id, from, head, intervals: intervals.collect(), joined }
+                Candidate { conversation: id, from, head, intervals, joined }
             }
-            _ if watching.contains(&id) => {
-                Candidate { conversation: id, from: Seq(1), head, intervals: vec![(Seq(1), head)], joined: Position(0) }
+            _ => {
+                let Some(from) = watched else { return };
+                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0) }
             }
-            _ => return,
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
             self.candidates.push(candidate);

@@ -99,8 +99,12 @@ impl Feed {
                 // A reader with a row gets it by its row.
                 let has_row = state.duties(session.user).get(&entry.conversation).is_some_and(|duty| !duty.closed);
                 if !has_row && session.grants.load().read.admit(&conversation.label) {
-                    push(&mut session.outbox.lock(), session, entry, conversation.kind, true);
-                    touched.push(Arc::clone(session));
+                    let mut pending = session.outbox.lock();
+                    // What was there when watching began may be fed only now.
+                    if pending.watched_since(entry.conversation).is_some_and(|since| entry.seq > since) {
+                        push(&mut pending, session, entry, conversation.kind, true);
+                        touched.push(Arc::clone(session));
+                    }
                 }
             });
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::{Connected, PublishAck};
 use longwire_protocol::reason::Refusal;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
 
 use super::grants::Grants;
 use super::rows::DeviceCursor;
@@ -71,8 +71,8 @@ pub struct Pending {
     pub goaway: Option<u32>,
     /// The message ids that this session published.
     pub published: Published,
-    /// Channels watched by this session alone.
-    pub watching: Vec<ConversationId>,
+    /// Channels watched by this session alone, each with its head when that began: only what came since is sent.
+    pub watching: Vec<(ConversationId, Seq)>,
     /// Where the session started.
     pub started: DeviceCursor,
     /// The backlog of express, and of bulk, has not ended yet: a `CaughtUp` is owed.
@@ -157,12 +157,17 @@ impl Pending {
         if is_express { &mut self.express } else { &mut self.bulk }
     }
 
+    /// The head of a watched channel when that began.
+    #[must_use]
+    pub fn watched_since(&self, conversation: ConversationId) -> Option<Seq> {
+        self.watching.iter().find(|(watched, _)| *watched == conversation).map(|(_, since)| *since)
+    }
+
     /// The device has stored the content of what it published under this id: this session sent it, or it named a later
     /// id as its first unanswered.
     #[must_use]
     pub fn device_has(&self, session: &Session, incarnation: Incarnation, id: MessageId) -> bool {
-        incarnation == session.incarnation
-            && (id < session.first_unanswered || self.published.has(id))
+        incarnation == session.incarnation && (id < session.first_unanswered || self.published.has(id))
     }
 }
 
