@@ -200,7 +200,9 @@ impl Plan {
                     let left = intervals.last().map_or(Seq(0), |(_, to)| *to);
                     intervals.push((from.max(left.next()), head));
                 }
-                let (from, joined) = (duty.since.next(), duty.joined);
+                // Within express the order of the log does it; and the `joined` entry itself may have expired.
+                let joined = if is_express { Position(0) } else { duty.joined };
+                let from = duty.since.next();
                 Candidate { conversation: id, from, head, intervals, joined }
             }
             _ => {
