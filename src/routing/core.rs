@@ -97,6 +97,8 @@ struct Fence {
     outbox: Arc<Outbox>,
     /// Ids that this session was refused with *retry* or *after* and has neither repeated nor given up.
     open: OpenRefusals,
+    /// The highest first unanswered id that this session told, with whatever became of the publish that told it.
+    told: MessageId,
     takeovers: u32,
     takeovers_since_ms: u64,
 }
@@ -290,6 +292,7 @@ impl Core {
             session: session.number,
             outbox: Arc::clone(&session.outbox),
             open: OpenRefusals::new(),
+            told: first_unanswered,
             takeovers: takeovers.0,
             takeovers_since_ms: takeovers.1,
         };
@@ -318,12 +321,14 @@ impl Core {
         let id = MessageId(publish.message_id);
         let conversation = ConversationId(publish.conversation);
         // What lies below the first unanswered is settled.
-        fence.open.close_below(MessageId(publish.first_unanswered).min(id));
-        let outcome = match turn.known(&session, &publish, digest) {
+        fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
+        fence.open.close_below(fence.told.min(id));
+        let told = fence.told;
+        let outcome = match turn.known(&session, &publish, told, digest) {
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
-            Ok(None) => turn.append(&session, publish, digest, mark_countable),
+            Ok(None) => turn.append(&session, publish, told, digest, mark_countable),
             Err(no) => Err(no),
         };
         fence.open.close(id);
@@ -359,11 +364,16 @@ pub struct Turn<'s, 'g> {
 
 impl Turn<'_, '_> {
     /// The answer to a publish that is known, or why its id cannot be accepted.
-    fn known(&self, session: &Session, publish: &packet::Publish, digest: u64) -> Result<Option<PublishAck>, No> {
+    fn known(
+        &self,
+        session: &Session,
+        publish: &packet::Publish,
+        told: MessageId,
+        digest: u64,
+    ) -> Result<Option<PublishAck>, No> {
         let id = MessageId(publish.message_id);
         let Some(device) = self.view.device(session.device) else { return Err(No(Reason::Internal, "no device")) };
-        let told = MessageId(publish.first_unanswered);
-        if told > id {
+        if MessageId(publish.first_unanswered) > id {
             return Err(No(Reason::InvalidArgument, "first_unanswered lies above message_id"));
         }
         let floor = device.floor.max(told);
@@ -392,16 +402,18 @@ impl Turn<'_, '_> {
         &mut self,
         session: &Session,
         publish: packet::Publish,
+        told: MessageId,
         digest: u64,
         mark_countable: u64,
     ) -> Result<PublishAck, No> {
+        let floor = self.view.device(session.device).map_or(MessageId(0), |device| device.floor);
         let ticket = Ticket {
             origin: Origin {
                 device: session.device,
                 incarnation: session.incarnation,
                 message_id: MessageId(publish.message_id),
             },
-            first_unanswered: MessageId(publish.first_unanswered),
+            first_unanswered: if told > floor { told } else { MessageId(0) },
             digest,
         };
         let conversation = ConversationId(publish.conversation);

@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn what_lies_between_published_ids_was_not_published() {
         let mut published = Published::default();
-        [4, 6, 7, 6, 9, 5].map(|id| published.add(MessageId(id)));
+        [4, 6, 7, 6, 9, 5].into_iter().for_each(|id| published.add(MessageId(id)));
         let has: Vec<u64> = (0..12).filter(|id| published.has(MessageId(*id))).collect();
         assert_eq!(has, [4, 5, 6, 7, 9]);
         (10..).step_by(2).take(STRETCHES_MAX + 1).for_each(|id| published.add(MessageId(id)));
