@@ -394,6 +394,13 @@ impl Commit {
                         Err(refusal) => Reply::Refused(refusal),
                     });
                 }
+                Effect::Repeat(session, ack) => {
+                    let mut pending = session.outbox.lock();
+                    if pending.replies.is_empty() {
+                        touched.push(Arc::clone(&session.outbox));
+                    }
+                    pending.replies.push_back(Reply::Ack(ack));
+                }
                 Effect::Refuse(outbox, refusal) => {
                     outbox.reply(Reply::Refused(refusal));
                     touched.push(outbox);
@@ -451,6 +458,13 @@ impl Commit {
                 let id = longwire_protocol::MessageId(ack.message_id);
                 self.core.refused(&session, id, conversation);
                 let refusal = Refusal::publish(id, reason).retry_after(1_000);
+                Effect::Answer(session, conversation, Err(refusal))
+            }
+            // It was refused over a draft that is gone, so it is not known whether that was right; it is not stored.
+            Effect::Answer(session, conversation, Err(refusal)) => {
+                let id = refusal.message_id;
+                self.core.refused(&session, id, conversation);
+                let refusal = Refusal::publish(id, Reason::StoreUnavailable).retry_after(1_000);
                 Effect::Answer(session, conversation, Err(refusal))
             }
             Effect::Attach(attached) => {

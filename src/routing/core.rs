@@ -78,6 +78,8 @@ pub struct Publish {
 pub enum Effect {
     /// Answer a publish.
     Answer(Arc<Session>, ConversationId, Result<PublishAck, Refusal>),
+    /// Repeat the answer to a publish that was committed before: it holds whatever becomes of this group.
+    Repeat(Arc<Session>, PublishAck),
     /// Refuse an attach.
     Refuse(Arc<Outbox>, Refusal),
     /// The session is attached: register it, then answer.
@@ -325,6 +327,10 @@ impl Core {
         fence.open.close_below(fence.told.min(id));
         let told = fence.told;
         let outcome = match turn.known(&session, &publish, told, digest) {
+            Ok(Some(ack)) if !turn.has_answered(&session, id) => {
+                fence.open.close(id);
+                return turn.effects.push(Effect::Repeat(session, ack));
+            }
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
@@ -396,6 +402,14 @@ impl Turn<'_, '_> {
             return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
         }
         Ok(None)
+    }
+
+    /// Whether this group answers the same publish already: of an older session of the device.
+    fn has_answered(&self, session: &Session, id: MessageId) -> bool {
+        self.effects.iter().any(|effect| match effect {
+            Effect::Answer(of, _, Ok(ack)) => of.device == session.device && ack.message_id == id.0,
+            _ => false,
+        })
     }
 
     fn append(

@@ -85,6 +85,7 @@ impl World {
         let effects = self.group(vec![Op::Publish(op)], commits);
         effects.into_iter().find_map(|effect| match effect {
             Effect::Answer(_, _, answer) => Some(answer),
+            Effect::Repeat(_, ack) => Some(Ok(ack)),
             _ => None,
         })
     }
