@@ -1,7 +1,7 @@
 //! The commit thread: takes what is queued, has routing decide it, appends one frame, and only then lets effects out.
 //! Everything durable goes through here, in one order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{LogTime, SessionNumber};
+use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use crate::clock::Clock;
 use crate::routing::core::{Core, Effect, Op, Turn};
@@ -176,6 +176,9 @@ pub struct Commit {
     health: Health,
     counters: Arc<Counters>,
     retention: Retention,
+    /// Publishes of a frame that failed under way, until it is known whether that is there: while it is not, their
+    /// repeats are told the same as they were.
+    open: HashSet<(DeviceId, Incarnation, MessageId)>,
     /// When retention was last looked at.
     retained_ms: u64,
     /// When the store was last tried to be opened again.
@@ -278,6 +281,7 @@ impl Commit {
             health: Health::Good,
             counters: parts.counters,
             retention: parts.retention,
+            open: HashSet::new(),
             retained_ms: 0,
             reopened_ms: 0,
         }
@@ -362,6 +366,9 @@ impl Commit {
                 self.core.decide(op, &mut turn);
             }
         }
+        if !self.open.is_empty() {
+            self.tell_open(&mut effects);
+        }
         if frame.records() == 0 {
             return self.carry_out(effects);
         }
@@ -430,6 +437,18 @@ impl Commit {
         }
     }
 
+    /// What may be there all the same is not called surely not stored.
+    fn tell_open(&self, effects: &mut [Effect]) {
+        for effect in effects {
+            if let Effect::Answer(session, _, Err(refusal)) = effect
+                && refusal.reason == Reason::StoreUnavailable
+                && self.open.contains(&(session.device, session.incarnation, refusal.message_id))
+            {
+                refusal.reason = Reason::OutcomeUnknown;
+            }
+        }
+    }
+
     /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
     fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
         self.overlay.clear();
@@ -450,12 +469,17 @@ impl Commit {
                 } else {
                     tracing::error!(reason, "a commit failed: publishes are refused until the store opens again");
                 }
+                for effect in &effects {
+                    if let Effect::Answer(session, _, Ok(ack)) = effect {
+                        self.open.insert((session.device, session.incarnation, MessageId(ack.message_id)));
+                    }
+                }
                 Reason::OutcomeUnknown
             }
         };
         let effects = effects.into_iter().map(|effect| match effect {
             Effect::Answer(session, conversation, Ok(ack)) => {
-                let id = longwire_protocol::MessageId(ack.message_id);
+                let id = MessageId(ack.message_id);
                 self.core.refused(&session, id, conversation);
                 let refusal = Refusal::publish(id, reason).retry_after(1_000);
                 Effect::Answer(session, conversation, Err(refusal))
@@ -510,6 +534,7 @@ impl Commit {
         match followed {
             Ok(()) => {
                 self.health = Health::Good;
+                self.open.clear();
                 tracing::info!("the store is open again; publishes are accepted");
             }
             Err(error) => {
