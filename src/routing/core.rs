@@ -398,7 +398,9 @@ impl Turn<'_, '_> {
             return Err(No(Reason::IdSpanExceeded, "more than 256 ids above the first unanswered"));
         }
         let conversation = ConversationId(publish.conversation);
-        if conversation.is_some() && device.kept.iter().rev().any(|k| k.id > id && k.conversation == conversation) {
+        // What opened a conversation did not name it, and is in order among its like alone.
+        let is_later = |k: &super::rows::Kept| k.id > id && k.conversation == conversation && !k.opened;
+        if conversation.is_some() && device.kept.iter().rev().any(is_later) {
             return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
         }
         Ok(None)
