@@ -12,6 +12,7 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis, Seq};
+use prost::Message as _;
 
 use super::Shared;
 use super::connection::{grants, token_refusal};
@@ -24,6 +25,7 @@ use crate::routing::outbox::{Attached, Session};
 use crate::routing::query::{self, Visible};
 use crate::routing::resume;
 use crate::routing::rows::{DeviceCursor, Kind};
+use crate::routing::state::is_countable;
 use crate::routing::stream::{Place, Ready};
 use crate::store::{PageLimit, Position};
 use crate::tasks::Task;
@@ -134,7 +136,7 @@ impl Live {
         now: Millis,
     ) {
         match event {
-            BrokerEvent::Publish(publish) => self.publish(publish, shared),
+            BrokerEvent::Publish(publish) => self.publish(publish, wire, shared),
             BrokerEvent::GiveUp(id) => self.ops.push(Op::GiveUp(Arc::clone(&self.session), id)),
             BrokerEvent::Acked { express, bulk } => self.acked(express, bulk, shared, now),
             BrokerEvent::Request(request) => {
@@ -154,14 +156,19 @@ impl Live {
         }
     }
 
-    fn publish(&mut self, publish: packet::Publish, shared: &Shared) {
-        let mark_countable = match &publish.action {
-            Some(Action::SetMark(set)) => {
-                countable_at(shared, ConversationId(publish.conversation), Seq(set.seq)).unwrap_or(0)
-            }
-            _ => 0,
-        };
+    fn publish(&mut self, mut publish: packet::Publish, wire: &mut BrokerSession<Place>, shared: &Shared) {
         let digest = digest(&publish);
+        let mut mark_countable = 0;
+        if let Some(Action::SetMark(set)) = &mut publish.action {
+            match countable_at(shared, ConversationId(publish.conversation), Seq(set.seq)) {
+                // Clamped to the head as it is now: what that counts up to is known.
+                Ok((seq, countable)) => (set.seq, mark_countable) = (seq.0, countable),
+                Err(_) => {
+                    let id = MessageId(publish.message_id);
+                    return wire.refuse(Refusal::publish(id, Reason::StoreUnavailable).retry_after(1_000));
+                }
+            }
+        }
         let session = Arc::clone(&self.session);
         self.ops.push(Op::Publish(Publish { session, publish, digest, mark_countable }));
     }
@@ -674,11 +681,30 @@ fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usiz
     })
 }
 
-/// The countable entries up to a seq, for a mark. Reads one entry, from the disk if need be.
-fn countable_at(shared: &Shared, conversation: ConversationId, seq: Seq) -> Option<u64> {
+/// A mark's seq, at most the head's, and the countable entries up to it. Reads one entry, from the disk if need be.
+fn countable_at(shared: &Shared, conversation: ConversationId, seq: Seq) -> Result<(Seq, u64), Miss> {
+    let head = {
+        let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.conversation(conversation).map(|row| row.head).unwrap_or_default()
+    };
+    if seq >= head.seq {
+        return Ok((head.seq, head.countable));
+    }
     let reads = Reads { history: &*shared.history, may_block: true };
     let one = PageLimit { entries: 1, bytes: usize::MAX };
-    reads.range(conversation, seq, seq, false, one).ok()?.first().map(|entry| entry.countable)
+    let found = reads.range(conversation, seq, head.seq, false, one)?;
+    Ok(match found.first() {
+        Some(entry) if entry.seq == seq => (seq, entry.countable),
+        // It has expired: what is left counts from the first entry that is kept.
+        Some(entry) => {
+            let kind = packet::Item::decode(&entry.item[..]).ok().and_then(|item| match item.kind {
+                Some(packet::item::Kind::Entry(entry)) => Some(entry.kind()),
+                _ => None,
+            });
+            (seq, entry.countable - u64::from(kind.is_some_and(is_countable)))
+        }
+        None => (seq, head.countable),
+    })
 }
 
 fn current_segment(shared: &Shared) -> crate::store::SegmentId {
