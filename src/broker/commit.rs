@@ -441,7 +441,6 @@ impl Commit {
     fn tell_open(&self, effects: &mut [Effect]) {
         for effect in effects {
             if let Effect::Answer(session, _, Err(refusal)) = effect
-                && refusal.reason == Reason::StoreUnavailable
                 && self.open.contains(&(session.device, session.incarnation, refusal.message_id))
             {
                 refusal.reason = Reason::OutcomeUnknown;
@@ -484,8 +483,8 @@ impl Commit {
                 let refusal = Refusal::publish(id, reason).retry_after(1_000);
                 Effect::Answer(session, conversation, Err(refusal))
             }
-            // It was refused over a draft that is gone, so it is not known whether that was right; it is not stored.
-            Effect::Answer(session, conversation, Err(refusal)) => {
+            // Refused over a draft of members and rights that is gone: whether that was right is not known.
+            Effect::Answer(session, conversation, Err(refusal)) if rests_on_draft(refusal.reason) => {
                 let id = refusal.message_id;
                 self.core.refused(&session, id, conversation);
                 let refusal = Refusal::publish(id, Reason::StoreUnavailable).retry_after(1_000);
@@ -543,6 +542,11 @@ impl Commit {
             }
         }
     }
+}
+
+/// Whether a publish is refused for what others may have changed in the same group.
+fn rests_on_draft(reason: Reason) -> bool {
+    matches!(reason, Reason::Forbidden | Reason::UnknownConversation | Reason::QuotaExceeded | Reason::InvalidArgument)
 }
 
 /// The retention that an operator set.

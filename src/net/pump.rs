@@ -165,7 +165,8 @@ impl Live {
                 Ok((seq, countable)) => (set.seq, mark_countable) = (seq.0, countable),
                 Err(_) => {
                     let id = MessageId(publish.message_id);
-                    return wire.refuse(Refusal::publish(id, Reason::StoreUnavailable).retry_after(1_000));
+                    // It may be the repeat of one that is stored: the commit thread would know.
+                    return wire.refuse(Refusal::publish(id, Reason::OutcomeUnknown).retry_after(1_000));
                 }
             }
         }
