@@ -147,7 +147,9 @@ impl Recipients<'_> {
     fn push_to_watcher(&mut self, session: &Arc<Session>) {
         let rows = Reader::new(self.state);
         let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
-        if !has_row && self.is_readable(session) {
+        let since = session.outbox.lock().watched_since(self.entry.conversation);
+        // What was there when watching began may be fed only now.
+        if !has_row && since.is_some_and(|since| self.entry.seq > since) && self.is_readable(session) {
             let is_cold = rows.cold() > 0;
             self.push(session, |_| !is_cold);
         }
