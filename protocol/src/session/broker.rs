@@ -540,8 +540,8 @@ impl<P: Copy> BrokerSession<P> {
         if self.publishes.contains(id.0) || !id.is_some() {
             return Err(Refusal::connection(Reason::UnexpectedPacket).because("an id that has no answer yet"));
         }
-        self.refused.close(id);
-        Ok(Some(BrokerEvent::GiveUp(id)))
+        // One that is not open closes nothing, here or elsewhere: so many of them are no work for anyone.
+        Ok(self.refused.close(id).then_some(BrokerEvent::GiveUp(id)))
     }
 
     fn ack(&mut self, ack: packet::Ack) -> Result<Option<BrokerEvent<P>>, Refusal> {

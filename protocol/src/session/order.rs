@@ -32,10 +32,13 @@ impl OpenRefusals {
         self.open.iter().any(|&(c, id)| c == conversation && id < message_id)
     }
 
-    /// Closes an id: it is repeated, or given up.
-    pub fn close(&mut self, message_id: MessageId) {
+    /// Closes an id: it is repeated, or given up. Returns whether it was open.
+    pub fn close(&mut self, message_id: MessageId) -> bool {
+        let before = self.open.len();
         self.open.retain(|&(_, id)| id != message_id);
+        let was_open = self.open.len() < before;
         self.shrink();
+        was_open
     }
 
     /// Closes every id below `first_unanswered`: they are settled.

@@ -198,6 +198,15 @@ fn giving_up_closes_an_id() {
     assert_eq!(reason(pair.say_up(&Kind::GiveUp(packet::GiveUp { message_id: 2 }))), Reason::UnexpectedPacket);
 }
 
+/// R5.4-4: giving up what was never refused closes nothing: nobody is bothered, however many there are.
+#[test]
+fn giving_up_what_is_not_open_is_no_work_for_anyone() {
+    let mut pair = open_pair();
+    for id in 1..1_000 {
+        assert_eq!(pair.say_up(&Kind::GiveUp(packet::GiveUp { message_id: id })), Ok(vec![]));
+    }
+}
+
 /// What a steady stream of publishes costs: the ring of ids does not grow, the refusals take nothing.
 #[test]
 fn a_full_window_goes_on_for_ever() {
