@@ -63,6 +63,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod ids;
 pub mod limits;
+pub mod names;
 pub mod packet;
 pub mod reason;
 pub mod session;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use longwire_protocol::limits::USER_NAME_BYTES_MAX;
+use longwire_protocol::names::is_name;
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
@@ -98,12 +100,10 @@ pub(super) fn verify(
     if claims.exp <= now_unix {
         return Err(TokenError::Expired);
     }
-    let name_fits = |name: &str| {
-        !name.is_empty()
-            && name.len() <= longwire_protocol::limits::USER_NAME_BYTES_MAX
-            && !name.chars().any(char::is_control)
-    };
-    if !name_fits(&claims.sub) || claims.publish.len() > PATTERNS_MAX || claims.read.len() > PATTERNS_MAX {
+    if !is_name(&claims.sub, USER_NAME_BYTES_MAX)
+        || claims.publish.len() > PATTERNS_MAX
+        || claims.read.len() > PATTERNS_MAX
+    {
         return Err(TokenError::Claims);
     }
     Ok(Identity {

@@ -2,6 +2,7 @@
 
 use crate::{
     limits::{AGENT_BYTES_MAX, CURSOR_BYTES_MAX, DEVICE_NAME_BYTES_MAX, FEATURE_BYTES_MAX, VERSION},
+    names::is_name,
     packet,
     reason::{Reason, Refusal},
 };
@@ -15,8 +16,8 @@ pub(super) fn check(connect: &packet::Connect) -> Result<(), Refusal> {
 }
 
 fn check_arguments(connect: &packet::Connect) -> Result<(), &'static str> {
-    if connect.device.is_empty() || connect.device.len() > DEVICE_NAME_BYTES_MAX {
-        return Err("device: 1 to 64 bytes");
+    if !is_name(&connect.device, DEVICE_NAME_BYTES_MAX) {
+        return Err("device: 1 to 64 bytes, and no character that is not seen");
     }
     if connect.cursor.len() > CURSOR_BYTES_MAX {
         return Err("cursor: at most 1024 bytes");

@@ -30,7 +30,7 @@ fn packets_have_a_direction() {
     assert_eq!(reason(pair.say_down(&Kind::Publish(message(1, 2, 3)))), Reason::UnexpectedPacket);
 }
 
-/// R4-2: what is wrong with a `Connect` is told apart.
+/// R4-2, R5.5-9: what is wrong with a `Connect` is told apart.
 #[test]
 fn a_connect_is_checked() {
     let wrong = |connect: packet::Connect| {
@@ -41,6 +41,9 @@ fn a_connect_is_checked() {
     let arguments = [
         packet::Connect { device: String::new(), ..connect() },
         packet::Connect { device: "d".repeat(65), ..connect() },
+        packet::Connect { device: "pho\0ne".into(), ..connect() },
+        packet::Connect { device: "\u{202e}enohp".into(), ..connect() },
+        packet::Connect { device: "pho\u{200b}ne".into(), ..connect() },
         packet::Connect { cursor: vec![0; 1025].into(), ..connect() },
         packet::Connect { agent: "a".repeat(65), ..connect() },
         packet::Connect { features: vec!["f".repeat(65)], ..connect() },
