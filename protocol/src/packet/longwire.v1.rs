@@ -48,6 +48,7 @@ pub struct Window {
     pub bytes: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Connect {
     #[prost(uint32, tag = "1")]
     pub version: u32,
@@ -565,6 +566,7 @@ pub struct WatchAnswer {
     pub head_seq: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct RefreshRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,

@@ -4,6 +4,7 @@
 mod generated {
     include!("longwire.v1.rs");
 }
+mod secrets;
 mod shape;
 
 pub use generated::*;
