@@ -52,6 +52,10 @@ pub(super) struct Args {
     #[arg(long, env = "LONGWIRE_LISTEN_PLAIN", value_name = "ADDRESS")]
     listen_plain: Option<SocketAddr>,
 
+    /// Let --listen-plain be an address that other machines reach: anyone on the way reads tokens and messages
+    #[arg(long)]
+    plain_beyond_loopback: bool,
+
     /// No TLS listener: for tests, and behind something that speaks TLS itself
     #[arg(long, conflicts_with = "listen")]
     no_tls: bool,
@@ -90,6 +94,7 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
     if args.listen_plain.is_some() {
         written.listen.plain = args.listen_plain;
     }
+    written.listen.plain_beyond_loopback |= args.plain_beyond_loopback;
     if let Some(store) = args.store {
         written.store.path = store;
     }

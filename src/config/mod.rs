@@ -32,11 +32,17 @@ pub struct Listen {
     pub tls: Option<SocketAddr>,
     /// Address of a listener without TLS; none unless it is named.
     pub plain: Option<SocketAddr>,
+    /// Whether that address may be one that other machines reach.
+    pub plain_beyond_loopback: bool,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { tls: Some(([127, 0, 0, 1], longwire_protocol::limits::PORT).into()), plain: None }
+        Self {
+            tls: Some(([127, 0, 0, 1], longwire_protocol::limits::PORT).into()),
+            plain: None,
+            plain_beyond_loopback: false,
+        }
     }
 }
 
@@ -218,6 +224,17 @@ impl Written {
                 });
             }
         };
+        if let Some(address) = self.listen.plain
+            && !address.ip().to_canonical().is_loopback()
+            && !self.listen.plain_beyond_loopback
+        {
+            return Err(ConfigError::Value {
+                key: "listen.plain",
+                value: address.to_string(),
+                expected: "an address of this machine alone, such as 127.0.0.1:14001: without TLS anyone on the way reads \
+                           tokens and messages (listen.plain_beyond_loopback = true allows it)",
+            });
+        }
         if self.auth.issuers.is_empty() {
             return Err(ConfigError::Missing { key: "auth.issuers", why: "without one nobody can be let in" });
         }
@@ -309,6 +326,20 @@ mod tests {
         let settings = written(GOOD).expect("resolves");
         assert_eq!(settings.tls.expect("a listener").0.to_string(), "127.0.0.1:14000");
         assert_eq!(settings.plain, None);
+    }
+
+    #[test]
+    fn without_tls_other_machines_are_listened_to_only_when_that_is_asked_for() {
+        let plain = |rest: &str| written(&format!("{GOOD}{rest}")).map(|settings| settings.plain.is_some());
+        for address in ["127.0.0.1:1", "127.3.2.1:1", "[::1]:1"] {
+            assert!(plain(&format!("listen.plain = '{address}'")).expect("this machine alone"));
+        }
+        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"] {
+            let text = format!("listen.plain = '{address}'");
+            let refused = plain(&text).expect_err("others reach it").to_string();
+            assert!(refused.contains("listen.plain_beyond_loopback"), "{refused}");
+            assert!(plain(&format!("{text}\nlisten.plain_beyond_loopback = true")).expect("asked for"));
+        }
     }
 
     #[test]
