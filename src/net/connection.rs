@@ -20,6 +20,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::Shared;
 use super::pump::Live;
+use super::wheel::SLOT_MS;
 use crate::auth::{Identity, TokenError};
 use crate::routing::core::{Attach, Op};
 use crate::routing::grants::{Grants, Patterns};
@@ -84,17 +85,19 @@ enum Stage {
 
 struct Attaching {
     identity: Arc<Identity>,
+    /// The authority's generation when it was verified, or an earlier one.
+    believed_at: u64,
     wish: Wish,
     item_bytes_max: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// A connection over an accepted stream.
+    /// A connection over a stream that was accepted then: what was spent on TLS counts as time to connect.
     #[must_use]
-    pub fn new(io: S, shared: Arc<Shared>) -> Self {
+    pub fn new(io: S, accepted: Millis, shared: Arc<Shared>) -> Self {
         Self {
             io,
-            session: BrokerSession::new(shared.clock.now(), shared.limits),
+            session: BrokerSession::new(accepted, shared.limits),
             codec: FrameCodec::default(),
             partial: BytesMut::new(),
             unsent: BytesMut::new(),
@@ -169,6 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return self.session.close(Refusal::connection(Reason::Draining).retry_after(spread(1_000, 5_000)));
         }
+        let believed_at = self.shared.authority.generation();
         let identity = match self.shared.authority.verify(&connect.token, self.shared.clock.unix_ms() / 1_000) {
             Ok(identity) => identity,
             Err(error) => return self.session.close(token_refusal(error)),
@@ -191,7 +195,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             max => (max as usize).max(ITEM_BYTES_MIN),
         };
         let resumes = wish.start != packet::StartKind::Fresh;
-        self.stage = Stage::Attaching(Box::new(Attaching { identity: Arc::new(identity), wish, item_bytes_max }));
+        let identity = Arc::new(identity);
+        self.stage = Stage::Attaching(Box::new(Attaching { identity, believed_at, wish, item_bytes_max }));
         let look = move |rows: &Reader<'_>, attach: &Attach| {
             rehearse_attach(rows, &attach.user, &attach.device, resumes);
         };
@@ -239,8 +244,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     connected.token_expires_in_ms =
                         attaching.identity.expires.saturating_mul(1_000).saturating_sub(self.shared.clock.unix_ms());
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
-                    let mut live =
-                        Live::new(*attached, attaching.identity, skips, attaching.item_bytes_max, &self.shared, now);
+                    let identity = (attaching.identity, attaching.believed_at);
+                    let mut live = Live::new(*attached, identity, skips, attaching.item_bytes_max, now);
                     match resumed {
                         Ok(cursor) if !self.session.is_closed() => {
                             live.start(cursor);
@@ -318,13 +323,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.armed = None;
         }
         let live = match &self.stage {
-            Stage::Live(live) => live.deadline(),
+            Stage::Live(live) => Some(live.deadline(&self.shared, now)),
             _ => None,
         };
         let ending = self.ending.map(|since| since.after(LINGER_MS));
         let deadline = [self.session.poll_deadline(), live, ending].into_iter().flatten().min();
+        // In whole slots, as the wheel counts: the same deadline is armed once, however many turns there are until then.
         if let Some(deadline) = deadline
-            && self.armed.is_none_or(|armed| deadline < armed)
+            && self.armed.is_none_or(|armed| deadline.0.div_ceil(SLOT_MS) < armed.0.div_ceil(SLOT_MS))
         {
             self.armed = Some(self.shared.wheel.arm(&self.outbox, deadline));
         }
@@ -335,6 +341,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.outbox.lock().register(context);
         let now = self.shared.clock.now();
         let mut again = false;
+        // Before anything is read: what comes after the end of a token is not done any more.
+        if let Stage::Live(live) = &mut self.stage {
+            live.check_identity(&mut self.session, &self.shared);
+        }
         if self.ending.is_none() {
             match self.read(context, &mut scratch.read, now) {
                 Ok(ReadEnd::Drained) => {}
@@ -452,7 +462,6 @@ mod tests {
     use super::*;
     use crate::clock::Hands;
     use crate::net::testing::{shared, shared_at};
-    use crate::net::wheel::SLOT_MS;
     use crate::store::MemoryLog;
 
     /// A peer by hand.
@@ -513,7 +522,7 @@ mod tests {
             let shared = shared_at(&MemoryLog::new(0, usize::MAX), &hands);
             // A frame longer than any before `Connected`.
             let peer = Peer { says: b"\xff\xff\xff\x7f", reads, ..Peer::default() };
-            let connection = Connection::new(peer, Arc::clone(&shared));
+            let connection = Connection::new(peer, shared.clock.now(), Arc::clone(&shared));
             let outbox = Arc::downgrade(&connection.outbox);
             // A task of its own, which only the wheel wakes.
             let connection = tokio::spawn(connection);
@@ -531,6 +540,15 @@ mod tests {
         }
     }
 
+    /// What the TLS handshake took is part of the time that there is until `Connected`.
+    #[test]
+    fn the_time_to_connect_counts_from_accept() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let accepted = shared.clock.now();
+        let late = Connection::new(Peer::default(), accepted, Arc::clone(&shared));
+        assert_eq!(late.session.poll_deadline(), Some(accepted.after(longwire_protocol::limits::AUTH_MS)));
+    }
+
     /// A turn takes the time, and then the wheel visits, beyond that time: the visit wakes, since `arm` would take it
     /// for one that is still to come.
     #[test]
@@ -539,7 +557,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
-        let mut connection = Connection::new(Peer::default(), Arc::clone(&shared));
+        let mut connection = Connection::new(Peer::default(), shared.clock.now(), Arc::clone(&shared));
         assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
         let armed = connection.armed.expect("it has to connect in time");
         // Something came for it: the turn that follows is that wake-up's.

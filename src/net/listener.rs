@@ -144,10 +144,11 @@ impl Listener {
         let Ok(permit) = Arc::clone(handshakes).try_acquire_owned() else { return };
         let _ = socket.set_nodelay(true);
         let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
+        let accepted = shared.clock.now();
         match &self.security {
             Security::Plain => {
                 drop(permit);
-                tracker.spawn(Placed { connection: Connection::new(socket, shared), _place: place });
+                tracker.spawn(Placed { connection: Connection::new(socket, accepted, shared), _place: place });
             }
             Security::Tls(config) => {
                 let acceptor = TlsAcceptor::from(config.load_full());
@@ -157,7 +158,7 @@ impl Listener {
                     let handshake = Box::pin(acceptor.accept_with(socket, limited));
                     if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(TLS_MS), handshake).await {
                         // A task of its own, so that nothing of the handshake stays.
-                        tracker.spawn(Placed { connection: Connection::new(stream, shared), _place: place });
+                        tracker.spawn(Placed { connection: Connection::new(stream, accepted, shared), _place: place });
                     }
                     drop(permit);
                 });

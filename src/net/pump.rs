@@ -30,6 +30,8 @@ use crate::tasks::Task;
 const CURSOR_EVERY_MS: u64 = longwire_protocol::limits::CURSOR_MS;
 /// How often the broker stores where a device stands, while that moves.
 const STORE_CURSOR_EVERY_MS: u64 = 10_000;
+/// A token's end that is farther away than this is looked at again then: the machine's clock may have been set.
+const LOOK_AT_EXPIRY_MS: u64 = 3_600_000;
 
 /// See the module.
 pub(super) struct Live {
@@ -81,17 +83,16 @@ pub(super) enum Done {
 impl Live {
     pub(super) fn new(
         attached: Attached,
-        identity: Arc<Identity>,
+        (identity, believed_at): (Arc<Identity>, u64),
         skips: bool,
         item_bytes_max: usize,
-        shared: &Shared,
         now: Millis,
     ) -> Self {
         let nowhere = DeviceCursor { segment: Default::default(), express: Position(0), bulk: Position(0) };
         Self {
             session: attached.session,
             identity,
-            believed_at: shared.authority.generation(),
+            believed_at,
             express: Reading::Idle,
             bulk: Reading::Idle,
             jobs: VecDeque::new(),
@@ -188,7 +189,8 @@ impl Live {
         self.cursor.owed && self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) >= 2 * CURSOR_EVERY_MS
     }
 
-    fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
+    /// Ends the session when its token has expired or was taken back.
+    pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
         let generation = shared.authority.generation();
         if generation != self.believed_at {
             self.believed_at = generation;
@@ -273,9 +275,11 @@ impl Live {
         self.away.is_none() && !self.jobs.is_empty()
     }
 
-    /// When something is to be done without being asked.
-    pub(super) fn deadline(&self) -> Option<Millis> {
-        self.cursor.owed.then(|| self.cursor.sent_at.after(CURSOR_EVERY_MS))
+    /// When something is to be done without being asked: a cursor, or the token's end.
+    pub(super) fn deadline(&self, shared: &Shared, now: Millis) -> Millis {
+        let left = self.identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
+        let expiry = now.after(left.min(LOOK_AT_EXPIRY_MS));
+        if self.cursor.owed { expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { expiry }
     }
 
     /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.

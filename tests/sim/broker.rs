@@ -283,7 +283,8 @@ impl Running {
 
     pub(crate) fn accept(&mut self, link: u64, wire: &Link) {
         let waker = Waker::from(Arc::new(WakeOne { link, woken: Arc::clone(&self.woken) }));
-        let connection = Box::pin(Connection::new(wire.pipe(), Arc::clone(&self.rooms.shared)));
+        let connection =
+            Box::pin(Connection::new(wire.pipe(), self.rooms.shared.clock.now(), Arc::clone(&self.rooms.shared)));
         self.connections.insert(link, (connection, waker));
         self.woken().insert(link);
     }
