@@ -1,7 +1,7 @@
 //! Listeners: accept, within bounds; handshake in a task of its own; then the connection's own small task.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,18 @@ use tokio_util::task::TaskTracker;
 use super::connection::Connection;
 use super::{Shared, tls};
 
+/// The part of all handshakes under way that one address has at most: a quarter. So who opens sockets and says nothing
+/// keeps nobody else out.
+const HANDSHAKES_OF_AN_ADDRESS: usize = 4;
+
 /// The bounds of accepting.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptLimits {
     /// Connections in all.
     pub connections: usize,
-    /// Connections of one address.
+    /// Connections of one address, or of one network of 64 bits in IPv6.
     pub connections_per_address: usize,
-    /// Handshakes under way.
+    /// TLS handshakes under way, of which one address has a quarter at most.
     pub handshakes: usize,
     /// Resident memory of the process, in bytes, from which on nobody new is let in; without a bound if `None`.
     pub memory_bytes: Option<u64>,
@@ -57,20 +61,31 @@ pub struct Listener {
     pub tracker: TaskTracker,
 }
 
-/// How many connections each address has.
+/// How much of something each address has.
 #[derive(Debug, Default)]
 struct Addresses(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection's place among those of its address and of all.
-struct Place {
-    shared: Arc<Shared>,
+impl Addresses {
+    /// One more for this address, unless it has `most` already.
+    fn take(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Share> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&address).copied().unwrap_or(0);
+        if count >= most {
+            return None;
+        }
+        counts.insert(address, count + 1);
+        Some(Share { addresses: Arc::clone(self), address })
+    }
+}
+
+/// One of those that an address has.
+struct Share {
     addresses: Arc<Addresses>,
     address: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for Share {
     fn drop(&mut self) {
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
@@ -79,6 +94,33 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// One connection's place among those of its address and of all.
+struct Place {
+    shared: Arc<Shared>,
+    _share: Share,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What counts as one address: whoever has an IPv6 address has the other 2^64 of its network as well.
+fn origin(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+/// The bounds of one listener, and who takes how much of them.
+struct Gate {
+    connections: Arc<Addresses>,
+    handshaking: Arc<Addresses>,
+    handshakes: Arc<Semaphore>,
 }
 
 /// A connection in its place. Written out, since an async block would hold what it moves twice, for as long as the
@@ -102,15 +144,18 @@ impl Listener {
     /// # Cancel safety
     /// Cancel safe: a connection is either handed to its task or not accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let addresses = Arc::new(Addresses::default());
-        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let gate = Gate {
+            connections: Arc::default(),
+            handshaking: Arc::default(),
+            handshakes: Arc::new(Semaphore::new(self.limits.handshakes)),
+        };
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.admit(socket, peer, &addresses, &handshakes),
+                Ok((socket, peer)) => self.admit(socket, peer, &gate),
                 Err(error) => {
                     // Out of files or memory: wait for some to come free rather than spin.
                     tracing::warn!(%error, "no connection can be accepted just now");
@@ -123,34 +168,28 @@ impl Listener {
         }
     }
 
-    fn admit(&self, socket: TcpStream, peer: SocketAddr, addresses: &Arc<Addresses>, handshakes: &Arc<Semaphore>) {
+    fn admit(&self, socket: TcpStream, peer: SocketAddr, gate: &Gate) {
         // Beyond a bound the socket is closed at once: cheaper than any handshake.
         if self.shared.connections.load(Ordering::Relaxed) >= self.limits.connections
             || self.shared.is_memory_short.load(Ordering::Relaxed)
         {
             return;
         }
-        let address = peer.ip().to_canonical();
-        {
-            let mut counts = addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(address).or_default();
-            if *count >= self.limits.connections_per_address {
-                return;
-            }
-            *count += 1;
-        }
+        let address = origin(peer);
+        let Some(share) = gate.connections.take(address, self.limits.connections_per_address) else { return };
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Place { shared: Arc::clone(&self.shared), addresses: Arc::clone(addresses), address };
-        let Ok(permit) = Arc::clone(handshakes).try_acquire_owned() else { return };
+        let place = Place { shared: Arc::clone(&self.shared), _share: share };
         let _ = socket.set_nodelay(true);
         let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
         let accepted = shared.clock.now();
         match &self.security {
             Security::Plain => {
-                drop(permit);
                 tracker.spawn(Placed { connection: Connection::new(socket, accepted, shared), _place: place });
             }
             Security::Tls(config) => {
+                let handshakes_per_address = self.limits.handshakes.div_ceil(HANDSHAKES_OF_AN_ADDRESS);
+                let Some(turn) = gate.handshaking.take(address, handshakes_per_address) else { return };
+                let Ok(permit) = Arc::clone(&gate.handshakes).try_acquire_owned() else { return };
                 let acceptor = TlsAcceptor::from(config.load_full());
                 self.tracker.spawn(async move {
                     let limited =
@@ -160,9 +199,34 @@ impl Listener {
                         // A task of its own, so that nothing of the handshake stays.
                         tracker.spawn(Placed { connection: Connection::new(stream, accepted, shared), _place: place });
                     }
-                    drop(permit);
+                    drop((permit, turn));
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_address() {
+        let of = |address: &str| origin(SocketAddr::new(address.parse().expect("an address"), 1));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2:3"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_gets_it_back() {
+        let addresses = Arc::new(Addresses::default());
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let share = addresses.take(one, 1).expect("the first");
+        assert!(addresses.take(one, 1).is_none() && addresses.take(other, 1).is_some());
+        drop(share);
+        assert!(addresses.0.lock().expect("unpoisoned").is_empty(), "who has nothing is forgotten");
+        assert!(addresses.take(one, 1).is_some());
     }
 }
