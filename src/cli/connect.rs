@@ -1,7 +1,7 @@
 //! What every command of a client asks for: where the broker is and who this is.
 
 use std::fs;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use longwire_client::{Address, Client, Config, Deliveries, Dialer, State, TokenS
 use tokio::time::timeout;
 
 use super::Fail;
-use super::keep::Lock;
+use super::keep::{self, Lock};
 
 /// How to reach the broker, and as whom.
 #[derive(Clone, Debug, Args)]
@@ -209,7 +209,7 @@ fn installation(directory: &Path) -> io::Result<String> {
 
 fn make_installation(path: &Path) -> io::Result<String> {
     let word = format!("{:08x}", fastrand::u32(..));
-    fs::write(path, &word)?;
+    keep::private().truncate(true).open(path)?.write_all(word.as_bytes())?;
     Ok(word)
 }
 

@@ -52,7 +52,8 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn private() -> OpenOptions {
+/// How a file is made that its owner alone reads.
+pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true);
     #[cfg(unix)]
