@@ -22,15 +22,15 @@ const PUBLISHERS: usize = 6;
 const READERS: usize = 3;
 
 /// The broker as a process, on a port and store that outlive it.
-struct Process {
+pub(crate) struct Process {
     folder: tempfile::TempDir,
-    port: u16,
+    pub(crate) port: u16,
     private: String,
     child: Option<Child>,
 }
 
 impl Process {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|s| s.local_addr()).expect("a port").port();
         let (private, public) = auth::generate_key().expect("a key");
@@ -65,7 +65,15 @@ impl Process {
         }
     }
 
-    fn connect(&self, user: &str, device: &str) -> packet::Connect {
+    /// Resident memory, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let pid = self.child.as_ref().expect("the broker runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its figures");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    pub(crate) fn connect(&self, user: &str, device: &str) -> packet::Connect {
         let claims = Claims {
             iss: "test".into(),
             sub: user.into(),
@@ -92,7 +100,7 @@ impl Drop for Process {
 }
 
 /// Connects until it is let in.
-async fn let_in(port: u16, connect: &packet::Connect) -> Wire {
+pub(crate) async fn let_in(port: u16, connect: &packet::Connect) -> Wire {
     loop {
         if let Ok(mut wire) = Wire::open(port, connect.clone()).await
             && wire.connected().await.is_ok()

@@ -133,12 +133,12 @@ async fn nobody_new_is_let_in_while_the_process_takes_more_memory_than_it_shall(
     let mut alice = world.user("alice").await;
     world.stop().await;
     drop(alice);
-    world.memory_bytes = Some(1 << 40);
+    world.accept.memory_bytes = Some(1 << 40);
     world.start().await;
     alice = world.user("alice").await;
     alice.open_direct("bob").await;
     world.stop().await;
-    world.memory_bytes = Some(1);
+    world.accept.memory_bytes = Some(1);
     world.start().await;
     // The first look at the memory comes at once, though not before this connects.
     loop {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::world::{PATIENCE, World};
 
 /// Writes a certificate of a new authority for this machine, its key, and the authority's own certificate.
-fn write_certificate(folder: &Path) {
+pub(crate) fn write_certificate(folder: &Path) {
     write_certificate_of(folder, |_| {});
 }
 

@@ -20,6 +20,10 @@ use tokio_util::codec::Decoder as _;
 /// How long anything may take; a test that waits longer fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// More than any test needs that is not about them.
+const ACCEPT: AcceptLimits =
+    AcceptLimits { connections: 1_000, connections_per_address: 1_000, handshakes: 100, memory_bytes: None };
+
 /// A broker that can be restarted over its store.
 pub(crate) struct World {
     broker: Option<Broker>,
@@ -28,7 +32,7 @@ pub(crate) struct World {
     key: (String, String),
     pub(crate) options: StoreOptions,
     pub(crate) retention: Retention,
-    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) accept: AcceptLimits,
 }
 
 impl World {
@@ -54,7 +58,7 @@ impl World {
     fn nothing(options: StoreOptions) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = auth::generate_key().expect("a key");
-        Self { broker: None, port: 0, folder, key, options, retention: Retention::default(), memory_bytes: None }
+        Self { broker: None, port: 0, folder, key, options, retention: Retention::default(), accept: ACCEPT }
     }
 
     pub(crate) async fn start(&mut self) {
@@ -69,12 +73,7 @@ impl World {
             log,
             authority,
             limits: BrokerLimits::default(),
-            accept: AcceptLimits {
-                connections: 1_000,
-                connections_per_address: 1_000,
-                handshakes: 100,
-                memory_bytes: self.memory_bytes,
-            },
+            accept: self.accept,
             retention: self.retention,
             // Nothing that is saved stays in memory for long.
             state_bytes_max: 0,
@@ -352,7 +351,7 @@ impl Wire {
     }
 
     /// Publishes under the next id, again and again while the store has no room for it: memtables are small here.
-    async fn insist(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
+    pub(crate) async fn insist(&mut self, publish: Publish) -> Result<PublishAck, Refusal> {
         let (id, begun) = (self.next_id, Instant::now());
         self.next_id += 1;
         let publish = Publish { message_id: id, first_unanswered: id, ..publish };
