@@ -8,6 +8,7 @@ mod faults;
 mod groups;
 mod refusals;
 mod restored;
+mod rules;
 mod sessions;
 mod streams;
 mod tls;
