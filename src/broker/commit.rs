@@ -12,6 +12,7 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use crate::clock::Clock;
+use crate::mutation::Mutation;
 use crate::routing::core::{Core, Effect, Op, Turn};
 use crate::routing::fold::fold_frame;
 use crate::routing::outbox::{Outbox, Reply};
@@ -346,7 +347,8 @@ impl Commit {
 
     fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
         if self.log.is_seal_due() || (self.dirty.len() >= DIRTY_ROWS_MAX && self.log.is_settled()) {
-            self.log.seal(Box::new(std::mem::take(&mut self.dirty)));
+            let rows = std::mem::take(&mut self.dirty);
+            self.log.seal(Box::new(if Mutation::RowsNotSaved.is_planted() { Dirty::default() } else { rows }));
         }
         let writable = self.health == Health::Good && self.log.pressure() == Pressure::Open;
         let first = Position(self.log.tail().0 + 1);
@@ -373,6 +375,9 @@ impl Commit {
             return self.carry_out(effects);
         }
         let frame = frame.finish();
+        if Mutation::AckBeforeSync.is_planted() {
+            self.carry_out(std::mem::take(&mut effects));
+        }
         match self.log.append(&frame) {
             Ok(()) => {
                 self.counters.frames.fetch_add(1, Ordering::Relaxed);
@@ -441,6 +446,7 @@ impl Commit {
     fn tell_open(&self, effects: &mut [Effect]) {
         for effect in effects {
             if let Effect::Answer(session, _, Err(refusal)) = effect
+                && !Mutation::OutcomeForgotten.is_planted()
                 && self.open.contains(&(session.device, session.incarnation, refusal.message_id))
             {
                 refusal.reason = Reason::OutcomeUnknown;
@@ -450,7 +456,9 @@ impl Commit {
 
     /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
     fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
-        self.overlay.clear();
+        if !Mutation::DraftKept.is_planted() {
+            self.overlay.clear();
+        }
         let reason = match error {
             AppendError::NotStored(reason) => {
                 tracing::warn!(reason, "publishes are refused: the store takes no writes");
@@ -526,7 +534,9 @@ impl Commit {
         let followed = self.log.follow(self.fed, &mut |frame| {
             if frame.positions > 0 && frame.last() > fed {
                 fed = frame.last();
-                let _ = feed.send(frame);
+                if !Mutation::FoundNotFed.is_planted() {
+                    let _ = feed.send(frame);
+                }
             }
         });
         self.fed = fed;

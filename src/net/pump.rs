@@ -17,6 +17,7 @@ use prost::Message as _;
 use super::Shared;
 use super::connection::{grants, token_refusal};
 use crate::auth::Identity;
+use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
 use crate::routing::core::{Op, Publish, digest};
 use crate::routing::feed::{caught_up_item, head_item, item_for, progress_item};
@@ -211,6 +212,9 @@ impl Live {
         }
         if let Some(place) = bulk {
             cursor.acked.bulk = cursor.acked.bulk.max(place.position);
+        }
+        if Mutation::StoredCursorTooEarly.is_planted() {
+            (cursor.acked.express, cursor.acked.bulk) = (self.given[0], self.given[1]);
         }
         cursor.moved = true;
         self.session.outbox.lock().acked = Some(cursor.acked);
@@ -502,7 +506,11 @@ impl Live {
         let Ready { place, item } = ready;
         self.cursor.owed = true;
         self.given[usize::from(lane == Lane::Bulk)] = place.position;
-        wire.deliver(now, lane, place, &fit(place, item, self.item_bytes_max));
+        let item = fit(place, item, self.item_bytes_max);
+        if Mutation::TooLargeLeftOut.is_planted() && item.len() > self.item_bytes_max.min(1_000) {
+            return;
+        }
+        wire.deliver(now, lane, place, &item);
     }
 
     /// Takes over what came back from the disk.
@@ -599,6 +607,10 @@ impl Live {
                 bulk: pending.bulk.sent(),
             }
         };
+        let cursor = match Mutation::CursorTooEarly.is_planted() {
+            true => DeviceCursor { bulk: Position(cursor.bulk.0 + 1), ..cursor },
+            false => cursor,
+        };
         wire.cursor(resume::encode(&cursor).into());
         true
     }
@@ -672,7 +684,8 @@ fn fit(place: Place, item: Bytes, bytes_max: usize) -> Bytes {
 /// The item at a place, as it is now.
 fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usize) -> Result<Bytes, Miss> {
     let one = PageLimit { entries: 1, bytes: usize::MAX };
-    let entries = reads.range(place.conversation, place.seq, place.seq, false, one)?;
+    let seq = if Mutation::ResendsAnother.is_planted() { place.seq.next() } else { place.seq };
+    let entries = reads.range(place.conversation, seq, seq, false, one)?;
     Ok(match entries.first() {
         Some(entry) => {
             let item = item_for(&session.outbox.lock(), session, entry);

@@ -24,6 +24,7 @@ use super::limits::{
 use super::outbox::{Attached, Outbox, Session};
 use super::rows::{Conversation, Counted, DeviceCursor, Kind, partition, partition_of_name};
 use super::state::{View, is_countable};
+use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
 
 /// What the commit thread is asked to do.
@@ -209,7 +210,9 @@ impl Core {
     }
 
     fn fence(&mut self, session: &Session) -> Option<&mut Fence> {
-        self.fences.get_mut(&session.device).filter(|fence| fence.session == session.number)
+        let is_newest =
+            |fence: &&mut Fence| fence.session == session.number || Mutation::TakeoverDoesNotFence.is_planted();
+        self.fences.get_mut(&session.device).filter(is_newest)
     }
 
     fn attach(&mut self, attach: Attach, turn: &mut Turn<'_, '_>) {
@@ -325,15 +328,17 @@ impl Core {
         // What lies below the first unanswered is settled.
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
-        let told = fence.told;
+        let told = if Mutation::ToldForgotten.is_planted() { MessageId(publish.first_unanswered) } else { fence.told };
         let outcome = match turn.known(&session, &publish, told, digest) {
-            Ok(Some(ack)) if !turn.has_answered(&session, id) => {
+            Ok(Some(ack)) if !turn.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
                 return turn.effects.push(Effect::Repeat(session, ack));
             }
             Ok(Some(ack)) => Ok(ack),
             Ok(None) if !turn.writable => Err(No(Reason::StoreUnavailable, "")),
-            Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
+            Ok(None) if fence.open.blocks(conversation.0, id) && !Mutation::AfterIgnored.is_planted() => {
+                Err(No(Reason::After, ""))
+            }
             Ok(None) => turn.append(&session, publish, told, digest, mark_countable),
             Err(no) => Err(no),
         };
@@ -386,7 +391,9 @@ impl Turn<'_, '_> {
         if id < floor {
             return Err(No(Reason::StaleId, "below the first unanswered id"));
         }
-        if let Ok(at) = device.kept.binary_search_by_key(&id, |kept| kept.id) {
+        if let Ok(at) = device.kept.binary_search_by_key(&id, |kept| kept.id)
+            && !Mutation::RepeatStored.is_planted()
+        {
             let kept = &device.kept[at];
             if kept.digest != digest {
                 return Err(No(Reason::IdConflict, "the id was used for something else"));
@@ -399,7 +406,9 @@ impl Turn<'_, '_> {
         }
         let conversation = ConversationId(publish.conversation);
         // What opened a conversation did not name it, and is in order among its like alone.
-        let is_later = |k: &super::rows::Kept| k.id > id && k.conversation == conversation && !k.opened;
+        let is_later = |k: &super::rows::Kept| {
+            k.id > id && k.conversation == conversation && (!k.opened || Mutation::OpenedMakesStale.is_planted())
+        };
         if conversation.is_some() && device.kept.iter().rev().any(is_later) {
             return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
         }
@@ -664,7 +673,10 @@ impl Turn<'_, '_> {
         let Some(member) = self.view.member(id, session.user).filter(|m| m.is_active()) else {
             return Err(No(Reason::Forbidden, "who is no member has no mark"));
         };
-        let (seq, countable) = if seq >= head.seq { (head.seq, head.countable) } else { (seq, countable) };
+        let (seq, countable) = match seq >= head.seq && !Mutation::MarkNotClamped.is_planted() {
+            true => (head.seq, head.countable),
+            false => (seq, if Mutation::MarkCountsNothing.is_planted() { 0 } else { countable }),
+        };
         if seq > member.mark {
             self.change(&Change::MarkSet { user: session.user, conversation: id, seq, countable });
         }

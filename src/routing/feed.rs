@@ -14,6 +14,7 @@ use super::registry::Registry;
 use super::rows::Kind;
 use super::state::State;
 use super::stream::{Place, Ready};
+use crate::mutation::Mutation;
 use crate::store::{Frame, Record, StoredEntry};
 
 /// See the module.
@@ -64,7 +65,8 @@ impl Feed {
         let mut to = |user: UserId| {
             let (member, duty) = (state.member(entry.conversation, user), state.duties(user).get(&entry.conversation));
             let (Some(member), Some(duty)) = (member, duty) else { return };
-            if !member.sees(entry.seq) || entry.seq <= duty.since {
+            let sees = member.sees(entry.seq) || Mutation::LiveIgnoresRights.is_planted();
+            if !sees || entry.seq <= duty.since {
                 return;
             }
             registry.each_of(user, |session| {
@@ -72,7 +74,8 @@ impl Feed {
                     return;
                 }
                 let mut pending = session.outbox.lock();
-                let admits = conversation.kind.is_express() || pending.express.sent() >= duty.joined;
+                let is_announced = pending.express.sent() >= duty.joined || Mutation::JoinedNotAwaited.is_planted();
+                let admits = conversation.kind.is_express() || is_announced;
                 push(&mut pending, session, entry, conversation.kind, admits);
                 touched.push(Arc::clone(session));
             });

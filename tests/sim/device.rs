@@ -774,6 +774,13 @@ impl Device {
         if conversation.kind == Kind::Channel && watches {
             around.coverage.count("entries of watched channels");
         }
+        let covered = model.covered.get(&(self.user_id, id)).copied().unwrap_or(u64::MAX);
+        if lane == Lane::Bulk && seq > covered && !watches && wire.seen.started.is_some() {
+            let inbox = &model.conversations[&model.inboxes[&self.user_id]];
+            let announced = inbox.entry(model.announced[&(self.user_id, id)]).expect("an entry of the inbox").position;
+            let is_known = announced <= wire.seen.position[0] || announced < model.floor;
+            assert!(is_known, "{}: {id}/{seq} comes before it is announced at {announced}", self.name);
+        }
         let heads = wire.seen.heads.entry(id).or_default();
         assert!(!heads.has(seq), "{}: {id}/{seq} comes though a Head named it", self.name);
         let next = wire.seen.next.get(&id).copied().unwrap_or(1);

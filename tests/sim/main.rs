@@ -125,6 +125,34 @@ fn a_seed_is_one_history() {
     }
 }
 
+/// Each planted bug is seen within a thousand seeds; otherwise the simulator looks away somewhere.
+#[cfg(feature = "mutations")]
+#[test]
+#[ignore = "takes minutes: run by name, with --features mutations"]
+fn mutations_are_seen() {
+    use longwire::mutation::Mutation;
+
+    let only = std::env::var("LONGWIRE_MUTATION").ok();
+    let wanted = |m: &Mutation| only.as_ref().is_none_or(|only| format!("{m:?}") == *only);
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    for mutation in Mutation::ALL.into_iter().filter(wanted) {
+        Mutation::plant(Some(mutation));
+        let seen = seeds(SEEDS).find_map(|seed| {
+            let panic = catch_unwind(AssertUnwindSafe(|| run(seed))).err()?;
+            let text = panic.downcast_ref::<String>().cloned();
+            Some((seed, text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()))
+        });
+        Mutation::plant(None);
+        match seen {
+            Some((seed, text)) => println!("{mutation:?}: seed {seed}: {}", text.lines().next().unwrap_or_default()),
+            None => missed.push(mutation),
+        }
+    }
+    drop(std::panic::take_hook());
+    assert!(missed.is_empty(), "not seen: {missed:?}");
+}
+
 #[test]
 fn what_once_failed_holds() {
     for seed in REGRESSIONS {
