@@ -47,6 +47,8 @@ pub(super) struct Live {
     /// The one job that is under way off the worker thread, or waits for it.
     jobs: VecDeque<Job>,
     away: Option<Task<Done>>,
+    /// Items that have to be sent again and are not yet: what is new waits, since the client drops it until then.
+    resends: usize,
     /// Publishes of this turn, on their way to the commit thread.
     ops: Vec<Op>,
     item_bytes_max: usize,
@@ -114,6 +116,7 @@ impl Live {
             bulk: Reader::Idle,
             jobs: VecDeque::new(),
             away: None,
+            resends: 0,
             ops: Vec::new(),
             item_bytes_max,
             skips,
@@ -150,6 +153,7 @@ impl Live {
                         // Only entries are read again alone; for the rest the next session resumes from the cursor.
                         return wire.close(Refusal::connection(Reason::AckTimeout));
                     }
+                    self.resends += 1;
                     self.jobs.push_back(Job::Resend { lane, n, place });
                 }
             }
@@ -292,8 +296,8 @@ impl Live {
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
 
-    /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held for a cursor, and
-    /// go on once it has left.
+    /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held, for a cursor or
+    /// for what is sent again, and go on once that has left.
     pub(super) fn pump(
         &mut self,
         context: &mut Context<'_>,
@@ -302,6 +306,7 @@ impl Live {
         now: Millis,
     ) -> bool {
         self.check_identity(wire, shared);
+        let was_resending = self.resends > 0;
         self.come_back(context, wire, shared, now);
         for lane in [Lane::Express, Lane::Bulk] {
             self.pump_lane(lane, wire, shared, now);
@@ -311,7 +316,7 @@ impl Live {
         self.next_job(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
-        self.holds_for_cursor(now)
+        self.holds_for_cursor(now) || (was_resending && self.resends == 0)
     }
 
     /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
@@ -343,7 +348,7 @@ impl Live {
         let is_express = lane == Lane::Express;
         loop {
             let room = wire.room(lane);
-            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) {
+            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) || self.resends > 0 {
                 return;
             }
             match std::mem::replace(self.reader(lane), Reader::Idle) {
@@ -534,7 +539,10 @@ impl Live {
                     self.stepped(lane, catch_up, out, step, wire, shared, now);
                 }
                 Ok(Done::History(id, page)) => answer_history(id, page, wire),
-                Ok(Done::Resend { lane, n, item }) => resend(lane, n, item, wire, now),
+                Ok(Done::Resend { lane, n, item }) => {
+                    self.resends -= 1;
+                    resend(lane, n, item, wire, now);
+                }
                 Err(_) => wire.close(Refusal::connection(Reason::Internal)),
             }
             for lane in [Lane::Express, Lane::Bulk] {
@@ -584,7 +592,10 @@ impl Live {
                             Done::Resend { lane, n, item: read_again(reads, &session, place, max) }
                         }));
                     }
-                    item => resend(lane, n, item, wire, now),
+                    item => {
+                        self.resends -= 1;
+                        resend(lane, n, item, wire, now);
+                    }
                 },
             }
         }
