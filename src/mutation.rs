@@ -66,11 +66,13 @@ pub enum Mutation {
     ToldForgotten,
     /// A watched channel is sent from before it was watched.
     WatchedFromBefore,
+    /// The state is saved with a log that may hold more than it.
+    SealedWhileFailed,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -102,6 +104,7 @@ impl Mutation {
         Self::OpenedMakesStale,
         Self::ToldForgotten,
         Self::WatchedFromBefore,
+        Self::SealedWhileFailed,
     ];
 
     /// Whether this bug is planted.

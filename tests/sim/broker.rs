@@ -29,8 +29,8 @@ pub(crate) enum Told {
     Committed(Frame),
     /// A frame failed under way: it may be found after a reopening or a start.
     Open,
-    /// Surely not stored.
-    NotStored,
+    /// Surely not stored, and why.
+    NotStored(String),
     /// The log was opened again.
     Reopened,
 }
@@ -123,7 +123,7 @@ impl Log for Tapped {
         let appended = self.with(|log| log.log_mut().append(frame));
         self.tell(match &appended {
             Ok(()) => Told::Committed(frame.clone()),
-            Err(AppendError::NotStored(_)) => Told::NotStored,
+            Err(AppendError::NotStored(reason)) => Told::NotStored(reason.clone()),
             Err(AppendError::Conflict { .. }) => panic!("the frame does not begin at the tail"),
             Err(AppendError::Unknown { .. }) => Told::Open,
         });

@@ -336,7 +336,10 @@ impl World {
                     self.is_open = true;
                     self.coverage.count("commits that failed under way");
                 }
-                Told::NotStored => self.coverage.count("commits refused"),
+                Told::NotStored(reason) => {
+                    self.trace.note(|| format!("not stored: {reason}"));
+                    self.coverage.count("commits refused");
+                }
                 Told::Reopened => {
                     self.coverage.count("stores opened again");
                     let tail = Position(self.model.tail);
@@ -880,7 +883,13 @@ impl World {
         if restless.is_none() {
             self.devices.iter().for_each(|device| device.check_view(&self.model));
         }
-        panic!("it does not come to rest: {}", restless.map_or_else(String::new, Device::why_restless));
+        let store = self.broker.as_ref().map(|broker| {
+            broker.with_log(|log| (log.log().pressure(), log.log().is_seal_due(), log.log().is_settled()))
+        });
+        panic!(
+            "it does not come to rest: store {store:?}: {}",
+            restless.map_or_else(String::new, Device::why_restless)
+        );
     }
 
     /// Everyone gets a turn.
