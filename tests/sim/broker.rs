@@ -355,18 +355,16 @@ impl Running {
     }
 
     /// The process ends in order: connections are gone, what is queued is done, the store is closed.
-    pub(crate) fn stop(mut self, ground: &mut Ground) -> Vec<Told> {
+    pub(crate) fn stop(mut self, ground: &mut Ground) {
         self.connections.clear();
         while !self.rooms.shared.queue.is_empty() {
             self.step_commit();
             while self.step_feed() {}
         }
-        let told = self.told();
         if matches!(ground, Ground::Disk(..)) {
             self.rooms.commit.close();
         } else {
             self.kill(ground);
         }
-        told
     }
 }

@@ -22,7 +22,7 @@ const STEPS: u32 = 3_000;
 
 /// Seeds that once failed. What each of them found is also planted as a mutation, since a seed tells another history as
 /// soon as the simulator changes.
-const REGRESSIONS: [u64; 14] = [5, 33, 52, 56, 79, 205, 212, 226, 318, 348, 509, 953, 2_439, 4_088];
+const REGRESSIONS: [u64; 15] = [5, 33, 52, 56, 79, 205, 212, 226, 318, 348, 509, 953, 2_439, 4_088, 4_827];
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
 const REACHED: [&str; 28] = [
