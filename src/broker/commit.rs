@@ -448,7 +448,6 @@ impl Commit {
     fn tell_open(&self, effects: &mut [Effect]) {
         for effect in effects {
             if let Effect::Answer(session, _, Err(refusal)) = effect
-                && !Mutation::OutcomeForgotten.is_planted()
                 && self.open.contains(&(session.device, session.incarnation, refusal.message_id))
             {
                 refusal.reason = Reason::OutcomeUnknown;
