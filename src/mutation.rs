@@ -60,17 +60,13 @@ pub enum Mutation {
     RepeatFailsWithGroup,
     /// Opening a conversation makes earlier messages to it stale.
     OpenedMakesStale,
-    /// What a refused publish told is forgotten.
-    ToldForgotten,
     /// A watched channel is sent from before it was watched.
     WatchedFromBefore,
-    /// The state is saved with a log that may hold more than it.
-    SealedWhileFailed,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -99,9 +95,7 @@ impl Mutation {
         Self::WaitsForExpired,
         Self::RepeatFailsWithGroup,
         Self::OpenedMakesStale,
-        Self::ToldForgotten,
         Self::WatchedFromBefore,
-        Self::SealedWhileFailed,
     ];
 
     /// Whether this bug is planted.

@@ -348,7 +348,7 @@ impl Commit {
     fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
         let is_seal_due = self.log.is_seal_due() || (self.dirty.len() >= DIRTY_ROWS_MAX && self.log.is_settled());
         // After a failure the log may already hold a frame that the state does not: the two are saved together.
-        if is_seal_due && (self.health == Health::Good || Mutation::SealedWhileFailed.is_planted()) {
+        if is_seal_due && self.health == Health::Good {
             let rows = std::mem::take(&mut self.dirty);
             self.log.seal(Box::new(if Mutation::RowsNotSaved.is_planted() { Dirty::default() } else { rows }));
         }

@@ -328,7 +328,7 @@ impl Core {
         // What lies below the first unanswered is settled.
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
-        let told = if Mutation::ToldForgotten.is_planted() { MessageId(publish.first_unanswered) } else { fence.told };
+        let told = fence.told;
         let outcome = match turn.known(&session, &publish, told, digest) {
             Ok(Some(ack)) if !turn.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
