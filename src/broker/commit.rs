@@ -348,7 +348,7 @@ impl Commit {
     fn keep_house(&mut self) {
         let (unsaved, now_ms) = (self.log.unsaved_seals(), self.clock.now().0);
         // After a failure the log may already hold a frame that the state does not: the two are saved together.
-        let may_seal = self.health == Health::Good || Mutation::SealedWhileFailed.is_planted();
+        let may_seal = self.health == Health::Good;
         let (is_swept, waits) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let is_old = state.unsealed() > 0 && now_ms >= self.sealed_ms + SEAL_AFTER_MS;
@@ -471,7 +471,6 @@ impl Commit {
     fn tell_open(&self, effects: &mut [Effect]) {
         for effect in effects {
             if let Effect::Answer(session, _, Err(refusal)) = effect
-                && !Mutation::OutcomeForgotten.is_planted()
                 && self.open.contains(&(session.device, session.incarnation, refusal.message_id))
             {
                 refusal.reason = Reason::OutcomeUnknown;

@@ -527,7 +527,7 @@ impl Device {
                 out.retry_at = around.now + if around.is_calm { 1 } else { wait };
                 // Only the commit thread knows what an earlier session has stored.
                 let is_sure = refusal.reason == Reason::StoreUnavailable || !out.was_sent;
-                if is_sure && !out.is_open && !around.is_calm && around.rng.u8(0..8) == 0 {
+                if is_sure && !out.is_open && !around.is_calm && around.rng.u8(0..3) == 0 {
                     around.coverage.count("ids given up");
                     around.trace.note(|| format!("{} {} > gives up {message_id}", around.now, self.name));
                     wire.session.give_up(MessageId(message_id));
