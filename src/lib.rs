@@ -5,6 +5,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod mutation;
 pub mod net;
 pub mod routing;
 pub mod store;

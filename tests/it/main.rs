@@ -10,6 +10,7 @@ mod hostile;
 mod refusals;
 mod restored;
 mod rights;
+mod rules;
 mod secrets;
 mod sessions;
 mod streams;
