@@ -95,7 +95,7 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address: many people may stand behind one.
     pub connections_per_address: usize,
-    /// Handshakes under way: each takes some 30 KB and half a millisecond of CPU.
+    /// Handshakes under way: each takes some 30 KB and half a millisecond of CPU. One address has a quarter at most.
     pub handshakes: usize,
     /// Memory of the process, such as `6GiB`, beyond which nobody new is let in; three quarters of the machine's unless set.
     pub memory: Option<String>,
