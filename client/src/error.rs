@@ -2,8 +2,7 @@
 
 use longwire_protocol::reason::Refusal;
 
-use crate::dial::TrustError;
-use crate::outbox::OutboxError;
+use crate::trust::TrustError;
 
 /// Why a client could not be started. Nothing was sent.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -14,6 +13,40 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Trust(#[from] TrustError),
+}
+
+/// Why an outbox file cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another process, or another client in this one, has it open.
+    #[error("the outbox {0} is in use by another client")]
+    InUse(String),
+    /// It was written for another device, whose message ids would be mixed with this one's.
+    #[error("the outbox {path} is that of device {device:?}")]
+    OtherDevice {
+        /// The file.
+        path: String,
+        /// The device it was written for.
+        device: String,
+    },
+    /// It was written by a newer version.
+    #[error("the outbox {path} has format {format}, this version reads {newest}")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format.
+        format: u64,
+        /// The newest that this version reads.
+        newest: u64,
+    },
+    /// The disk, or what is in the file.
+    #[error("the outbox {path}: {why}")]
+    Disk {
+        /// The file.
+        path: String,
+        /// What happened.
+        why: String,
+    },
 }
 
 /// Why a client came to its end and will not connect again.
@@ -31,15 +64,6 @@ pub enum Failure {
     /// What the outbox holds was published as another user, or to another broker: it is not sent as this one.
     #[error("the outbox holds messages of another user, or for another broker")]
     OutboxOfAnother,
-    /// The broker knows of answers that the outbox does not: the outbox is an older copy, or another installation
-    /// uses the same device name. Sending on could double what people wrote, so nothing is sent.
-    #[error("the outbox is older than the broker's memory of this device (first unanswered {first}, broker {floor})")]
-    OutboxRestored {
-        /// The outbox's first unanswered message id.
-        first: u64,
-        /// The broker's.
-        floor: u64,
-    },
 }
 
 /// Why a publish has no ack.
@@ -71,6 +95,21 @@ pub enum PublishError {
         id: u64,
         /// The lowest that would do.
         next: u64,
+    },
+    /// The outbox was restored from a copy, and nobody can tell whether this is stored: it is not sent, and kept for
+    /// the application to decide. See [`Client::doubtful`].
+    ///
+    /// [`Client::doubtful`]: crate::Client::doubtful
+    #[error("message {id} may be stored or not: the outbox was restored from a copy")]
+    Doubtful {
+        /// Its message id.
+        id: u64,
+    },
+    /// Nothing doubtful has this message id.
+    #[error("message {id} is not among what is doubtful")]
+    NotDoubtful {
+        /// The id.
+        id: u64,
     },
     /// It was given up before it was stored.
     #[error("given up")]

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use longwire_protocol::packet::{self, publish::Action, request, response};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::command::Command;
 use crate::config::Config;
 use crate::delivery::Deliveries;
 use crate::error::{GiveUpError, PublishError, RequestError, StartError};
 use crate::intake::Shared;
 use crate::outbox::OutboxState;
 use crate::state::State;
-use crate::task::{Command, Task};
+use crate::task::Task;
 
 /// Wishes on their way to the task; whoever has one more waits.
 const COMMANDS_MAX: usize = 64;
@@ -56,7 +57,8 @@ impl Client {
         })?;
         let shared = Arc::new(Shared::default());
         let client = Self { commands, states: state, request_timeout: config.request_timeout };
-        let deliveries = Deliveries { shared: Arc::clone(&shared), handover: config.handover, _client: client.clone() };
+        let deliveries =
+            Deliveries { shared: Arc::clone(&shared), handover: config.handover, _commands: client.commands.clone() };
         let task = Task::new(config, outbox, saves, inbox, shared, states);
         tokio::spawn(async move {
             // Without a file nobody else sends: the channel stays open as long as the task.
@@ -191,7 +193,8 @@ impl Client {
         self.act(conversation, Action::SetMark(packet::SetMark { seq })).await
     }
 
-    /// Gives up an unanswered publish, if it is surely not stored: it was never sent, or last refused for now.
+    /// Gives up an unanswered publish, if it is surely not stored: it was never sent, or last refused for now. Gives up
+    /// what is doubtful, too.
     ///
     /// # Errors
     /// [`GiveUpError::MayBeStored`] when it may be stored: its answer decides.
@@ -210,6 +213,33 @@ impl Client {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// What may be stored or not, in the order of message ids: an outbox that was restored from a copy could not find
+    /// out ([`Item::Settled`]). It is not sent. It stays, in the outbox file too, until the application decides:
+    /// [`Client::send_anyway`] or [`Client::give_up`].
+    ///
+    /// [`Item::Settled`]: crate::Item::Settled
+    pub async fn doubtful(&self) -> Vec<(u64, packet::Publish)> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Doubtful { reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Publishes something doubtful again, under the next message id; if it was stored, it is stored twice. Otherwise
+    /// as [`Client::publish`].
+    ///
+    /// # Errors
+    /// As [`Client::publish`], and then it stays doubtful; [`PublishError::NotDoubtful`].
+    pub async fn send_anyway(&self, message_id: u64) -> Result<Publication, PublishError> {
+        let (saved, taken) = oneshot::channel();
+        let (answer, outcome) = oneshot::channel();
+        let command = Command::SendAnyway { id: message_id, saved, answer };
+        self.commands.send(command).await.map_err(|_| self.publish_closed())?;
+        let message_id = taken.await.unwrap_or_else(|_| Err(self.publish_closed()))?;
+        Ok(Publication { message_id, outcome })
     }
 
     async fn act(&self, conversation: u64, action: Action) -> Result<Publication, PublishError> {

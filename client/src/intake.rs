@@ -4,7 +4,7 @@
 //! for the broker comes back to the task as [`Effects`]. A value behind one short lock.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use longwire_protocol::limits;
@@ -12,7 +12,7 @@ use longwire_protocol::packet::Lane;
 use tokio::sync::Notify;
 
 use crate::config::Handover;
-use crate::delivery::{Delivery, Item, Reset};
+use crate::item::{Item, Reset};
 
 /// Something on the wire, in its order.
 #[derive(Debug)]
@@ -27,6 +27,9 @@ enum Arrival {
     AckRequest(u64),
     Reset(Reset),
 }
+
+/// What the application takes: the number to settle it by, the items, and the cursor behind them.
+pub(crate) type Taken = (u64, Vec<Item>, Option<Bytes>);
 
 /// What the application did, as the session is told.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,6 +54,7 @@ struct Handed {
     answers: Vec<u64>,
     cursor: Option<Bytes>,
     places: HashMap<u64, u64>,
+    notices: Vec<Item>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +63,8 @@ struct Intake {
     /// come again in this one.
     numbering: u64,
     queue: VecDeque<Arrival>,
+    /// What the client itself has to say: of no connection, so it outlives each.
+    notices: Vec<Item>,
     handed: VecDeque<Handed>,
     next_number: u64,
     effects: Effects,
@@ -95,9 +101,10 @@ impl Intake {
         self.put(Arrival::Items { lane, through, items });
     }
 
-    fn take(&mut self, handover: Handover) -> Option<(u64, Vec<Item>, Option<Bytes>)> {
+    fn take(&mut self, handover: Handover) -> Option<Taken> {
         let complete = self.queue.iter().any(|arrival| matches!(arrival, Arrival::Cursor(_)));
-        let something = self.queue.iter().any(|arrival| !matches!(arrival, Arrival::AckRequest(_)));
+        let something =
+            !self.notices.is_empty() || self.queue.iter().any(|arrival| !matches!(arrival, Arrival::AckRequest(_)));
         if !something || (handover == Handover::WithCursor && !complete) {
             return None;
         }
@@ -105,8 +112,9 @@ impl Intake {
         if self.handed.iter().any(|handed| handed.numbering != self.numbering) {
             return None;
         }
-        let mut all = Vec::new();
-        let mut handed = Handed { number: self.next_number, numbering: self.numbering, ..Handed::default() };
+        let notices = std::mem::take(&mut self.notices);
+        let mut all = notices.clone();
+        let mut handed = Handed { number: self.next_number, numbering: self.numbering, notices, ..Handed::default() };
         while let Some(arrival) = self.queue.pop_front() {
             match arrival {
                 Arrival::Items { lane, through, mut items } => {
@@ -145,7 +153,11 @@ impl Intake {
             }
         } else if let Some(at) = self.handed.iter().position(|handed| handed.number == number) {
             // Not stored, and that is an answer too: it comes again, with what follows it.
-            let handed = self.handed.remove(at).filter(|handed| handed.numbering == self.numbering);
+            let mut handed = self.handed.remove(at);
+            if let Some(handed) = &mut handed {
+                self.notices.splice(..0, handed.notices.drain(..));
+            }
+            let handed = handed.filter(|handed| handed.numbering == self.numbering);
             if let Some(handed) = handed.filter(|handed| !handed.answers.is_empty()) {
                 self.queue.clear();
                 self.numbering += 1;
@@ -244,6 +256,15 @@ impl Shared {
         self.arrived.notify_one();
     }
 
+    /// The client itself has something to say: it comes in front of everything else.
+    pub(crate) fn put_notice(&self, item: Item) {
+        let mut intake = self.lock();
+        intake.notices.push(item);
+        intake.settle_what_nobody_reads();
+        drop(intake);
+        self.arrived.notify_one();
+    }
+
     /// The broker asks what became of the items before this.
     pub(crate) fn put_ack_request(&self, k: u64) {
         self.lock().put(Arrival::AckRequest(k));
@@ -294,17 +315,15 @@ impl Shared {
         self.settled.notify_one();
     }
 
-    pub(crate) async fn next(self: &Arc<Self>, handover: Handover) -> Option<Delivery> {
+    /// What may be taken next; `None` once nothing will come any more. Cancel safe: what is not returned stays.
+    pub(crate) async fn next(&self, handover: Handover) -> Option<Taken> {
         loop {
             let (taken, closed) = {
                 let mut intake = self.lock();
                 (intake.take(handover), intake.closed)
             };
-            if let Some((number, items, cursor)) = taken {
-                return Some(Delivery { items, cursor, number, intake: Some(Arc::clone(self)) });
-            }
-            if closed {
-                return None;
+            if taken.is_some() || closed {
+                return taken;
             }
             self.arrived.notified().await;
         }
@@ -318,8 +337,11 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
     use longwire_protocol::packet::Entry;
+
+    use super::*;
 
     fn entries(conversation: u64, seqs: impl IntoIterator<Item = u64>) -> Vec<Item> {
         seqs.into_iter().map(|seq| Item::Entry(Entry { conversation, seq, ..Entry::default() })).collect()

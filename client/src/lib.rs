@@ -36,6 +36,8 @@
 //!
 //! * A publication that resolves to an ack is on the broker's disk. Until then it stays in the outbox; from an
 //!   [`Outbox::File`] it is sent again after a restart, under its old message id, so it is never stored twice.
+//! * An outbox file that was restored from an older copy is found out by the broker. It sends nothing until it has
+//!   learned from history what of it is stored, and tells what became of it: [`Item::Settled`].
 //! * Publishes of one conversation are stored in the order in which they were published.
 //! * Within the life of a client no entry is handed over twice after it was stored, however often the connection is
 //!   lost; none is left out without an [`Item::Skipped`] or an [`Item::Reset`] that says so.
@@ -43,26 +45,33 @@
 
 mod address;
 mod backoff;
+mod command;
 mod config;
 mod delivery;
 mod dial;
 mod error;
 mod handle;
 mod intake;
+mod item;
 mod link;
 mod outbox;
 mod requests;
+mod settle;
 mod state;
 mod task;
+mod trust;
 
 pub use longwire_protocol as protocol;
 pub use longwire_protocol::packet;
 
 pub use address::{Address, AddressError, PORT_DEFAULT, Security};
 pub use config::{Config, Handover, Start, TokenFuture, TokenSource};
-pub use delivery::{Deliveries, Delivery, Item, Reset};
-pub use dial::{ALPN, ByteStream, Dialer, Dialing, Trust, TrustError};
-pub use error::{Failure, GiveUpError, PublishError, RequestError, StartError};
+pub use delivery::{Deliveries, Delivery};
+pub use dial::{ByteStream, Dialer, Dialing};
+pub use error::{Failure, GiveUpError, OutboxError, PublishError, RequestError, StartError};
 pub use handle::{Client, Direction, Publication};
-pub use outbox::{Outbox, OutboxError, OutboxLimits, outbox_path};
+pub use item::{Item, Reset};
+pub use outbox::{Outbox, OutboxLimits, outbox_path};
+pub use settle::Settled;
 pub use state::State;
+pub use trust::{ALPN, Trust, TrustError, Untrusted};

@@ -26,6 +26,8 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) enum LinkError {
     Io(io::Error),
     Refused(Refusal),
+    /// This client ends it, to begin another one; why.
+    Again(&'static str),
     /// For good, and not by the broker's word.
     Failed(Failure),
 }

@@ -7,6 +7,7 @@ use longwire_protocol::packet;
 use longwire_protocol::reason::Refusal;
 
 use crate::error::Failure;
+use crate::trust::Untrusted;
 
 /// How a client stands with its broker, as [`Client::states`] tells it.
 ///
@@ -33,6 +34,9 @@ pub enum State {
         reason: String,
         /// The same as the broker's refusal, where it was one.
         refusal: Option<Refusal>,
+        /// The same, where the certificate that was shown is not believed. It is tried again all the same: a proxy or
+        /// the login page of a network may have answered in the broker's place.
+        untrusted: Option<Untrusted>,
     },
     /// The application closed the client. Final.
     Closed,

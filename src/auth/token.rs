@@ -157,6 +157,7 @@ mod tests {
         assert_eq!(verify(&token, &issuers(&public), 1_000), Err(TokenError::Expired));
     }
 
+    /// SPEC R12-3.
     #[test]
     fn what_is_not_signed_for_this_broker_is_not_believed() {
         let (private, public) = generate_key().expect("a key");

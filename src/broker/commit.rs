@@ -1,7 +1,7 @@
 //! The commit thread: takes what is queued, has routing decide it, appends one frame, and only then lets effects out.
 //! Everything durable goes through here, in one order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{LogTime, SessionNumber};
+use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use crate::clock::Clock;
 use crate::routing::core::{Core, Effect, Op};
@@ -179,6 +179,9 @@ pub struct Commit {
     health: Health,
     counters: Arc<Counters>,
     retention: Retention,
+    /// Publishes of a frame that failed under way, until it is known whether that is there: while it is not, their
+    /// repeats are told the same as they were.
+    open: HashSet<(DeviceId, Incarnation, MessageId)>,
     /// When retention was last looked at.
     retained_ms: u64,
     /// When the memtable was last sealed.
@@ -275,6 +278,7 @@ impl Commit {
             health: Health::Good,
             counters: parts.counters,
             retention: parts.retention,
+            open: HashSet::new(),
             retained_ms: 0,
             sealed_ms: 0,
             reopened_ms: 0,
@@ -379,6 +383,9 @@ impl Commit {
                 self.core.decide(op, &mut draft);
             }
         }
+        if !self.open.is_empty() {
+            self.tell_open(&mut effects);
+        }
         self.counters.late_rows.fetch_add(self.overlay.late() as u64, Ordering::Relaxed);
         if let Some(error) = self.overlay.take_failure() {
             return self.fail(effects, &AppendError::NotStored(error.to_string()));
@@ -417,6 +424,13 @@ impl Commit {
                         Err(refusal) => Reply::Refused(refusal),
                     });
                 }
+                Effect::Repeat(session, ack) => {
+                    let mut pending = session.outbox.lock();
+                    if pending.replies.is_empty() {
+                        touched.push(Arc::clone(&session.outbox));
+                    }
+                    pending.replies.push_back(Reply::Ack(ack));
+                }
                 Effect::Refuse(outbox, refusal) => {
                     outbox.reply(Reply::Refused(refusal));
                     touched.push(outbox);
@@ -446,6 +460,17 @@ impl Commit {
         }
     }
 
+    /// What may be there all the same is not called surely not stored.
+    fn tell_open(&self, effects: &mut [Effect]) {
+        for effect in effects {
+            if let Effect::Answer(session, _, Err(refusal)) = effect
+                && self.open.contains(&(session.device, session.incarnation, refusal.message_id))
+            {
+                refusal.reason = Reason::OutcomeUnknown;
+            }
+        }
+    }
+
     /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
     fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
         self.overlay.clear();
@@ -466,14 +491,26 @@ impl Commit {
                 } else {
                     tracing::error!(reason, "a commit failed: publishes are refused until the store opens again");
                 }
+                for effect in &effects {
+                    if let Effect::Answer(session, _, Ok(ack)) = effect {
+                        self.open.insert((session.device, session.incarnation, MessageId(ack.message_id)));
+                    }
+                }
                 Reason::OutcomeUnknown
             }
         };
         let effects = effects.into_iter().map(|effect| match effect {
             Effect::Answer(session, conversation, Ok(ack)) => {
-                let id = longwire_protocol::MessageId(ack.message_id);
+                let id = MessageId(ack.message_id);
                 self.core.refused(&session, id, conversation);
                 let refusal = Refusal::publish(id, reason).retry_after(1_000);
+                Effect::Answer(session, conversation, Err(refusal))
+            }
+            // Refused over a draft of members and rights that is gone: whether that was right is not known.
+            Effect::Answer(session, conversation, Err(refusal)) if rests_on_draft(refusal.reason) => {
+                let id = refusal.message_id;
+                self.core.refused(&session, id, conversation);
+                let refusal = Refusal::publish(id, Reason::StoreUnavailable).retry_after(1_000);
                 Effect::Answer(session, conversation, Err(refusal))
             }
             Effect::Attach(attached) => {
@@ -510,6 +547,7 @@ impl Commit {
         match followed {
             Ok(()) => {
                 self.health = Health::Good;
+                self.open.clear();
                 tracing::info!("the store is open again; publishes are accepted");
             }
             Err(error) => {
@@ -518,6 +556,11 @@ impl Commit {
             }
         }
     }
+}
+
+/// Whether a publish is refused for what others may have changed in the same group.
+fn rests_on_draft(reason: Reason) -> bool {
+    matches!(reason, Reason::Forbidden | Reason::UnknownConversation | Reason::QuotaExceeded | Reason::InvalidArgument)
 }
 
 /// The retention that an operator set.

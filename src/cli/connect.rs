@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use longwire_client::{Address, Client, Config, Deliveries, Dialer, State, TokenSource, Trust, packet};
+use longwire_client::{Address, Client, Config, Deliveries, Dialer, State, TokenSource, Trust, Untrusted, packet};
 use tokio::time::timeout;
 
 use super::Fail;
@@ -152,16 +152,40 @@ impl ConnectArgs {
     /// Starts a client and waits until it is connected.
     pub(super) async fn connect(&self, config: Config) -> Result<(Client, Deliveries, packet::Connected), Fail> {
         let (client, deliveries) = Client::start(config)?;
-        match timeout(self.connect_timeout, client.connected()).await {
-            Ok(Ok(connected)) => Ok((client, deliveries, connected)),
-            Ok(Err(state)) => Err(Fail::ended(&state)),
-            Err(_) => Err(match &*client.states().borrow() {
-                State::Waiting { refusal: Some(refusal), .. } => Fail::refused(refusal),
-                State::Waiting { reason, .. } => Fail::unavailable(format!("{}: {reason}", self.url)),
-                _ => Fail::unavailable(format!("{}: no answer", self.url)),
-            }),
+        let mut states = client.states();
+        // Whom a command does not believe today it does not believe in ten seconds: its user is asked to look.
+        let is_decided =
+            |state: &State| matches!(state, State::Connected(_)) || is_untrusted(state) || state.is_final();
+        // A client that is gone has told its last state.
+        drop(timeout(self.connect_timeout, states.wait_for(is_decided)).await);
+        let state = states.borrow().clone();
+        match state {
+            State::Connected(connected) => Ok((client, deliveries, *connected)),
+            State::Waiting { untrusted: Some(untrusted), .. } => Err(self.untrusted(&untrusted)),
+            State::Waiting { refusal: Some(refusal), .. } => Err(Fail::refused(&refusal)),
+            State::Waiting { reason, .. } => Err(Fail::unavailable(format!("{}: {reason}", self.url))),
+            State::Connecting { .. } => Err(Fail::unavailable(format!("{}: no answer", self.url))),
+            state => Err(Fail::ended(&state)),
         }
     }
+
+    /// What a command says of a certificate that it does not believe.
+    pub(super) fn untrusted(&self, untrusted: &Untrusted) -> Fail {
+        let hint = match (untrusted, &self.ca) {
+            (Untrusted::UnknownIssuer, Some(ca)) => {
+                format!("; {} is what --ca names: is it that of this broker?", ca.display())
+            }
+            (Untrusted::UnknownIssuer, None) => "; name the authority's certificate with --ca FILE".to_owned(),
+            (Untrusted::WrongName(_), _) => format!("; {:?} is what --url names", self.url.host()),
+            _ => String::new(),
+        };
+        Fail::untrusted(format!("{}: {untrusted}{hint}", self.url))
+    }
+}
+
+/// Whether the certificate that was shown is the reason why there is no connection.
+const fn is_untrusted(state: &State) -> bool {
+    matches!(state, State::Waiting { untrusted: Some(_), .. })
 }
 
 fn read_token(path: &Path) -> Result<String, String> {

@@ -15,6 +15,8 @@ pub enum FailKind {
     Usage,
     /// 69: the broker cannot be reached.
     Unavailable,
+    /// 76: whoever answers cannot show that it is the broker.
+    Untrusted,
     /// 77: the broker does not let this user in.
     NotAllowed,
     /// 130: interrupted from the keyboard.
@@ -29,6 +31,7 @@ impl FailKind {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Unavailable => 69,
+            Self::Untrusted => 76,
             Self::NotAllowed => 77,
             Self::Interrupted => 130,
         })
@@ -59,6 +62,12 @@ impl Fail {
     #[must_use]
     pub fn unavailable(text: impl Into<String>) -> Self {
         Self { kind: FailKind::Unavailable, text: text.into() }
+    }
+
+    /// Exit code 76.
+    #[must_use]
+    pub fn untrusted(text: impl Into<String>) -> Self {
+        Self { kind: FailKind::Untrusted, text: text.into() }
     }
 
     /// Exit code 130.

@@ -312,6 +312,7 @@ mod tests {
 
     const GOOD: &str = "tls = { certificate = 'c', key = 'k' }\nauth.issuers.me = 'p'\n";
 
+    /// SPEC R2-2.
     #[test]
     fn the_defaults_need_a_certificate_and_an_issuer_alone() {
         let settings = written(GOOD).expect("resolves");

@@ -5,14 +5,17 @@ use std::sync::{Arc, PoisonError};
 use longwire_protocol::packet::{self, publish::Action};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerSession, ConversationId, MessageId, Millis, Seq};
+use prost::Message as _;
 
 use super::Shared;
 use super::pump::{Live, blocking, quick};
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::core::{Op, Publish, digest};
+use crate::routing::fold::is_countable;
 use crate::routing::loading::load;
 use crate::routing::rehearsal::rehearse;
 use crate::routing::stream::Place;
+use crate::routing::view::Rows as _;
 use crate::store::PageLimit;
 
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
@@ -20,26 +23,28 @@ const PREPARED_FOR_MS: u64 = 30_000;
 
 impl Live {
     pub(super) fn publish(&mut self, publish: packet::Publish, shared: &Shared) {
-        let id = MessageId(publish.message_id);
-        self.published = Some(self.published.map_or((id, id), |(low, high)| (low.min(id), high.max(id))));
-        let mark_countable = match &publish.action {
-            Some(Action::SetMark(set)) => {
-                countable_at(quick(shared), ConversationId(publish.conversation), Seq(set.seq)).ok()
-            }
-            _ => None,
-        };
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);
-        self.ops.push(Op::Publish(Publish { session, publish, digest, mark_countable }));
+        let mut publish = Publish { session, publish, digest, mark_countable: None };
+        count_mark(&mut publish, quick(shared));
+        self.ops.push(Op::Publish(publish));
     }
 
     /// Hands this turn's operations to the commit thread, once what they look at is at hand: the commit thread shall not
     /// wait for the disk.
     pub(super) fn flush_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
-        if let Some(published) = self.published {
-            self.session.outbox.lock().published = Some(published);
+        if self.ops.is_empty() {
+            return;
         }
-        if self.ops.is_empty() || self.preparing.is_some() {
+        {
+            let mut pending = self.session.outbox.lock();
+            for op in &self.ops {
+                if let Op::Publish(publish) = op {
+                    pending.published.add(MessageId(publish.publish.message_id));
+                }
+            }
+        }
+        if self.preparing.is_some() {
             return;
         }
         if self.is_prepared(shared, now) {
@@ -95,12 +100,7 @@ impl Live {
 fn prepare(shared: &Shared, ops: &mut [Op]) {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
-        if let Some(Action::SetMark(set)) = &publish.publish.action
-            && publish.mark_countable.is_none()
-        {
-            let conversation = ConversationId(publish.publish.conversation);
-            publish.mark_countable = countable_at(blocking(shared), conversation, Seq(set.seq)).ok();
-        }
+        count_mark(publish, blocking(shared));
         loop {
             let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
             if cold.is_empty() {
@@ -114,9 +114,34 @@ fn prepare(shared: &Shared, ops: &mut [Op]) {
     }
 }
 
-/// The countable entries up to a seq, for a mark; 0 where there is no such entry.
-fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<u64, Miss> {
+/// Looks up what stands below a mark, and clamps it to the head as it is now. What cannot be read stays open.
+fn count_mark(op: &mut Publish, reads: Reads<'_>) {
+    if let Some(Action::SetMark(set)) = &mut op.publish.action
+        && op.mark_countable.is_none()
+        && let Ok((seq, countable)) = countable_at(reads, ConversationId(op.publish.conversation), Seq(set.seq))
+    {
+        (set.seq, op.mark_countable) = (seq.0, Some(countable));
+    }
+}
+
+/// A mark's seq, at most the head's, and the countable entries up to it. Reads one entry.
+fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<(Seq, u64), Miss> {
+    let head = reads.rows(|rows| rows.conversation(conversation).map(|row| row.head).unwrap_or_default())?;
+    if seq >= head.seq {
+        return Ok((head.seq, head.countable));
+    }
     let one = PageLimit { entries: 1, bytes: usize::MAX };
-    let page = reads.range(conversation, seq, seq, false, one)?;
-    Ok(page.first().map_or(0, |entry| entry.countable))
+    let found = reads.range(conversation, seq, head.seq, false, one)?;
+    Ok(match found.first() {
+        Some(entry) if entry.seq == seq => (seq, entry.countable),
+        // It has expired: what is left counts from the first entry that is kept.
+        Some(entry) => {
+            let kind = packet::Item::decode(&entry.item[..]).ok().and_then(|item| match item.kind {
+                Some(packet::item::Kind::Entry(entry)) => Some(entry.kind()),
+                _ => None,
+            });
+            (seq, entry.countable - u64::from(kind.is_some_and(is_countable)))
+        }
+        None => (seq, head.countable),
+    })
 }

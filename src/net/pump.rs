@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use longwire_protocol::packet::Lane;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, MessageId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, Millis};
 
 use super::Shared;
 use super::connection::token_refusal;
@@ -48,7 +48,6 @@ pub(super) struct Live {
     pub(super) preparing: Option<Task<Vec<Op>>>,
     /// Messages into this conversation needed no loading then.
     pub(super) prepared: Option<(ConversationId, Millis)>,
-    pub(super) published: Option<(MessageId, MessageId)>,
     pub(super) item_bytes_max: usize,
     pub(super) skips: bool,
     pub(super) cursor: CursorState,
@@ -100,7 +99,6 @@ impl Live {
             ops: Vec::new(),
             preparing: None,
             prepared: None,
-            published: None,
             item_bytes_max,
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },

@@ -157,15 +157,15 @@ fn watch(
     }
     let mut pending = session.outbox.lock();
     if request.stop {
-        pending.watching.retain(|watched| *watched != id);
+        pending.watching.retain(|(watched, _)| *watched != id);
         drop(pending);
         shared.registry.unwatch(id, session);
     } else {
-        if pending.watching.len() >= WATCHES_MAX && !pending.watching.contains(&id) {
-            return Err(Refusal::connection(Reason::QuotaExceeded));
-        }
-        if !pending.watching.contains(&id) {
-            pending.watching.push(id);
+        if pending.watched_since(id).is_none() {
+            if pending.watching.len() >= WATCHES_MAX {
+                return Err(Refusal::connection(Reason::QuotaExceeded));
+            }
+            pending.watching.push((id, channel.head.seq));
         }
         drop(pending);
         shared.registry.watch(id, session);

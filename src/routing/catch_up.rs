@@ -185,7 +185,8 @@ impl Plan {
         let duties = rows.duties(session.user);
         match &turn.news {
             News::Any => {
-                let all = duties.iter().copied().chain(watching.iter().copied().filter(|c| !duties.contains(c)));
+                let watched = watching.iter().map(|(c, _)| *c).filter(|c| !duties.contains(c));
+                let all = duties.iter().copied().chain(watched);
                 all.for_each(|conversation| plan.consider(rows, session, conversation, is_express, &watching));
             }
             News::Of(news) => {
@@ -215,7 +216,7 @@ impl Plan {
         session: &Session,
         id: ConversationId,
         is_express: bool,
-        watching: &[ConversationId],
+        watching: &[(ConversationId, Seq)],
     ) {
         let (duty, member) = (rows.duty(session.user, id), rows.member(id, session.user));
         let Some(conversation) = rows.conversation(id) else { return };
@@ -226,17 +227,25 @@ impl Plan {
             return;
         }
         let head = conversation.head.seq;
+        let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
         let candidate = match (duty, member) {
-            // Who left a channel and watches it now has no row.
-            (Some(duty), Some(member)) if !(duty.closed && watching.contains(&id)) => {
+            (Some(duty), Some(member)) => {
                 let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
-                let (from, joined) = (duty.since.next(), duty.joined);
-                Candidate { conversation: id, from, head, intervals: intervals.collect(), joined }
+                let mut intervals: Vec<_> = intervals.collect();
+                // Who left a channel and watches it now: what came before is still owed, and what comes is watched.
+                if let Some(from) = watched.filter(|_| duty.closed) {
+                    let left = intervals.last().map_or(Seq(0), |(_, to)| *to);
+                    intervals.push((from.max(left.next()), head));
+                }
+                // Within express the order of the log does it; and the `joined` entry itself may have expired.
+                let joined = if is_express { Position(0) } else { duty.joined };
+                let from = duty.since.next();
+                Candidate { conversation: id, from, head, intervals, joined }
             }
-            _ if watching.contains(&id) => {
-                Candidate { conversation: id, from: Seq(1), head, intervals: vec![(Seq(1), head)], joined: Position(0) }
+            _ => {
+                let Some(from) = watched else { return };
+                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0) }
             }
-            _ => return,
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
             self.candidates.push(candidate);

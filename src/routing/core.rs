@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Connected, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
@@ -75,6 +76,8 @@ pub struct Publish {
 pub enum Effect {
     /// Answer a publish.
     Answer(Arc<Session>, ConversationId, Result<PublishAck, Refusal>),
+    /// Repeat the answer to a publish that was committed before: it holds whatever becomes of this group.
+    Repeat(Arc<Session>, PublishAck),
     /// Refuse an attach.
     Refuse(Arc<Outbox>, Refusal),
     /// The session is attached: register it, then answer.
@@ -94,6 +97,8 @@ struct Fence {
     outbox: Arc<Outbox>,
     /// Ids that this session was refused with *retry* or *after* and has neither repeated nor given up.
     open: OpenRefusals,
+    /// The highest first unanswered id that this session told, with whatever became of the publish that told it.
+    told: MessageId,
     takeovers: u32,
     takeovers_since_ms: u64,
 }
@@ -257,6 +262,7 @@ impl Core {
             session: session.number,
             outbox: Arc::clone(&session.outbox),
             open: OpenRefusals::new(),
+            told: first_unanswered,
             takeovers: takeovers.0,
             takeovers_since_ms: takeovers.1,
         };
@@ -285,12 +291,20 @@ impl Core {
         let id = MessageId(publish.message_id);
         let conversation = ConversationId(publish.conversation);
         // What lies below the first unanswered is settled.
-        fence.open.close_below(MessageId(publish.first_unanswered).min(id));
-        let outcome = match draft.known(&session, &publish, digest) {
+        fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
+        fence.open.close_below(fence.told.min(id));
+        let told = fence.told;
+        let lacks_count = matches!(publish.action, Some(Action::SetMark(_))) && mark_countable.is_none();
+        let outcome = match draft.known(&session, &publish, told, digest) {
+            Ok(Some(ack)) if !draft.has_answered(&session, id) => {
+                fence.open.close(id);
+                return draft.effects.push(Effect::Repeat(session, ack));
+            }
             Ok(Some(ack)) => Ok(ack),
-            Ok(None) if !draft.writable => Err(No(Reason::StoreUnavailable, "")),
+            // What stands below a mark could not be read: the disk is in trouble.
+            Ok(None) if !draft.writable || lacks_count => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
-            Ok(None) => draft.append(&session, publish, digest, mark_countable.unwrap_or(0)),
+            Ok(None) => draft.append(&session, publish, told, digest, mark_countable.unwrap_or(0)),
             Err(no) => Err(no),
         };
         fence.open.close(id);

@@ -12,7 +12,7 @@ use super::core::Effect;
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::limits::{CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::outbox::Session;
-use super::rows::{Conversation, Counted, DeviceCursor, Kind, Member, partition};
+use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, partition};
 use super::view::{Rows as _, View};
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
 
@@ -35,17 +35,18 @@ pub struct Draft<'s, 'g> {
 }
 
 impl Draft<'_, '_> {
-    /// The answer to a publish that is known, or why its id cannot be accepted.
+    /// The answer to a publish that is known, or why its id cannot be accepted. `told` is the highest first unanswered id
+    /// that the session told.
     pub(super) fn known(
         &self,
         session: &Session,
         publish: &packet::Publish,
+        told: MessageId,
         digest: u64,
     ) -> Result<Option<PublishAck>, No> {
         let id = MessageId(publish.message_id);
         let Some(device) = self.view.device(session.device) else { return Err(No(Reason::Internal, "no device")) };
-        let told = MessageId(publish.first_unanswered);
-        if told > id {
+        if MessageId(publish.first_unanswered) > id {
             return Err(No(Reason::InvalidArgument, "first_unanswered lies above message_id"));
         }
         let floor = device.floor.max(told);
@@ -64,26 +65,38 @@ impl Draft<'_, '_> {
             return Err(No(Reason::IdSpanExceeded, "more than 256 ids above the first unanswered"));
         }
         let conversation = ConversationId(publish.conversation);
-        if conversation.is_some() && device.kept.iter().rev().any(|k| k.id > id && k.conversation == conversation) {
+        // What opened a conversation did not name it, and is in order among its like alone.
+        let is_later = |k: &Kept| k.id > id && k.conversation == conversation && !k.opened;
+        if conversation.is_some() && device.kept.iter().rev().any(is_later) {
             return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
         }
         Ok(None)
+    }
+
+    /// Whether this group answers the same publish already: of an older session of the device.
+    pub(super) fn has_answered(&self, session: &Session, id: MessageId) -> bool {
+        self.effects.iter().any(|effect| match effect {
+            Effect::Answer(of, _, Ok(ack)) => of.device == session.device && ack.message_id == id.0,
+            _ => false,
+        })
     }
 
     pub(super) fn append(
         &mut self,
         session: &Session,
         publish: packet::Publish,
+        told: MessageId,
         digest: u64,
         mark_countable: u64,
     ) -> Result<PublishAck, No> {
+        let floor = self.view.device(session.device).map_or(MessageId(0), |device| device.floor);
         let ticket = Ticket {
             origin: Origin {
                 device: session.device,
                 incarnation: session.incarnation,
                 message_id: MessageId(publish.message_id),
             },
-            first_unanswered: MessageId(publish.first_unanswered),
+            first_unanswered: if told > floor { told } else { MessageId(0) },
             digest,
         };
         let conversation = ConversationId(publish.conversation);

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, item};
-use longwire_protocol::{ConversationId, Seq, UserId};
+use longwire_protocol::{ConversationId, Incarnation, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
@@ -147,7 +147,9 @@ impl Recipients<'_> {
     fn push_to_watcher(&mut self, session: &Arc<Session>) {
         let rows = Reader::new(self.state);
         let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
-        if !has_row && self.is_readable(session) {
+        let since = session.outbox.lock().watched_since(self.entry.conversation);
+        // What was there when watching began may be fed only now.
+        if !has_row && since.is_some_and(|since| self.entry.seq > since) && self.is_readable(session) {
             let is_cold = rows.cold() > 0;
             self.push(session, |_| !is_cold);
         }
@@ -176,13 +178,16 @@ fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_expres
 #[must_use]
 pub fn item_for(pending: &Pending, session: &Session, entry: &StoredEntry) -> Bytes {
     if entry.origin.device == session.device {
-        own_item(session, entry, pending.device_has(session, entry.origin.incarnation, entry.origin.message_id))
+        let device_has = pending.device_has(session, entry.origin.incarnation, entry.origin.message_id);
+        own_item(session.incarnation, entry, device_has)
     } else {
         entry.item.clone()
     }
 }
 
-fn own_item(session: &Session, entry: &StoredEntry, device_has_content: bool) -> Bytes {
+/// An entry of the device itself, in a session of this incarnation.
+#[must_use]
+pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content: bool) -> Bytes {
     let content = if device_has_content {
         None
     } else {
@@ -197,7 +202,7 @@ fn own_item(session: &Session, entry: &StoredEntry, device_has_content: bool) ->
         seq: entry.seq.0,
         message_id: entry.origin.message_id.0,
         time: entry.time.0,
-        incarnation: if incarnation == session.incarnation { 0 } else { incarnation.0 },
+        incarnation: if incarnation == of_session { 0 } else { incarnation.0 },
         entry: content,
     };
     encode(item::Kind::Own(own))

@@ -46,6 +46,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// SPEC R12-1.
     #[test]
     fn patterns_match_whole_segments() {
         for (pattern, name, expected) in [

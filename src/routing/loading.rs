@@ -10,6 +10,8 @@ use super::state::State;
 use super::view::Reader;
 use crate::store::{ReadError, SavedState};
 
+/// What is loaded before others get at the state: nobody waits for long.
+const WANTS_AT_ONCE: usize = 1_000;
 /// A list up to this long is loaded together with its rows.
 const ROWS_WITH_LIST_MAX: usize = 256;
 
@@ -61,6 +63,10 @@ enum Found {
 /// # Errors
 /// When the saved state cannot be read.
 pub fn load(state: &RwLock<State>, wants: &[Want]) -> Result<(), ReadError> {
+    wants.chunks(WANTS_AT_ONCE).try_for_each(|wants| load_some(state, wants))
+}
+
+fn load_some(state: &RwLock<State>, wants: &[Want]) -> Result<(), ReadError> {
     loop {
         let beneath = state.read().unwrap_or_else(PoisonError::into_inner).beneath();
         let Some((saved, generation)) = beneath else { return Ok(()) };

@@ -180,10 +180,11 @@ impl<'a> World<'a> {
 
     fn publish(&mut self, user: usize, publish: packet::Publish, commits: bool) -> Option<Result<PublishAck, Refusal>> {
         let session = Arc::clone(&self.sessions[user]);
-        let op = Publish { session, digest: digest(&publish), publish, mark_countable: None };
+        let op = Publish { session, digest: digest(&publish), publish, mark_countable: Some(0) };
         let effects = self.group(vec![Op::Publish(op)], commits);
         effects.into_iter().find_map(|effect| match effect {
             Effect::Answer(_, _, answer) => Some(answer),
+            Effect::Repeat(_, ack) => Some(Ok(ack)),
             _ => None,
         })
     }

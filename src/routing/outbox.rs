@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::{Connected, PublishAck};
 use longwire_protocol::reason::Refusal;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
 
 use super::grants::Grants;
 use super::rows::DeviceCursor;
@@ -69,10 +69,10 @@ pub struct Pending {
     pub closing: Option<Refusal>,
     /// The broker is draining: come back after so many milliseconds.
     pub goaway: Option<u32>,
-    /// The lowest and highest message id that this session published.
-    pub published: Option<(MessageId, MessageId)>,
-    /// Channels watched by this session alone.
-    pub watching: Vec<ConversationId>,
+    /// The message ids that this session published.
+    pub published: Published,
+    /// Channels watched by this session alone, each with its head when that began: only what came since is sent.
+    pub watching: Vec<(ConversationId, Seq)>,
     /// Where the session started.
     pub started: DeviceCursor,
     /// The backlog of express, and of bulk, has not ended yet: a `CaughtUp` is owed.
@@ -100,7 +100,7 @@ impl Default for Outbox {
             bulk: Lane::behind(Position(0)),
             closing: None,
             goaway: None,
-            published: None,
+            published: Published::default(),
             watching: Vec::new(),
             started: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
             owes_caught_up: [true, true],
@@ -160,11 +160,64 @@ impl Pending {
         if is_express { &mut self.express } else { &mut self.bulk }
     }
 
+    /// The head of a watched channel when that began.
+    #[must_use]
+    pub fn watched_since(&self, conversation: ConversationId) -> Option<Seq> {
+        self.watching.iter().find(|(watched, _)| *watched == conversation).map(|(_, since)| *since)
+    }
+
     /// The device has stored the content of what it published under this id: this session sent it, or it named a later
     /// id as its first unanswered.
     #[must_use]
     pub fn device_has(&self, session: &Session, incarnation: Incarnation, id: MessageId) -> bool {
-        incarnation == session.incarnation
-            && (id < session.first_unanswered || self.published.is_some_and(|(low, high)| low <= id && id <= high))
+        incarnation == session.incarnation && (id < session.first_unanswered || self.published.has(id))
+    }
+}
+
+/// Stretches of ids that are remembered; what is forgotten is sent with its content, which is only needless.
+const STRETCHES_MAX: usize = 32;
+
+/// Message ids that a session published. They rise, and what lies between two of them may have been answered before:
+/// so they are stretches, most often one.
+#[derive(Debug, Default)]
+pub struct Published(Vec<(MessageId, MessageId)>);
+
+impl Published {
+    /// Adds one.
+    pub fn add(&mut self, id: MessageId) {
+        if self.has(id) {
+            return;
+        }
+        match self.0.last_mut() {
+            Some((_, high)) if high.next() == id => *high = id,
+            _ => {
+                if self.0.len() == STRETCHES_MAX {
+                    self.0.remove(0);
+                }
+                self.0.push((id, id));
+            }
+        }
+    }
+
+    /// Whether this one was published.
+    #[must_use]
+    pub fn has(&self, id: MessageId) -> bool {
+        self.0.iter().rev().any(|(low, high)| *low <= id && id <= *high)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was answered in an earlier session lies between ids that are repeated: it is none of this session's.
+    #[test]
+    fn what_lies_between_published_ids_was_not_published() {
+        let mut published = Published::default();
+        [4, 6, 7, 6, 9, 5].into_iter().for_each(|id| published.add(MessageId(id)));
+        let has: Vec<u64> = (0..12).filter(|id| published.has(MessageId(*id))).collect();
+        assert_eq!(has, [4, 5, 6, 7, 9]);
+        (10..).step_by(2).take(STRETCHES_MAX + 1).for_each(|id| published.add(MessageId(id)));
+        assert!(!published.has(MessageId(4)) && published.has(MessageId(12)), "the oldest are forgotten");
     }
 }

@@ -5,21 +5,24 @@ use std::ops::Bound;
 use bytes::Bytes;
 use longwire_protocol::packet::{self, HeadReason};
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{ConversationId, Seq, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, Seq, UserId};
 
 use super::catch_up::{Miss, Reads};
-use super::feed::head_item;
+use super::feed::{head_item, own_item};
 use super::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use super::outbox::Session;
 use super::rows::{Kind, Member};
 use super::view::{Reader, Rows as _};
-use crate::store::{PageLimit, Position};
+use crate::store::{PageLimit, Position, StoredEntry};
 
 /// The stretches of a conversation that a session may read, and the newest seq it may know of.
 #[derive(Clone, Debug)]
 pub struct Visible {
     stretches: Vec<(Seq, Seq)>,
     head: Seq,
+    /// Who reads: what it published itself comes as its own.
+    device: DeviceId,
+    incarnation: Incarnation,
 }
 
 impl Visible {
@@ -31,15 +34,22 @@ impl Visible {
         let unknown = || Refusal::connection(Reason::UnknownConversation);
         let conversation = rows.conversation(id).ok_or_else(unknown)?;
         let head = conversation.head.seq;
+        let (device, incarnation) = (session.device, session.incarnation);
+        let visible = |stretches, head| Self { stretches, head, device, incarnation };
         if conversation.kind == Kind::Channel {
             let may = session.grants.load().read.admit(&conversation.label);
-            return if may { Ok(Self { stretches: vec![(Seq(1), head)], head }) } else { Err(unknown()) };
+            return if may { Ok(visible(vec![(Seq(1), head)], head)) } else { Err(unknown()) };
         }
         let member = rows.member(id, session.user).ok_or_else(unknown)?;
         let stretches: Vec<_> =
             member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head })).collect();
         let head = stretches.last().map_or(Seq(0), |(_, to)| *to);
-        Ok(Self { stretches, head })
+        Ok(visible(stretches, head))
+    }
+
+    /// What the reader is sent for an entry.
+    fn item(&self, entry: &StoredEntry) -> Bytes {
+        if entry.origin.device == self.device { own_item(self.incarnation, entry, false) } else { entry.item.clone() }
     }
 }
 
@@ -109,7 +119,7 @@ fn forwards(
                 seq = entry.seq.next();
                 limit.entries -= 1;
                 limit.bytes = limit.bytes.saturating_sub(entry.item.len());
-                page.items.push(entry.item);
+                page.items.push(visible.item(&entry));
             }
         }
     }
@@ -156,7 +166,7 @@ fn backwards(
                 seq = Seq(entry.seq.0 - 1);
                 limit.entries -= 1;
                 limit.bytes = limit.bytes.saturating_sub(entry.item.len());
-                page.items.push(entry.item);
+                page.items.push(visible.item(&entry));
             }
         }
         if seq.0 == 0 {

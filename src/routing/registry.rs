@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use longwire_protocol::{ConversationId, UserId};
+use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::outbox::Session;
 
@@ -27,7 +27,7 @@ impl Registry {
     }
 
     /// The session is gone, and watches nothing any more.
-    pub fn detach(&self, session: &Arc<Session>, watching: &[ConversationId]) {
+    pub fn detach(&self, session: &Arc<Session>, watching: &[(ConversationId, Seq)]) {
         if let Some(mut sessions) = self.sessions.get_mut(&session.user) {
             sessions.retain(|s| s.number != session.number);
             if sessions.is_empty() {
@@ -35,7 +35,7 @@ impl Registry {
             }
         }
         self.sessions.remove_if(&session.user, |_, sessions| sessions.is_empty());
-        for conversation in watching {
+        for (conversation, _) in watching {
             self.unwatch(*conversation, session);
         }
     }

@@ -1,7 +1,7 @@
 //! Which rows an operation will look at: found out before it is queued, so that they are loaded by then and the commit
 //! thread does not wait for the disk. What a rehearsal misses costs such a wait and nothing else.
 
-use longwire_protocol::{ConversationId, UserId};
+use longwire_protocol::{ConversationId, MessageId, UserId};
 
 use super::core::Publish;
 use super::draft::Draft;
@@ -29,7 +29,7 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
         let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), state.time);
         let view = View::rehearsal(state, &mut overlay);
         let mut draft = Draft { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
-        let _ = draft.append(session, publish.clone(), op.digest, 0);
+        let _ = draft.append(session, publish.clone(), MessageId(0), op.digest, 0);
         cold.extend(draft.view.into_cold());
     }
     cold

@@ -18,8 +18,6 @@ fn options() -> StoreOptions {
     StoreOptions {
         seal_entries: 8,
         seal_bytes: 30_000,
-        // The journal has its file replaced every few seals.
-        journal_file_bytes: 1 << 18,
         journal_cache_bytes: 1 << 20,
         state_cache_bytes: 1 << 20,
         run_cache_bytes: 1 << 16,
@@ -27,8 +25,10 @@ fn options() -> StoreOptions {
     }
 }
 
-fn open(disk: &SimDisk) -> Option<RedbLog> {
-    RedbLog::open_by_hand(Arc::new(disk.clone()), options()).ok()
+/// In every fourth seed the journal has its file replaced every few seals.
+fn open(disk: &SimDisk, seed: u64) -> Option<RedbLog> {
+    let journal_file_bytes = if seed.is_multiple_of(4) { 1 << 18 } else { 1 << 30 };
+    RedbLog::open_by_hand(Arc::new(disk.clone()), StoreOptions { journal_file_bytes, ..options() }).ok()
 }
 
 fn number_from_env(name: &str, default: u64) -> u64 {
@@ -162,7 +162,7 @@ fn nothing_acknowledged_is_lost_when_the_power_goes_at_any_call() {
             // Early calls are those of opening and recovery; a whole life is about 3,000.
             let calls = if rng.bool() { rng.u64(1..300) } else { rng.u64(1..4_000) };
             disk.die_after(calls);
-            if let Some(mut log) = open(&disk) {
+            if let Some(mut log) = open(&disk, seed) {
                 disk.undisturbed(|| known.audit(&mut log));
                 live(&disk, &mut log, &mut known, &mut rng, 80);
                 if rng.bool() {
@@ -173,7 +173,7 @@ fn nothing_acknowledged_is_lost_when_the_power_goes_at_any_call() {
             }
             disk = disk.after_crash(&mut rng);
         }
-        let mut log = open(&disk).expect("opens after the last crash");
+        let mut log = open(&disk, seed).expect("opens after the last crash");
         known.audit(&mut log);
         live(&disk, &mut log, &mut known, &mut rng, 30);
         known.audit(&mut log);
@@ -188,7 +188,7 @@ fn a_call_that_fails_once_makes_no_false_ack() {
         let mut known = Known::default();
         for _ in 0..LIVES {
             disk.fail_after(if rng.bool() { rng.u64(1..300) } else { rng.u64(1..4_000) });
-            if let Some(mut log) = open(&disk) {
+            if let Some(mut log) = open(&disk, seed) {
                 disk.undisturbed(|| known.audit(&mut log));
                 live(&disk, &mut log, &mut known, &mut rng, 80);
                 let _refused = Box::new(log).close();
@@ -196,7 +196,7 @@ fn a_call_that_fails_once_makes_no_false_ack() {
             // The process restarts. What a failed sync left unwritten may be lost even without a loss of power.
             disk = disk.after_crash(&mut rng);
         }
-        let mut log = open(&disk).expect("opens when nothing fails any more");
+        let mut log = open(&disk, seed).expect("opens when nothing fails any more");
         known.audit(&mut log);
     });
 }
@@ -205,7 +205,7 @@ fn a_call_that_fails_once_makes_no_false_ack() {
 fn after_a_failed_sync_nothing_is_appended_until_a_restart() {
     let disk = SimDisk::default();
     let mut known = Known::default();
-    let mut log = open(&disk).expect("opens");
+    let mut log = open(&disk, 0).expect("opens");
     let mut calls = 0;
     let refused = loop {
         calls += 1;
@@ -229,6 +229,6 @@ fn after_a_failed_sync_nothing_is_appended_until_a_restart() {
     }
     drop(log);
     known.open = Some(refused);
-    let mut log = open(&disk.after_crash(&mut fastrand::Rng::with_seed(1))).expect("opens after a restart");
+    let mut log = open(&disk.after_crash(&mut fastrand::Rng::with_seed(1)), 0).expect("opens after a restart");
     known.audit(&mut log);
 }

@@ -667,7 +667,9 @@ def check_group(options):
     expect(not any(group_of(item) == group for item in session.items[0]), "a group is in the bulk lane (R7-6)")
 
     page = session.request(1, history={"conversation": group, "limit": 10})
-    entries = [item.get("entry", {}) for item in page.get("items", [])]
+    items = page.get("items", [])
+    expect(["own" in item for item in items[2:]] == [True] * 3, f"own entries come as Own: {items} (R8-3)")
+    entries = [item.get("entry") or item.get("own", {}).get("entry", {}) for item in items]
     kinds = [entry.get("kind", "MESSAGE") for entry in entries]
     expect(kinds == ["MEMBERSHIP", "MEMBERSHIP", "MESSAGE", "LABEL", "MEMBERSHIP"], f"the group's history: {entries}")
     first = entries[0]["membership"]

@@ -160,6 +160,7 @@ async fn after_a_failed_sync_readers_are_served_and_nothing_is_written() {
 }
 
 /// S13: while sealed memtables are full, publishes are refused for the moment, and acks and heartbeats still pass.
+/// SPEC R5.3-4.
 #[tokio::test]
 async fn s13_under_pressure_publishes_wait_and_everything_else_passes() {
     let log = Faulty::new();

@@ -51,6 +51,7 @@ async fn roles_decide_who_may_do_what() {
     assert_eq!(members, [("bob", Role::Owner), ("carol", Role::Reader)]);
 }
 
+/// SPEC R7-4.
 #[tokio::test]
 async fn the_removal_is_the_last_thing_that_a_removed_member_sees() {
     let world = World::new().await;

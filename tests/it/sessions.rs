@@ -60,6 +60,7 @@ async fn s8_a_newer_session_takes_over_and_the_older_is_told() {
     assert_eq!(ack.seq, 1);
 }
 
+/// SPEC R4-11.
 #[tokio::test]
 async fn two_that_fight_for_a_device_are_cooled_down() {
     let world = World::new().await;

@@ -39,6 +39,7 @@ async fn a_session_resumes_from_its_own_cursor_with_exactly_what_came_after() {
     assert_eq!(texts(&bob.caught_up().await), ["two", "three"]);
 }
 
+/// SPEC R4-8.
 #[tokio::test]
 async fn a_device_without_memory_resumes_where_its_acks_stand() {
     let mut world = World::new().await;
@@ -123,6 +124,7 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
+/// SPEC R6.5-2.
 #[tokio::test]
 async fn skipping_reports_a_long_absence_as_one_head_and_all_brings_everything() {
     let world = World::new().await;
@@ -149,6 +151,7 @@ async fn skipping_reports_a_long_absence_as_one_head_and_all_brings_everything()
 }
 
 /// S9: an item larger than the window still comes, alone; one larger than the client's own bound comes as a head.
+/// SPEC R6.2-2.
 #[tokio::test]
 async fn s9_an_item_larger_than_the_window_comes_alone_or_as_a_head() {
     let world = World::new().await;
@@ -215,6 +218,7 @@ async fn a_reader_that_never_acks_gets_its_window_and_no_more_and_hinders_nobody
     }
 }
 
+/// SPEC R6.5-3.
 #[tokio::test]
 async fn catching_up_with_everything_is_refused_beyond_500_conversations_and_skipping_is_reset() {
     let world = World::new().await;
@@ -253,6 +257,7 @@ async fn history_pages_both_ways_and_explains_every_seq() {
     assert_eq!(backwards, (12..=22).rev().collect::<Vec<_>>());
 }
 
+/// SPEC R7-7.
 #[tokio::test]
 async fn reading_on_one_device_moves_the_mark_on_the_other() {
     let world = World::new().await;
@@ -324,11 +329,18 @@ async fn s11_a_client_restored_from_a_backup_finds_what_it_had_sent() {
     assert_eq!(alice.incarnation, 2);
     let items = alice.caught_up().await;
     assert_eq!(texts(&items), ["after one", "after two"]);
-    assert!(items.iter().all(|item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1)));
+    let is_own_of_1 = |item: &packet::Item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1);
+    assert!(items.iter().all(is_own_of_1));
+    // History says so too, for whoever had them skipped.
+    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: true };
+    let items = alice.history(page).await.expect("a page").items;
+    assert_eq!(texts(&items), ["after two", "after one", "before the backup"]);
+    assert!(items.iter().all(is_own_of_1));
 }
 
 /// S15: 20,000 conversations, as many as a user may have, and a broker that has just started: the first twenty, newest
 /// first, are one request away.
+/// SPEC R7-9.
 #[tokio::test]
 async fn s15_the_first_twenty_of_20000_conversations_after_a_cold_start() {
     const ALL: u64 = 20_000;

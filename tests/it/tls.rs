@@ -7,26 +7,29 @@ use std::time::Duration;
 
 use longwire::auth::{self, Claims};
 use longwire::broker::Certificate;
-use longwire_client::{Address, Client, Config, Deliveries, Dialer, Trust};
+use longwire_client::{Address, Client, Config, Deliveries, Dialer, State, Trust, Untrusted};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use crate::world::World;
-
-/// How long anything may take; a test that waits longer fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::world::{PATIENCE, World};
 
 /// Writes a certificate of a new authority for this machine, its key, and the authority's own certificate.
 fn write_certificate(folder: &Path) {
+    write_certificate_of(folder, |_| {});
+}
+
+/// The same, but for what `change` does to the certificate.
+fn write_certificate_of(folder: &Path, change: impl FnOnce(&mut rcgen::CertificateParams)) {
     let ca_key = rcgen::KeyPair::generate().expect("a key");
     let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca_pem = ca.self_signed(&ca_key).expect("signed").pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().expect("a key");
-    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).expect("parameters");
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).expect("parameters");
+    change(&mut params);
     let pem = params.signed_by(&key, &issuer).expect("signed").pem();
     for (name, text) in [("ca.pem", ca_pem), ("cert.pem", pem), ("key.pem", key.serialize_pem())] {
         std::fs::write(folder.join(name), text).expect("written");
@@ -182,4 +185,84 @@ async fn a_hang_up_exchanges_the_certificate_and_a_bad_one_changes_nothing_but_t
     let opened = timeout(PATIENCE, old.open_direct("bob").await.expect("queued")).await.expect("in time");
     assert!(opened.expect("acked").conversation > 0);
     assert_eq!(old.connected().await.expect("connected").session, session, "the first connection went on");
+}
+
+/// A broker whose certificate is what `change` makes of a good one; where it listens, and the folder of the certificate.
+async fn shows(world: &World, change: impl FnOnce(&mut rcgen::CertificateParams)) -> (u16, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_certificate_of(folder.path(), change);
+    let path = |name: &str| folder.path().join(name);
+    let certificate = Certificate::read(path("cert.pem"), path("key.pem")).expect("a certificate");
+    let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let port = socket.local_addr().expect("its address").port();
+    world.broker().listen(socket, certificate.security());
+    (port, folder)
+}
+
+/// What a client says of the certificate, before it tries again.
+async fn says(client: &Client) -> Untrusted {
+    let mut states = client.states();
+    let waiting = states.wait_for(|state| matches!(state, State::Waiting { .. })).await.expect("alive").clone();
+    let State::Waiting { untrusted: Some(untrusted), .. } = waiting else { panic!("{waiting}") };
+    untrusted
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_at_once_and_tried_again() {
+    let world = World::new().await;
+    let (port, folder) = shows(&world, |_| {}).await;
+    let other = tempfile::tempdir().expect("a folder");
+    write_certificate(other.path());
+    let (unknown, _deliveries) = client(world.token(&world.claims("alice")), port, other.path(), "unknown");
+    assert_eq!(says(&unknown).await, Untrusted::UnknownIssuer);
+    // It tries again: what stood in the way may be gone.
+    let mut states = unknown.states();
+    states.wait_for(|state| matches!(state, State::Connecting { attempt: 2.. })).await.expect("once more");
+    let (trusting, _deliveries) = client(world.token(&world.claims("alice")), port, folder.path(), "trusting");
+    trusting.connected().await.expect("let in");
+
+    let elsewhere = rcgen::SanType::DnsName("elsewhere.example".try_into().expect("a name"));
+    let (port, folder) = shows(&world, |params| params.subject_alt_names = vec![elsewhere]).await;
+    let (wrong_name, _deliveries) = client(world.token(&world.claims("alice")), port, folder.path(), "wrong-name");
+    let untrusted = says(&wrong_name).await;
+    assert!(matches!(untrusted, Untrusted::WrongName(_)), "{untrusted:?}");
+    assert!(untrusted.to_string().contains("elsewhere.example"), "{untrusted}");
+
+    let (port, folder) = shows(&world, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)).await;
+    let (expired, _deliveries) = client(world.token(&world.claims("alice")), port, folder.path(), "expired");
+    assert_eq!(says(&expired).await, Untrusted::Expired);
+
+    let (port, folder) = shows(&world, |params| params.not_before = rcgen::date_time_ymd(3000, 1, 1)).await;
+    let (too_soon, _deliveries) = client(world.token(&world.claims("alice")), port, folder.path(), "too-soon");
+    assert_eq!(says(&too_soon).await, Untrusted::NotValidYet);
+}
+
+/// The timeouts given are longer than any test may take.
+#[tokio::test]
+async fn a_command_fails_at_once_with_a_hint_where_it_does_not_trust_the_certificate() {
+    let world = World::new().await;
+    let (port, folder) = shows(&world, |_| {}).await;
+    let other = tempfile::tempdir().expect("a folder");
+    write_certificate(other.path());
+    let token = world.token(&world.claims("alice"));
+    for command in [["pub", "@bob", "hello"], ["sub", "@bob", "--json"], ["conversation", "list", "--json"]] {
+        let mut longwire = Command::new(env!("CARGO_BIN_EXE_longwire"));
+        longwire.args(command).args(["--connect-timeout", "1h", "--token", &token]);
+        longwire.arg("--url").arg(format!("longwires://127.0.0.1:{port}"));
+        longwire.arg("--ca").arg(other.path().join("ca.pem")).arg("--state-dir").arg(folder.path());
+        let mut child = longwire.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let ended = async {
+            while child.try_wait().expect("a child").is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let at_once = tokio::time::timeout(PATIENCE, ended).await;
+        // One that has ended is not there to be killed.
+        drop(child.kill());
+        let output = child.wait_with_output().expect("its output");
+        let said = String::from_utf8_lossy(&output.stderr);
+        at_once.expect("at once");
+        assert_eq!(output.status.code(), Some(76), "{command:?}: {said}");
+        assert!(said.contains("nobody that is trusted") && said.contains("--ca"), "{said}");
+    }
 }

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::codec::Decoder as _;
 
 /// How long anything may take; a test that waits longer fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker that can be restarted over its store.
 pub(crate) struct World {
@@ -139,6 +139,13 @@ impl World {
             start: StartKind::Fresh.into(),
             ..packet::Connect::default()
         }
+    }
+
+    /// What a client of the SDK starts with, as the first device of this user.
+    pub(crate) fn client(&self, user: &str) -> longwire_client::Config {
+        let address = format!("longwire://127.0.0.1:{}", self.port).parse().expect("an address");
+        let dialer = longwire_client::Dialer::new(&address, &longwire_client::Trust::Nobody).expect("plain");
+        longwire_client::Config::new(dialer, self.token(&self.claims(user)), "phone")
     }
 
     pub(crate) async fn socket(&self) -> TcpStream {

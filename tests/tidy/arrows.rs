@@ -1,6 +1,8 @@
 //! Which room may know which. A new arrow is a decision, not an import: it comes with a record in `docs/decisions` and
 //! a line in the table here.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{Source, files, has_word, none};
 
 /// The rooms of the broker, each with those it may know. All may know the protocol.
@@ -189,6 +191,26 @@ fn the_client_does_not_know_the_broker() {
         }
     }
     none(found, "the broker named in a crate below it; share what both need in protocol/");
+}
+
+#[test]
+fn the_clients_arrows_have_no_circle() {
+    let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in files("client/src", ".rs") {
+        let below = file.path.trim_start_matches("client/src/").trim_end_matches(".rs");
+        let from = below.split('/').next().unwrap_or(below);
+        let code = file.code().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+        let paths = code.flat_map(|(_, line)| named(&file, line)).filter(|path| path.contains("::"));
+        let rooms = paths.filter_map(|path| path.split("::").next().map(ToOwned::to_owned));
+        arrows.entry(from.to_owned()).or_default().extend(rooms.filter(|to| to != from));
+    }
+    assert!(arrows.len() > 15, "the rooms are found: {arrows:?}");
+    // Take away, again and again, what knows nobody that is left; a circle stays.
+    while let Some(free) = arrows.iter().find(|(_, to)| !to.iter().any(|room| arrows.contains_key(room))) {
+        let free = free.0.clone();
+        arrows.remove(&free);
+    }
+    none(arrows.iter().map(|(from, to)| format!("client/src/{from}: knows {to:?}")).collect(), "circles of imports");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Every rule of SPEC.md that anything cites stands in SPEC.md. That each rule of the wire has a test is held by
-//! `protocol/tests/rules/spec.rs`.
+//! Every rule of SPEC.md that anything cites stands in SPEC.md, and every rule of a broker is cited by a test. That each
+//! rule of the wire has one is held by `protocol/tests/rules/spec.rs`.
 
 use std::collections::BTreeSet;
 
@@ -45,6 +45,26 @@ fn every_cited_rule_is_in_the_spec() {
         }
     }
     none(found, "rules that SPEC.md does not have");
+}
+
+/// A rule that says what a broker may do, and need not.
+const UNTESTED: [&str; 1] = ["R4-12"];
+
+#[test]
+fn every_rule_of_a_broker_is_cited_by_a_test() {
+    let spec = std::fs::read_to_string(root().join("SPEC.md")).expect("SPEC.md");
+    let tests = ["tests/it", "tests/sim", "client/tests", "src"].map(|folder| files(folder, ".rs"));
+    let mut cited = BTreeSet::new();
+    let python = files("tests/conformance", ".py");
+    for file in tests.iter().flatten().chain(&python) {
+        // In the sources, tests stand at the end of a file.
+        let from =
+            if file.path.starts_with("src/") { file.text.find("#[cfg(test)]").unwrap_or(file.text.len()) } else { 0 };
+        cited.extend(file.text[from..].lines().flat_map(rules));
+    }
+    let of_broker = spec.lines().filter_map(|line| line.strip_prefix("- **")?.split_once("** [broker]"));
+    let missing = of_broker.map(|(rule, _)| rule).filter(|rule| !cited.contains(rule) && !UNTESTED.contains(rule));
+    none(missing.map(str::to_owned).collect(), "rules of a broker that no test names");
 }
 
 #[test]

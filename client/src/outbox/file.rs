@@ -1,5 +1,6 @@
 //! The outbox on disk: one redb file and one thread that commits to it.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,49 +13,21 @@ use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{Batch, Kept, Owner};
+use crate::error::OutboxError;
 
 /// Message id → encoded `Publish`.
 const PUBLISHES: TableDefinition<u64, &[u8]> = TableDefinition::new("publishes");
+/// Message id → encoded `Publish` that may be stored or not; since format 2.
+const DOUBTFUL: TableDefinition<u64, &[u8]> = TableDefinition::new("doubtful");
 /// Single numbers: format, user, birth of the broker, incarnation, next message id.
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 /// The cursor, and whose outbox it is.
 const TEXTS: TableDefinition<&str, &[u8]> = TableDefinition::new("texts");
 
-const FORMAT: u64 = 1;
+/// 1: without `doubtful`. It is read, and is format 2 from then on: an older version would send what is doubtful.
+const FORMAT: u64 = 2;
 /// A few pages are all that an outbox is read from.
 const CACHE_BYTES: usize = 1 << 20;
-
-/// Why an outbox file cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// Another process, or another client in this one, has it open.
-    #[error("the outbox {0} is in use by another client")]
-    InUse(String),
-    /// It was written for another device, whose message ids would be mixed with this one's.
-    #[error("the outbox {path} is that of device {device:?}")]
-    OtherDevice {
-        /// The file.
-        path: String,
-        /// The device it was written for.
-        device: String,
-    },
-    /// It was written by a newer version.
-    #[error("the outbox {path} has format {format}, this version reads {FORMAT}")]
-    Newer {
-        /// The file.
-        path: String,
-        /// Its format.
-        format: u64,
-    },
-    /// The disk, or what is in the file.
-    #[error("the outbox {path}: {why}")]
-    Disk {
-        /// The file.
-        path: String,
-        /// What happened.
-        why: String,
-    },
-}
 
 /// An open outbox file. Dropping it waits for the commit under way.
 #[derive(Debug)]
@@ -120,7 +93,7 @@ fn open(path: &Path, device: &str) -> Result<(Database, Kept), OutboxError> {
     })?;
     let claim = claim(&database, device).map_err(|error| disk(path, error))?;
     if claim.format > FORMAT {
-        return Err(OutboxError::Newer { path: path.display().to_string(), format: claim.format });
+        return Err(OutboxError::Newer { path: path.display().to_string(), format: claim.format, newest: FORMAT });
     }
     if claim.device != device {
         return Err(OutboxError::OtherDevice { path: path.display().to_string(), device: claim.device });
@@ -150,6 +123,7 @@ fn claim(database: &Database, device: &str) -> Result<Claim, redb::Error> {
         let mut numbers = transaction.open_table(NUMBERS)?;
         let mut texts = transaction.open_table(TEXTS)?;
         transaction.open_table(PUBLISHES)?;
+        transaction.open_table(DOUBTFUL)?;
         let format = numbers.get("format")?.map(|value| value.value());
         match format {
             None => {
@@ -158,6 +132,9 @@ fn claim(database: &Database, device: &str) -> Result<Claim, redb::Error> {
                 Claim { format: FORMAT, device: device.to_owned() }
             }
             Some(format) => {
+                if format < FORMAT {
+                    numbers.insert("format", FORMAT)?;
+                }
                 let device = texts.get("device")?.map(|value| String::from_utf8_lossy(value.value()).into_owned());
                 Claim { format, device: device.unwrap_or_default() }
             }
@@ -177,10 +154,15 @@ fn load(database: &Database) -> Result<Kept, Box<dyn std::error::Error>> {
         next_id: number("next_id")?.max(1),
         cursor: transaction.open_table(TEXTS)?.get("cursor")?.map(|value| Bytes::copy_from_slice(value.value())),
         publishes: Vec::new(),
+        doubtful: BTreeMap::new(),
     };
     for row in transaction.open_table(PUBLISHES)?.iter()? {
         let (id, publish) = row?;
         kept.publishes.push((id.value(), packet::Publish::decode(publish.value())?));
+    }
+    for row in transaction.open_table(DOUBTFUL)?.iter()? {
+        let (id, publish) = row?;
+        kept.doubtful.insert(id.value(), packet::Publish::decode(publish.value())?);
     }
     Ok(kept)
 }
@@ -194,6 +176,13 @@ fn commit(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
         }
         for (id, publish) in &batch.puts {
             publishes.insert(id, publish.as_slice())?;
+        }
+        let mut doubtful = transaction.open_table(DOUBTFUL)?;
+        for (id, publish) in &batch.doubts {
+            doubtful.insert(id, publish.as_slice())?;
+        }
+        for id in &batch.doubts_ended {
+            doubtful.remove(id)?;
         }
         let mut numbers = transaction.open_table(NUMBERS)?;
         numbers.insert("user", batch.owner.user)?;
@@ -214,4 +203,52 @@ pub fn outbox_path(directory: &Path, device: &str) -> PathBuf {
     let name: String =
         device.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
     directory.join(format!("outbox-{name}.redb"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the first version left behind.
+    fn make_format_1(path: &Path) {
+        let database = Database::create(path).expect("a file");
+        let transaction = database.begin_write().expect("a transaction");
+        {
+            let mut numbers = transaction.open_table(NUMBERS).expect("a table");
+            for (name, number) in [("format", 1), ("user", 7), ("birth", 8), ("incarnation", 3), ("next_id", 6)] {
+                numbers.insert(name, number).expect("inserted");
+            }
+            transaction.open_table(TEXTS).expect("a table").insert("device", &b"phone"[..]).expect("inserted");
+            let publish = packet::Publish { conversation: 9, message_id: 5, ..Default::default() }.encode_to_vec();
+            transaction.open_table(PUBLISHES).expect("a table").insert(5, publish.as_slice()).expect("inserted");
+        }
+        transaction.commit().expect("committed");
+    }
+
+    #[test]
+    fn format_1_is_read_and_is_format_2_from_then_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("outbox.redb");
+        make_format_1(&path);
+        for _ in 0..2 {
+            let (database, kept) = open(&path, "phone").expect("it opens");
+            assert_eq!(kept.owner, Owner { user: 7, birth: 8 });
+            assert_eq!((kept.incarnation, kept.next_id, kept.publishes.len()), (3, 6, 1));
+            assert!(kept.doubtful.is_empty());
+            assert_eq!(claim(&database, "phone").expect("read").format, FORMAT);
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("outbox.redb");
+        make_format_1(&path);
+        let database = Database::create(&path).expect("a file");
+        let transaction = database.begin_write().expect("a transaction");
+        transaction.open_table(NUMBERS).expect("a table").insert("format", FORMAT + 1).expect("inserted");
+        transaction.commit().expect("committed");
+        drop(database);
+        assert!(matches!(open(&path, "phone"), Err(OutboxError::Newer { format, .. }) if format == FORMAT + 1));
+    }
 }

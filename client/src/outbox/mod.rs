@@ -3,6 +3,10 @@
 //! Message ids are a dense counter. A publish is sent only when it is *saved* (on disk, if the outbox has one), and it
 //! leaves the outbox only when it is *answered*: acked, or refused for good. What was told to the broker as the first
 //! unanswered id never lies above what the disk says, so a crash cannot put this device below its own floor.
+//!
+//! An outbox that was restored from a copy is told by the broker that it is one. Then it sends nothing until it has
+//! settled what it holds (`settle.rs`); until then its disk names the incarnation of the copy, so that a crash begins
+//! the settling anew, and one batch ends it.
 
 mod file;
 
@@ -15,9 +19,10 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
-pub use file::{OutboxError, outbox_path};
+pub use file::outbox_path;
 
-use crate::error::{GiveUpError, PublishError};
+use crate::error::{GiveUpError, OutboxError, PublishError};
+use crate::settle::{Settled, Settling};
 use file::OutboxFile;
 
 /// From the oldest unanswered message id to the newest one sent: at most this many, by the protocol.
@@ -70,6 +75,7 @@ struct Kept {
     next_id: u64,
     cursor: Option<Bytes>,
     publishes: Vec<(u64, packet::Publish)>,
+    doubtful: BTreeMap<u64, packet::Publish>,
 }
 
 /// Whose message ids an outbox holds: a user of a broker. Zeros until the first connection.
@@ -90,12 +96,20 @@ struct Batch {
     next_id: u64,
     puts: Vec<(u64, Vec<u8>)>,
     removes: Vec<u64>,
+    /// From the unanswered to the doubtful.
+    doubts: Vec<(u64, Vec<u8>)>,
+    /// Out of the doubtful.
+    doubts_ended: Vec<u64>,
     cursor: Option<Bytes>,
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.removes.is_empty() && self.cursor.is_none()
+        self.puts.is_empty()
+            && self.removes.is_empty()
+            && self.doubts.is_empty()
+            && self.doubts_ended.is_empty()
+            && self.cursor.is_none()
     }
 }
 
@@ -143,6 +157,12 @@ pub(crate) struct OutboxState {
     saved: u64,
     file: Option<OutboxFile>,
     cursor: Option<Bytes>,
+    /// It was restored from a copy and does not know yet what of it is stored.
+    settling: Option<Settling>,
+    /// What the settling came to, to be told when this batch is on disk.
+    settled: Option<(u64, Settled)>,
+    /// What may be stored or not, and what only the application can decide about.
+    doubtful: BTreeMap<u64, packet::Publish>,
 }
 
 impl OutboxState {
@@ -184,6 +204,9 @@ impl OutboxState {
             saved: 0,
             file,
             cursor: kept.cursor,
+            settling: None,
+            settled: None,
+            doubtful: kept.doubtful,
         };
         for (id, publish) in kept.publishes {
             let bytes = publish.encoded_len();
@@ -267,7 +290,7 @@ impl OutboxState {
     /// The next publish that may leave now, with the first unanswered id in it if that moved; `fits` says whether
     /// the session has room for one of so many bytes.
     pub(crate) fn next_to_send(&mut self, now: Instant, fits: impl Fn(usize) -> bool) -> Option<packet::Publish> {
-        if self.incarnation == 0 || self.incarnation_batch > self.saved {
+        if self.incarnation == 0 || self.incarnation_batch > self.saved || self.settling.is_some() {
             return None;
         }
         let first = self.first_unanswered();
@@ -353,6 +376,9 @@ impl OutboxState {
 
     /// Gives a publish up, if it is surely not stored. Returns whether the broker may know of it.
     pub(crate) fn give_up(&mut self, id: u64) -> Result<bool, GiveUpError> {
+        if self.end_doubt(id).is_some() {
+            return Ok(false);
+        }
         let entry = self.unanswered.get(&id).ok_or(GiveUpError::Unknown)?;
         if entry.sent || !entry.surely_not_stored {
             return Err(GiveUpError::MayBeStored);
@@ -387,14 +413,21 @@ impl OutboxState {
     /// `floor`.
     pub(crate) fn connected(&mut self, owner: Owner, incarnation: u64, floor: u64) -> Result<(), Unfit> {
         if self.owner != Owner::default() && self.owner != owner {
-            if !self.unanswered.is_empty() {
+            if !self.unanswered.is_empty() || !self.doubtful.is_empty() {
                 return Err(Unfit::Another);
             }
             // Nothing is owed to the other one: the outbox begins anew, without its past.
             self.owner = owner;
             self.incarnation = 0;
+            self.settling = None;
             self.cursor = None;
-            return Err(Unfit::BeginAnew);
+            return Err(Unfit::Emptied);
+        }
+        self.told = floor;
+        if self.settling.is_some() {
+            // It goes to disk with what the settling comes to.
+            self.incarnation = incarnation;
+            return Ok(());
         }
         if self.owner != owner || self.incarnation != incarnation {
             self.owner = owner;
@@ -403,7 +436,6 @@ impl OutboxState {
                 self.incarnation_batch = self.pending.number;
             }
         }
-        self.told = floor;
         if self.numbered {
             self.next_id = self.next_id.max(floor);
             let stale: Vec<u64> = self.unanswered.range(..floor).map(|(id, _)| *id).collect();
@@ -412,8 +444,107 @@ impl OutboxState {
             }
             return Ok(());
         }
-        let first = self.first_unanswered();
-        if floor > first { Err(Unfit::Restored { first, floor }) } else { Ok(()) }
+        if floor > self.first_unanswered() && self.begin_settling() { Err(Unfit::Copy) } else { Ok(()) }
+    }
+
+    // ------------------------------------------------------------------------------------------ a restored copy
+
+    /// The broker has shown that this outbox is an older copy: it asks for a new incarnation, and settles what it holds
+    /// under that before it sends again. Returns false, and does nothing, if there is nothing to settle by: the
+    /// application numbers, or nothing was ever sent.
+    pub(crate) fn begin_settling(&mut self) -> bool {
+        if self.numbered || self.incarnation == 0 {
+            return false;
+        }
+        // Who is found out again in the middle of it goes back to what the disk says.
+        let from = self.settling.as_ref().map_or(self.incarnation, Settling::from);
+        let held = self.unanswered.iter().filter(|(_, entry)| !entry.surely_not_stored);
+        self.settling = Some(Settling::new(from, held.map(|(id, entry)| (*id, &entry.publish))));
+        self.incarnation = 0;
+        true
+    }
+
+    /// What is to be settled, while it is.
+    pub(crate) fn settling(&mut self) -> Option<&mut Settling> {
+        self.settling.as_mut()
+    }
+
+    /// Whether nothing is sent because it is not known yet what of it is stored.
+    pub(crate) const fn is_settling(&self) -> bool {
+        self.settling.is_some()
+    }
+
+    /// Ends the settling once nothing is left to search: what it came to goes to disk at once, in one batch.
+    pub(crate) fn end_settling(&mut self) {
+        let Some(settling) = &self.settling else { return };
+        let Some(verdict) = settling.verdict() else { return };
+        let from = settling.from();
+        self.settling = None;
+        for own in &verdict.stored {
+            let ack = packet::PublishAck { message_id: own.message_id, seq: own.seq, time: own.time, conversation: 0 };
+            self.settle(own.message_id, Ok(ack));
+        }
+        for &id in &verdict.doubtful {
+            self.doubt(id);
+        }
+        for id in &verdict.sent {
+            if let Some(entry) = self.unanswered.get_mut(id) {
+                entry.surely_not_stored = true;
+            }
+        }
+        if self.file.is_some() {
+            self.incarnation_batch = self.pending.number;
+        }
+        let settled = Settled {
+            from,
+            incarnation: self.incarnation,
+            stored: verdict.stored,
+            sent: verdict.sent,
+            doubtful: verdict.doubtful,
+        };
+        self.settled = Some((self.incarnation_batch, settled));
+    }
+
+    /// What a settling came to, once, when that is on disk.
+    pub(crate) fn take_settled(&mut self) -> Option<Settled> {
+        let saved = self.saved;
+        self.settled.take_if(|(batch, _)| *batch <= saved).map(|(_, settled)| settled)
+    }
+
+    fn doubt(&mut self, id: u64) {
+        let Some(publish) = self.unanswered.get(&id).map(|entry| entry.publish.clone()) else { return };
+        if self.file.is_some() {
+            self.pending.doubts.push((id, publish.encode_to_vec()));
+        }
+        self.doubtful.insert(id, publish);
+        self.settle(id, Err(PublishError::Doubtful { id }));
+    }
+
+    fn end_doubt(&mut self, id: u64) -> Option<packet::Publish> {
+        let publish = self.doubtful.remove(&id)?;
+        if self.file.is_some() {
+            self.pending.doubts_ended.push(id);
+        }
+        Some(publish)
+    }
+
+    /// What may be stored or not, in the order of ids.
+    pub(crate) fn doubtful(&self) -> impl Iterator<Item = (u64, &packet::Publish)> {
+        self.doubtful.iter().map(|(id, publish)| (*id, publish))
+    }
+
+    /// Publishes something doubtful again, under the next message id.
+    pub(crate) fn send_anyway(&mut self, id: u64, saved: Saved, answer: Answer) {
+        let Some(publish) = self.doubtful.get(&id) else {
+            drop(saved.send(Err(PublishError::NotDoubtful { id })));
+            return;
+        };
+        let next_id = self.next_id;
+        self.push_as(next_id, publish.clone(), saved, answer);
+        if self.next_id != next_id {
+            // It was taken in: both go to disk in one batch.
+            self.end_doubt(id);
+        }
     }
 
     /// Sends what changed to disk, unless a batch is on its way already.
@@ -426,7 +557,7 @@ impl OutboxState {
         let next = Batch { number: self.pending.number + 1, ..Batch::default() };
         let mut batch = std::mem::replace(&mut self.pending, next);
         batch.owner = self.owner;
-        batch.incarnation = self.incarnation;
+        batch.incarnation = self.settling.as_ref().map_or(self.incarnation, Settling::from);
         batch.next_id = self.next_id;
         file.save(batch);
         self.saving = true;
@@ -467,15 +598,11 @@ impl OutboxState {
 /// Why an outbox cannot be used on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfit {
-    /// The broker knows of answers that this outbox does not: it was restored from an older copy.
-    Restored {
-        /// What this outbox holds as its first unanswered id.
-        first: u64,
-        /// What the broker was told at some time.
-        floor: u64,
-    },
+    /// The broker knows of answers that this outbox does not: it was restored from an older copy, and has begun to
+    /// settle. It asks for a new incarnation, on a new connection.
+    Copy,
     /// What is in it was written by another user, or for another broker.
     Another,
     /// It was another's and is empty: it asks for an incarnation of its own, on a new connection.
-    BeginAnew,
+    Emptied,
 }

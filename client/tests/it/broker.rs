@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use longwire_client::packet::{self, Connected, CursorVerdict, Entry, Item, Lane, StartKind, item, publish::Action};
+use longwire_client::packet::{
+    self, Connected, CursorVerdict, Entry, Item, Lane, StartKind, item, publish::Action, request, response,
+};
 use longwire_client::{Config, Dialer};
 use longwire_protocol::frame::FrameCodec;
 use longwire_protocol::ids::MessageId;
@@ -18,6 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::codec::Decoder as _;
 
+/// Entries of a page of history.
+const PAGE: usize = 5;
 /// A cursor leaves behind each so many entries.
 pub(crate) const CURSOR_EVERY: u64 = 7;
 
@@ -27,6 +31,7 @@ pub(crate) struct World {
     /// (device, incarnation, message id) of each entry, in the order of the log; its position is its index plus one.
     pub(crate) log: Vec<(String, u64, u64, packet::Publish)>,
     pub(crate) incarnations: u64,
+    pub(crate) incarnations_of: HashMap<String, u64>,
     pub(crate) floors: HashMap<(String, u64), u64>,
     pub(crate) connections: u64,
     /// Refuse as many publishes with *retry*.
@@ -34,6 +39,8 @@ pub(crate) struct World {
     /// Refuse every connection with this.
     pub(crate) refuse: Option<Reason>,
     pub(crate) connects: Vec<packet::Connect>,
+    /// Pages of history that were asked for.
+    pub(crate) histories: u64,
     /// Who the token's user is.
     pub(crate) user: u64,
 }
@@ -50,6 +57,11 @@ impl Broker {
     /// A broker on a line that is cut again and again.
     pub(crate) fn cut_below(bytes: usize) -> Self {
         Self { cut_below: Some(bytes), ..Self::default() }
+    }
+
+    /// From here on connections are cut; see [`Broker::cut_below`].
+    pub(crate) fn set_cut_below(&mut self, bytes: Option<usize>) {
+        self.cut_below = bytes;
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -136,7 +148,13 @@ impl Broker {
                     session.close(Refusal::connection(reason));
                     return;
                 }
+                let newest = world.incarnations_of.get(&connect.device).copied().unwrap_or(0);
+                if connect.incarnation != 0 && connect.incarnation < newest {
+                    session.close(Refusal::connection(Reason::IncarnationStale));
+                    return;
+                }
                 *device = Device::new(&connect, &mut world);
+                world.incarnations_of.insert(device.name.clone(), device.incarnation);
                 let user = world.user;
                 let key = (device.name.clone(), device.incarnation);
                 let floor = world.floors.entry(key).or_insert(1);
@@ -170,6 +188,10 @@ impl Broker {
                     session.refuse(Refusal::publish(id, Reason::Overloaded).retry_after(10));
                     return;
                 }
+                if known.is_some_and(|at| world.log[at].3.content != publish.content) {
+                    session.refuse(Refusal::publish(id, Reason::IdConflict));
+                    return;
+                }
                 let at = known.unwrap_or_else(|| {
                     world.log.push((device.name.clone(), device.incarnation, id.0, publish.clone()));
                     self.grown.notify_waiters();
@@ -179,7 +201,16 @@ impl Broker {
                 let conversation = u64::from(opened);
                 session.acknowledge(packet::PublishAck { message_id: id.0, seq: at as u64 + 1, time: 1, conversation });
             }
-            BrokerEvent::Request(request) => session.respond(packet::Response { id: request.id, result: None }),
+            BrokerEvent::Request(request) => {
+                let result = match request.op {
+                    Some(request::Op::History(asked)) => {
+                        world.histories += 1;
+                        Some(response::Result::History(history(&world, device, &asked)))
+                    }
+                    _ => None,
+                };
+                session.respond(packet::Response { id: request.id, result });
+            }
             BrokerEvent::Resend { lane, from_n, places } => {
                 for (n, place) in (from_n..).zip(places) {
                     session.resend(now, lane, n, &item(&world, place));
@@ -221,6 +252,28 @@ fn item(world: &World, position: u64) -> Bytes {
     let content = world.log[position as usize - 1].3.content.clone();
     let entry = Entry { conversation: 1, seq: position, content, ..Default::default() };
     Item { kind: Some(item::Kind::Entry(entry)) }.encode_to_vec().into()
+}
+
+/// A page as R8-3 has it, of a few entries; everything is in one conversation.
+fn history(world: &World, device: &Device, asked: &packet::HistoryRequest) -> packet::HistoryPage {
+    assert!(asked.backwards, "nobody reads forwards here");
+    let head_seq = world.log.len() as u64;
+    let from = if asked.from_seq == 0 { head_seq } else { asked.from_seq };
+    let own = |seq: u64| {
+        let (name, incarnation, message_id, publish) = &world.log[seq as usize - 1];
+        let entry = Entry { conversation: 1, seq, content: publish.content.clone(), ..Entry::default() };
+        let kind = if *name == device.name {
+            let (incarnation, message_id) = (*incarnation, *message_id);
+            let entry = Some(entry);
+            item::Kind::Own(packet::Own { conversation: 1, seq, message_id, time: 1, incarnation, entry })
+        } else {
+            item::Kind::Entry(entry)
+        };
+        Item { kind: Some(kind) }
+    };
+    let items: Vec<Item> = (1..=from).rev().take(PAGE).map(own).collect();
+    let next_seq = from.saturating_sub(items.len() as u64);
+    packet::HistoryPage { items, next_seq, head_seq }
 }
 
 #[derive(Default)]

@@ -4,3 +4,4 @@
 mod broker;
 mod delivering;
 mod publishing;
+mod restoring;

@@ -163,30 +163,6 @@ async fn what_one_user_wrote_is_never_sent_as_another() {
     client.close().await;
 }
 
-#[tokio::test]
-async fn an_outbox_that_is_older_than_its_broker_sends_nothing() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (path, copy) = (directory.path().join("outbox.redb"), directory.path().join("copy.redb"));
-    let broker = Broker::default();
-    let config = |path: &std::path::Path| {
-        let mut config = broker.config("a");
-        config.outbox = Outbox::File(path.to_owned());
-        config
-    };
-    let (client, _deliveries) = Client::start(config(&path)).expect("started");
-    client.publish(1, "one").await.expect("taken in").await.expect("stored");
-    client.close().await;
-    std::fs::copy(&path, &copy).expect("copied");
-    let (client, _deliveries) = Client::start(config(&path)).expect("started");
-    for _ in 0..3 {
-        client.publish(1, "more").await.expect("taken in").await.expect("stored");
-    }
-    client.close().await;
-    let (client, _deliveries) = Client::start(config(&copy)).expect("started");
-    let ended = client.connected().await.expect_err("not under the old counter");
-    assert!(matches!(ended, State::Failed(Failure::OutboxRestored { .. })), "{ended}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_outbox_is_bounded_and_says_so() {
     let broker = Broker::default();

@@ -487,7 +487,7 @@ pub struct HistoryRequest {
     #[prost(bool, tag = "4")]
     pub backwards: bool,
 }
-/// In the order asked for; every seq of the page is in an Entry or inside a Head.
+/// In the order asked for; every seq of the page is in an Entry, an Own with its entry, or inside a Head.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HistoryPage {
     #[prost(message, repeated, tag = "1")]

@@ -72,7 +72,10 @@ struct Step {
     kernel_tcp_bytes: Option<u64>,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Fail> {
+pub(super) fn run(mut args: Args) -> Result<(), Fail> {
+    // Lives until the last connection is closed.
+    let _own = args.broker.start_if_none_is_named()?;
+    let args = &args;
     let asked = args.steps.iter().copied().max().unwrap_or(0);
     let limit = process::raise_open_files().saturating_sub(FILES_BESIDE).max(1);
     let each = limit.min(WORKER_CONNECTIONS_MAX);
@@ -155,9 +158,11 @@ impl Worker {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "connections-worker"]);
         command.args(["--first", &first.to_string(), "--at-once", &args.at_once.to_string()]);
-        command.args(["--sources", &args.sources.to_string(), "--url", &broker.url.to_string()]);
+        command.args(["--sources", &args.sources.to_string()]);
         command.args(["--issuer", &broker.issuer, "--devices-prefix", &broker.devices_prefix]);
-        command.arg("--issuer-key").arg(&broker.issuer_key);
+        if let (Some(url), Some(key)) = (&broker.url, &broker.issuer_key) {
+            command.arg("--url").arg(url.to_string()).arg("--issuer-key").arg(key);
+        }
         if let Some(ca) = &broker.ca {
             command.arg("--ca").arg(ca);
         }
@@ -204,7 +209,7 @@ pub(super) fn work(args: &Args) -> Result<(), Fail> {
         .enable_all()
         .build()
         .map_err(|error| Fail::failed(format!("cannot start: {error}")))?;
-    let way = Way::new(&args.broker.url, &args.broker.trust()?)?;
+    let way = args.broker.way()?;
     let mut held: JoinSet<()> = JoinSet::new();
     let mut next = args.first;
     for line in std::io::stdin().lock().lines() {

@@ -19,6 +19,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::super::Fail;
+use super::own::{Committed, OwnBroker};
 use super::process::{self, Spent};
 use super::wire::{Way, Wire, WireError};
 use super::{BrokerArgs, write_json};
@@ -77,6 +78,23 @@ struct Figures {
     refused_for_now: u64,
     ack_ms: Latency,
     broker: Option<BrokerFigures>,
+    /// Known of a broker that was started for this.
+    fsyncs: Option<Fsyncs>,
+}
+
+/// What a broker synced in its whole life, preparing included.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Fsyncs {
+    fsyncs: u64,
+    operations: u64,
+    fsyncs_per_operation: f64,
+}
+
+impl From<Committed> for Fsyncs {
+    fn from(committed: Committed) -> Self {
+        let Committed { operations, frames } = committed;
+        Self { fsyncs: frames, operations, fsyncs_per_operation: frames as f64 / operations.max(1) as f64 }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -95,13 +113,18 @@ struct BrokerFigures {
     disk_bytes_per_message: f64,
 }
 
-pub(super) fn run(args: Args) -> Result<(), Fail> {
+pub(super) fn run(mut args: Args) -> Result<(), Fail> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.threads.max(1))
         .enable_all()
         .build()
         .map_err(|error| Fail::failed(format!("cannot start: {error}")))?;
-    runtime.block_on(measure(args))
+    let own = args.broker.start_if_none_is_named()?;
+    let (mut figures, outcomes) = runtime.block_on(measure(&args))?;
+    figures.fsyncs = own.and_then(OwnBroker::stop).map(Fsyncs::from);
+    verify(outcomes)?;
+    print(&figures);
+    write_json(args.broker.json.as_deref(), &figures)
 }
 
 /// What one connection did.
@@ -113,9 +136,9 @@ struct Outcome {
     ended: Instant,
 }
 
-async fn measure(args: Args) -> Result<(), Fail> {
+async fn measure(args: &Args) -> Result<(Figures, Vec<Outcome>), Fail> {
     process::raise_open_files();
-    let way = Way::new(&args.broker.url, &args.broker.trust()?)?;
+    let way = args.broker.way()?;
     let issuer = args.broker.issuer()?;
     let start = Arc::new(Barrier::new(args.connections + 1));
     let done = Arc::new(AtomicU64::new(0));
@@ -147,10 +170,8 @@ async fn measure(args: Args) -> Result<(), Fail> {
     }
     bar.abort();
     let after = args.broker.broker_pid.map(process::spent).transpose()?;
-    let figures = figures(&args, began, &outcomes, before.zip(after))?;
-    verify(outcomes)?;
-    print(&figures);
-    write_json(args.broker.json.as_deref(), &figures)
+    let figures = figures(args, began, &outcomes, before.zip(after))?;
+    Ok((figures, outcomes))
 }
 
 async fn first_failure(tasks: &mut JoinSet<Result<Outcome, WireError>>) -> Fail {
@@ -388,6 +409,7 @@ fn figures(args: &Args, began: Instant, outcomes: &[Outcome], spent: Option<(Spe
                 disk_bytes_per_message: each((after.disk_bytes - before.disk_bytes) as f64),
             }
         }),
+        fsyncs: None,
     })
 }
 
@@ -415,6 +437,13 @@ fn print(figures: &Figures) {
             broker.disk_bytes_per_message,
             broker.cpu_seconds
         );
+    }
+    match &figures.fsyncs {
+        Some(one) => println!(
+            "  fsyncs a message    {:.4} ({} for {} operations, preparing included)",
+            one.fsyncs_per_operation, one.fsyncs, one.operations
+        ),
+        None => println!("  fsyncs a message    not known: only a broker that is started for this says so"),
     }
 }
 

@@ -57,7 +57,8 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
     let (client, deliveries) = Client::start(config)?;
     let (sender, told) = mpsc::unbounded_channel();
     let states = client.states();
-    let mut chat = Chat { client, model: Model::default(), sender, running: 0, quit: None };
+    let mut chat =
+        Chat { client, model: Model::default(), sender, running: 0, quit: None, connection: args.connection.clone() };
     match args.conversation {
         Some(Target::Direct(user)) => chat.model.wish(Wish::OpenDirect(user)),
         Some(Target::Channel(name)) => chat.model.wish(Wish::OpenChannel(name)),
@@ -120,6 +121,7 @@ struct Chat {
     sender: mpsc::UnboundedSender<Told>,
     /// How much was begun by [`Chat::tell`] and is not over.
     running: usize,
+    connection: ConnectArgs,
     /// Set when it is time to go.
     quit: Option<Result<(), Fail>>,
 }
@@ -186,6 +188,10 @@ impl Chat {
                 self.quit = Some(Err(fail));
             }
             State::Closed => self.quit = Some(Ok(())),
+            // Who was in once may be behind the login page of a network now; who never was has the wrong authority.
+            State::Waiting { untrusted: Some(untrusted), .. } if self.model.me == 0 => {
+                self.quit = Some(Err(self.connection.untrusted(untrusted)));
+            }
             State::Connecting { .. } | State::Waiting { .. } => {}
         }
     }

@@ -75,6 +75,9 @@ struct Inner {
     is_dead: bool,
     is_undisturbed: bool,
     is_full: bool,
+    /// The file whose next sync does nothing and says that it did.
+    lies_of: Option<String>,
+    has_lied: bool,
 }
 
 /// The disk. Clones are the same disk.
@@ -94,6 +97,34 @@ impl SimDisk {
     pub fn fail_after(&self, calls: u64) {
         let mut inner = self.lock();
         inner.fails_at = Some(inner.calls + calls);
+    }
+
+    /// Has lost its power: every call fails from now on.
+    pub fn die(&self) {
+        self.lock().is_dead = true;
+    }
+
+    /// Whether the power is gone.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.lock().is_dead
+    }
+
+    /// No call fails any more that was to fail or to be the last.
+    pub fn heal(&self) {
+        let mut inner = self.lock();
+        (inner.dies_at, inner.fails_at, inner.is_full, inner.lies_of) = (None, None, false, None);
+    }
+
+    /// Has the next sync of a file do nothing and say that it did: the one promise that no store can do without.
+    pub fn lie_once(&self, name: &str) {
+        self.lock().lies_of = Some(name.to_owned());
+    }
+
+    /// Whether a sync did nothing and said that it did.
+    #[must_use]
+    pub fn has_lied(&self) -> bool {
+        self.lock().has_lied
     }
 
     /// Refuses every write from now on, or none.
@@ -299,6 +330,11 @@ impl StorageBackend for SimBackend {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.disk.call()?;
+        if inner.lies_of.as_ref().is_some_and(|name| inner.names.get(name) == Some(&self.file)) {
+            inner.lies_of = None;
+            inner.has_lied = true;
+            return Ok(());
+        }
         let file = &mut inner.files[self.file];
         for pending in std::mem::take(&mut file.pending) {
             pending.apply(&mut file.durable, || true);

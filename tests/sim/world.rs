@@ -1,0 +1,984 @@
+//! The world of one seed: time, links, the broker and its disk, devices, and chance, which decides who has the next
+//! turn and what fails. Everything happens in one thread, so a seed is a whole history.
+
+use std::collections::BTreeMap;
+
+use longwire::broker::commit::Retention;
+use longwire::routing::rows::Kind;
+use longwire::store::testing::SimDisk;
+use longwire::store::{Failure, Frame, MemoryLog, Position, StoreOptions};
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, CatchUpMode, Publish, Role, Window, request};
+use longwire_protocol::{SessionNumber, UserId};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::broker::{AnyLog, Ground, Running, Settings, Told};
+use crate::device::{Around, Device, Manner};
+use crate::link::{Link, Way};
+use crate::model::Model;
+
+/// How often what was reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Coverage(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (what, n) in &other.0 {
+            *self.0.entry(what).or_default() += n;
+        }
+    }
+}
+
+/// Everything that happened, as one number; and as text for who asks.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    pub(crate) hash: u64,
+    pub(crate) is_shown: bool,
+}
+
+impl Trace {
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        let what = what();
+        if self.is_shown {
+            println!("{what}");
+        }
+        self.hash = xxh3_64_with_seed(what.as_bytes(), self.hash);
+    }
+}
+
+/// Who signs the tokens of all seeds.
+pub(crate) struct Keys {
+    pub(crate) private: String,
+    pub(crate) public: String,
+}
+
+struct Wired {
+    link: Link,
+    /// `None`: the device has left it, and what is under way still arrives.
+    device: Option<usize>,
+    owner: usize,
+}
+
+/// How likely what is, in this seed.
+struct Weather {
+    weights: [u32; 9],
+    /// In 10,000 steps.
+    cuts: u32,
+    freezes: u32,
+    crashes: u32,
+    kills: u32,
+    stops: u32,
+    disk: u32,
+    jumps: u32,
+    lies: u32,
+    restores: u32,
+    bursts: bool,
+}
+
+/// See the module.
+pub(crate) struct World {
+    rng: fastrand::Rng,
+    now: u64,
+    jump_ms: i64,
+    ground: Ground,
+    settings: Settings,
+    broker: Option<Running>,
+    /// When it is started again.
+    start_at: u64,
+    devices: Vec<Device>,
+    links: BTreeMap<u64, Wired>,
+    next_link: u64,
+    pub(crate) model: Model,
+    pub(crate) coverage: Coverage,
+    pub(crate) trace: Trace,
+    lost: Vec<(u64, u64)>,
+    may_fail: bool,
+    /// The disk failed since the broker started: it may write nothing until it starts again.
+    is_doubtful: bool,
+    full_until: Option<u64>,
+    /// A sync was a lie: the power goes before there is another, after so many steps.
+    lied: Option<u32>,
+    /// The last life ended with a sync that was a lie.
+    has_lied: bool,
+    /// And left files that nobody can make sense of.
+    is_ruined: bool,
+    weather: Weather,
+    is_calm: bool,
+    is_final: bool,
+    /// Frames that failed under way and were found after all.
+    is_open: bool,
+}
+
+const USERS: [&str; 5] = ["ann", "ben", "cid", "dot", "eve"];
+const BORN_UNIX_MS: u64 = 1_700_000_000_000;
+
+impl World {
+    pub(crate) fn new(seed: u64, keys: &Keys, is_shown: bool) -> Self {
+        fastrand::seed(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let users = rng.usize(2..=USERS.len());
+        let mut devices = Vec::new();
+        for user in &USERS[..users] {
+            for device in 0..rng.usize(1..=2) {
+                let claims = longwire::auth::Claims {
+                    iss: "sim".into(),
+                    sub: (*user).into(),
+                    aud: longwire::auth::AUDIENCE.into(),
+                    exp: u64::MAX / 2_000,
+                    iat: 1_000,
+                    publish: vec!["**".into()],
+                    read: vec!["**".into()],
+                    ..longwire::auth::Claims::default()
+                };
+                let token = longwire::auth::issue(&claims, keys.private.as_bytes()).expect("a token");
+                let manner = manner(&mut rng);
+                devices.push(Device::new(user, &format!("{user}{device}"), token, manner));
+            }
+        }
+        let retention = match rng.u8(0..4) {
+            0 => Retention { age_ms: None, bytes: Some(rng.u64(2_000..40_000)) },
+            1 => Retention { age_ms: Some(rng.u64(5_000..60_000)), bytes: None },
+            _ => Retention::default(),
+        };
+        let seal_entries = rng.usize(4..120);
+        let ground = if rng.u8(0..4) == 0 {
+            Ground::Memory(Some(Box::new(MemoryLog::new(BORN_UNIX_MS, seal_entries))))
+        } else {
+            let options = StoreOptions {
+                birth_unix_ms: BORN_UNIX_MS,
+                seal_entries,
+                seal_bytes: rng.usize(20_000..200_000),
+                // A group always fits.
+                journal_bytes: rng.u64(400_000..1_000_000),
+                journal_reserve_bytes: 100_000,
+                journal_cache_bytes: 1 << 20,
+                state_cache_bytes: 1 << 20,
+                run_cache_bytes: 1 << 16,
+                ..StoreOptions::default()
+            };
+            Ground::Disk(SimDisk::default(), options)
+        };
+        let mut chance = |often: u32| if rng.bool() { rng.u32(1..=often) } else { 0 };
+        let weather = Weather {
+            cuts: chance(30),
+            freezes: chance(12),
+            crashes: chance(20),
+            kills: chance(12),
+            stops: chance(6),
+            disk: chance(12),
+            jumps: chance(8),
+            lies: chance(5) / 2,
+            restores: chance(4),
+            weights: [0; 9],
+            bursts: false,
+        };
+        // Who is slow differs from seed to seed.
+        let weights = [30, 10, 10, 6, 4, 40, 40, 12, 12].map(|usual: u32| match rng.u8(0..6) {
+            0 => usual / 4 + 1,
+            1 => usual * 3,
+            _ => usual,
+        });
+        let weather = Weather { weights, bursts: rng.u8(0..3) == 0, ..weather };
+        Self {
+            rng,
+            now: 1,
+            jump_ms: 0,
+            ground,
+            settings: Settings {
+                public_key: keys.public.clone(),
+                retention,
+                state_bytes_max: if seed.is_multiple_of(3) { usize::MAX } else { 0 },
+            },
+            broker: None,
+            start_at: 0,
+            devices,
+            links: BTreeMap::new(),
+            next_link: 1,
+            model: Model::default(),
+            coverage: Coverage::default(),
+            trace: Trace { hash: seed, is_shown },
+            lost: Vec::new(),
+            may_fail: false,
+            is_doubtful: false,
+            full_until: None,
+            lied: None,
+            has_lied: false,
+            is_ruined: false,
+            weather,
+            is_calm: false,
+            is_final: false,
+            is_open: false,
+        }
+    }
+
+    /// The whole history: faults for so many steps, then calm, then the audit.
+    pub(crate) fn run(&mut self, steps: u32) {
+        self.start();
+        for _ in 0..steps {
+            self.step();
+            if self.is_ruined {
+                return;
+            }
+        }
+        self.come_to_rest();
+        if !self.is_ruined {
+            self.audit();
+        }
+    }
+
+    fn unix_ms(&self) -> u64 {
+        (BORN_UNIX_MS + self.now).saturating_add_signed(self.jump_ms)
+    }
+
+    fn step(&mut self) {
+        if self.broker.is_none() && self.now >= self.start_at {
+            self.start();
+        }
+        if let Some(steps) = &mut self.lied {
+            *steps = steps.saturating_sub(1);
+            if *steps == 0 {
+                self.kill();
+            }
+        }
+        self.chance();
+        let total: u32 = self.weather.weights.iter().sum();
+        let mut pick = self.rng.u32(0..total);
+        let mut action = 0;
+        for (index, weight) in self.weather.weights.iter().enumerate() {
+            if pick < *weight {
+                action = index;
+                break;
+            }
+            pick -= weight;
+        }
+        match action {
+            0 => self.poll_one(),
+            1 => self.commit(),
+            2 => self.feed(),
+            3 => self.task(),
+            4 => self.work(),
+            5 => self.carry(),
+            6 => {
+                let device = self.rng.usize(0..self.devices.len());
+                self.turn(device);
+            }
+            7 => {
+                let device = self.rng.usize(0..self.devices.len());
+                self.act(device);
+            }
+            _ => {
+                let ms = match self.rng.u8(0..20) {
+                    0..=11 => self.rng.u64(0..5),
+                    12..=17 => self.rng.u64(5..100),
+                    18 => self.rng.u64(100..1_500),
+                    _ => self.rng.u64(0..4_000),
+                };
+                self.pass(ms);
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ turns
+
+    fn poll_one(&mut self) {
+        let Some(broker) = &mut self.broker else { return };
+        let ready = broker.ready();
+        if ready.is_empty() {
+            return;
+        }
+        let link = ready[self.rng.usize(0..ready.len())];
+        let ended = broker.poll(link);
+        self.trace.note(|| format!("poll {link} {ended}"));
+        if ended && self.links.get(&link).is_some_and(|wired| wired.device.is_none()) {
+            self.links.remove(&link);
+        }
+        self.hear();
+    }
+
+    fn commit(&mut self) {
+        if self.lied.is_some() {
+            return;
+        }
+        let Some(broker) = &mut self.broker else { return };
+        if broker.rooms.shared.queue.is_empty() && self.rng.u8(0..8) != 0 {
+            return;
+        }
+        broker.step_commit();
+        self.trace.note(|| "commit".into());
+        self.hear();
+        if let Ground::Disk(disk, _) = &self.ground
+            && disk.has_lied()
+            && self.lied.is_none()
+        {
+            self.coverage.count("syncs that were lies");
+            self.trace.note(|| "lie".into());
+            self.lied = Some(self.rng.u32(1..80));
+            self.has_lied = true;
+        }
+    }
+
+    /// Takes over what was told of the log.
+    fn hear(&mut self) {
+        let told = self.broker.as_ref().map(Running::told).unwrap_or_default();
+        for told in told {
+            match told {
+                Told::Committed(frame) => {
+                    if frame.positions > 0 && frame.last().0 <= self.model.tail {
+                        // Found already, by following the log after a reopening.
+                        continue;
+                    }
+                    self.trace.note(|| format!("frame {:?} +{} {:?}", frame.first, frame.positions, frame.time));
+                    self.coverage.count("frames");
+                    self.model.take_in(&frame);
+                }
+                Told::Open => {
+                    self.trace.note(|| "open".into());
+                    self.is_open = true;
+                    self.coverage.count("commits that failed under way");
+                }
+                Told::NotStored => self.coverage.count("commits refused"),
+                Told::Reopened => {
+                    self.coverage.count("stores opened again");
+                    let tail = Position(self.model.tail);
+                    let broker = self.broker.as_ref().expect("it has just told so");
+                    let found = broker.with_log(|log| frames_after(log, tail));
+                    self.find(&found);
+                }
+            }
+        }
+        if self.broker.as_ref().is_some_and(|_| matches!(&self.ground, Ground::Disk(disk, _) if disk.is_dead())) {
+            self.kill();
+        }
+    }
+
+    fn find(&mut self, found: &[Frame]) {
+        for frame in found {
+            if std::mem::take(&mut self.is_open) {
+                self.coverage.count("failed commits found after all");
+            }
+            self.trace.note(|| format!("found {:?} +{} {:?}", frame.first, frame.positions, frame.time));
+            self.model.take_in(frame);
+        }
+        self.is_open = false;
+    }
+
+    fn feed(&mut self) {
+        let Some(broker) = &mut self.broker else { return };
+        if broker.step_feed() {
+            self.trace.note(|| "feed".into());
+        }
+    }
+
+    fn task(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        let waiting = broker.tasks();
+        if waiting > 0 {
+            let index = self.rng.usize(0..waiting);
+            broker.run_task(index);
+            self.coverage.count("reads off the thread");
+            self.trace.note(|| format!("task {index}"));
+            self.hear();
+        }
+    }
+
+    fn work(&mut self) {
+        let Some(broker) = &mut self.broker else { return };
+        if broker.work() {
+            self.coverage.count("pieces of background work");
+            self.trace.note(|| "work".into());
+        }
+        self.hear();
+    }
+
+    fn carry(&mut self) {
+        if self.links.is_empty() {
+            return;
+        }
+        let at = self.rng.usize(0..self.links.len());
+        let (number, wired) = self.links.iter().nth(at).expect("within");
+        let way = if self.rng.bool() { Way::Up } else { Way::Down };
+        if wired.link.under_way(way) == 0 {
+            return;
+        }
+        let bytes = match self.rng.u8(0..8) {
+            0 => self.rng.usize(1..4),
+            1..=3 => self.rng.usize(1..200),
+            _ => 64 << 10,
+        };
+        let number = *number;
+        wired.link.carry(way, bytes);
+        self.trace.note(|| format!("carry {number} {way:?} {bytes}"));
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        if let Some(broker) = &self.broker {
+            broker.set_time(self.now, self.unix_ms());
+        }
+        if self.full_until.is_some_and(|until| self.now >= until)
+            && let Ground::Disk(disk, _) = &self.ground
+        {
+            disk.set_full(false);
+            self.full_until = None;
+        }
+        for device in 0..self.devices.len() {
+            let due = self.devices[device].wire.as_ref().and_then(|wire| wire.deadline());
+            if due.is_some_and(|due| due <= self.now) {
+                self.turn(device);
+            }
+        }
+    }
+
+    fn turn(&mut self, device: usize) {
+        if self.devices[device].wire.is_none() {
+            let may = self.is_calm || self.rng.u8(0..4) == 0;
+            if may && self.now >= self.devices[device].connect_at && self.broker.is_some() {
+                self.connect(device);
+            }
+            return;
+        }
+        let is_over = self.with_device(device, |device, around| device.turn(around));
+        if is_over {
+            self.unwire(device);
+        }
+    }
+
+    fn with_device<T>(&mut self, device: usize, act: impl FnOnce(&mut Device, &mut Around<'_>) -> T) -> T {
+        let broker = &self.broker;
+        let started = |user: u64, session: u64| {
+            let mut found = None;
+            broker.as_ref()?.rooms.shared.registry.each_of(UserId(user), |of| {
+                if of.number == SessionNumber(session) {
+                    let started = of.outbox.lock().started;
+                    found = Some([started.express.0, started.bulk.0]);
+                }
+            });
+            found
+        };
+        let mut around = Around {
+            now: self.now,
+            model: &self.model,
+            rng: &mut self.rng,
+            trace: &mut self.trace,
+            coverage: &mut self.coverage,
+            started: &started,
+            lost: &self.lost,
+            may_fail: self.may_fail,
+            is_calm: self.is_calm,
+            is_final: self.is_final,
+        };
+        act(&mut self.devices[device], &mut around)
+    }
+
+    fn connect(&mut self, device: usize) {
+        let number = self.next_link;
+        self.next_link += 1;
+        let capacity = if self.rng.u8(0..4) == 0 { self.rng.usize(100..2_000) } else { 64 << 10 };
+        let link = Link::new(capacity);
+        self.trace.note(|| format!("connect {device} by {number}"));
+        if let Some(broker) = &mut self.broker {
+            let mut older = self.links.iter().filter(|(_, wired)| wired.owner == device);
+            if older.any(|(older, _)| broker.serves(*older)) {
+                self.coverage.count("connects over a session that is served");
+            }
+            broker.accept(number, &link);
+        }
+        self.links.insert(number, Wired { link: link.clone(), device: Some(device), owner: device });
+        self.with_device(device, |device, around| device.connect(number, link, around));
+    }
+
+    /// The device has done with its wire. Sometimes what it sent goes on arriving.
+    fn unwire(&mut self, device: usize) {
+        let Some(wire) = self.devices[device].crash() else { return };
+        self.devices[device].connect_at = self.devices[device].connect_at.max(self.now + self.rng.u64(0..300));
+        self.orphan(wire.number);
+    }
+
+    fn orphan(&mut self, number: u64) {
+        let Some(wired) = self.links.get_mut(&number) else { return };
+        wired.device = None;
+        if self.rng.u8(0..3) == 0 || self.is_calm {
+            wired.link.cut();
+            self.links.remove(&number);
+        } else if self.rng.bool() {
+            wired.link.shut_up();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ faults
+
+    fn hits(&mut self, often: u32) -> bool {
+        often > 0 && self.rng.u32(0..10_000) < often
+    }
+
+    fn chance(&mut self) {
+        let Weather { cuts, freezes, crashes, kills, stops, disk, jumps, lies, restores, .. } = self.weather;
+        if self.hits(cuts) && !self.links.is_empty() {
+            let at = self.rng.usize(0..self.links.len());
+            let (number, wired) = self.links.iter().nth(at).expect("within");
+            wired.link.cut();
+            let number = *number;
+            self.trace.note(|| format!("cut {number}"));
+            self.coverage.count("connections cut");
+        }
+        if self.hits(freezes) && !self.links.is_empty() {
+            let at = self.rng.usize(0..self.links.len());
+            let (number, wired) = self.links.iter().nth(at).expect("within");
+            wired.link.freeze();
+            let number = *number;
+            self.trace.note(|| format!("freeze {number}"));
+            self.coverage.count("connections half open");
+        }
+        if self.hits(crashes) {
+            let device = self.rng.usize(0..self.devices.len());
+            self.trace.note(|| format!("crash {device}"));
+            self.coverage.count("devices crashed");
+            if self.rng.bool() {
+                self.unwire(device);
+            } else if let Some(wire) = self.with_device(device, |device, around| device.leave(around)) {
+                self.orphan(wire.number);
+            }
+            // Away for long, often.
+            let away = if self.rng.bool() { self.rng.u64(0..1_000) } else { self.rng.u64(0..60_000) };
+            self.devices[device].connect_at = self.now + away;
+        }
+        if self.hits(restores) {
+            let device = self.rng.usize(0..self.devices.len());
+            if self.rng.bool() || self.devices[device].backup.is_none() {
+                self.devices[device].backup = Some(self.devices[device].durable.clone());
+            } else {
+                self.unwire(device);
+                self.devices[device].restore();
+                self.trace.note(|| format!("restore {device}"));
+                self.coverage.count("devices restored from a copy");
+            }
+        }
+        if self.hits(kills) {
+            self.kill();
+        }
+        if self.hits(stops) && self.lied.is_none() {
+            self.stop();
+        }
+        if self.hits(disk) && self.broker.is_some() {
+            self.fail_disk();
+        }
+        if self.hits(lies)
+            && self.broker.is_some()
+            && let Ground::Disk(disk, _) = &self.ground
+        {
+            disk.lie_once("journal.redb");
+        }
+        if self.hits(jumps) {
+            let day = 86_400_000;
+            self.jump_ms = if self.rng.bool() { 0 } else { self.rng.i64(-2 * day..2 * day) };
+            self.trace.note(|| "jump".into());
+            self.coverage.count("jumps of the clock");
+            self.pass(0);
+        }
+    }
+
+    fn fail_disk(&mut self) {
+        self.may_fail = true;
+        self.is_doubtful = true;
+        self.coverage.count("disks that fail");
+        match &self.ground {
+            Ground::Disk(disk, _) => match self.rng.u8(0..4) {
+                0 => {
+                    disk.set_full(true);
+                    self.coverage.count("disks that are full");
+                    self.full_until = Some(self.now + self.rng.u64(10..6_000));
+                }
+                1 => disk.die_after(self.rng.u64(1..300)),
+                _ => disk.fail_after(self.rng.u64(1..120)),
+            },
+            Ground::Memory(_) => {
+                let failures = [Failure::NotStored, Failure::UnknownAndStored, Failure::UnknownAndLost, Failure::Sync];
+                let failure = failures[self.rng.usize(0..4)];
+                if let Some(broker) = &self.broker {
+                    broker.with_log(|log| {
+                        if let AnyLog::Memory(log) = log {
+                            log.fail_next_append(failure);
+                        }
+                    });
+                }
+            }
+        }
+        self.trace.note(|| "the disk fails".into());
+    }
+
+    /// The process is killed, or the power goes: of what was not synced, chance keeps some.
+    fn kill(&mut self) {
+        self.lied = None;
+        let Some(broker) = self.broker.take() else { return };
+        self.trace.note(|| "kill".into());
+        self.coverage.count("kills");
+        broker.kill(&mut self.ground);
+        if let Ground::Disk(disk, _) = &mut self.ground {
+            *disk = disk.after_crash(&mut self.rng);
+        }
+        self.go_down();
+    }
+
+    /// The process is told to stop, and does so in order.
+    fn stop(&mut self) {
+        let Some(broker) = self.broker.take() else { return };
+        self.trace.note(|| "stop".into());
+        self.coverage.count("stops in order");
+        for told in broker.stop(&mut self.ground) {
+            if let Told::Committed(frame) = told {
+                self.model.take_in(&frame);
+            }
+        }
+        if let Ground::Disk(disk, _) = &self.ground
+            && (disk.is_dead() || disk.has_lied())
+        {
+            let crashed = disk.after_crash(&mut self.rng);
+            if let Ground::Disk(disk, _) = &mut self.ground {
+                *disk = crashed;
+            }
+        }
+        self.go_down();
+    }
+
+    fn go_down(&mut self) {
+        if let Ground::Disk(disk, _) = &self.ground {
+            disk.heal();
+        }
+        self.full_until = None;
+        self.is_doubtful = false;
+        self.start_at = self.now + self.rng.u64(0..500);
+        for wired in self.links.values() {
+            if self.rng.u8(0..4) == 0 {
+                wired.link.freeze();
+            } else {
+                wired.link.cut();
+            }
+        }
+        self.links.retain(|_, wired| wired.device.is_some());
+    }
+
+    fn start(&mut self) {
+        // A start may be interrupted too.
+        let dies = !self.is_calm && self.rng.u8(0..20) == 0;
+        if let (Ground::Disk(disk, _), true) = (&self.ground, dies) {
+            disk.die_after(self.rng.u64(1..200));
+        }
+        let unix_ms = self.unix_ms();
+        let started = Running::start(&mut self.ground, &self.settings, self.now, unix_ms);
+        let broker = match (started, &mut self.ground) {
+            (Ok(broker), _) => broker,
+            (Err(_), Ground::Disk(disk, _)) if disk.is_dead() => {
+                self.coverage.count("starts that were interrupted");
+                *disk = disk.after_crash(&mut self.rng);
+                self.start_at = self.now + 10;
+                return;
+            }
+            (Err(_), Ground::Disk(..)) if std::mem::take(&mut self.has_lied) => {
+                // A file that was cut after a sync that was none: what redb says of it is true, and no broker starts.
+                self.coverage.count("stores that a lie ruined");
+                self.is_ruined = true;
+                return;
+            }
+            (Err(error), _) => panic!("the broker does not start: {error}"),
+        };
+        if let (Ground::Disk(disk, _), true) = (&self.ground, dies) {
+            disk.heal();
+        }
+        drop(broker.told());
+        drop(broker.told());
+        let tail = broker.with_log(|log| log.log().tail());
+        if tail.0 < self.model.tail {
+            self.lose(tail.0);
+        }
+        let found = broker.with_log(|log| frames_after(log, Position(self.model.tail)));
+        self.broker = Some(broker);
+        self.find(&found);
+        let tail = self.model.tail;
+        self.trace.note(|| format!("start at {tail}"));
+        self.coverage.count("starts");
+        self.has_lied = false;
+        self.hear();
+    }
+
+    /// The log is shorter than what was acked. Only a sync that was a lie may have done that.
+    fn lose(&mut self, tail: u64) {
+        assert!(self.has_lied, "acked records are lost: the log ends at {tail}, {} were acked", self.model.tail);
+        self.coverage.count("tails lost to a lie");
+        let segment = self.model.frames.last().expect("something was lost").segment.0;
+        self.lost.push((segment, tail));
+        self.model = self.model.cut(tail);
+        // What is under way tells of what is no more.
+        self.links.values().for_each(|wired| wired.link.cut());
+        self.links.clear();
+        for device in &mut self.devices {
+            drop(device.crash());
+            let model = &self.model;
+            device.acked.retain(|id, answer| model.answers.get(id) == Some(answer));
+            for durable in [Some(&mut device.durable), device.backup.as_mut()].into_iter().flatten() {
+                durable.excused = durable.excused.map(|to| to.min(tail));
+                durable.covered.retain(|id, _| model.conversations.contains_key(id));
+                for (id, covered) in &mut durable.covered {
+                    covered.cut_above(model.conversations[id].head());
+                }
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ what people do
+
+    fn act(&mut self, device: usize) {
+        let user = self.devices[device].user_id;
+        if !self.devices[device].is_open() || self.devices[device].durable.outbox.len() > 100 {
+            return;
+        }
+        let is_inbox = |id: &u64| self.model.conversations.get(id).is_none_or(|of| of.kind == Kind::Inbox);
+        let mut mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
+        if mine.len() > 1 && self.rng.u8(0..10) > 0 {
+            mine.retain(|id| !is_inbox(id));
+        }
+        let all: Vec<u64> = self.model.conversations.keys().copied().collect();
+        let from = if self.rng.u8(0..12) == 0 { &all } else { &mine };
+        let conversation = if from.is_empty() { 0 } else { from[self.rng.usize(0..from.len())] };
+        let name = USERS[self.rng.usize(0..USERS.len())].to_owned();
+        let head = self.model.conversations.get(&conversation).map_or(0, crate::model::Conversation::head);
+        let channel = format!("news/{}", self.rng.u8(0..2));
+        let action = |action| Publish { conversation, action: Some(action), ..Publish::default() };
+        let open = |action| Publish { action: Some(action), ..Publish::default() };
+        // Who is in nothing yet opens something.
+        let what =
+            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..40) };
+        let publish = match what {
+            0..=19 => return self.say(device, conversation),
+            20 => open(Action::OpenDirect(packet::OpenDirect { user: name })),
+            21 => {
+                let users = (0..self.rng.usize(0..4)).map(|_| USERS[self.rng.usize(0..USERS.len())].to_owned());
+                let users = users.collect();
+                open(Action::CreateGroup(packet::CreateGroup { label: format!("g{}", self.now), users }))
+            }
+            22 => open(Action::OpenChannel(packet::OpenChannel { name: channel })),
+            23..=24 => {
+                let channels: Vec<u64> = self.model.channels.values().copied().collect();
+                let Some(channel) = self.rng.choice(&channels) else { return };
+                let action =
+                    if self.rng.u8(0..3) > 0 { Action::Join(packet::Join {}) } else { Action::Leave(packet::Leave {}) };
+                Publish { conversation: *channel, action: Some(action), ..Publish::default() }
+            }
+            25 => action(Action::Leave(packet::Leave {})),
+            26..=28 => {
+                let roles = [Role::None, Role::None, Role::Member, Role::Member, Role::Admin, Role::Owner];
+                let role = roles[self.rng.usize(0..roles.len())];
+                action(Action::SetRole(packet::SetRole { user: name, role: role.into() }))
+            }
+            29 => action(Action::SetLabel(packet::SetLabel { label: format!("l{}", self.now) })),
+            30..=32 => {
+                let seq = self.rng.u64(0..=head + 2);
+                action(Action::SetMark(packet::SetMark { seq }))
+            }
+            other => return self.ask(device, other, conversation, head),
+        };
+        if self.devices[device].publish(publish) {
+            self.trace.note(|| format!("act {device}"));
+        }
+    }
+
+    fn say(&mut self, device: usize, conversation: u64) {
+        let times = match self.rng.u8(0..10) {
+            0 if self.weather.bursts => self.rng.usize(60..200),
+            0 => self.rng.usize(1..30),
+            _ => 1,
+        };
+        for _ in 0..times {
+            let mut content = format!("{device}-{}", self.rng.u32(..)).into_bytes();
+            match self.rng.u8(0..60) {
+                0 if times == 1 => content.resize(self.rng.usize(0..20_000), 7),
+                1..=6 => content.resize(self.rng.usize(0..600), 8),
+                _ => {}
+            }
+            let publish = Publish { conversation, content: content.into(), ..Publish::default() };
+            if !self.devices[device].publish(publish) {
+                break;
+            }
+        }
+        self.trace.note(|| format!("say {device} {conversation} {times}"));
+    }
+
+    fn ask(&mut self, device: usize, what: u8, conversation: u64, head: u64) {
+        let op = match what {
+            33..=35 => request::Op::History(packet::HistoryRequest {
+                conversation,
+                from_seq: self.rng.u64(0..=head + 1),
+                limit: self.rng.u32(0..40),
+                backwards: self.rng.bool(),
+            }),
+            36 => request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 50 }),
+            37 => {
+                let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
+                request::Op::Members(members)
+            }
+            _ => {
+                let channels: Vec<u64> = self.model.channels.values().copied().collect();
+                let Some(channel) = self.rng.choice(&channels) else { return };
+                request::Op::Watch(packet::WatchRequest { conversation: *channel, stop: self.rng.u8(0..4) == 0 })
+            }
+        };
+        self.trace.note(|| format!("ask {device} {op:?}"));
+        self.devices[device].request(op);
+    }
+
+    // ------------------------------------------------------------------------------------------ rest
+
+    fn come_to_rest(&mut self) {
+        self.is_calm = true;
+        self.jump_ms = 0;
+        if let Ground::Disk(disk, _) = &self.ground {
+            disk.heal();
+        }
+        if self.is_doubtful || self.lied.is_some() || self.rng.bool() {
+            self.kill();
+        }
+        for number in self.links.keys().copied().collect::<Vec<_>>() {
+            if self.links[&number].device.is_none() {
+                self.links.remove(&number).expect("looked up").link.cut();
+            } else if self.links[&number].link.is_frozen() {
+                self.links[&number].link.cut();
+            }
+        }
+        for device in &mut self.devices {
+            device.connect_at = device.connect_at.min(self.now + 100);
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        for round in 0..3_000 {
+            if self.broker.is_none() {
+                self.start_at = self.now;
+                self.start();
+            }
+            if self.is_ruined {
+                return;
+            }
+            let mut moved = false;
+            for _ in 0..200 {
+                let before = self.trace.hash;
+                self.everyone();
+                if before == self.trace.hash {
+                    break;
+                }
+                moved = true;
+            }
+            let is_idle = self.broker.as_ref().is_some_and(|broker| {
+                broker.rooms.shared.queue.is_empty() && broker.tasks() == 0 && broker.ready().is_empty()
+            });
+            let is_at_rest = |device: &Device| device.is_at_rest() && device.missing(&self.model).is_none();
+            if !moved && is_idle && round > 3 && self.devices.iter().all(is_at_rest) {
+                return;
+            }
+            self.pass(if round < 50 { 100 } else { 1_000 });
+        }
+        let restless = self.devices.iter().find(|device| !device.is_at_rest());
+        if restless.is_none() {
+            self.devices.iter().for_each(|device| device.check_view(&self.model));
+        }
+        panic!("it does not come to rest: {}", restless.map_or_else(String::new, Device::why_restless));
+    }
+
+    /// Everyone gets a turn.
+    fn everyone(&mut self) {
+        for number in self.links.keys().copied().collect::<Vec<_>>() {
+            for way in [Way::Up, Way::Down] {
+                let link = &self.links[&number].link;
+                if link.under_way(way) > 0 {
+                    link.carry(way, usize::MAX);
+                    self.trace.note(|| format!("carry {number} {way:?}"));
+                }
+            }
+        }
+        while self.broker.as_ref().is_some_and(|broker| !broker.ready().is_empty()) {
+            let before = self.broker.as_ref().map(|broker| broker.ready().len());
+            for _ in 0..before.unwrap_or_default() {
+                self.poll_one();
+            }
+            // Who wakes itself again gets its next turn in the next round.
+            if self.rng.u8(0..4) == 0 {
+                break;
+            }
+        }
+        self.commit();
+        while self.broker.as_mut().is_some_and(Running::step_feed) {
+            self.trace.note(|| "feed".into());
+        }
+        while self.broker.as_ref().is_some_and(|broker| broker.tasks() > 0) {
+            self.task();
+        }
+        self.work();
+        for device in 0..self.devices.len() {
+            self.turn(device);
+        }
+    }
+
+    fn audit(&mut self) {
+        self.is_final = true;
+        for device in 0..self.devices.len() {
+            let user = self.devices[device].user_id;
+            let mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
+            self.devices[device].check_view(&self.model);
+            for chunk in mine.chunks(3) {
+                for id in chunk {
+                    let history = packet::HistoryRequest {
+                        conversation: *id,
+                        from_seq: 0,
+                        limit: self.rng.u32(1..200),
+                        backwards: self.rng.bool(),
+                    };
+                    self.devices[device].request(request::Op::History(history));
+                    let is_active = self.model.conversations[id].members[&user].is_active();
+                    if is_active && self.model.conversations[id].kind != Kind::Inbox {
+                        let members = packet::MembersRequest { conversation: *id, after_user: 0, limit: 200 };
+                        self.devices[device].request(request::Op::Members(members));
+                    }
+                }
+                self.settle();
+            }
+            let all = packet::ConversationsRequest { before: 0, limit: 200 };
+            self.devices[device].request(request::Op::Conversations(all));
+        }
+        self.settle();
+        for device in 0..self.devices.len() {
+            self.devices[device].check_view(&self.model);
+        }
+    }
+}
+
+fn frames_after(log: &AnyLog, tail: Position) -> Vec<Frame> {
+    let mut found = Vec::new();
+    let followed = log.log().follow(tail, &mut |frame| {
+        if frame.positions > 0 && frame.first > tail {
+            found.push(frame);
+        }
+    });
+    followed.expect("the log is followed from where it was");
+    found
+}
+
+fn manner(rng: &mut fastrand::Rng) -> Manner {
+    let window = |rng: &mut fastrand::Rng| match rng.u8(0..3) {
+        0 => Some(Window { items: rng.u32(1..8), bytes: rng.u32(512..4_000) }),
+        1 => Some(Window { items: rng.u32(1..64), bytes: rng.u32(512..40_000) }),
+        _ => None,
+    };
+    Manner {
+        mode: if rng.bool() { CatchUpMode::Skip } else { CatchUpMode::All },
+        keeps_cursor: rng.u8(0..4) > 0,
+        express: window(rng),
+        bulk: window(rng),
+        item_bytes_max: if rng.u8(0..4) == 0 { rng.u32(64..2_000) } else { 0 },
+        heartbeat_ms: rng.u32(15_000..40_000),
+        stores: [100, 60, 10, 1][rng.usize(0..4)],
+        fails: [0, 0, 20, 60][rng.usize(0..4)],
+    }
+}
