@@ -169,7 +169,7 @@ impl World {
                 self.now = self.now.after(input.choice(&WAITS_MS));
                 return self.deadlines(link);
             }
-            9 => self.answer(link, input.byte() % 4 == 0),
+            9 => self.answer(link, input.byte().is_multiple_of(4)),
             10 => self.deliver(link),
             _ => self.store(link, usize::from(input.byte() % 4)),
         }
