@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod mutation;
 pub mod net;
 pub mod routing;
 pub mod store;

@@ -12,12 +12,13 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use crate::clock::Clock;
+use crate::mutation::Mutation;
 use crate::routing::core::{Core, Effect, Op};
 use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
 use crate::routing::outbox::{Outbox, Reply};
 use crate::routing::registry::Registry;
-use crate::routing::state::State;
+use crate::routing::state::{Changes, State};
 use crate::routing::view::{Overlay, View};
 use crate::store::{AppendError, FollowError, Frame, FrameBuilder, Log, Position, Pressure, ReadError, SegmentId};
 
@@ -346,12 +347,14 @@ impl Commit {
     /// Seals what is to be saved, and lets go of rows that nobody uses.
     fn keep_house(&mut self) {
         let (unsaved, now_ms) = (self.log.unsaved_seals(), self.clock.now().0);
+        // After a failure the log may already hold a frame that the state does not: the two are saved together.
+        let may_seal = self.health == Health::Good;
         let (is_swept, waits) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let is_old = state.unsealed() > 0 && now_ms >= self.sealed_ms + SEAL_AFTER_MS;
             (!state.is_sweep_due(now_ms), is_old || state.unsealed() >= UNSEALED_ROWS_MAX)
         };
-        let seals = self.log.is_seal_due() || (waits && unsaved == 0);
+        let seals = may_seal && (self.log.is_seal_due() || (waits && unsaved == 0));
         if !seals && is_swept {
             return;
         }
@@ -360,7 +363,8 @@ impl Commit {
         state.sweep(now_ms);
         if seals {
             self.sealed_ms = now_ms;
-            self.log.seal(Box::new(state.seal()));
+            let rows = state.seal();
+            self.log.seal(Box::new(if Mutation::RowsNotSaved.is_planted() { Changes::default() } else { rows }));
         }
     }
 
@@ -397,6 +401,9 @@ impl Commit {
             return self.carry_out(effects);
         }
         let frame = frame.finish();
+        if Mutation::AckBeforeSync.is_planted() {
+            self.carry_out(std::mem::take(&mut effects));
+        }
         match self.log.append(&frame) {
             Ok(()) => {
                 self.counters.frames.fetch_add(1, Ordering::Relaxed);
@@ -473,7 +480,9 @@ impl Commit {
 
     /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
     fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
-        self.overlay.clear();
+        if !Mutation::DraftKept.is_planted() {
+            self.overlay.clear();
+        }
         let reason = match error {
             AppendError::NotStored(reason) => {
                 tracing::warn!(reason, "publishes are refused: the store takes no writes");
@@ -539,7 +548,8 @@ impl Commit {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             follow(&*self.log, &mut state, |frame| new.push(frame))
         };
-        for frame in new.into_iter().filter(|frame| frame.positions > 0) {
+        let is_fed = |frame: &Frame| frame.positions > 0 && !Mutation::FoundNotFed.is_planted();
+        for frame in new.into_iter().filter(is_fed) {
             // Without the lock: the feed may be waiting for it.
             let _ = self.feed.send(frame);
         }

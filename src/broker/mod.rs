@@ -243,7 +243,7 @@ impl Rooms {
     }
 }
 
-/// The committed frames on their way into lanes, at most [`FEED_FRAMES_MAX`] of them.
+/// The committed frames on their way into lanes, a bounded number of them.
 pub struct FeedLine {
     feed: Feed,
     frames: Receiver<Frame>,

@@ -17,6 +17,7 @@ use super::connection::token_refusal;
 use super::lanes::Reading;
 use super::requests::{Answer, Job, resend, respond};
 use crate::auth::Identity;
+use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Step};
 use crate::routing::core::Op;
 use crate::routing::outbox::{Attached, Session};
@@ -42,6 +43,8 @@ pub(super) struct Live {
     /// The one job that is under way off the worker thread, or waits for it.
     pub(super) jobs: VecDeque<Job>,
     pub(super) away: Option<Task<Done>>,
+    /// Items that have to be sent again and are not yet: what is new waits, since the client drops it until then.
+    pub(super) resends: usize,
     /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     pub(super) ops: Vec<Op>,
     /// What the operations ahead of those look at is being loaded.
@@ -96,6 +99,7 @@ impl Live {
             bulk: Reading::Idle,
             jobs: VecDeque::new(),
             away: None,
+            resends: 0,
             ops: Vec::new(),
             preparing: None,
             prepared: None,
@@ -134,6 +138,7 @@ impl Live {
                         // Only entries are read again alone; for the rest the next session resumes from the cursor.
                         return wire.close(Refusal::connection(Reason::AckTimeout));
                     }
+                    self.resends += 1;
                     self.jobs.push_back(Job::Resend { lane, n, place });
                 }
             }
@@ -153,6 +158,9 @@ impl Live {
         if let Some(place) = bulk {
             cursor.acked.bulk = cursor.acked.bulk.max(place.position);
         }
+        if Mutation::StoredCursorTooEarly.is_planted() {
+            (cursor.acked.express, cursor.acked.bulk) = (self.given[0], self.given[1]);
+        }
         cursor.moved = true;
         self.session.outbox.lock().acked = Some(cursor.acked);
         if now.since(cursor.stored_at) >= STORE_CURSOR_EVERY_MS {
@@ -161,8 +169,8 @@ impl Live {
         }
     }
 
-    /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held for a cursor, and
-    /// go on once it has left.
+    /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held, for a cursor or
+    /// for what is sent again, and go on once that has left.
     pub(super) fn pump(
         &mut self,
         context: &mut Context<'_>,
@@ -171,6 +179,7 @@ impl Live {
         now: Millis,
     ) -> bool {
         self.check_identity(wire, shared);
+        let was_resending = self.resends > 0;
         self.come_back(context, wire, shared, now);
         for lane in [Lane::Express, Lane::Bulk] {
             self.pump_lane(lane, wire, shared, now);
@@ -180,7 +189,7 @@ impl Live {
         self.next_job(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
-        self.holds_for_cursor(now)
+        self.holds_for_cursor(now) || (was_resending && self.resends == 0)
     }
 
     /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
@@ -237,7 +246,10 @@ impl Live {
                 }
                 Ok(Done::Failed(error)) => drop(fail(wire, &error)),
                 Ok(Done::Answered(id, answer)) => respond(id, answer, wire),
-                Ok(Done::Resend { lane, n, item }) => resend(lane, n, item, wire, now),
+                Ok(Done::Resend { lane, n, item }) => {
+                    self.resends -= 1;
+                    resend(lane, n, item, wire, now);
+                }
                 Err(_) => wire.close(Refusal::connection(Reason::Internal)),
             }
             for lane in [Lane::Express, Lane::Bulk] {
@@ -263,6 +275,10 @@ impl Live {
                 express: pending.express.sent(),
                 bulk: pending.bulk.sent(),
             }
+        };
+        let cursor = match Mutation::CursorTooEarly.is_planted() {
+            true => DeviceCursor { bulk: Position(cursor.bulk.0 + 1), ..cursor },
+            false => cursor,
         };
         wire.cursor(resume::encode(&cursor).into());
         true

@@ -10,6 +10,7 @@ use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
 use super::Shared;
 use super::connection::{grants, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
+use crate::mutation::Mutation;
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::feed::{head_item, item_for};
 use crate::routing::limits::{USERS_MAX, WATCHES_MAX};
@@ -81,7 +82,10 @@ impl Live {
                             item: read_again(blocking(&shared_too), &session, place, max),
                         }));
                     }
-                    item => resend(lane, n, item, wire, now),
+                    item => {
+                        self.resends -= 1;
+                        resend(lane, n, item, wire, now);
+                    }
                 },
             }
         }
@@ -202,7 +206,8 @@ pub(super) fn fit(place: Place, item: Bytes, bytes_max: usize) -> Bytes {
 /// The item at a place, as it is now.
 fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usize) -> Result<Bytes, Miss> {
     let one = PageLimit { entries: 1, bytes: usize::MAX };
-    let entries = reads.range(place.conversation, place.seq, place.seq, false, one)?;
+    let seq = if Mutation::ResendsAnother.is_planted() { place.seq.next() } else { place.seq };
+    let entries = reads.range(place.conversation, seq, seq, false, one)?;
     Ok(match entries.first() {
         Some(entry) => {
             let item = item_for(&session.outbox.lock(), session, entry);

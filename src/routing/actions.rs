@@ -14,6 +14,7 @@ use super::names::{valid_channel_name, valid_label, valid_user_name};
 use super::outbox::Session;
 use super::rows::{Counted, Kind, Member, partition, partition_of_name};
 use super::view::Rows as _;
+use crate::mutation::Mutation;
 
 impl Draft<'_, '_> {
     pub(super) fn open_direct(&mut self, session: &Session, ticket: &Ticket, name: &str) -> Result<PublishAck, No> {
@@ -185,7 +186,10 @@ impl Draft<'_, '_> {
         let Some(member) = self.view.member(id, session.user).filter(|m| m.is_active()) else {
             return Err(No(Reason::Forbidden, "who is no member has no mark"));
         };
-        let (seq, countable) = if seq >= head.seq { (head.seq, head.countable) } else { (seq, countable) };
+        let (seq, countable) = match seq >= head.seq && !Mutation::MarkNotClamped.is_planted() {
+            true => (head.seq, head.countable),
+            false => (seq, if Mutation::MarkCountsNothing.is_planted() { 0 } else { countable }),
+        };
         if seq > member.mark {
             self.change(&Change::MarkSet { user: session.user, conversation: id, seq, countable });
         }

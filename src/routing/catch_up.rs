@@ -17,6 +17,7 @@ use super::rows::Kind;
 use super::state::State;
 use super::stream::{News, Place, Ready, Turn};
 use super::view::{Reader, Rows as _};
+use crate::mutation::Mutation;
 use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// Entries kept between two steps, in all.
@@ -143,6 +144,9 @@ impl PartialOrd for Due {
 }
 impl Ord for Due {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        if Mutation::BacklogOutOfOrder.is_planted() {
+            return (self.conversation, self.position).cmp(&(other.conversation, other.position));
+        }
         (self.position, self.conversation).cmp(&(other.position, other.conversation))
     }
 }
@@ -228,17 +232,22 @@ impl Plan {
         }
         let head = conversation.head.seq;
         let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
+        let watched = watched.map(|from| if Mutation::WatchedFromBefore.is_planted() { Seq(1) } else { from });
         let candidate = match (duty, member) {
             (Some(duty), Some(member)) => {
                 let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
                 let mut intervals: Vec<_> = intervals.collect();
+                if Mutation::CatchUpIgnoresRights.is_planted() {
+                    intervals = vec![(Seq(1), head)];
+                }
                 // Who left a channel and watches it now: what came before is still owed, and what comes is watched.
                 if let Some(from) = watched.filter(|_| duty.closed) {
                     let left = intervals.last().map_or(Seq(0), |(_, to)| *to);
                     intervals.push((from.max(left.next()), head));
                 }
                 // Within express the order of the log does it; and the `joined` entry itself may have expired.
-                let joined = if is_express { Position(0) } else { duty.joined };
+                let is_announced = is_express && !Mutation::WaitsForExpired.is_planted();
+                let joined = if is_announced { Position(0) } else { duty.joined };
                 let from = duty.since.next();
                 Candidate { conversation: id, from, head, intervals, joined }
             }
@@ -295,7 +304,7 @@ impl CatchUp {
             let first = kept.unwrap_or(candidate.head.next()).max(candidate.from);
             for &(from, to) in &candidate.intervals {
                 let (from, to) = (from.max(candidate.from), to.min(candidate.head));
-                if plan.sent < floor && from < first && from <= to {
+                if plan.sent < floor && from < first && from <= to && !Mutation::ExpiredNotReported.is_planted() {
                     // Where this device stood is expired: what lies between is reported, also what it may have.
                     let what = What::Head { from, to: to.min(Seq(first.0 - 1)), reason: HeadReason::Expired };
                     // Nothing is passed by saying so: until the turn ends, the next session says it again.
@@ -312,6 +321,7 @@ impl CatchUp {
                     continue;
                 }
                 if plan.skips && to.0 - entry.seq.0 >= CATCH_UP_ENTRIES_MAX {
+                    let to = if Mutation::HeadTooShort.is_planted() { Seq(to.0 - 1) } else { to };
                     let what = What::Head { from: entry.seq, to, reason: HeadReason::Skipped };
                     catch_up.due.push(Reverse(Due { position, conversation: id, what }));
                     continue;
@@ -345,6 +355,7 @@ impl CatchUp {
             }
             if let What::Entries { joined, .. } = &next.what
                 && *joined > express_sent
+                && !Mutation::JoinedNotAwaited.is_planted()
             {
                 return Ok(Step::Waits(*joined));
             }

@@ -22,6 +22,7 @@ use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use super::outbox::{Attached, Outbox, Session};
 use super::rows::{Counted, DeviceCursor, partition};
 use super::view::Rows as _;
+use crate::mutation::Mutation;
 use crate::store::Position;
 
 /// What the commit thread is asked to do.
@@ -176,7 +177,9 @@ impl Core {
     }
 
     fn fence(&mut self, session: &Session) -> Option<&mut Fence> {
-        self.fences.get_mut(&session.device).filter(|fence| fence.session == session.number)
+        let is_newest =
+            |fence: &&mut Fence| fence.session == session.number || Mutation::TakeoverDoesNotFence.is_planted();
+        self.fences.get_mut(&session.device).filter(is_newest)
     }
 
     fn attach(&mut self, attach: Attach, draft: &mut Draft<'_, '_>) {
@@ -296,14 +299,16 @@ impl Core {
         let told = fence.told;
         let lacks_count = matches!(publish.action, Some(Action::SetMark(_))) && mark_countable.is_none();
         let outcome = match draft.known(&session, &publish, told, digest) {
-            Ok(Some(ack)) if !draft.has_answered(&session, id) => {
+            Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
                 return draft.effects.push(Effect::Repeat(session, ack));
             }
             Ok(Some(ack)) => Ok(ack),
             // What stands below a mark could not be read: the disk is in trouble.
             Ok(None) if !draft.writable || lacks_count => Err(No(Reason::StoreUnavailable, "")),
-            Ok(None) if fence.open.blocks(conversation.0, id) => Err(No(Reason::After, "")),
+            Ok(None) if fence.open.blocks(conversation.0, id) && !Mutation::AfterIgnored.is_planted() => {
+                Err(No(Reason::After, ""))
+            }
             Ok(None) => draft.append(&session, publish, told, digest, mark_countable.unwrap_or(0)),
             Err(no) => Err(no),
         };

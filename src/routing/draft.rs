@@ -14,6 +14,7 @@ use super::limits::{CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::outbox::Session;
 use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, partition};
 use super::view::{Rows as _, View};
+use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
 
 /// Why an operation is not done, before it is known about which publish.
@@ -53,7 +54,9 @@ impl Draft<'_, '_> {
         if id < floor {
             return Err(No(Reason::StaleId, "below the first unanswered id"));
         }
-        if let Ok(at) = device.kept.binary_search_by_key(&id, |kept| kept.id) {
+        if let Ok(at) = device.kept.binary_search_by_key(&id, |kept| kept.id)
+            && !Mutation::RepeatStored.is_planted()
+        {
             let kept = &device.kept[at];
             if kept.digest != digest {
                 return Err(No(Reason::IdConflict, "the id was used for something else"));
@@ -66,7 +69,9 @@ impl Draft<'_, '_> {
         }
         let conversation = ConversationId(publish.conversation);
         // What opened a conversation did not name it, and is in order among its like alone.
-        let is_later = |k: &Kept| k.id > id && k.conversation == conversation && !k.opened;
+        let is_later = |k: &Kept| {
+            k.id > id && k.conversation == conversation && (!k.opened || Mutation::OpenedMakesStale.is_planted())
+        };
         if conversation.is_some() && device.kept.iter().rev().any(is_later) {
             return Err(No(Reason::StaleId, "a later id is stored in that conversation"));
         }

@@ -17,6 +17,7 @@ use super::rows::{Conversation, Kind};
 use super::state::State;
 use super::stream::{Place, Ready};
 use super::view::{Reader, Rows as _};
+use crate::mutation::Mutation;
 use crate::store::{Frame, Position, Record, StoredEntry};
 
 /// See the module.
@@ -133,12 +134,15 @@ impl Recipients<'_> {
             let member = rows.member(self.entry.conversation, user);
             let duty = rows.duty(user, self.entry.conversation);
             let is_cold = rows.cold() > 0;
-            let is_due =
-                member.is_some_and(|m| m.sees(self.entry.seq)) && duty.is_some_and(|d| self.entry.seq > d.since);
+            let sees = member.is_some_and(|m| m.sees(self.entry.seq) || Mutation::LiveIgnoresRights.is_planted());
+            let is_due = sees && duty.is_some_and(|d| self.entry.seq > d.since);
             if (is_due || is_cold) && self.is_readable(session) {
                 let joined = duty.map_or(Position(0), |duty| duty.joined);
                 let is_express = self.conversation.kind.is_express();
-                self.push(session, |pending| !is_cold && (is_express || pending.express.sent() >= joined));
+                self.push(session, |pending| {
+                    !is_cold
+                        && (is_express || pending.express.sent() >= joined || Mutation::JoinedNotAwaited.is_planted())
+                });
             }
         });
     }

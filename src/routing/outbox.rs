@@ -13,6 +13,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, S
 use super::grants::Grants;
 use super::rows::DeviceCursor;
 use super::stream::Lane;
+use crate::mutation::Mutation;
 use crate::store::{Position, SegmentId};
 
 /// A session as routing knows it: fixed from the moment it is attached.
@@ -202,6 +203,9 @@ impl Published {
     /// Whether this one was published.
     #[must_use]
     pub fn has(&self, id: MessageId) -> bool {
+        if Mutation::OwnWithoutContent.is_planted() {
+            return self.0.first().is_some_and(|(low, _)| *low <= id);
+        }
         self.0.iter().rev().any(|(low, high)| *low <= id && id <= *high)
     }
 }

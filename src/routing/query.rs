@@ -13,6 +13,7 @@ use super::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use super::outbox::Session;
 use super::rows::{Kind, Member};
 use super::view::{Reader, Rows as _};
+use crate::mutation::Mutation;
 use crate::store::{PageLimit, Position, StoredEntry};
 
 /// The stretches of a conversation that a session may read, and the newest seq it may know of.
@@ -41,6 +42,9 @@ impl Visible {
             return if may { Ok(visible(vec![(Seq(1), head)], head)) } else { Err(unknown()) };
         }
         let member = rows.member(id, session.user).ok_or_else(unknown)?;
+        if Mutation::HistoryIgnoresRights.is_planted() {
+            return Ok(visible(vec![(Seq(1), head)], head));
+        }
         let stretches: Vec<_> =
             member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head })).collect();
         let head = stretches.last().map_or(Seq(0), |(_, to)| *to);

@@ -11,6 +11,7 @@ use super::outbox::Attached;
 use super::rows::DeviceCursor;
 use super::stream::{News, Turn};
 use super::view::Reader;
+use crate::mutation::Mutation;
 use crate::store::{Position, Segment, SegmentId};
 
 /// The first byte of a cursor.
@@ -79,7 +80,7 @@ pub fn resume(
         Some(next) => (Position(next.first.0 - 1), next.time),
         None => (state.tail, state.time),
     };
-    if cursor.express > end || cursor.bulk > end {
+    if (cursor.express > end || cursor.bulk > end) && !Mutation::ResumedByLuck.is_planted() {
         return reset(ResetReason::BeyondTail, end_time);
     }
     let everything = Turn { news: News::Any, marks: false, target: None };

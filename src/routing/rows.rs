@@ -6,6 +6,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageI
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::mutation::Mutation;
 use crate::store::{Position, ReadError, SegmentId};
 
 /// A person or thing, known by the name its tokens carry.
@@ -168,7 +169,8 @@ impl Member {
     /// Whether it may read the entry `seq`: the one clip that live, catch-up, retransmit and history all use.
     #[must_use]
     pub fn sees(&self, seq: Seq) -> bool {
-        self.intervals.iter().rev().any(|i| i.from <= seq && (!i.to.is_some() || seq <= i.to))
+        let is_hidden = |i: &Interval| Mutation::RemovalHidden.is_planted() && seq == i.to;
+        self.intervals.iter().rev().any(|i| i.from <= seq && (!i.to.is_some() || seq <= i.to) && !is_hidden(i))
     }
 
     /// The stretch that holds `seq`, or the next one after it, cut to `seq..=head`.

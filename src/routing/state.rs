@@ -440,7 +440,7 @@ impl State {
 }
 
 /// Rows that changed, as they were at a seal.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Changes {
     rows: Vec<(Key, Option<Row>)>,
 }

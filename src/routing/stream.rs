@@ -11,6 +11,7 @@ use bytes::Bytes;
 use longwire_protocol::{ConversationId, Seq};
 
 use super::limits::{CATCH_UP_CONVERSATIONS_MAX, LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX};
+use crate::mutation::Mutation;
 use crate::store::Position;
 
 /// Where an item in flight can be read again.
@@ -109,6 +110,9 @@ impl Lane {
             self.ready.push_back(ready);
             return;
         }
+        if self.live && admits && Mutation::FullQueueForgets.is_planted() {
+            return;
+        }
         self.live = false;
         if !ready.place.conversation.is_some() {
             self.marks = true;
@@ -159,6 +163,9 @@ impl Lane {
     pub fn end_turn(&mut self, target: Position) -> bool {
         self.advance(target);
         self.live = matches!(&self.news, News::Of(news) if news.is_empty()) && !self.marks;
+        if Mutation::LiveTooEarly.is_planted() {
+            (self.live, self.news) = (true, News::Of(Vec::new()));
+        }
         self.live
     }
 

@@ -29,8 +29,8 @@ pub(crate) enum Told {
     Committed(Frame),
     /// A frame failed under way: it may be found after a reopening or a start.
     Open,
-    /// Surely not stored.
-    NotStored,
+    /// Surely not stored, and why.
+    NotStored(String),
     /// The log was opened again.
     Reopened,
 }
@@ -127,7 +127,7 @@ impl Log for Tapped {
         let appended = self.with(|log| log.log_mut().append(frame));
         self.tell(match &appended {
             Ok(()) => Told::Committed(frame.clone()),
-            Err(AppendError::NotStored(_)) => Told::NotStored,
+            Err(AppendError::NotStored(reason)) => Told::NotStored(reason.clone()),
             Err(AppendError::Conflict { .. }) => panic!("the frame does not begin at the tail"),
             Err(AppendError::Unknown { .. }) => Told::Open,
         });
@@ -367,18 +367,16 @@ impl Running {
     }
 
     /// The process ends in order: connections are gone, what is queued is done, the store is closed.
-    pub(crate) fn stop(mut self, ground: &mut Ground) -> Vec<Told> {
+    pub(crate) fn stop(mut self, ground: &mut Ground) {
         self.connections.clear();
         while !self.rooms.shared.queue.is_empty() {
             self.step_commit();
             while self.step_feed() {}
         }
-        let told = self.told();
         if matches!(ground, Ground::Disk(..)) {
             self.rooms.commit.close();
         } else {
             self.kill(ground);
         }
-        told
     }
 }

@@ -118,6 +118,8 @@ pub(crate) struct Wire {
     /// Channels watched: answered, and after which head up to which.
     watching: BTreeMap<u64, Vec<(u64, u64)>>,
     own_cursor: Option<Bytes>,
+    /// It could not store something, and dropped what followed.
+    has_dropped: bool,
 }
 
 /// What came in this session, checked as it came.
@@ -222,6 +224,7 @@ impl Device {
             next_request: 1,
             watching: BTreeMap::new(),
             own_cursor: own,
+            has_dropped: false,
         });
     }
 
@@ -524,7 +527,7 @@ impl Device {
                 out.retry_at = around.now + if around.is_calm { 1 } else { wait };
                 // Only the commit thread knows what an earlier session has stored.
                 let is_sure = refusal.reason == Reason::StoreUnavailable || !out.was_sent;
-                if is_sure && !out.is_open && !around.is_calm && around.rng.u8(0..8) == 0 {
+                if is_sure && !out.is_open && !around.is_calm && around.rng.u8(0..3) == 0 {
                     around.coverage.count("ids given up");
                     around.trace.note(|| format!("{} {} > gives up {message_id}", around.now, self.name));
                     wire.session.give_up(MessageId(message_id));
@@ -774,6 +777,15 @@ impl Device {
         if conversation.kind == Kind::Channel && watches {
             around.coverage.count("entries of watched channels");
         }
+        let covered = model.covered.get(&(self.user_id, id)).copied().unwrap_or(u64::MAX);
+        // Who dropped items of express is not told again before bulk goes on.
+        let is_whole = wire.seen.started.is_some() && !wire.has_dropped;
+        if lane == Lane::Bulk && seq > covered && !watches && is_whole {
+            let inbox = &model.conversations[&model.inboxes[&self.user_id]];
+            let announced = inbox.entry(model.announced[&(self.user_id, id)]).expect("an entry of the inbox").position;
+            let is_known = announced <= wire.seen.position[0] || announced < model.floor;
+            assert!(is_known, "{}: {id}/{seq} comes before it is announced at {announced}", self.name);
+        }
         let heads = wire.seen.heads.entry(id).or_default();
         assert!(!heads.has(seq), "{}: {id}/{seq} comes though a Head named it", self.name);
         let next = wire.seen.next.get(&id).copied().unwrap_or(1);
@@ -1012,6 +1024,7 @@ impl Wire {
         if next[0] >= before[0] && next[1] >= before[1] {
             return false;
         }
+        self.has_dropped = true;
         self.pending.retain(|got| match got {
             Got::Item(lane, n, _) => *n < next[*lane as usize],
             Got::Cursor(_) | Got::Ask(_) => false,

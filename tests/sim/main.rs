@@ -22,7 +22,7 @@ const STEPS: u32 = 3_000;
 
 /// Seeds that once failed. What each of them found is also planted as a mutation, since a seed tells another history as
 /// soon as the simulator changes.
-const REGRESSIONS: [u64; 12] = [5, 33, 52, 56, 79, 205, 212, 226, 318, 509, 953, 2_439];
+const REGRESSIONS: [u64; 15] = [5, 33, 52, 56, 79, 205, 212, 226, 318, 348, 509, 953, 2_439, 4_088, 4_827];
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
 const REACHED: [&str; 28] = [
@@ -123,6 +123,34 @@ fn a_seed_is_one_history() {
     for seed in [3, 7, 11] {
         assert_eq!(run(seed).0, run(seed).0, "seed {seed} differs from itself");
     }
+}
+
+/// Each planted bug is seen within a thousand seeds; otherwise the simulator looks away somewhere.
+#[cfg(feature = "mutations")]
+#[test]
+#[ignore = "takes minutes: run by name, with --features mutations"]
+fn mutations_are_seen() {
+    use longwire::mutation::Mutation;
+
+    let only = std::env::var("LONGWIRE_MUTATION").ok();
+    let wanted = |m: &Mutation| only.as_ref().is_none_or(|only| format!("{m:?}") == *only);
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    for mutation in Mutation::ALL.into_iter().filter(wanted) {
+        Mutation::plant(Some(mutation));
+        let seen = seeds(SEEDS).find_map(|seed| {
+            let panic = catch_unwind(AssertUnwindSafe(|| run(seed))).err()?;
+            let text = panic.downcast_ref::<String>().cloned();
+            Some((seed, text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()))
+        });
+        Mutation::plant(None);
+        match seen {
+            Some((seed, text)) => println!("{mutation:?}: seed {seed}: {}", text.lines().next().unwrap_or_default()),
+            None => missed.push(mutation),
+        }
+    }
+    drop(std::panic::take_hook());
+    assert!(missed.is_empty(), "not seen: {missed:?}");
 }
 
 #[test]

@@ -131,6 +131,8 @@ pub(crate) struct Model {
     pub(crate) answers: BTreeMap<Id, Answer>,
     /// Of each user and conversation: the seq up to which a `JOINED` covers everything.
     pub(crate) covered: BTreeMap<(u64, u64), u64>,
+    /// And the seq of that `JOINED` in the inbox.
+    pub(crate) announced: BTreeMap<(u64, u64), u64>,
     /// Conversations of each user, past ones too.
     pub(crate) of_user: BTreeMap<u64, BTreeSet<u64>>,
     newest_id: BTreeMap<(u64, u64, u64), u64>,
@@ -224,6 +226,7 @@ impl Model {
                 let from = member.intervals.last().map_or(1, |i| i.0);
                 assert_eq!(joined.visible_from, from, "visible from where the stretch begins");
                 self.covered.insert((user, joined.conversation), joined.seq);
+                self.announced.insert((user, joined.conversation), stored.seq.0);
             }
             EntryKind::Left => {}
         }

@@ -340,7 +340,10 @@ impl World {
                     self.is_open = true;
                     self.coverage.count("commits that failed under way");
                 }
-                Told::NotStored => self.coverage.count("commits refused"),
+                Told::NotStored(reason) => {
+                    self.trace.note(|| format!("not stored: {reason}"));
+                    self.coverage.count("commits refused");
+                }
                 Told::Reopened => {
                     self.coverage.count("stores opened again");
                     let tail = Position(self.model.tail);
@@ -628,11 +631,8 @@ impl World {
         let Some(broker) = self.broker.take() else { return };
         self.trace.note(|| "stop".into());
         self.coverage.count("stops in order");
-        for told in broker.stop(&mut self.ground) {
-            if let Told::Committed(frame) = told {
-                self.model.take_in(&frame);
-            }
-        }
+        // What it still stored is found by the next start; nobody was there to be told.
+        broker.stop(&mut self.ground);
         if let Ground::Disk(disk, _) = &self.ground
             && (disk.is_dead() || disk.has_lied())
         {
@@ -884,7 +884,13 @@ impl World {
         if restless.is_none() {
             self.devices.iter().for_each(|device| device.check_view(&self.model));
         }
-        panic!("it does not come to rest: {}", restless.map_or_else(String::new, Device::why_restless));
+        let store = self.broker.as_ref().map(|broker| {
+            broker.with_log(|log| (log.log().pressure(), log.log().is_seal_due(), log.log().unsaved_seals() == 0))
+        });
+        panic!(
+            "it does not come to rest: store {store:?}: {}",
+            restless.map_or_else(String::new, Device::why_restless)
+        );
     }
 
     /// Everyone gets a turn.

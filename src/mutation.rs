@@ -1,0 +1,124 @@
+//! Planted bugs, to see that the simulator sees them. Without the feature `mutations` none is ever planted, and what asks
+//! for one is compiled to nothing.
+
+/// A bug that can be planted; each says what is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// Publishes are acked before their frame is synced.
+    AckBeforeSync = 1,
+    /// A repeat of a message id is stored again.
+    RepeatStored,
+    /// A lane turns live though something was pushed meanwhile.
+    LiveTooEarly,
+    /// A cursor covers what has not been sent.
+    CursorTooEarly,
+    /// The stored cursor is where items were sent, not where they were acked.
+    StoredCursorTooEarly,
+    /// Catching up does not look at who may see what.
+    CatchUpIgnoresRights,
+    /// Live delivery does not look at who may see what.
+    LiveIgnoresRights,
+    /// History does not look at who may see what.
+    HistoryIgnoresRights,
+    /// The draft of a group that failed stays.
+    DraftKept,
+    /// A mark is not clamped to the head.
+    MarkNotClamped,
+    /// A mark counts nothing below it.
+    MarkCountsNothing,
+    /// An older session goes on publishing after a takeover.
+    TakeoverDoesNotFence,
+    /// A `Head` names one seq less than it skips.
+    HeadTooShort,
+    /// What has to be sent again is another entry.
+    ResendsAnother,
+    /// What expired is not reported.
+    ExpiredNotReported,
+    /// A cursor beyond the end of its segment is resumed.
+    ResumedByLuck,
+    /// What a reopened store was found to hold is not delivered.
+    FoundNotFed,
+    /// Bulk does not wait for express to announce a conversation.
+    JoinedNotAwaited,
+    /// An id is accepted while a lower one of its conversation is open.
+    AfterIgnored,
+    /// An entry that finds the queue of a lane full is forgotten.
+    FullQueueForgets,
+    /// The rows of the state are not saved with the run.
+    RowsNotSaved,
+    /// An item that is too large is left out without a word.
+    TooLargeLeftOut,
+    /// A backlog comes conversation by conversation.
+    BacklogOutOfOrder,
+    /// Seqs begin at the entry of a member's removal to be hidden one too early.
+    RemovalHidden,
+    /// Content of own entries is left out for a whole range of ids.
+    OwnWithoutContent,
+    /// Express waits for an announcement that has expired.
+    WaitsForExpired,
+    /// A committed publish is called surely not stored when its repeat is in a group that fails.
+    RepeatFailsWithGroup,
+    /// Opening a conversation makes earlier messages to it stale.
+    OpenedMakesStale,
+    /// A watched channel is sent from before it was watched.
+    WatchedFromBefore,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 29] = [
+        Self::AckBeforeSync,
+        Self::RepeatStored,
+        Self::LiveTooEarly,
+        Self::CursorTooEarly,
+        Self::StoredCursorTooEarly,
+        Self::CatchUpIgnoresRights,
+        Self::LiveIgnoresRights,
+        Self::HistoryIgnoresRights,
+        Self::DraftKept,
+        Self::MarkNotClamped,
+        Self::MarkCountsNothing,
+        Self::TakeoverDoesNotFence,
+        Self::HeadTooShort,
+        Self::ResendsAnother,
+        Self::ExpiredNotReported,
+        Self::ResumedByLuck,
+        Self::FoundNotFed,
+        Self::JoinedNotAwaited,
+        Self::AfterIgnored,
+        Self::FullQueueForgets,
+        Self::RowsNotSaved,
+        Self::TooLargeLeftOut,
+        Self::BacklogOutOfOrder,
+        Self::RemovalHidden,
+        Self::OwnWithoutContent,
+        Self::WaitsForExpired,
+        Self::RepeatFailsWithGroup,
+        Self::OpenedMakesStale,
+        Self::WatchedFromBefore,
+    ];
+
+    /// Whether this bug is planted.
+    #[cfg(not(feature = "mutations"))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_planted(self) -> bool {
+        false
+    }
+
+    /// Whether this bug is planted.
+    #[cfg(feature = "mutations")]
+    #[must_use]
+    pub fn is_planted(self) -> bool {
+        PLANTED.load(std::sync::atomic::Ordering::Relaxed) == self as u8
+    }
+
+    /// Plants one, or none.
+    #[cfg(feature = "mutations")]
+    pub fn plant(which: Option<Self>) {
+        PLANTED.store(which.map_or(0, |which| which as u8), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "mutations")]
+static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
