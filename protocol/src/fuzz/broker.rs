@@ -1,7 +1,7 @@
 //! The target `session_broker`: the broker's session against any client, any order of what a broker may do with it, and
 //! counters that know what it must hold and send.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio_util::codec::Decoder as _;
@@ -83,8 +83,10 @@ struct Story {
     bulk: Counted,
     /// Ids without an answer, and their bytes on the wire.
     publishes: VecDeque<(u64, usize)>,
-    /// Publishes and requests that were answered, until the answer is seen.
+    /// Requests without an answer.
     requests: VecDeque<u64>,
+    /// Every id that was ever published.
+    ids: BTreeSet<u64>,
     resends: Vec<(Lane, u64)>,
     asked: u64,
 }
@@ -103,6 +105,7 @@ impl Story {
             bulk: Counted::default(),
             publishes: VecDeque::new(),
             requests: VecDeque::new(),
+            ids: BTreeSet::new(),
             resends: Vec::new(),
             asked: 0,
         }
@@ -211,6 +214,9 @@ impl Story {
             };
             assert!(before >= self.arrived.len(), "reading takes bytes away");
             let said = frame.clone();
+            if let Frame::Packet(Kind::Publish(publish)) = &said {
+                self.ids.insert(publish.message_id);
+            }
             let Ok(mut event) = self.session.handle_frame(self.now, frame, bytes) else {
                 assert!(self.session.is_closed(), "a broken rule ends the session");
                 return;
@@ -356,7 +362,7 @@ impl Story {
         assert!(bytes <= limits.publish.bytes as usize || self.publishes.len() == 1, "more bytes than the window has");
         assert!(self.requests.len() <= REQUESTS_MAX as usize, "more requests than may be");
         let refusals = self.session.open_refusals().len();
-        assert!(refusals as u64 <= ID_SPAN_MAX, "{refusals} refusals are kept");
+        assert!(refusals <= self.ids.len() && refusals as u64 <= ID_SPAN_MAX, "{refusals} refusals are kept");
         for (lane, counted) in [(Lane::Express, &self.express), (Lane::Bulk, &self.bulk)] {
             let room = self.session.room(lane);
             if self.session.is_open() {
