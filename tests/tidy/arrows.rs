@@ -25,7 +25,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
 ];
 
 /// Arrows that reach one name alone.
-const BEHIND_A_DOOR: [(&str, &str, &str); 1] = [("net", "broker", "crate::broker::commit::Queue")];
+const BEHIND_A_DOOR: [(&str, &str, &str); 1] = [("net", "broker", "crate::broker::queue::Queue")];
 
 /// What belongs into one room: the name, where it may stand, and what to use elsewhere.
 const AT_HOME: [(&str, &str, &str); 3] = [
