@@ -1,6 +1,7 @@
 //! The composition root: every thread and task of the broker, and the order in which they end.
 
 pub mod commit;
+pub mod queue;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,7 +27,8 @@ use crate::routing::feed::Feed;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
 use crate::tasks::Tasks;
-use commit::{Commit, Counters, Parts, Queue, Retention, recover};
+use commit::{Commit, Counters, Parts, Retention, recover};
+use queue::Queue;
 
 /// Committed frames that may wait for the feed; beyond, commits wait. A frame holds at most some 300 KB.
 const FEED_FRAMES_MAX: usize = 64;

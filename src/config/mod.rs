@@ -198,6 +198,19 @@ pub fn read(file: Option<&Path>) -> Result<Written, ConfigError> {
         .map_err(|error| ConfigError::Unreadable(error.to_string()))
 }
 
+/// Reads a text as the file that it would be; no environment.
+///
+/// # Errors
+/// Where it cannot be understood: line and key.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn parse(text: &str) -> Result<Written, ConfigError> {
+    config::Config::builder()
+        .add_source(config::File::from_str(text, config::FileFormat::Toml))
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| ConfigError::Unreadable(error.to_string()))
+}
+
 impl Written {
     /// Checks every value and each against the others.
     ///
@@ -311,12 +324,7 @@ mod tests {
     use super::*;
 
     fn written(text: &str) -> Result<Settings, ConfigError> {
-        config::Config::builder()
-            .add_source(config::File::from_str(text, config::FileFormat::Toml))
-            .build()
-            .and_then(config::Config::try_deserialize::<Written>)
-            .map_err(|error| ConfigError::Unreadable(error.to_string()))?
-            .resolve()
+        parse(text)?.resolve()
     }
 
     const GOOD: &str = "tls = { certificate = 'c', key = 'k' }\nauth.issuers.me = 'p'\n";

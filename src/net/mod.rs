@@ -18,7 +18,7 @@ use std::sync::{Arc, RwLock};
 use longwire_protocol::BrokerLimits;
 
 use crate::auth::Authority;
-use crate::broker::commit::Queue;
+use crate::broker::queue::Queue;
 use crate::clock::Clock;
 use crate::routing::registry::Registry;
 use crate::routing::state::State;

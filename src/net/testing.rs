@@ -12,7 +12,7 @@ use super::Shared;
 use super::pump::Live;
 use super::wheel::Wheel;
 use crate::auth::{Authority, Identity};
-use crate::broker::commit::Queue;
+use crate::broker::queue::Queue;
 use crate::clock::{Clock, Hands, Source};
 use crate::routing::grants::Grants;
 use crate::routing::outbox::{Attached, Outbox, Session};

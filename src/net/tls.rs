@@ -43,14 +43,27 @@ pub enum TlsError {
 /// # Errors
 /// What is wrong with which file.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let read = |path: &Path| {
+        std::fs::read(path)
+            .map_err(|error| TlsError::File { path: path.display().to_string(), reason: error.to_string() })
+    };
+    configure((certificate, &read(certificate)?), (key, &read(key)?))
+}
+
+/// The same, of what stands in the files.
+pub(crate) fn configure(
+    (certificate, chain): (&Path, &[u8]),
+    (key, private): (&Path, &[u8]),
+) -> Result<Arc<ServerConfig>, TlsError> {
     let file = |path: &Path, reason: String| TlsError::File { path: path.display().to_string(), reason };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
         .map_err(|e| file(certificate, format!("no certificate in PEM: {e}")))?;
     if chain.is_empty() {
         return Err(file(certificate, "no certificate in PEM".into()));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, format!("no private key in PEM: {e}")))?;
+    let private =
+        PrivateKeyDer::from_pem_slice(private).map_err(|e| file(key, format!("no private key in PEM: {e}")))?;
     let pair = |reason: String| TlsError::Pair {
         certificate: certificate.display().to_string(),
         key: key.display().to_string(),

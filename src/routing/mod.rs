@@ -12,6 +12,8 @@ pub mod fold;
 pub mod grants;
 pub mod limits;
 pub mod loading;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod model;
 #[cfg(test)]
 mod model_tests;
 mod names;

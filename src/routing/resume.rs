@@ -24,7 +24,7 @@ pub fn encode(cursor: &DeviceCursor) -> Vec<u8> {
     postcard::to_extend(&body, vec![VERSION]).expect("three numbers can be encoded")
 }
 
-fn decode(bytes: &[u8]) -> Option<DeviceCursor> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<DeviceCursor> {
     let (&VERSION, body) = bytes.split_first()? else { return None };
     let ((segment, express, bulk), rest) = postcard::take_from_bytes(body).ok()?;
     let cursor = DeviceCursor { segment: SegmentId(segment), express: Position(express), bulk: Position(bulk) };

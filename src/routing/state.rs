@@ -388,7 +388,7 @@ impl State {
         now_ms >= self.sweep_at_ms || self.bytes > self.bytes_max
     }
 
-    /// Lets go of what nobody used, a shard at a time; every shard once in [`KEEP_MS`], and faster while the cache is
+    /// Lets go of what nobody used, a shard at a time; every shard once in `KEEP_MS`, and faster while the cache is
     /// larger than it may be. What is not saved stays.
     pub fn sweep(&mut self, now_ms: u64) {
         let every = KEEP_MS / SHARDS as u64;

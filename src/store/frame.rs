@@ -280,6 +280,10 @@ impl Frame {
         let time = LogTime(header.get_u64_le());
         let positions = u64::from(header.get_u32_le());
         let count = header.get_u32_le();
+        // Positions begin at 1, and the next frame's has to be a number too.
+        if first.0 == 0 || first.0.checked_add(positions).is_none() {
+            return Err(FrameError::Malformed);
+        }
         let mut records = Vec::new();
         let found = decode_records(&bytes, first, time, &mut records)?;
         if found != positions || records.len() != count as usize {
@@ -325,7 +329,7 @@ fn decode_records(bytes: &Bytes, first: Position, time: LogTime, records: &mut V
         }
         let body = bytes.slice(at..at + length);
         at += length;
-        let position = Position(first.0 + positions);
+        let position = Position(first.0.checked_add(positions).ok_or(FrameError::Malformed)?);
         match kind {
             RECORD_ENTRY => records.push(Record::Entry(decode_entry(body, position, time)?)),
             RECORD_CHANGE => records.push(Record::Change(Change { position, body })),
@@ -420,6 +424,18 @@ mod tests {
         assert_eq!(Frame::decode(frame.bytes.clone()).expect("decodes"), frame);
         assert_eq!(frame.last(), Position(42));
         assert_eq!(frame.entries().next().expect("an entry").item, &b"hello"[..]);
+    }
+
+    #[test]
+    fn positions_that_are_no_numbers_are_malformed() {
+        for first in [0, u64::MAX - 1, u64::MAX] {
+            let mut bytes = sample().bytes.to_vec();
+            bytes[12..20].copy_from_slice(&first.to_le_bytes());
+            let end = bytes.len() - TRAILER_BYTES;
+            let sum = xxh3_64(&bytes[..end]);
+            bytes[end..].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(Frame::decode(bytes.into()), Err(FrameError::Malformed), "{first}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod crash_tests;
 mod damage_tests;
 mod disk;
 pub mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod journal;
 #[cfg(test)]
 mod limit_tests;

@@ -286,7 +286,7 @@ impl RunWriter {
 ///          message id, first unanswered, source, item length (varints), digest u64, item
 /// ```
 #[derive(Debug, Default)]
-struct Packer {
+pub(super) struct Packer {
     row: BytesMut,
     key: (u64, u64),
     last: Option<Last>,
@@ -304,7 +304,7 @@ struct Last {
 
 impl Packer {
     /// Adds an entry; returns the row that it does not fit into any more.
-    fn push(&mut self, entry: &StoredEntry) -> Option<((u64, u64), Vec<u8>)> {
+    pub(super) fn push(&mut self, entry: &StoredEntry) -> Option<((u64, u64), Vec<u8>)> {
         // Numbers of an entry are at most 9 varints of 10 bytes and the digest.
         let most = entry.item.len() + 9 * 10 + 8;
         let continues = self.last.as_ref().is_some_and(|last| {
@@ -342,7 +342,7 @@ impl Packer {
     }
 
     /// The row begun, if there is one.
-    fn take(&mut self) -> Option<((u64, u64), Vec<u8>)> {
+    pub(super) fn take(&mut self) -> Option<((u64, u64), Vec<u8>)> {
         self.last.take()?;
         let mut row = Vec::with_capacity(self.row.len() + 8);
         row.extend_from_slice(&self.row);
@@ -352,14 +352,14 @@ impl Packer {
     }
 }
 
-fn key_bytes((conversation, seq): (u64, u64)) -> [u8; 16] {
+pub(super) fn key_bytes((conversation, seq): (u64, u64)) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&conversation.to_le_bytes());
     key[8..].copy_from_slice(&seq.to_le_bytes());
     key
 }
 
-fn decode_row(conversation: ConversationId, first: Seq, row: &[u8]) -> Result<Vec<StoredEntry>, ReadError> {
+pub(super) fn decode_row(conversation: ConversationId, first: Seq, row: &[u8]) -> Result<Vec<StoredEntry>, ReadError> {
     let mut rest = Bytes::copy_from_slice(unseal("a run", &key_bytes((conversation.0, first.0)), row)?);
     let mut entries = Vec::new();
     let (mut seq, mut position, mut time, mut countable) = (first, 0_u64, 0_u64, 0_u64);

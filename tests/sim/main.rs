@@ -145,7 +145,10 @@ fn mutations_are_seen() {
         });
         Mutation::plant(None);
         match seen {
-            Some((seed, text)) => println!("{mutation:?}: seed {seed}: {}", text.lines().next().unwrap_or_default()),
+            Some((seed, text)) => {
+                let what: String = text.lines().next().unwrap_or_default().chars().take(120).collect();
+                println!("{mutation:?}: seed {seed}: {what}");
+            }
             None => missed.push(mutation),
         }
     }

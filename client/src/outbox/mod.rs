@@ -123,6 +123,8 @@ struct Unanswered {
     sent: bool,
     /// It was never sent, or the last word about it is that it is not stored.
     surely_not_stored: bool,
+    /// The same before it was sent on this connection.
+    was_surely_not_stored: bool,
     answer: Option<Answer>,
 }
 
@@ -213,7 +215,15 @@ impl OutboxState {
             state.bytes += bytes;
             state.unanswered.insert(
                 id,
-                Unanswered { publish, bytes, batch: 0, sent: false, surely_not_stored: false, answer: None },
+                Unanswered {
+                    publish,
+                    bytes,
+                    batch: 0,
+                    sent: false,
+                    surely_not_stored: false,
+                    was_surely_not_stored: false,
+                    answer: None,
+                },
             );
         }
         Ok(state)
@@ -278,7 +288,15 @@ impl OutboxState {
         let batch = if self.file.is_some() { self.pending.number } else { 0 };
         self.unanswered.insert(
             id,
-            Unanswered { publish, bytes, batch, sent: false, surely_not_stored: true, answer: Some(answer) },
+            Unanswered {
+                publish,
+                bytes,
+                batch,
+                sent: false,
+                surely_not_stored: true,
+                was_surely_not_stored: true,
+                answer: Some(answer),
+            },
         );
         if batch == 0 {
             drop(saved.send(Ok(id)));
@@ -323,7 +341,7 @@ impl OutboxState {
         }
         let entry = self.unanswered.get_mut(&id)?;
         entry.sent = true;
-        entry.surely_not_stored = false;
+        entry.was_surely_not_stored = std::mem::take(&mut entry.surely_not_stored);
         let mut publish = entry.publish.clone();
         self.release(publish.conversation, now);
         if first != self.told && first != 0 {
@@ -388,11 +406,18 @@ impl OutboxState {
         Ok(refused_here)
     }
 
-    /// The broker refused an id for now: it and what follows it in its conversation wait.
-    pub(crate) fn refused_for_now(&mut self, id: u64, now: Instant, retry_after: Duration, surely_not_stored: bool) {
+    /// The broker refused an id for now: it and what follows it in its conversation wait. `surely_not_stored` is what the
+    /// refusal says of that; `None` where it says nothing, since nobody looked.
+    pub(crate) fn refused_for_now(
+        &mut self,
+        id: u64,
+        now: Instant,
+        retry_after: Duration,
+        surely_not_stored: Option<bool>,
+    ) {
         let Some(entry) = self.unanswered.get_mut(&id) else { return };
         entry.sent = false;
-        entry.surely_not_stored = surely_not_stored;
+        entry.surely_not_stored = surely_not_stored.unwrap_or(entry.was_surely_not_stored);
         let conversation = entry.publish.conversation;
         self.send_from = self.send_from.min(id);
         let hold = self.holds.entry(conversation).or_insert(Hold { until: now });

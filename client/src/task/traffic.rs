@@ -130,10 +130,15 @@ impl Task {
             Verdict::Stop => {
                 self.outbox.settle(id, Err(PublishError::Refused(refusal)));
             }
-            Verdict::After => self.outbox.refused_for_now(id, now, Duration::ZERO, true),
+            Verdict::After => self.outbox.refused_for_now(id, now, Duration::ZERO, None),
             Verdict::Retry | Verdict::RetryElsewhere => {
                 let asked = u64::from(refusal.retry_after_ms).max(self.random.u64(RETRY_MS));
-                let surely_not_stored = refusal.reason != Reason::OutcomeUnknown;
+                // Only these two say something about what became of it before (SPEC R5.4-5).
+                let surely_not_stored = match refusal.reason {
+                    Reason::StoreUnavailable => Some(true),
+                    Reason::OutcomeUnknown => Some(false),
+                    _ => None,
+                };
                 self.outbox.refused_for_now(id, now, Duration::from_millis(asked), surely_not_stored);
             }
         }

@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) refuse_for_now: u32,
     /// Refuse every connection with this.
     pub(crate) refuse: Option<Reason>,
+    /// Every publish that is not stored is refused with this.
+    pub(crate) refuse_publishes: Option<Reason>,
     pub(crate) connects: Vec<packet::Connect>,
     /// Pages of history that were asked for.
     pub(crate) histories: u64,
@@ -183,6 +185,12 @@ impl Broker {
                 let known = world.log.iter().position(|(name, incarnation, known, _)| {
                     (name, *incarnation, *known) == (&device.name, device.incarnation, id.0)
                 });
+                if known.is_none()
+                    && let Some(reason) = world.refuse_publishes
+                {
+                    session.refuse(Refusal::publish(id, reason).retry_after(10));
+                    return;
+                }
                 if known.is_none() && world.refuse_for_now > 0 {
                     world.refuse_for_now -= 1;
                     session.refuse(Refusal::publish(id, Reason::Overloaded).retry_after(10));

@@ -179,6 +179,26 @@ async fn an_outbox_is_bounded_and_says_so() {
     client.publish(1, "four").await.expect("there is room again");
 }
 
+/// SPEC R5.4-5: a refusal for which nobody looked says nothing about what became of an id before.
+#[tokio::test(start_paused = true)]
+async fn what_may_be_stored_is_given_up_only_once_it_is_surely_not() {
+    let broker = Broker::default();
+    let (client, _deliveries) = Client::start(broker.config("a")).expect("started");
+    for (reason, given_up) in [
+        (Reason::OutcomeUnknown, Err(GiveUpError::MayBeStored)),
+        (Reason::Overloaded, Err(GiveUpError::MayBeStored)),
+        (Reason::StoreUnavailable, Ok(())),
+    ] {
+        broker.world().refuse_publishes = Some(reason);
+        if reason == Reason::OutcomeUnknown {
+            client.publish(1, "perhaps").await.expect("taken in");
+        }
+        // Long enough for it to be repeated.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(client.give_up(1).await, given_up, "{reason:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn numbered_publishes_begin_at_the_floor_and_stale_ones_are_told_apart() {
     let broker = Broker::default();

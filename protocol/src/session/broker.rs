@@ -488,11 +488,10 @@ impl<P: Copy> BrokerSession<P> {
         self.publishes.push(id.0, publish.conversation, bytes);
         self.first_unanswered = self.first_unanswered.max(MessageId(publish.first_unanswered));
         self.refused.close_below(self.first_unanswered);
+        // It is repeated, whatever comes of that. So an id is open at most once, and their span bounds what is kept.
+        self.refused.close(id);
         match self.judge(&publish) {
-            None => {
-                self.refused.close(id);
-                Ok(Some(BrokerEvent::Publish(publish)))
-            }
+            None => Ok(Some(BrokerEvent::Publish(publish))),
             Some(reason) => {
                 self.refuse(Refusal::publish(id, reason));
                 Ok(None)

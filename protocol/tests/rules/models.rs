@@ -121,17 +121,17 @@ proptest! {
                         continue;
                     }
                     let blocked = open.iter().any(|&(lower, of)| lower < id && of == conversation);
+                    // An id that is tried in another conversation is open there alone.
+                    open.retain(|(of, _)| *of != id);
                     pair.client.publish(message(id, conversation, 3));
                     let events = pair.carry_up().expect("within the window");
                     prop_assert_eq!(events.len(), usize::from(!blocked));
                     if blocked {
-                        // An id that is tried in another conversation is open in both.
                         let told = pair.carry_down().expect("a refusal");
                         let refused = Refusal::publish(MessageId(id), Reason::After);
                         prop_assert_eq!(told, vec![ClientEvent::Refused(refused)]);
                         open.insert((id, conversation));
                     } else {
-                        open.retain(|(of, _)| *of != id);
                         waiting.push_back((id, conversation));
                     }
                 }

@@ -162,6 +162,21 @@ fn a_refusal_for_good_blocks_nothing() {
     assert!(pair.broker.open_refusals().is_empty());
 }
 
+/// R5.4-1: repeating an id closes it, also where it names another conversation and is refused again: what a broker keeps
+/// of refusals is bounded by the ids, not by what a client makes of them.
+#[test]
+fn an_id_is_open_once() {
+    let mut pair = open_pair();
+    publish(&mut pair, &[message(1, 7, 1), message(2, 8, 1)]);
+    refuse(&mut pair, 1, Reason::Overloaded);
+    refuse(&mut pair, 2, Reason::Overloaded);
+    for conversation in [7, 8, 7, 8] {
+        let (passed, refused) = publish(&mut pair, &[message(3, conversation, 1)]);
+        assert_eq!((passed, refused), (vec![], vec![(3, Reason::After)]));
+        assert_eq!(pair.broker.open_refusals().len(), 3);
+    }
+}
+
 /// R5.4-1: an id below the first unanswered is settled, and blocks nothing.
 #[test]
 fn the_first_unanswered_closes_what_lies_below() {

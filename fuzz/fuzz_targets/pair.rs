@@ -1,0 +1,3 @@
+//! `fuzz/run pair`; the body is in the protocol crate.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| longwire_protocol::fuzz::pair(data));

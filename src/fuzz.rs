@@ -1,0 +1,184 @@
+//! The bodies of the fuzz targets that are the broker's own; those of the wire are in the protocol crate. `fuzz/` holds
+//! one line for each, and the tests below replay the corpora that are kept. Not part of a broker.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use crate::auth::{AUDIENCE, Authority, Claims, Identity, issue};
+use crate::config;
+use crate::net::tls;
+use crate::routing::model::{Choices, Warmth, live};
+use crate::routing::resume;
+use crate::store;
+
+/// The key of the issuer that is believed here, in [`token`], and of the certificate that is good, in [`certificate`].
+const KEY: &[u8] = include_bytes!("../fuzz/fixtures/key.pem");
+const PUBLIC: &[u8] = include_bytes!("../fuzz/fixtures/public.pem");
+const CERTIFICATE: &[u8] = include_bytes!("../fuzz/fixtures/certificate.pem");
+
+/// Operations in one life of [`core`]: each is checked against all that was said before it.
+const OPERATIONS_MAX: usize = 100;
+
+/// Several users on one core, as the bytes choose: the first byte says how much of the state stays in memory.
+///
+/// # Panics
+/// Where core and naive model differ.
+pub fn core(data: &[u8]) {
+    let Some((&first, rest)) = data.split_first() else { return };
+    let warmth = match first % 3 {
+        0 => Warmth::Whole,
+        1 => Warmth::Cold(3),
+        _ => Warmth::Cold(10),
+    };
+    live("these bytes", Choices::Bytes(rest), OPERATIONS_MAX, warmth);
+}
+
+/// What the store reads back of any bytes.
+///
+/// # Panics
+/// If something is read back otherwise than it was written.
+pub fn records(data: &[u8]) {
+    store::fuzz::records(data);
+}
+
+/// Any text as a configuration: settings within their bounds, or what is wrong.
+///
+/// # Panics
+/// If settings contradict each other, or an error says nothing.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match config::parse(text).and_then(config::Written::resolve) {
+        Ok(settings) => {
+            let (min, max) = settings.heartbeat;
+            assert!(min <= max && min.as_secs() >= 1 && max.as_secs() <= 3_600, "a range of heartbeats");
+            assert!(settings.state_memory >= 1 << 20 && settings.handshakes > 0, "enough to live on");
+            assert!(!settings.issuers.is_empty(), "somebody can be let in");
+        }
+        Err(error) => assert!(!error.to_string().is_empty(), "an error says what is wrong"),
+    }
+}
+
+/// Any bytes as a token; or, after a first byte that is odd, a good token whose bytes are changed: pairs of a place and
+/// what is added there.
+///
+/// # Panics
+/// If a token is believed that nobody issued.
+pub fn token(data: &[u8]) {
+    static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
+        let authority = Authority::default();
+        authority.set_issuers(&[("me".into(), PUBLIC.to_vec())]).expect("a key");
+        authority
+    });
+    static TOKEN: LazyLock<String> = LazyLock::new(|| {
+        let claims = Claims {
+            iss: "me".into(),
+            sub: "ada".into(),
+            aud: AUDIENCE.into(),
+            exp: 1_000,
+            publish: vec!["news/*".into()],
+            ..Claims::default()
+        };
+        issue(&claims, KEY).expect("a token")
+    });
+    static GOOD: LazyLock<Identity> = LazyLock::new(|| AUTHORITY.verify(&TOKEN, 0).expect("believed"));
+    let Some((&what, bytes)) = data.split_first() else { return };
+    let token = if what & 1 == 0 {
+        bytes.to_vec()
+    } else {
+        let mut token = TOKEN.clone().into_bytes();
+        for change in bytes.chunks_exact(3) {
+            let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % token.len();
+            token[at] = token[at].wrapping_add(change[2]);
+        }
+        token
+    };
+    let Ok(token) = String::from_utf8(token) else { return };
+    match AUTHORITY.verify(&token, 0) {
+        Ok(identity) => {
+            let signed = |token: &str| token.rsplit_once('.').map(|(signed, _)| signed.to_owned());
+            assert!(identity == *GOOD && signed(&token) == signed(&TOKEN), "a forged token is believed: {token}");
+            assert!(AUTHORITY.verify(&token, 1_000).is_err(), "a token outlives its end");
+        }
+        Err(error) => assert!(!error.to_string().is_empty(), "an error says what is wrong"),
+    }
+}
+
+/// Any bytes as a cursor.
+///
+/// # Panics
+/// If a cursor does not survive being written and read.
+pub fn cursor(data: &[u8]) {
+    let Some(cursor) = resume::decode(data) else { return };
+    let written = resume::encode(&cursor);
+    assert!(written.len() <= 1 + 3 * 10, "a cursor is small");
+    assert_eq!(resume::decode(&written), Some(cursor));
+}
+
+/// Any bytes as the files of certificate and key, with a zero between them; without one, they are the file of the
+/// certificate, beside a good key.
+///
+/// # Panics
+/// If files that cannot be used give a configuration, or say nothing of what is wrong.
+pub fn certificate(data: &[u8]) {
+    let (chain, key) = match data.iter().position(|byte| *byte == 0) {
+        Some(0) => (CERTIFICATE, &data[1..]),
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (data, KEY),
+    };
+    match tls::configure((Path::new("certificate"), chain), (Path::new("key"), key)) {
+        Ok(config) => assert!(!config.alpn_protocols.is_empty(), "a whole configuration"),
+        Err(error) => assert!(error.to_string().contains("certificate") || error.to_string().contains("key")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every input that is kept of a target passes.
+    fn replay(target: &str, body: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).expect("the corpus") {
+            body(&std::fs::read(entry.expect("an entry").path()).expect("an input"));
+            count += 1;
+        }
+        assert!(count >= 3, "the corpus of {target} is there: {count}");
+    }
+
+    #[test]
+    fn the_kept_corpus_of_core_passes() {
+        replay("core", core);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_records_passes() {
+        replay("records", records);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_config_passes() {
+        replay("config", super::config);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_token_passes() {
+        replay("token", token);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_cursor_passes() {
+        replay("cursor", cursor);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_certificate_passes() {
+        replay("certificate", certificate);
+    }
+
+    #[test]
+    fn the_certificate_that_is_called_good_is() {
+        let good = tls::configure((Path::new("certificate"), CERTIFICATE), (Path::new("key"), KEY));
+        assert!(good.is_ok(), "{good:?}");
+    }
+}

@@ -1,0 +1,415 @@
+//! Operations of a few users on the core, held against a naive model: seqs, repeats, rights, unread counts; with groups
+//! that fail to commit, devices that come and go, and the state rebuilt from the frames alone. What happens is chosen by
+//! chance in tests and by a fuzzer's bytes in the target `core`. Not part of a broker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, PublishAck, Role};
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber};
+
+use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::draft::Draft;
+use super::fold::fold_frame;
+use super::grants::Grants;
+use super::limits::INTERVALS_MAX;
+use super::loading::{load, read_blocking};
+use super::outbox::{Outbox, Session};
+use super::rehearsal::{rehearse, rehearse_attach};
+use super::rows::{Key, Row};
+use super::state::State;
+use super::view::{Overlay, Reader, Rows as _, View};
+use crate::store::{Frame, FrameBuilder, Log as _, MemoryLog, Position};
+
+const USERS: [&str; 4] = ["ann", "ben", "cat", "dan"];
+
+/// Who chooses what happens next.
+#[derive(Debug)]
+pub(crate) enum Choices<'a> {
+    /// Chance; it never ends.
+    #[cfg(test)]
+    Random(fastrand::Rng),
+    /// Each byte is a choice; without any more it is the first of all, and nothing more happens.
+    Bytes(&'a [u8]),
+}
+
+impl Choices<'_> {
+    fn below(&mut self, count: usize) -> usize {
+        match self {
+            #[cfg(test)]
+            Self::Random(random) => random.usize(..count),
+            Self::Bytes(bytes) => {
+                let Some((&first, rest)) = bytes.split_first() else { return 0 };
+                *bytes = rest;
+                usize::from(first) % count
+            }
+        }
+    }
+
+    fn are_over(&self) -> bool {
+        matches!(self, Self::Bytes([]))
+    }
+}
+
+/// How much of the state is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Warmth {
+    /// All of it.
+    Whole,
+    /// What was used since the last seal; after each group, with this chance in ten, a seal, and nothing that is saved.
+    Cold(u8),
+}
+
+/// The core over a log in memory.
+struct World<'a> {
+    core: Core,
+    state: RwLock<State>,
+    overlay: Overlay,
+    log: MemoryLog,
+    warmth: Warmth,
+    choices: Choices<'a>,
+    frames: Vec<Frame>,
+    sessions: Vec<Arc<Session>>,
+}
+
+impl<'a> World<'a> {
+    fn new(warmth: Warmth, choices: Choices<'a>) -> Self {
+        let log = MemoryLog::new(0, usize::MAX);
+        let state = match warmth {
+            Warmth::Whole => State::default(),
+            Warmth::Cold(_) => State::over(log.saved(), Position(0), usize::MAX).expect("reads"),
+        };
+        let mut world = Self {
+            core: Core::new(SessionNumber(0)),
+            state: RwLock::new(state),
+            overlay: Overlay::default(),
+            log,
+            warmth,
+            choices,
+            frames: Vec::new(),
+            sessions: Vec::new(),
+        };
+        for user in 0..USERS.len() {
+            let session = world.attach(user, Incarnation(0), MessageId(1));
+            world.sessions.push(session);
+        }
+        world
+    }
+
+    fn attach(&mut self, user: usize, incarnation: Incarnation, first_unanswered: MessageId) -> Arc<Session> {
+        let attach = Attach {
+            user: USERS[user].into(),
+            device: "phone".into(),
+            grants: Grants::default(),
+            incarnation,
+            first_unanswered,
+            outbox: Arc::new(Outbox::default()),
+        };
+        let effects = self.group(vec![Op::Attach(Box::new(attach))], true);
+        let attached = effects.into_iter().find_map(|effect| match effect {
+            Effect::Attach(attached) => Some(attached.session),
+            _ => None,
+        });
+        attached.expect("attached")
+    }
+
+    /// The connection of a user ends, and there is a new one.
+    fn reconnect(&mut self, user: usize, first_unanswered: MessageId) {
+        let was = Arc::clone(&self.sessions[user]);
+        let effects = self.group(vec![Op::Detach(Arc::clone(&was), None)], true);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Detach(_))), "the end is told");
+        let session = self.attach(user, was.incarnation, first_unanswered);
+        assert_eq!((session.user, session.device), (was.user, was.device), "the same device");
+        assert!(session.number > was.number && session.incarnation == was.incarnation, "a newer session");
+        self.sessions[user] = session;
+    }
+
+    /// Decides a group; its frame is committed, or lost with everything that it drafted.
+    fn group(&mut self, ops: Vec<Op>, commits: bool) -> Vec<Effect> {
+        let segment = self.log.segments().last().expect("has a segment").id;
+        let first = Position(self.log.tail().0 + 1);
+        let mut frame = FrameBuilder::new(segment, first, LogTime(self.frames.len() as u64));
+        let mut effects = Vec::new();
+        let rehearses = self.choices.below(2) == 1;
+        for op in &ops {
+            if let (true, Op::Attach(attach)) = (rehearses, op) {
+                self.read(|rows| rehearse_attach(rows, &attach.user, &attach.device, true));
+            }
+            let (true, Op::Publish(publish)) = (rehearses, op) else { continue };
+            loop {
+                let cold = rehearse(&self.state.read().expect("unpoisoned"), publish);
+                if cold.is_empty() {
+                    break;
+                }
+                load(&self.state, &cold).expect("loads");
+            }
+        }
+        let mut state = self.state.write().expect("unpoisoned");
+        let view = View::new(&state, &mut self.overlay);
+        let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
+        for op in ops {
+            self.core.decide(op, &mut draft);
+        }
+        assert!(!rehearses || self.overlay.late() == 0, "what was rehearsed finds everything at hand");
+        if commits {
+            let frame = frame.finish();
+            self.log.append(&frame).expect("appends");
+            self.overlay.merge(&mut state);
+            assert!(frame.positions == 0 || state.tail == frame.last(), "the state stands at the frame's end");
+            self.frames.push(frame);
+        } else {
+            self.overlay.clear();
+        }
+        if let Warmth::Cold(chance) = self.warmth
+            && self.choices.below(10) < usize::from(chance)
+        {
+            self.log.seal(Box::new(state.seal()));
+            state.note_saved(0);
+            state.forget();
+            assert_eq!(state.rows().count(), 0, "everything is saved and let go");
+        }
+        effects
+    }
+
+    fn read<T>(&self, mut read: impl FnMut(&Reader<'_>) -> T) -> T {
+        read_blocking(&self.state, &mut read).expect("reads")
+    }
+
+    fn publish(&mut self, user: usize, publish: packet::Publish, commits: bool) -> Option<Result<PublishAck, Refusal>> {
+        let session = Arc::clone(&self.sessions[user]);
+        let op = Publish { session, digest: digest(&publish), publish, mark_countable: Some(0) };
+        let effects = self.group(vec![Op::Publish(op)], commits);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Answer(_, _, answer) => Some(answer),
+            Effect::Repeat(_, ack) => Some(Ok(ack)),
+            _ => None,
+        })
+    }
+
+    /// Every row, as it is saved and changed since.
+    fn rows(&self) -> BTreeMap<Vec<u8>, Row> {
+        let state = self.state.read().expect("unpoisoned");
+        let mut rows = BTreeMap::new();
+        let mut saved = |key: &[u8], row: &[u8]| drop(rows.insert(key.to_vec(), Row::decode(row).expect("a row")));
+        self.log.saved().each(&[], &mut saved).expect("reads");
+        rows.extend(rows_of(&state));
+        rows.retain(|key, _| !matches!(Key::decode(key), Ok(Key::Crossing(..))));
+        rows
+    }
+
+    /// Every row, as the frames alone give it.
+    fn rebuilt(&self) -> BTreeMap<Vec<u8>, Row> {
+        let (mut state, mut overlay) = (State::default(), Overlay::default());
+        for frame in &self.frames {
+            let frame = Frame::decode(frame.bytes.clone()).expect("a frame decodes");
+            fold_frame(&mut View::new(&state, &mut overlay), &frame).expect("a frame folds");
+            overlay.merge(&mut state);
+        }
+        rows_of(&state)
+    }
+}
+
+fn rows_of(state: &State) -> BTreeMap<Vec<u8>, Row> {
+    state.rows().map(|(key, row)| (key.encode(), row.clone())).collect()
+}
+
+/// One conversation as one would write it down.
+#[derive(Default)]
+struct Naive {
+    /// Sender of each countable entry; `None` for the others.
+    entries: Vec<Option<usize>>,
+    roles: HashMap<usize, Role>,
+    /// From and to (0: open) of what each user may see, in seqs.
+    intervals: HashMap<usize, Vec<(u64, u64)>>,
+    marks: HashMap<usize, u64>,
+}
+
+impl Naive {
+    fn role(&self, user: usize) -> Role {
+        self.roles.get(&user).copied().unwrap_or(Role::None)
+    }
+
+    fn set_role(&mut self, user: usize, role: Role) {
+        self.entries.push(None);
+        let seq = self.entries.len() as u64;
+        let was = self.role(user);
+        self.roles.insert(user, role);
+        let intervals = self.intervals.entry(user).or_default();
+        if was == Role::None && role != Role::None {
+            intervals.push((seq, 0));
+            if intervals.len() > INTERVALS_MAX {
+                intervals.remove(0);
+            }
+        } else if was != Role::None && role == Role::None {
+            intervals.last_mut().expect("it was a member").1 = seq;
+        }
+    }
+
+    fn unread(&self, user: usize) -> u64 {
+        let Some(&(from, 0)) = self.intervals.get(&user).and_then(|i| i.last()) else { return 0 };
+        let mark = self.marks.get(&user).copied().unwrap_or(0);
+        let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq > mark && *seq >= from);
+        above.filter(|(_, sender)| sender.is_some()).count() as u64
+    }
+
+    fn sees(&self, user: usize, seq: u64) -> bool {
+        self.intervals.get(&user).is_some_and(|i| i.iter().any(|&(from, to)| from <= seq && (to == 0 || seq <= to)))
+    }
+}
+
+/// Up to so many operations, each held against the model; gives how many were stored.
+///
+/// # Panics
+/// Where core and model differ; `story` says which life it was.
+pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warmth) -> usize {
+    let mut world = World::new(warmth, choices);
+    let mut model: BTreeMap<u64, Naive> = BTreeMap::new();
+    let mut next_id = [1_u64; USERS.len()];
+    let mut answered: Vec<(usize, packet::Publish, PublishAck)> = Vec::new();
+    for step in 0..steps {
+        if world.choices.are_over() {
+            break;
+        }
+        let context = format!("{story}, step {step}");
+        let user = world.choices.below(USERS.len());
+        let known = world.choices.below(model.len().max(1));
+        let conversation = model.keys().nth(known).copied().unwrap_or(0);
+        let other = world.choices.below(USERS.len());
+        let role = [Role::None, Role::Reader, Role::Member, Role::Admin][world.choices.below(4)];
+        let set = packet::SetRole { user: USERS[other].into(), role: role.into() };
+        let mark = world.choices.below(8) as u64;
+        let action = match world.choices.below(10) {
+            0 => Some(Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: vec![USERS[other].into()] })),
+            1 | 2 => Some(Action::SetRole(set)),
+            3 => Some(Action::Leave(packet::Leave {})),
+            // Marks at the head alone: what lies below is worked out before the core is asked.
+            4 => Some(Action::SetMark(packet::SetMark { seq: 1_000 + mark })),
+            _ => None,
+        };
+        let creates = matches!(action, Some(Action::CreateGroup(_)));
+        let id = next_id[user];
+        let publish = packet::Publish {
+            conversation: if creates { 0 } else { conversation },
+            message_id: id,
+            first_unanswered: id,
+            content: Bytes::from(context.clone()),
+            action: action.clone(),
+        };
+        if world.choices.below(10) == 0 {
+            // The group is lost: nothing of it shows, and the id is free.
+            let _ = world.publish(user, publish.clone(), false);
+        }
+        let answer = world.publish(user, publish.clone(), true).expect("an answer");
+        if world.choices.below(16) == 15 {
+            world.reconnect(user, MessageId(id));
+        }
+        // Whatever it was, repeating it says the same and changes nothing.
+        let frames = world.frames.len();
+        let again = world.publish(user, publish.clone(), true).expect("an answer");
+        match (&answer, &again) {
+            (Ok(ack), Ok(repeated)) => {
+                assert_eq!(ack, repeated, "{context}");
+                assert!(world.frames[frames].records.is_empty(), "{context}: a repeat changes nothing");
+                next_id[user] += 1;
+                answered.push((user, publish, *ack));
+            }
+            (Err(refusal), Err(repeated)) => assert_eq!(refusal.reason, repeated.reason, "{context}"),
+            other => panic!("{context}: {other:?}"),
+        }
+
+        let naive = model.entry(if creates { answer.as_ref().map_or(0, |a| a.conversation) } else { conversation });
+        let expected = match (&action, naive) {
+            (Some(Action::CreateGroup(_)), slot) => {
+                let naive = slot.or_default();
+                naive.set_role(user, Role::Owner);
+                if other != user {
+                    naive.set_role(other, Role::Member);
+                }
+                Ok(naive.entries.len() as u64)
+            }
+            (_, std::collections::btree_map::Entry::Vacant(_)) => Err(Reason::UnknownConversation),
+            (action, std::collections::btree_map::Entry::Occupied(mut slot)) => {
+                apply(slot.get_mut(), user, other, role, action.as_ref())
+            }
+        };
+        if world.choices.below(8) == 7 && !answered.is_empty() {
+            // Something older, said again: it is settled, and whatever is answered, nothing comes of it.
+            let (user, publish, ack) = answered[known % answered.len()].clone();
+            let frames = world.frames.len();
+            let again = world.publish(user, publish, true).expect("an answer");
+            assert!(again.as_ref().map_or(true, |again| *again == ack), "{context}: {again:?}");
+            assert!(world.frames[frames].records.is_empty(), "{context}: a repeat changes nothing");
+        }
+        assert_eq!(answer.map(|ack| ack.seq).map_err(|refusal| refusal.reason), expected, "{context}");
+        model.remove(&0);
+
+        for (id, naive) in &model {
+            let row = world.read(|rows| rows.conversation(ConversationId(*id)).cloned()).expect("a row");
+            let members = world.read(|rows| rows.members(ConversationId(*id)).clone());
+            assert_eq!(row.head.seq.0, naive.entries.len() as u64, "{context}");
+            for user in 0..USERS.len() {
+                let id_of_user = world.sessions[user].user;
+                let member = world.read(|rows| rows.member(ConversationId(*id), id_of_user).cloned());
+                assert_eq!(members.contains(&id_of_user), member.is_some(), "{context}: the list of members");
+                let duty = world.read(|rows| rows.duty(id_of_user, ConversationId(*id)).is_some());
+                let duties = world.read(|rows| rows.duties(id_of_user).contains(&ConversationId(*id)));
+                assert_eq!(duties, duty, "{context}: the list of duties");
+                let member = member.as_ref();
+                let unread = member.map_or(0, |member| member.unread(&row.head));
+                assert_eq!(unread, naive.unread(user), "{context}: unread of {user} in {id}");
+                for seq in 1..=row.head.seq.0 {
+                    let sees = member.is_some_and(|member| member.sees(Seq(seq)));
+                    assert_eq!(sees, naive.sees(user, seq), "{context}: {user} sees {seq} of {id}");
+                }
+            }
+        }
+    }
+    assert_eq!(world.rebuilt(), world.rows(), "{story}: the state is the fold of the frames");
+    let state = world.state.read().expect("unpoisoned");
+    assert!(state.crossings().is_empty(), "{story}: every inbox was told");
+    answered.len()
+}
+
+/// What the rights table says, written the other way round.
+fn apply(naive: &mut Naive, user: usize, other: usize, role: Role, action: Option<&Action>) -> Result<u64, Reason> {
+    let own = naive.role(user);
+    if own == Role::None {
+        return Err(Reason::UnknownConversation);
+    }
+    let members = naive.roles.values().filter(|role| **role != Role::None).count();
+    match action {
+        Some(Action::SetRole(_)) => {
+            let was = naive.role(other);
+            let concerns_admins = [was, role].iter().any(|r| matches!(r, Role::Admin | Role::Owner));
+            if !matches!(own, Role::Admin | Role::Owner) || (own != Role::Owner && concerns_admins) {
+                return Err(Reason::Forbidden);
+            }
+            if other == user {
+                return Err(Reason::InvalidArgument);
+            }
+            if was != role {
+                naive.set_role(other, role);
+            }
+        }
+        Some(Action::Leave(_)) => {
+            if own == Role::Owner && members > 1 {
+                return Err(Reason::Forbidden);
+            }
+            naive.set_role(user, Role::None);
+        }
+        Some(Action::SetMark(_)) => {
+            naive.marks.insert(user, naive.entries.len() as u64);
+        }
+        _ => {
+            if own == Role::Reader {
+                return Err(Reason::Forbidden);
+            }
+            naive.entries.push(Some(user));
+            naive.marks.insert(user, naive.entries.len() as u64);
+        }
+    }
+    Ok(naive.entries.len() as u64)
+}
