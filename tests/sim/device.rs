@@ -522,7 +522,12 @@ impl Device {
         assert!(!self.acked.contains_key(&id), "{id:?} was acked and is refused: {refusal:?}");
         match refusal.reason.verdict() {
             Verdict::Retry | Verdict::RetryElsewhere | Verdict::After => {
-                out.is_open = refusal.reason == Reason::OutcomeUnknown;
+                // Other refusals say nothing about what became of it before (SPEC R5.4-5).
+                match refusal.reason {
+                    Reason::OutcomeUnknown => out.is_open = true,
+                    Reason::StoreUnavailable => out.is_open = false,
+                    _ => {}
+                }
                 let wait = u64::from(refusal.retry_after_ms).max(around.rng.u64(1..500));
                 out.retry_at = around.now + if around.is_calm { 1 } else { wait };
                 // Only the commit thread knows what an earlier session has stored.

@@ -694,6 +694,10 @@ impl World {
         if tail.0 < self.model.tail {
             self.lose(tail.0);
         }
+        if self.has_lied {
+            // A lie may have taken frames without a position, too.
+            self.model.time = self.model.time.min(broker.with_log(|log| log.log().tail_time()).0);
+        }
         let found = broker.with_log(|log| frames_after(log, Position(self.model.tail)));
         self.broker = Some(broker);
         self.find(&found);
