@@ -93,9 +93,13 @@ pub fn recover(log: &dyn Log, bytes_max: usize) -> Result<State, ReadError> {
 fn follow(log: &dyn Log, state: &mut State, mut each: impl FnMut(Frame)) -> Result<(), ReadError> {
     let (mut overlay, mut failed) = (Overlay::default(), None);
     let followed = log.follow(state.tail, &mut |frame| {
+        if failed.is_some() {
+            return;
+        }
         let folded = fold_frame(&mut View::new(state, &mut overlay), &frame);
         if let Some(error) = folded.err().or_else(|| overlay.take_failure()) {
-            failed.get_or_insert(error);
+            failed = Some(error);
+            return overlay.clear();
         }
         overlay.merge(state);
         each(frame);
@@ -333,7 +337,11 @@ impl Commit {
                 }
                 Effect::Close(outbox, refusal) => outbox.close(refusal),
                 Effect::Detach(session) => {
-                    let watching = std::mem::take(&mut session.outbox.lock().watching);
+                    let watching = {
+                        let mut pending = session.outbox.lock();
+                        pending.is_abandoned = true;
+                        std::mem::take(&mut pending.watching)
+                    };
                     self.registry.detach(&session, &watching);
                 }
                 Effect::SetFloor(floor) => self.log.set_floor(floor),
@@ -399,6 +407,12 @@ impl Commit {
                 let refusal = Refusal::publish(id, Reason::StoreUnavailable).retry_after(1_000);
                 Effect::Answer(session, conversation, Err(refusal))
             }
+            // Likewise: what stood in the way may have been drafted in this group.
+            Effect::Refuse(outbox, refusal)
+                if matches!(refusal.reason, Reason::IncarnationStale | Reason::QuotaExceeded) =>
+            {
+                Effect::Refuse(outbox, Refusal::connection(Reason::StoreUnavailable).retry_after(2_000))
+            }
             Effect::Attach(attached) => {
                 self.core.forget(&attached.session);
                 let refusal = Refusal::connection(Reason::StoreUnavailable).retry_after(2_000);
@@ -438,8 +452,7 @@ impl Commit {
                 tracing::info!("the store is open again; publishes are accepted");
             }
             Err(error) => {
-                tracing::error!(%error, "the reopened store cannot be followed: nothing is written any more");
-                self.health = Health::ReadOnly;
+                tracing::error!(%error, "the reopened store cannot be followed yet: publishes are refused");
             }
         }
     }

@@ -173,6 +173,10 @@ fn watch(
         }
         drop(pending);
         shared.registry.watch(id, session);
+        if session.outbox.lock().is_abandoned {
+            // The session ended meanwhile, and what it watched was given up before this.
+            shared.registry.unwatch(id, session);
+        }
     }
     Ok(packet::WatchAnswer { head_seq: channel.head.seq.0 })
 }

@@ -183,6 +183,10 @@ impl Core {
     }
 
     fn attach(&mut self, attach: Attach, draft: &mut Draft<'_, '_>) {
+        // Its connection is gone already, and a newer one may have come: it takes nothing over.
+        if attach.outbox.lock().is_abandoned {
+            return;
+        }
         let outbox = Arc::clone(&attach.outbox);
         if let Err(refusal) = self.try_attach(attach, draft) {
             draft.effects.push(Effect::Refuse(outbox, refusal));

@@ -80,7 +80,7 @@ pub struct Pending {
     pub owes_caught_up: [bool; 2],
     /// The replies wait for something that is being loaded.
     pub is_loading: bool,
-    /// The connection ended before it was attached.
+    /// The connection ended before it was attached, or the session is over.
     pub is_abandoned: bool,
     /// By its acks, it stands here; `None` while nothing was acked.
     pub acked: Option<DeviceCursor>,

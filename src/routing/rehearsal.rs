@@ -7,7 +7,7 @@ use super::core::Publish;
 use super::draft::Draft;
 use super::fold::{next_id, next_id_named};
 use super::loading::Want;
-use super::rows::{Counted, Kind, partition};
+use super::rows::{Conversation, Counted, Kind, Member, partition};
 use super::state::State;
 use super::view::{Overlay, Reader, Rows as _, View};
 use crate::store::{FrameBuilder, Position, SegmentId};
@@ -19,8 +19,15 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
     let (session, publish) = (&op.session, &op.publish);
     let conversation = ConversationId(publish.conversation);
     let rows = Reader::new(state);
-    let _ = (rows.device(session.device), rows.member(conversation, session.user));
-    if rows.conversation(conversation).is_some_and(|c| matches!(c.kind, Kind::Group | Kind::Channel)) {
+    let _ = rows.device(session.device);
+    let is_member = rows.member(conversation, session.user).is_some_and(Member::is_active);
+    let is_fed_by_list = |c: &Conversation| match c.kind {
+        Kind::Group => is_member,
+        Kind::Channel => session.grants.load().publish.admit(&c.label),
+        Kind::Direct | Kind::Inbox => false,
+    };
+    // Who may not write there has no list loaded.
+    if rows.conversation(conversation).is_some_and(is_fed_by_list) {
         let _ = rows.members(conversation);
     }
     let mut cold = rows.into_cold();

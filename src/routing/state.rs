@@ -23,6 +23,8 @@ const KEEP_MS: u64 = 60_000;
 const ROW_BYTES: usize = 224;
 /// What an id in a list costs, about.
 const ID_BYTES: usize = 16;
+/// Between two such calls: what was loaded shall live until it is looked at.
+const HURRY_MS: u64 = 10;
 /// Shards that one call of [`State::sweep`] visits while the cache is too large.
 const HURRY_SHARDS: usize = 16;
 
@@ -59,6 +61,8 @@ pub struct State {
     /// The shard that the sweep visits next, and when.
     hand: usize,
     sweep_at_ms: u64,
+    /// Not before this does it visit more while the cache is too large.
+    hurry_at_ms: u64,
 }
 
 /// The saved state.
@@ -125,6 +129,7 @@ impl Default for State {
             bytes_max: usize::MAX,
             hand: 0,
             sweep_at_ms: 0,
+            hurry_at_ms: 0,
         }
     }
 }
@@ -385,7 +390,7 @@ impl State {
     /// Whether [`State::sweep`] has something to do.
     #[must_use]
     pub fn is_sweep_due(&self, now_ms: u64) -> bool {
-        now_ms >= self.sweep_at_ms || self.bytes > self.bytes_max
+        now_ms >= self.sweep_at_ms || (self.bytes > self.bytes_max && now_ms >= self.hurry_at_ms)
     }
 
     /// Lets go of what nobody used, a shard at a time; every shard once in `KEEP_MS`, and faster while the cache is
@@ -397,7 +402,8 @@ impl State {
             visits = ((now_ms - self.sweep_at_ms) / every + 1).min(SHARDS as u64) as usize;
             self.sweep_at_ms = now_ms + every;
         }
-        if self.bytes > self.bytes_max {
+        if self.bytes > self.bytes_max && now_ms >= self.hurry_at_ms {
+            self.hurry_at_ms = now_ms + HURRY_MS;
             visits = visits.max(HURRY_SHARDS);
         }
         for _ in 0..visits {

@@ -181,6 +181,8 @@ pub(super) struct Builder {
     pace: Pace,
     progress: Progress,
     job: Option<Job>,
+    /// The run that was made of the job under way, while saving it fails.
+    made: Option<Option<RunRow>>,
     merge: Option<Merge>,
     /// Runs that are in no manifest any more and may still have readers.
     unlisted: Vec<Arc<Run>>,
@@ -196,7 +198,19 @@ impl Builder {
         progress: Progress,
         pace: Pace,
     ) -> Self {
-        Self { disk, state, view, desk, pace, progress, job: None, merge: None, unlisted: Vec::new(), leaving: None }
+        Self {
+            disk,
+            state,
+            view,
+            desk,
+            pace,
+            progress,
+            job: None,
+            made: None,
+            merge: None,
+            unlisted: Vec::new(),
+            leaving: None,
+        }
     }
 
     /// The thread's body.
@@ -263,7 +277,12 @@ impl Builder {
 
     /// Makes a run of a memtable, and saves it, the state that goes with it and where they stand, in one transaction.
     fn absorb(&mut self, job: &Job) -> Result<(), ReadError> {
-        let added = self.write_run(&job.table)?;
+        // Not written anew when only the saving has failed: it may be listed all the same, and the disk may be full.
+        let added = match self.made {
+            Some(made) => made,
+            None => self.write_run(&job.table)?,
+        };
+        self.made = Some(added);
         let run = added.map(|row| self.open_run(row)).transpose()?;
         let progress = Progress {
             applied: job.tail,
@@ -274,6 +293,7 @@ impl Builder {
         };
         let step = Step { added, removed: &[], rows: Some(&*job.rows), segments: &job.segments };
         self.state.save(&progress, &step)?;
+        self.made = None;
         self.progress = progress;
         self.view.replace_sealed(&job.table, run);
         Ok(())

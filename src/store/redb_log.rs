@@ -231,7 +231,15 @@ impl RedbLog {
             return Ok(());
         }
         let Some(journal) = self.journal.take() else { return Ok(()) };
-        journal.move_to_new_file(&*self.disk, absorbed)?;
+        if let Err(error) = journal.move_to_new_file(&*self.disk, absorbed) {
+            if self.disk.exists(&format!("{JOURNAL_FILE}{UNFINISHED}")).unwrap_or(false) {
+                // It never got the name: the old file goes on.
+                tracing::warn!(%error, "the journal keeps its large file");
+                self.journal = Some(journal);
+                return Ok(());
+            }
+            return Err(error);
+        }
         drop(journal);
         self.journal = Some(self.open_journal(self.newest_commit)?);
         tracing::info!("the journal has a new file, since the old one was much larger than what it held");
@@ -385,9 +393,10 @@ impl Log for RedbLog {
         }
         if let Err(error) = self.replace_oversized_journal() {
             // Which file has the name is found out by opening it; both hold every frame.
+            // Whether that name survives the loss of power is not known, and a second sync would not tell.
             let reason = format!("the journal's file could not be replaced: {error}");
-            self.health = Health::Failed { reason: reason.clone(), sync: false };
-            return Err(AppendError::Unknown { reason, sync: false });
+            self.health = Health::Failed { reason: reason.clone(), sync: true };
+            return Err(AppendError::Unknown { reason, sync: true });
         }
         let Some(journal) = &mut self.journal else {
             return Err(AppendError::NotStored("the journal is closed".to_owned()));

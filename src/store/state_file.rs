@@ -233,6 +233,18 @@ impl StateFile {
         }
     }
 
+    /// The same; redb answers nothing more after a read that failed once, so the file is opened anew then.
+    fn with_again<T>(&self, work: impl Fn(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
+        let mut is_contents = false;
+        let answer =
+            self.with(|database| work(database).inspect_err(|t| is_contents = matches!(t, Trouble::Contents(_))));
+        if answer.is_ok() || is_contents || self.meter.is_sync_failed() {
+            return answer;
+        }
+        self.reopen();
+        self.with(work)
+    }
+
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = &*database else { return Err(ReadError("the state is closed".to_owned())) };
@@ -245,7 +257,7 @@ impl StateFile {
 
 impl SavedState for StateFile {
     fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
-        self.with(|database| {
+        self.with_again(|database| {
             let rows = database.begin_read()?.open_table(ROWS)?;
             let get = |key: &Vec<u8>| {
                 let Some(row) = rows.get(key.as_slice())? else { return Ok(None) };
