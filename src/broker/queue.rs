@@ -1,7 +1,8 @@
 //! The queue in front of the commit thread, and how much of it makes a group.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use longwire_protocol::SessionNumber;
@@ -9,6 +10,8 @@ use longwire_protocol::packet::publish::Action;
 
 use crate::routing::core::Op;
 
+/// What an operation takes beside the contents of a publish, about.
+const OP_BYTES: usize = 1 << 10;
 /// Operations of one group: what one fsync is shared by.
 pub(super) const GROUP_OPS_MAX: usize = 1_024;
 /// Bytes of one group's contents.
@@ -28,6 +31,8 @@ const GATHER_OPS: usize = 256;
 /// The queue in front of the commit thread, filled by connections.
 #[derive(Debug, Default)]
 pub struct Queue {
+    /// Bytes of operations that are being prepared.
+    preparing: AtomicUsize,
     waiting: Mutex<Waiting>,
     filled: Condvar,
 }
@@ -39,7 +44,28 @@ struct Waiting {
     stopping: bool,
 }
 
+/// Room that operations take while what they look at is being loaded, given back when this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    queue: Arc<Queue>,
+    bytes: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.queue.preparing.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Queue {
+    /// Reserves room for operations on their way here. `None` when as much is being prepared as may wait in the queue.
+    pub fn reserve(self: &Arc<Self>, ops: &[Op]) -> Option<Reserved> {
+        let bytes = ops.iter().map(|op| weight(op) + OP_BYTES).sum();
+        let reserved = Reserved { queue: Arc::clone(self), bytes };
+        let before = self.preparing.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= QUEUE_BYTES_MAX).then_some(reserved)
+    }
+
     /// Queues the operations of one turn of a connection, in order. When it is full, gives back those from the first
     /// publish on that does not fit.
     pub fn push(&self, ops: &mut Vec<Op>) -> bool {
@@ -140,8 +166,6 @@ fn weight(op: &Op) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arc_swap::ArcSwap;
     use longwire_protocol::packet::{self, CreateGroup};
     use longwire_protocol::{DeviceId, Incarnation, MessageId, UserId};
@@ -215,5 +239,22 @@ mod tests {
         let taken = std::iter::repeat_with(|| take(&queue).len()).take_while(|taken| *taken > 0).sum::<usize>();
         assert_eq!(taken, queued + 1, "what was queued, the one after, and the `GiveUp`, less the one taken");
         assert_eq!(queue.waiting.lock().expect("unpoisoned").bytes, 0);
+    }
+
+    /// What is being prepared has a bound of its own, and gives its room back however it ends.
+    #[test]
+    fn what_is_being_prepared_is_bounded_and_gives_its_room_back() {
+        let (queue, session) = (Arc::new(Queue::default()), session());
+        let creations: Vec<Op> = (0..4).map(|_| creation(&session)).collect();
+        let mut reserved = Vec::new();
+        while let Some(more) = queue.reserve(&creations) {
+            reserved.push(more);
+            assert!(reserved.len() * 4 * GROUP_BYTES_MAX <= QUEUE_BYTES_MAX, "{} are prepared", reserved.len());
+        }
+        assert!(reserved.len() > 10);
+        reserved.pop();
+        assert!(queue.reserve(&creations).is_some(), "there is room again");
+        reserved.clear();
+        assert_eq!(queue.preparing.load(Ordering::Relaxed), 0);
     }
 }

@@ -203,10 +203,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if try_read(&self.shared.state, |rows| look(rows, &attach)).is_ok() {
             return self.shared.queue.push_one(Op::Attach(Box::new(attach)));
         }
-        let shared = Arc::clone(&self.shared);
-        drop(self.shared.tasks.run(move || match read_blocking(&shared.state, |rows| look(rows, &attach)) {
-            Ok(()) => shared.queue.push_one(Op::Attach(Box::new(attach))),
-            Err(error) => unreadable(&attach.outbox, &error),
+        let attach = Op::Attach(Box::new(attach));
+        let Some(reserved) = self.shared.queue.reserve(std::slice::from_ref(&attach)) else {
+            return self.session.close(Refusal::connection(Reason::Overloaded).retry_after(spread(500, 2_000)));
+        };
+        let (shared, outbox) = (Arc::clone(&self.shared), Arc::clone(&self.outbox));
+        drop(self.shared.tasks.run(move || {
+            let _reserved = reserved;
+            // Nobody waits for it any more.
+            if outbox.lock().is_abandoned {
+                return;
+            }
+            let Op::Attach(attach) = attach else { return };
+            match read_blocking(&shared.state, |rows| look(rows, &attach)) {
+                Ok(()) => shared.queue.push_one(Op::Attach(attach)),
+                Err(error) => unreadable(&outbox, &error),
+            }
         }));
     }
 

@@ -51,9 +51,11 @@ impl Live {
         if self.is_prepared(shared, now) {
             return self.queue_ops(wire, shared);
         }
+        let Some(reserved) = shared.queue.reserve(&self.ops) else { return self.refuse_ops(wire, shared) };
         let (shared_too, mut ops) = (Arc::clone(shared), std::mem::take(&mut self.ops));
         self.preparing = Some(shared.tasks.run(move || {
             prepare(&shared_too, &mut ops);
+            drop(reserved);
             ops
         }));
     }
@@ -63,6 +65,10 @@ impl Live {
         if self.ops.is_empty() || shared.queue.push(&mut self.ops) {
             return;
         }
+        self.refuse_ops(wire, shared);
+    }
+
+    fn refuse_ops(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
         for op in self.ops.drain(..) {
             match op {
                 Op::Publish(publish) => {
