@@ -1,0 +1,377 @@
+//! What a device holds the broker to: verdicts, acks, refusals, every item in its place, history and conversations, and in
+//! the end that nothing is missing.
+
+use super::*;
+
+impl Device {
+    /// A cursor is resumed where this log has been, and nowhere else.
+    pub(crate) fn check_verdict(
+        &self,
+        connected: &packet::Connected,
+        wire: &Wire,
+        around: &mut Around<'_>,
+    ) -> CursorVerdict {
+        let verdict = connected.cursor();
+        let reason = connected.reset_reason();
+        let Some(cursor) = &wire.own_cursor else {
+            assert!(
+                verdict == CursorVerdict::Resumed || reason == ResetReason::Asked || !around.lost.is_empty(),
+                "without a cursor of its own: {reason:?}"
+            );
+            return verdict;
+        };
+        let (_, express, bulk): (u64, u64, u64) = postcard::from_bytes(&cursor[1..]).expect("a cursor of this broker");
+        let segment: u64 = postcard::from_bytes::<(u64, u64, u64)>(&cursor[1..]).expect("as above").0;
+        let is_lost = around.lost.iter().any(|&(of, tail)| of == segment && express.max(bulk) > tail);
+        if is_lost {
+            around.coverage.count("cursors beyond a lost tail");
+            assert_eq!(verdict, CursorVerdict::Reset, "{}: a cursor beyond what is left is resumed", self.name);
+        } else if around.lost.is_empty() {
+            assert_eq!(verdict, CursorVerdict::Resumed, "{}: a good cursor is reset: {reason:?}", self.name);
+        }
+        verdict
+    }
+
+    pub(crate) fn check_ack(&mut self, ack: &packet::PublishAck, model: &Model) {
+        let id = self.id(ack.message_id);
+        let stored = model.answers.get(&id);
+        let stored = *stored.unwrap_or_else(|| panic!("{}: {id:?} is acked and not in the log", self.name));
+        let out = self.durable.outbox.get(&ack.message_id);
+        let publish = &out.unwrap_or_else(|| panic!("{}: {id:?} is acked and was settled", self.name)).publish;
+        let conversation = if publish.conversation == 0 { ack.conversation } else { publish.conversation };
+        let told = Answer { conversation, seq: ack.seq, time: ack.time };
+        assert_eq!(told, stored, "{}: the ack of {id:?} says what is stored", self.name);
+        if let Some(before) = self.acked.insert(id, told) {
+            assert_eq!(before, told, "a repeat of {id:?} gets the same answer");
+        }
+        if publish.action.is_none() {
+            let entry = model.conversations[&conversation].entry(ack.seq).expect("an acked entry is there");
+            let item = Item::decode(entry.item.clone()).expect("an item reads back");
+            let Some(item::Kind::Entry(entry)) = item.kind else { panic!("an entry is an entry") };
+            assert_eq!(entry.content, publish.content, "what is stored is what was published");
+        }
+    }
+
+    /// Nobody is refused what the user may do.
+    pub(crate) fn check_refusal(&self, refusal: &Refusal, publish: &Publish, sent: u64, around: &Around<'_>) {
+        let reason = refusal.reason;
+        assert!(
+            !matches!(reason, Reason::IdConflict | Reason::IdSpanExceeded),
+            "{}: {refusal:?} about {publish:?}",
+            self.name
+        );
+        let Some(conversation) = around.model.conversations.get(&publish.conversation) else { return };
+        // A refusal that was lost may be told as a stale id, when a later one is stored meanwhile.
+        let is_about_rights = matches!(reason, Reason::Forbidden | Reason::UnknownConversation | Reason::StaleId);
+        if publish.action.is_some() || !is_about_rights || !around.lost.is_empty() {
+            return;
+        }
+        let may = match conversation.kind {
+            Kind::Channel => true,
+            Kind::Inbox => false,
+            Kind::Direct | Kind::Group => conversation.members.get(&self.user_id).is_some_and(|member| {
+                let since = member.intervals.last().map_or(0, |i| i.0);
+                // The user is a member, and was before this was first sent.
+                member.is_active() && member.role >= 2 && conversation.entry(since).is_none_or(|e| e.position <= sent)
+            }),
+        };
+        assert!(!may, "{}: {refusal:?}, though the user may: {publish:?}", self.name);
+    }
+
+    pub(crate) fn check_refused_request(&self, asked: &packet::Request, refusal: &Refusal, around: &Around<'_>) {
+        let Some(packet::request::Op::History(history)) = &asked.op else { return };
+        let sees = around.model.conversations.get(&history.conversation).is_some_and(|conversation| {
+            conversation.members.get(&self.user_id).is_some_and(crate::model::Member::is_active)
+        });
+        assert!(!(sees && around.is_final), "{}: history refused to a member: {refusal:?}", self.name);
+    }
+
+    /// Holds an item against the model as it arrives.
+    pub(crate) fn check_item(&self, lane: Lane, n: u64, item: &Item, wire: &mut Wire, around: &mut Around<'_>) {
+        let at = lane as usize;
+        let key = match &item.kind {
+            Some(item::Kind::Entry(entry)) => (entry.conversation, entry.seq),
+            Some(item::Kind::Own(own)) => (own.conversation, own.seq),
+            Some(item::Kind::Head(head)) => (head.conversation, head.from_seq),
+            _ => (0, 0),
+        };
+        if n <= wire.seen.newest[at] {
+            around.coverage.count("items that came again");
+            let before = wire.seen.keys[at].get(&n);
+            assert_eq!(before, Some(&key), "{}: item {n} is another when it comes again", self.name);
+            return self.check_content(item, wire, around);
+        }
+        wire.seen.newest[at] = n;
+        wire.seen.keys[at].insert(n, key);
+        match &item.kind {
+            Some(item::Kind::Entry(_) | item::Kind::Own(_)) => {
+                self.check_content(item, wire, around);
+                self.check_place(lane, key.0, key.1, wire, around);
+            }
+            Some(item::Kind::Head(head)) => self.check_head(lane, head, wire, around),
+            Some(item::Kind::Mark(mark)) => {
+                let member =
+                    around.model.conversations.get(&mark.conversation).and_then(|c| c.members.get(&self.user_id));
+                assert!(member.is_some_and(|m| m.mark >= mark.seq), "a mark that nobody set: {mark:?}");
+                around.coverage.count("marks");
+            }
+            Some(item::Kind::CaughtUp(_)) => {
+                assert!(!std::mem::replace(&mut wire.seen.caught_up[at], true), "caught up twice");
+                around.coverage.count(match self.manner.mode {
+                    CatchUpMode::Skip => "catch-ups in skip",
+                    CatchUpMode::All => "catch-ups in all",
+                });
+            }
+            Some(item::Kind::Progress(_)) => {}
+            None => panic!("an item of no known kind"),
+        }
+    }
+
+    pub(crate) fn check_content(&self, item: &Item, wire: &Wire, around: &Around<'_>) {
+        match &item.kind {
+            Some(item::Kind::Entry(entry)) => {
+                let stored = self.stored(entry.conversation, entry.seq, around.model);
+                assert_eq!(stored.item, item.encode_to_vec(), "an entry is delivered as it is stored");
+                assert_ne!(stored.origin.device.0, self.device_id, "an own entry comes as Own");
+            }
+            Some(item::Kind::Own(own)) => {
+                let stored = self.stored(own.conversation, own.seq, around.model);
+                let incarnation = if own.incarnation == 0 { self.durable.incarnation } else { own.incarnation };
+                assert_eq!(
+                    (stored.origin.device.0, stored.origin.incarnation.0, stored.origin.message_id.0, stored.time),
+                    (self.device_id, incarnation, own.message_id, own.time),
+                    "an Own says whose it is"
+                );
+                let of_session = incarnation == self.durable.incarnation
+                    && (wire.published.contains(&own.message_id) || own.message_id < wire.named_unanswered);
+                assert!(own.entry.is_some() || of_session, "{}: content left out that it lacks: {own:?}", self.name);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn stored<'m>(&self, conversation: u64, seq: u64, model: &'m Model) -> &'m crate::model::Entry {
+        let stored = model.conversations.get(&conversation).and_then(|c| c.entry(seq));
+        stored.unwrap_or_else(|| panic!("{}: {conversation}/{seq} is delivered and not in the log", self.name))
+    }
+
+    pub(crate) fn check_place(&self, lane: Lane, id: u64, seq: u64, wire: &mut Wire, around: &mut Around<'_>) {
+        let at = lane as usize;
+        let model = around.model;
+        let conversation = &model.conversations[&id];
+        let position = conversation.entry(seq).expect("looked up before").position;
+        assert_eq!(conversation.is_express(), lane == Lane::Express, "a lane follows from the kind");
+        assert!(
+            position > wire.seen.position[at],
+            "{}: {id}/{seq} at {position} in {lane:?} after {}",
+            self.name,
+            wire.seen.position[at]
+        );
+        wire.seen.position[at] = position;
+        let sees = conversation.members.get(&self.user_id).is_some_and(|m| m.sees(seq));
+        let watches = wire.watching.get(&id).into_iter().flatten().any(|&(after, to)| after < seq && seq <= to);
+        assert!(sees || watches, "{}: {id}/{seq} is delivered to who may not see it", self.name);
+        if conversation.kind == Kind::Channel && watches {
+            around.coverage.count("entries of watched channels");
+        }
+        let covered = model.covered.get(&(self.user_id, id)).copied().unwrap_or(u64::MAX);
+        // Who dropped items of express is not told again before bulk goes on.
+        let is_whole = wire.seen.started.is_some() && !wire.has_dropped;
+        if lane == Lane::Bulk && seq > covered && !watches && is_whole {
+            let inbox = &model.conversations[&model.inboxes[&self.user_id]];
+            let announced = inbox.entry(model.announced[&(self.user_id, id)]).expect("an entry of the inbox").position;
+            let is_known = announced <= wire.seen.position[0] || announced < model.floor;
+            assert!(is_known, "{}: {id}/{seq} comes before it is announced at {announced}", self.name);
+        }
+        let heads = wire.seen.heads.entry(id).or_default();
+        assert!(!heads.has(seq), "{}: {id}/{seq} comes though a Head named it", self.name);
+        let next = wire.seen.next.get(&id).copied().unwrap_or(1);
+        assert!(next <= seq, "{}: {id}/{seq} comes again in one session", self.name);
+        if let Some(started) = wire.seen.started {
+            for missed in next..seq {
+                let is_excused = self.is_excused(id, missed, model)
+                    || conversation.entry(missed).is_some_and(|e| e.position <= started[at])
+                    || heads.has(missed);
+                assert!(is_excused, "{}: {id}/{missed} is left out before {seq}", self.name);
+            }
+        }
+        wire.seen.next.insert(id, seq + 1);
+    }
+
+    pub(crate) fn check_head(&self, lane: Lane, head: &packet::Head, wire: &mut Wire, around: &mut Around<'_>) {
+        let model = around.model;
+        let conversation = model.conversations.get(&head.conversation).expect("a head of a conversation that exists");
+        assert_eq!(conversation.is_express(), lane == Lane::Express, "a lane follows from the kind");
+        assert!(head.from_seq >= 1 && head.from_seq <= head.to_seq, "a head of nothing: {head:?}");
+        assert!(head.to_seq <= conversation.head(), "a head beyond the head: {head:?}");
+        let member = conversation.members.get(&self.user_id);
+        let watches = wire.watching.contains_key(&head.conversation);
+        assert!(watches || member.is_some_and(|m| m.sees(head.to_seq)), "a head of what is not seen: {head:?}");
+        let first = conversation.entry(head.from_seq).expect("within the conversation").position;
+        let at = lane as usize;
+        match head.reason() {
+            HeadReason::Expired => {
+                around.coverage.count("heads of what expired");
+                let last = conversation.entry(head.to_seq).expect("within the conversation").position;
+                assert!(last < model.floor, "{}: {head:?} at {last} is kept from {}", self.name, model.floor);
+            }
+            HeadReason::Skipped => {
+                around.coverage.count("heads of what was skipped");
+                assert_eq!(self.manner.mode, CatchUpMode::Skip, "only a catch-up in mode skip skips");
+            }
+            HeadReason::TooLarge => {
+                around.coverage.count("heads of what is too large");
+                assert!(self.manner.item_bytes_max > 0 && head.from_seq == head.to_seq, "{head:?}");
+            }
+            other => panic!("a head that says {other:?}"),
+        }
+        if head.reason() != HeadReason::Expired {
+            assert!(first > wire.seen.position[at], "{}: {head:?} stands at {first}, out of order", self.name);
+            wire.seen.position[at] = first;
+        }
+        let next = wire.seen.next.get(&head.conversation).copied().unwrap_or(1);
+        assert!(head.reason() == HeadReason::Expired || head.from_seq >= next, "{head:?} names what came: {next}");
+        wire.seen.heads.entry(head.conversation).or_default().add(head.from_seq, head.to_seq);
+    }
+
+    /// Nobody owes this device this entry.
+    pub(crate) fn is_excused(&self, id: u64, seq: u64, model: &Model) -> bool {
+        let conversation = &model.conversations[&id];
+        let Some(&covered) = model.covered.get(&(self.user_id, id)) else { return true };
+        let Some(entry) = conversation.entry(seq) else { return true };
+        let lane = usize::from(!conversation.is_express());
+        seq <= covered
+            || entry.position <= self.durable.excused[lane]
+            || !conversation.members.get(&self.user_id).is_some_and(|m| m.sees(seq))
+    }
+
+    /// The first entry that it is owed and does not have.
+    pub(crate) fn missing(&self, model: &Model) -> Option<(u64, u64)> {
+        let empty = Stretches::default();
+        let mine = model.of_user.get(&self.user_id).into_iter().flatten();
+        mine.flat_map(|id| (1..=model.conversations[id].head()).map(|seq| (*id, seq))).find(|&(id, seq)| {
+            !self.durable.covered.get(&id).unwrap_or(&empty).has(seq) && !self.is_excused(id, seq, model)
+        })
+    }
+
+    /// At rest: everything that it may see is there, or it was told.
+    pub(crate) fn check_view(&self, model: &Model) {
+        if let Some((id, seq)) = self.missing(model) {
+            let conversation = &model.conversations[&id];
+            panic!(
+                "{}/{}: {id}/{seq} at {} of {:?} never came; excused to {:?}, covered {:?}",
+                self.user,
+                self.name,
+                conversation.entry(seq).expect("within").position,
+                conversation.kind,
+                self.durable.excused,
+                self.durable.covered.get(&id),
+            );
+        }
+        for (id, reason) in &self.never {
+            assert!(!model.answers.contains_key(id), "{}: {id:?} is stored, and was refused: {reason:?}", self.name);
+        }
+        for (id, answer) in &self.acked {
+            assert_eq!(model.answers.get(id), Some(answer), "{}: the ack of {id:?} holds", self.name);
+        }
+    }
+
+    pub(crate) fn check_history(
+        &self,
+        page: &packet::HistoryPage,
+        asked: &packet::HistoryRequest,
+        around: &Around<'_>,
+    ) {
+        let model = around.model;
+        let conversation = &model.conversations[&asked.conversation];
+        let sees = |seq: u64| {
+            conversation.kind == Kind::Channel
+                || conversation.members.get(&self.user_id).is_some_and(|member| member.sees(seq))
+        };
+        assert!(page.head_seq <= conversation.head(), "no head beyond the head");
+        let mut at = match (asked.backwards, asked.from_seq) {
+            (true, 0) => page.head_seq,
+            (true, from) => from.min(page.head_seq),
+            (false, from) => from.max(1),
+        };
+        for item in &page.items {
+            let (from, to, reason) = match &item.kind {
+                Some(item::Kind::Entry(entry)) => {
+                    let stored = self.stored(asked.conversation, entry.seq, model);
+                    assert_eq!(stored.item, item.encode_to_vec(), "history is what is stored");
+                    assert!(sees(entry.seq), "{}: history shows {}", self.name, entry.seq);
+                    (entry.seq, entry.seq, None)
+                }
+                Some(item::Kind::Own(own)) => {
+                    let stored = self.stored(asked.conversation, own.seq, model);
+                    let entry = packet::Item { kind: own.entry.clone().map(item::Kind::Entry) };
+                    assert_eq!(stored.item, entry.encode_to_vec(), "an own entry of history has its content");
+                    assert_eq!(stored.origin.message_id.0, own.message_id, "and its id");
+                    assert_eq!(stored.origin.device.0, self.device_id, "and is the device's own");
+                    assert!(sees(own.seq), "{}: history shows {}", self.name, own.seq);
+                    (own.seq, own.seq, None)
+                }
+                Some(item::Kind::Head(head)) => (head.from_seq, head.to_seq, Some(head.reason())),
+                other => panic!("history holds {other:?}"),
+            };
+            for seq in from..=to {
+                match reason {
+                    Some(HeadReason::NotYours) => assert!(!sees(seq), "{seq} is the user's"),
+                    Some(HeadReason::Expired) => {
+                        let entry = self.stored(asked.conversation, seq, model);
+                        assert!(entry.position < model.floor, "{seq} is not expired");
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(if asked.backwards { to } else { from }, at, "a page is without holes: {asked:?} {page:?}");
+            at = if asked.backwards { from - 1 } else { to + 1 };
+        }
+        if page.next_seq != 0 {
+            assert_eq!(page.next_seq, at, "the next page goes on where this one ends");
+        } else if around.is_final {
+            let mut rest = if asked.backwards { 1..=at } else { at..=page.head_seq };
+            assert!(rest.all(|seq| !sees(seq)), "{}: history ends at {at} of {}: {asked:?}", self.name, page.head_seq);
+        }
+    }
+
+    pub(crate) fn check_conversations(&self, page: &packet::ConversationsPage, around: &mut Around<'_>) {
+        around.coverage.count("pages of conversations");
+        if !around.is_final {
+            return;
+        }
+        let mut told = BTreeSet::new();
+        for row in &page.conversations {
+            let conversation = &around.model.conversations[&row.id];
+            let member = conversation.members.get(&self.user_id).expect("only the user's own");
+            told.insert(row.id);
+            assert_eq!(
+                (row.head_seq, row.role, row.mark),
+                (conversation.head(), member.role, member.mark),
+                "{}: head, role and mark of {} ({:?})",
+                self.user,
+                row.id,
+                conversation.kind
+            );
+            // What expired above the mark may count or not.
+            let unread = conversation.unread(self.user_id, 0);
+            let kept = conversation.unread(self.user_id, around.model.floor);
+            assert!(
+                (kept..=unread).contains(&row.unread),
+                "{}: {} unread in {} ({:?}), it says {}",
+                self.user,
+                unread,
+                row.id,
+                conversation.kind,
+                row.unread
+            );
+        }
+        let active = around.model.of_user.get(&self.user_id).into_iter().flatten().filter(|id| {
+            let conversation = &around.model.conversations[id];
+            conversation.kind != Kind::Inbox && conversation.members[&self.user_id].is_active()
+        });
+        if page.next == 0 {
+            assert_eq!(told, active.copied().collect(), "{}: the conversations are those", self.user);
+        }
+    }
+}
