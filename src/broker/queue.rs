@@ -166,27 +166,15 @@ fn weight(op: &Op) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use arc_swap::ArcSwap;
+
+    use longwire_protocol::MessageId;
     use longwire_protocol::packet::{self, CreateGroup};
-    use longwire_protocol::{DeviceId, Incarnation, MessageId, UserId};
 
     use super::*;
     use crate::routing::core::Publish;
-    use crate::routing::grants::Grants;
-    use crate::routing::limits::{GROUP_USERS_MAX, LABEL_BYTES_MAX, USER_NAME_BYTES_MAX};
-    use crate::routing::outbox::{Outbox, Session};
 
-    fn session() -> Arc<Session> {
-        Arc::new(Session {
-            number: SessionNumber(1),
-            user: UserId(1),
-            device: DeviceId(1),
-            incarnation: Incarnation(1),
-            first_unanswered: MessageId(1),
-            grants: ArcSwap::from_pointee(Grants::default()),
-            outbox: Arc::new(Outbox::default()),
-        })
-    }
+    use crate::routing::limits::{GROUP_USERS_MAX, LABEL_BYTES_MAX, USER_NAME_BYTES_MAX};
+    use crate::routing::outbox::Session;
 
     fn op(session: &Arc<Session>, action: Option<Action>) -> Op {
         let publish = packet::Publish { action, ..packet::Publish::default() };
@@ -208,7 +196,7 @@ mod tests {
     /// Whoever names many users in few bytes makes frames no larger than anybody else.
     #[test]
     fn creations_that_name_many_users_are_groups_of_their_own() {
-        let (queue, session) = (Queue::default(), session());
+        let (queue, session) = (Queue::default(), Arc::new(Session::of_test()));
         let mut ops = vec![creation(&session), creation(&session), op(&session, None), op(&session, None)];
         assert!(weight(&ops[0]) > GROUP_BYTES_MAX);
         assert!(queue.push(&mut ops));
@@ -221,7 +209,7 @@ mod tests {
     /// is room.
     #[test]
     fn creations_that_name_many_users_fill_the_queue() {
-        let (queue, session) = (Queue::default(), session());
+        let (queue, session) = (Queue::default(), Arc::new(Session::of_test()));
         let mut queued = 0;
         loop {
             let mut ops = vec![creation(&session)];
@@ -244,7 +232,7 @@ mod tests {
     /// What is being prepared has a bound of its own, and gives its room back however it ends.
     #[test]
     fn what_is_being_prepared_is_bounded_and_gives_its_room_back() {
-        let (queue, session) = (Arc::new(Queue::default()), session());
+        let (queue, session) = (Arc::new(Queue::default()), Arc::new(Session::of_test()));
         let creations: Vec<Op> = (0..4).map(|_| creation(&session)).collect();
         let mut reserved = Vec::new();
         while let Some(more) = queue.reserve(&creations) {

@@ -3,10 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, RwLock};
 
-use arc_swap::ArcSwap;
-use longwire_protocol::{
-    BrokerLimits, DeviceId, Incarnation, LogTime, MessageId, Millis, SessionNumber, UserId, packet,
-};
+use longwire_protocol::{BrokerLimits, LogTime, Millis, packet};
 
 use super::Shared;
 use super::pump::Live;
@@ -14,8 +11,7 @@ use super::wheel::Wheel;
 use crate::auth::{Authority, Identity};
 use crate::broker::queue::Queue;
 use crate::clock::{Clock, Hands, Source};
-use crate::routing::grants::Grants;
-use crate::routing::outbox::{Attached, Outbox, Session};
+use crate::routing::outbox::{Attached, Session};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::Log;
@@ -43,19 +39,6 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         fed: Arc::new(AtomicU64::new(0)),
         is_memory_short: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
-    })
-}
-
-/// A session of its user's only device.
-pub(super) fn session() -> Arc<Session> {
-    Arc::new(Session {
-        number: SessionNumber(1),
-        user: UserId(1),
-        device: DeviceId(1),
-        incarnation: Incarnation(1),
-        first_unanswered: MessageId(1),
-        grants: ArcSwap::from_pointee(Grants::default()),
-        outbox: Arc::new(Outbox::default()),
     })
 }
 

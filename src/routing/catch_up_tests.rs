@@ -1,16 +1,12 @@
 //! Catching up with the log in memory: what is kept between steps, and what retention takes between them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use longwire_protocol::LogTime;
 use longwire_protocol::packet::{self, item};
-use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber, UserId};
 use prost::Message as _;
 
 use super::*;
-use crate::routing::grants::Grants;
-use crate::routing::outbox::Outbox;
 use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog};
 
 /// A log of entries at the positions from 1 on, each named by its conversation and its bytes.
@@ -44,24 +40,12 @@ fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64
     Plan { target: log.tail(), sent: Position(sent), candidates, marks: Vec::new(), skips: false }
 }
 
-fn session() -> Session {
-    Session {
-        number: SessionNumber(1),
-        user: UserId(1),
-        device: DeviceId(1),
-        incarnation: Incarnation(1),
-        first_unanswered: MessageId(1),
-        grants: ArcSwap::from_pointee(Grants::default()),
-        outbox: Arc::new(Outbox::default()),
-    }
-}
-
 /// Steps with room for `items`, of any size; returns how it ended and what was handed out.
 fn step(catch_up: &mut CatchUp, log: &MemoryLog, items: usize) -> (Step, Vec<Ready>) {
     let history = log.history();
     let reads = Reads { history: &*history, state: &RwLock::default(), may_block: false };
     let (mut room, mut out) = (Room { items, bytes: usize::MAX, is_empty: true }, Vec::new());
-    let step = catch_up.step(reads, &session(), &mut room, Position(0), &mut out).expect("in memory");
+    let step = catch_up.step(reads, &Session::of_test(), &mut room, Position(0), &mut out).expect("in memory");
     (step, out)
 }
 
@@ -158,7 +142,7 @@ fn an_entry_that_waits_for_room_is_kept_whatever_its_size() {
     let mut out = Vec::new();
     for _ in 0..3 {
         let mut room = Room { items: 8, bytes: 1_000, is_empty: false };
-        let step = catch_up.step(reads, &session(), &mut room, Position(0), &mut out).expect("in memory");
+        let step = catch_up.step(reads, &Session::of_test(), &mut room, Position(0), &mut out).expect("in memory");
         assert_eq!((step, out.len()), (Step::Full, 0));
         assert!((100_000..101_000).contains(&catch_up.kept), "one entry, not {}", catch_up.kept);
     }

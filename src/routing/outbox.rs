@@ -35,6 +35,22 @@ pub struct Session {
     pub outbox: Arc<Outbox>,
 }
 
+#[cfg(test)]
+impl Session {
+    /// A session of its user's only device, for tests.
+    pub(crate) fn of_test() -> Self {
+        Self {
+            number: SessionNumber(1),
+            user: UserId(1),
+            device: DeviceId(1),
+            incarnation: Incarnation(1),
+            first_unanswered: MessageId(1),
+            grants: ArcSwap::from_pointee(Grants::default()),
+            outbox: Arc::new(Outbox::default()),
+        }
+    }
+}
+
 /// What the commit thread answers.
 #[derive(Debug)]
 pub enum Reply {

@@ -85,6 +85,21 @@ struct Shard {
     bytes: usize,
 }
 
+impl Shard {
+    /// The keys of rows that changed since they were loaded, those among them that are not saved yet.
+    fn unsaved(&self) -> impl Iterator<Item = &Key> {
+        self.rows.iter().filter(|(_, slot)| slot.changed > 0 && slot.value.is_some()).map(|(key, _)| key)
+    }
+}
+
+/// Puts in a list unless it is there already: then that is newer. Returns what it takes.
+fn install_list<K: Eq + Hash, T>(lists: &mut Table<K, BTreeSet<T>>, id: K, list: BTreeSet<T>) -> usize {
+    let std::collections::hash_map::Entry::Vacant(vacant) = lists.entry(id) else { return 0 };
+    let bytes = ROW_BYTES + list.len() * ID_BYTES;
+    vacant.insert(Slot::new(list, 0));
+    bytes
+}
+
 /// Something in the cache.
 #[derive(Debug)]
 struct Slot<T> {
@@ -335,36 +350,26 @@ impl State {
         self.grow(key.partition(), ROW_BYTES);
     }
 
-    /// Takes in a list that was loaded. What changed since the last save is in memory, and added.
+    /// Takes in the members that were loaded. What changed since the last save is in memory, and added.
     pub(super) fn install_members(&mut self, id: ConversationId, mut members: BTreeSet<UserId>) {
         let shard = self.shard_mut(partition(id.0));
-        if shard.members.contains_key(&id) {
-            return;
-        }
-        let unsaved = shard.rows.iter().filter(|(_, slot)| slot.changed > 0 && slot.value.is_some());
-        members.extend(unsaved.filter_map(|(key, _)| match key {
+        members.extend(shard.unsaved().filter_map(|key| match key {
             Key::Member(conversation, user) if *conversation == id => Some(*user),
             _ => None,
         }));
-        let bytes = ROW_BYTES + members.len() * ID_BYTES;
-        shard.members.insert(id, Slot::new(members, 0));
-        self.grow(partition(id.0), bytes);
+        let grown = install_list(&mut shard.members, id, members);
+        self.grow(partition(id.0), grown);
     }
 
-    /// See [`State::install_members`].
+    /// The same of the duties.
     pub(super) fn install_duties(&mut self, id: UserId, mut duties: BTreeSet<ConversationId>) {
         let shard = self.shard_mut(partition(id.0));
-        if shard.duties.contains_key(&id) {
-            return;
-        }
-        let unsaved = shard.rows.iter().filter(|(_, slot)| slot.changed > 0 && slot.value.is_some());
-        duties.extend(unsaved.filter_map(|(key, _)| match key {
+        duties.extend(shard.unsaved().filter_map(|key| match key {
             Key::Duty(user, conversation) if *user == id => Some(*conversation),
             _ => None,
         }));
-        let bytes = ROW_BYTES + duties.len() * ID_BYTES;
-        shard.duties.insert(id, Slot::new(duties, 0));
-        self.grow(partition(id.0), bytes);
+        let grown = install_list(&mut shard.duties, id, duties);
+        self.grow(partition(id.0), grown);
     }
 
     /// What changed since the last seal, for the store to save. From here on changes are of the next generation.
