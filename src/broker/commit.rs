@@ -479,3 +479,55 @@ impl Retention {
         self.age_ms.map(|age| LogTime(now.0.saturating_sub(age)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use longwire_protocol::{ConversationId, Seq};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::routing::state::State;
+    use crate::store::{EntryMeta, MemoryLog, SavedState};
+
+    /// A saved state that can fail.
+    #[derive(Default)]
+    struct Failing(AtomicBool);
+
+    impl SavedState for Failing {
+        fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+            if self.0.load(Ordering::Relaxed) {
+                return Err(ReadError("as the test asked".into()));
+            }
+            Ok(vec![None; keys.len()])
+        }
+
+        fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+            Ok(())
+        }
+    }
+
+    /// What a row that cannot be read would have become is not taken for the truth: the frame is followed once more.
+    #[test]
+    fn a_frame_whose_rows_cannot_be_read_is_not_folded() {
+        let mut log = MemoryLog::new(0, usize::MAX);
+        let segment = log.segments()[0].id;
+        let mut frame = FrameBuilder::new(segment, Position(1), LogTime(0));
+        let meta = EntryMeta { conversation: ConversationId(5), seq: Seq(1), ..EntryMeta::default() };
+        let kind = longwire_protocol::packet::item::Kind::Entry(longwire_protocol::packet::Entry::default());
+        let item = longwire_protocol::packet::Item { kind: Some(kind) };
+        frame.push_entry(&meta, |out| out.extend_from_slice(&item.encode_to_vec()));
+        log.append(&frame.finish()).expect("appends");
+
+        let saved = Arc::new(Failing::default());
+        let mut state = State::over(Arc::clone(&saved) as Arc<dyn SavedState>, Position(0), usize::MAX).expect("reads");
+        saved.0.store(true, Ordering::Relaxed);
+        let mut handed = 0;
+        follow(&log, &mut state, |_| handed += 1).expect_err("a row cannot be read");
+        assert_eq!((handed, state.tail, state.rows().count(), state.unsealed()), (0, Position(0), 0, 0));
+        saved.0.store(false, Ordering::Relaxed);
+        follow(&log, &mut state, |_| handed += 1).expect("follows");
+        assert_eq!((handed, state.tail), (1, Position(1)));
+    }
+}

@@ -27,6 +27,8 @@ pub(super) enum Reading {
     Planned(Plan),
     /// From the log.
     Log(CatchUp),
+    /// From the log; what a step found there waits for its turn.
+    Found(CatchUp, Vec<Ready>, Result<Step, Miss>),
     /// The disk is asked, off this thread.
     Away,
 }
@@ -68,6 +70,11 @@ impl Live {
                 },
                 Reading::Turning(turning) => {
                     if !self.turn(lane, turning, wire, shared) {
+                        return;
+                    }
+                }
+                Reading::Found(catch_up, out, step) => {
+                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
                         return;
                     }
                 }
@@ -284,7 +291,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::net::testing::{live, session, shared};
+    use crate::net::testing::{live, shared};
     use crate::store::MemoryLog;
 
     fn kind(item: &Bytes) -> item::Kind {
@@ -295,7 +302,7 @@ mod tests {
     #[test]
     fn progress_never_overtakes_an_item_that_waits_for_room() {
         let shared = shared(&MemoryLog::new(0, usize::MAX));
-        let session = session();
+        let session = Arc::new(Session::of_test());
         let mut live = live(Arc::clone(&session), &shared);
         let place = |position| Place { position: Position(position), conversation: ConversationId(1), seq: Seq(1) };
         {

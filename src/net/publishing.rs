@@ -17,7 +17,7 @@ use crate::routing::loading::load;
 use crate::routing::rehearsal::rehearse;
 use crate::routing::stream::Place;
 use crate::routing::view::Rows as _;
-use crate::store::PageLimit;
+use crate::store::{PageLimit, ReadError};
 
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
 const PREPARED_FOR_MS: u64 = 30_000;
@@ -54,9 +54,9 @@ impl Live {
         let Some(reserved) = shared.queue.reserve(&self.ops) else { return self.refuse_ops(wire, shared) };
         let (shared_too, mut ops) = (Arc::clone(shared), std::mem::take(&mut self.ops));
         self.preparing = Some(shared.tasks.run(move || {
-            prepare(&shared_too, &mut ops);
+            let prepared = prepare(&shared_too, &mut ops);
             drop(reserved);
-            ops
+            prepared.map(|()| ops)
         }));
     }
 
@@ -103,8 +103,9 @@ impl Live {
     }
 }
 
-/// Loads what operations look at. What cannot be read, the commit thread finds out and refuses.
-fn prepare(shared: &Shared, ops: &mut [Op]) {
+/// Loads what operations look at. Where something cannot be read, none of them is queued: the commit thread would fail
+/// everybody's group over it.
+fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
         count_mark(publish, blocking(shared));
@@ -113,12 +114,10 @@ fn prepare(shared: &Shared, ops: &mut [Op]) {
             if cold.is_empty() {
                 break;
             }
-            if let Err(error) = load(&shared.state, &cold) {
-                tracing::error!(%error, "rows of state cannot be read");
-                break;
-            }
+            load(&shared.state, &cold)?;
         }
     }
+    Ok(())
 }
 
 /// Looks up what stands below a mark, and clamps it to the head as it is now. What cannot be read stays open.

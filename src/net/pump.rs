@@ -50,7 +50,7 @@ pub(super) struct Live {
     /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     pub(super) ops: Vec<Op>,
     /// What the operations ahead of those look at is being loaded.
-    pub(super) preparing: Option<Task<Vec<Op>>>,
+    pub(super) preparing: Option<Task<Result<Vec<Op>, ReadError>>>,
     /// Messages into this conversation needed no loading then.
     pub(super) prepared: Option<(ConversationId, Millis)>,
     pub(super) item_bytes_max: usize,
@@ -223,7 +223,14 @@ impl Live {
         while let Some(preparing) = &mut self.preparing {
             let Poll::Ready(prepared) = Pin::new(preparing).poll(context) else { break };
             self.preparing = None;
-            let Ok(ops) = prepared else { return wire.close(Refusal::connection(Reason::Internal)) };
+            let Ok(Ok(ops)) = prepared else {
+                // Nobody knows what became of these, and what came behind would overtake them.
+                self.ops.retain(|op| !matches!(op, Op::Publish(_)));
+                return match prepared {
+                    Ok(Err(error)) => drop(fail(wire, &error)),
+                    _ => wire.close(Refusal::connection(Reason::Internal)),
+                };
+            };
             let behind = std::mem::replace(&mut self.ops, ops);
             if shared.queue.push(&mut self.ops) {
                 self.ops = behind;
@@ -243,8 +250,8 @@ impl Live {
                     self.planned(lane, plan, done, wire, shared);
                 }
                 Ok(Done::Stepped(lane, catch_up, out, step)) => {
-                    *self.reading(lane) = Reading::Idle;
-                    self.stepped(lane, catch_up, out, step, wire, shared, now);
+                    // Given below, unless something else has to be sent again first.
+                    *self.reading(lane) = Reading::Found(catch_up, out, step);
                 }
                 Ok(Done::Failed(error)) => drop(fail(wire, &error)),
                 Ok(Done::Answered(id, answer)) => respond(id, answer, wire),

@@ -228,7 +228,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::net::testing::{session, shared};
+    use crate::net::testing::shared;
     use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog, Position};
 
     fn kind(item: &Bytes) -> item::Kind {
@@ -248,7 +248,8 @@ mod tests {
         log.append(&frame.finish()).expect("appended");
         let shared = shared(&log);
         let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
-        let again = |bytes_max| kind(&read_again(quick(&shared), &session(), place, bytes_max).expect("in memory"));
+        let again =
+            |bytes_max| kind(&read_again(quick(&shared), &Session::of_test(), place, bytes_max).expect("in memory"));
 
         assert_eq!(again(item.len()), item::Kind::Entry(entry));
         let item::Kind::Head(head) = again(item.len() - 1) else { panic!("no head") };
@@ -257,5 +258,34 @@ mod tests {
         log.set_floor(Position(2));
         let item::Kind::Head(head) = again(64) else { panic!("no head") };
         assert_eq!(head.reason(), HeadReason::Expired);
+    }
+
+    /// A watch that comes back from the disk after the session ended is given up, or the feed would keep the session.
+    #[test]
+    fn a_watch_that_comes_too_late_is_given_up() {
+        use crate::routing::grants::{Grants, Patterns};
+        use crate::routing::loading::try_read;
+        use crate::routing::rows::{Conversation, Head, Key, Row};
+
+        let log = MemoryLog::new(0, usize::MAX);
+        let shared = shared(&log);
+        let id = ConversationId(5);
+        let pair = (UserId(0), UserId(0));
+        let channel =
+            Conversation { kind: Kind::Channel, label: "news".into(), pair, head: Head::default(), members: 0 };
+        let (key, row) = (Key::Conversation(id).encode(), Row::Conversation(channel).encode());
+        shared.state.write().expect("unpoisoned").load_row(&key, &row).expect("a row");
+        for (is_over, watchers) in [(false, 1), (true, 0)] {
+            let session = Arc::new(Session::of_test());
+            let grants = Grants { read: Patterns::new(["**"]), ..Grants::default() };
+            session.grants.store(Arc::new(grants));
+            session.outbox.lock().is_abandoned = is_over;
+            let request = packet::WatchRequest { conversation: id.0, ..Default::default() };
+            try_read(&shared.state, |rows| watch(&shared, &session, &request, rows)).expect("warm").expect("watched");
+            let mut found = 0;
+            shared.registry.each_watcher(id, |_| found += 1);
+            assert_eq!(found, watchers);
+            shared.registry.unwatch(id, &session);
+        }
     }
 }

@@ -6,6 +6,8 @@ pub mod audit;
 pub mod catch_up;
 pub mod change;
 pub mod core;
+#[cfg(test)]
+mod core_tests;
 pub mod draft;
 pub mod feed;
 pub mod fold;

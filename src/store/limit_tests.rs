@@ -138,6 +138,59 @@ fn a_journal_that_grew_in_a_peak_gets_a_smaller_file_and_keeps_its_frames() {
     model.assert_matches(&log);
 }
 
+/// Whatever call fails, the run is made once more only if it was not finished; else it stays, and only saving is repeated.
+#[test]
+fn a_run_that_cannot_be_saved_is_not_made_again_and_again() {
+    for calls in 1.. {
+        let disk = SimDisk::default();
+        let mut log = open(&disk, StoreOptions::default());
+        let mut model = Model::default();
+        let frame = model.frame_of(&log, &[1, 2, 3], 10);
+        model.append(&mut log, &frame);
+        log.seal(model.fold.take_delta());
+        disk.fail_after(calls);
+        let mut failures = 0;
+        let absorbed = loop {
+            match log.work() {
+                Ok(true) => {}
+                Ok(false) => break true,
+                // After a failed sync the state stays as it is until a restart.
+                Err(_) if failures > 3 => break false,
+                Err(_) => failures += 1,
+            }
+        };
+        let runs = disk.names().into_iter().filter(|name| name.starts_with("runs/")).count();
+        assert_eq!(runs, 1, "call {calls}, absorbed: {absorbed}");
+        if failures == 0 {
+            assert!(calls > 20, "calls were refused");
+            return;
+        }
+    }
+}
+
+/// redb answers nothing more after a read that failed, from a file that is well.
+#[test]
+fn rows_of_state_are_read_again_after_a_read_that_failed() {
+    let disk = SimDisk::default();
+    // More rows than are cached.
+    let options = StoreOptions { state_cache_bytes: 0, ..StoreOptions::default() };
+    let mut log = open(&disk, options.clone());
+    let mut model = Model::default();
+    let frame = model.frame_of(&log, &(1..2_000).collect::<Vec<_>>(), 10);
+    model.append(&mut log, &frame);
+    log.seal(model.fold.take_delta());
+    while log.work().expect("works") {}
+    drop(log);
+    let keys: Vec<_> = model.fold.rows.keys().cloned().collect();
+    let rows: Vec<_> = model.fold.rows.values().cloned().map(Some).collect();
+    for calls in 1..8 {
+        let log = open(&disk, options.clone());
+        disk.fail_after(calls);
+        assert_eq!(log.saved().get(&keys).expect("read again"), rows, "call {calls}");
+        disk.heal();
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_publishes_serves_readers_and_is_left_by_reopening() {
     let disk = SimDisk::default();

@@ -1,0 +1,92 @@
+//! What the core decides about sessions whose connection is gone, and what a rehearsal leaves alone.
+
+use std::sync::Arc;
+
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, PublishAck};
+use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, SessionNumber};
+
+use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::draft::Draft;
+use super::grants::Grants;
+use super::loading::load;
+use super::outbox::{Outbox, Session};
+use super::rehearsal::rehearse;
+use super::state::{Lookup, State};
+use super::view::{Overlay, View};
+use crate::store::{FrameBuilder, Log as _, MemoryLog, Position, SegmentId};
+
+/// Decides one operation over a state that is wholly in memory.
+fn decide(core: &mut Core, state: &mut State, op: Op) -> Vec<Effect> {
+    let (mut overlay, mut effects) = (Overlay::default(), Vec::new());
+    let mut frame = FrameBuilder::new(SegmentId(1), Position(state.tail.0 + 1), LogTime(0));
+    let view = View::new(state, &mut overlay);
+    let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
+    core.decide(op, &mut draft);
+    overlay.merge(state);
+    effects
+}
+
+fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) -> Option<Arc<Session>> {
+    let attach = Attach {
+        user: user.into(),
+        device: "phone".into(),
+        grants: Grants::default(),
+        incarnation: Incarnation(0),
+        first_unanswered: MessageId(1),
+        outbox: Arc::clone(outbox),
+    };
+    decide(core, state, Op::Attach(Box::new(attach))).into_iter().find_map(|effect| match effect {
+        Effect::Attach(attached) => Some(attached.session),
+        _ => None,
+    })
+}
+
+fn op(session: &Arc<Session>, conversation: u64, action: Option<Action>) -> Publish {
+    let publish = packet::Publish { conversation, message_id: 1, action, ..packet::Publish::default() };
+    Publish { session: Arc::clone(session), digest: digest(&publish), publish, mark_countable: None }
+}
+
+fn created(core: &mut Core, state: &mut State, session: &Arc<Session>) -> PublishAck {
+    let create = Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: Vec::new() });
+    let effects = decide(core, state, Op::Publish(op(session, 0, Some(create))));
+    let answer = effects.into_iter().find_map(|effect| match effect {
+        Effect::Answer(_, _, answer) => answer.ok(),
+        _ => None,
+    });
+    answer.expect("the session may publish")
+}
+
+/// Attaches come in the order in which their rows were loaded: one whose connection is gone may come after a newer one.
+#[test]
+fn an_attach_whose_connection_is_gone_takes_nothing_over() {
+    let (mut core, mut state) = (Core::new(SessionNumber(0)), State::default());
+    let session = attach(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    let gone = Arc::<Outbox>::default();
+    gone.lock().is_abandoned = true;
+    assert!(attach(&mut core, &mut state, "ann", &gone).is_none());
+    assert!(session.outbox.lock().closing.is_none(), "the newer one was told nothing");
+    created(&mut core, &mut state, &session);
+}
+
+/// Else whoever guesses ids would have the lists of large groups loaded.
+#[test]
+fn a_rehearsal_loads_no_members_for_who_may_not_write() {
+    let (mut core, mut state) = (Core::new(SessionNumber(0)), State::default());
+    let [ann, ben] = ["ann", "ben"].map(|user| attach(&mut core, &mut state, user, &Arc::default()).expect("attached"));
+    let group = created(&mut core, &mut state, &ann).conversation;
+    let mut log = MemoryLog::new(0, usize::MAX);
+    log.seal(Box::new(state.seal()));
+    for (session, is_member) in [(ben, false), (ann, true)] {
+        let cold = std::sync::RwLock::new(State::over(log.saved(), state.tail, usize::MAX).expect("reads"));
+        loop {
+            let wants = rehearse(&cold.read().expect("unpoisoned"), &op(&session, group, None));
+            if wants.is_empty() {
+                break;
+            }
+            load(&cold, &wants).expect("loads");
+        }
+        let members = matches!(cold.read().expect("unpoisoned").members(ConversationId(group)), Lookup::Known(_));
+        assert_eq!(members, is_member);
+    }
+}
