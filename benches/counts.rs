@@ -69,7 +69,7 @@ fn count(arguments: &[String]) -> ExitCode {
             instructions: each(
                 workload,
                 &["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"],
-                "I refs:",
+                " refs:",
             ),
             allocations: each(workload, &["--tool=dhat", "--dhat-out-file=/dev/null"], "Total:"),
         };
