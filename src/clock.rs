@@ -69,7 +69,25 @@ struct Anchor {
 /// The machine's clock, in milliseconds since 1970.
 #[must_use]
 pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    #[cfg(feature = "faults")]
+    let now = now.saturating_add_signed(set_by_ms());
+    now
+}
+
+/// The variable of the environment that asks for faults, in builds for tests.
+#[cfg(feature = "faults")]
+pub(crate) const FAULTS: &str = "LONGWIRE_FAULTS";
+
+/// By how much the machine's clock is set wrong: what the file says that `clock=FILE` names among the faults.
+#[cfg(feature = "faults")]
+fn set_by_ms() -> i64 {
+    static FILE: std::sync::LazyLock<Option<String>> = std::sync::LazyLock::new(|| {
+        let list = std::env::var(FAULTS).ok()?;
+        list.split(',').find_map(|part| part.strip_prefix("clock=")).map(str::to_owned)
+    });
+    let text = FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 impl Clock {

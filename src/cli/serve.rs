@@ -172,7 +172,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
     };
     let options = StoreOptions { birth_unix_ms: unix_ms(), ..StoreOptions::default() };
     let begun = std::time::Instant::now();
-    let log = RedbLog::open(&settings.store, options).map_err(|e| Fail::failed(e.to_string()))?;
+    let log = open_log(&settings.store, options)?;
     let millis = |duration: Duration| duration.as_millis() as u32;
     let broker = Broker::start(BrokerParts {
         log: Box::new(log),
@@ -183,7 +183,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
             ..BrokerLimits::default()
         },
         accept: AcceptLimits {
-            connections: settings.connections,
+            connections: settings.connections.min(connections_by_files()),
             connections_per_address: settings.connections_per_address,
             handshakes: settings.handshakes,
             memory_bytes: settings.memory.or_else(three_quarters_of_the_machine),
@@ -223,6 +223,21 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         () = broker.drain(settings.drain_timeout) => Ok(()),
         Some(()) = stop.recv() => Err(Fail::failed("stopped at once; nothing acked is lost")),
     }
+}
+
+#[cfg(not(feature = "faults"))]
+fn open_log(folder: &Path, options: StoreOptions) -> Result<RedbLog, Fail> {
+    RedbLog::open(folder, options).map_err(|e| Fail::failed(e.to_string()))
+}
+
+/// In builds for tests: the store, behind the faults that the environment asks for.
+#[cfg(feature = "faults")]
+fn open_log(folder: &Path, options: StoreOptions) -> Result<RedbLog, Fail> {
+    let log = match std::env::var(crate::clock::FAULTS) {
+        Ok(list) => crate::store::Faults::parse(&list).map_err(Fail::usage)?.open(folder, options),
+        Err(_) => RedbLog::open(folder, options),
+    };
+    log.map_err(|e| Fail::failed(e.to_string()))
 }
 
 fn reload_all(settings: &Settings, certificate: Option<&Certificate>, broker: &Broker) {
@@ -344,6 +359,15 @@ impl Dev {
         }
         println!("\nEverything of this broker is in {folder}/, and on this machine alone. Ctrl-C ends it.\n");
     }
+}
+
+/// How many connections the limit on open files leaves room for: the rest is for the store, which has a file for each
+/// run and needs new ones to go on taking what is published.
+fn connections_by_files() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let connections = usize::try_from(limit - (limit / 2).min(64 + limit / 16)).unwrap_or(usize::MAX);
+    tracing::info!(files = limit, connections, "open files leave room for so many connections");
+    connections
 }
 
 /// Three quarters of the memory that this process can have, by the machine and by its control group.

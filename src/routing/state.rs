@@ -201,6 +201,27 @@ impl State {
         self.bytes
     }
 
+    /// Whether the cache may hold so many rows more. If not, they may be let go before they are looked at.
+    pub(super) fn has_room(&self, rows: usize) -> bool {
+        self.bytes.saturating_add(rows * ROW_BYTES) <= self.bytes_max
+    }
+
+    /// Those among a conversation's members whose rows changed and are not saved.
+    pub(super) fn unsaved_members(&self, id: ConversationId) -> impl Iterator<Item = UserId> {
+        self.shard(partition(id.0)).unsaved().filter_map(move |key| match key {
+            Key::Member(conversation, user) if *conversation == id => Some(*user),
+            _ => None,
+        })
+    }
+
+    /// The same of a user's duties.
+    pub(super) fn unsaved_duties(&self, id: UserId) -> impl Iterator<Item = ConversationId> {
+        self.shard(partition(id.0)).unsaved().filter_map(move |key| match key {
+            Key::Duty(user, conversation) if *user == id => Some(*conversation),
+            _ => None,
+        })
+    }
+
     /// The rows in memory, those of crossings left out. For checks.
     pub fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
         let slots = self.shards.iter().flat_map(|shard| &shard.rows);
@@ -352,23 +373,15 @@ impl State {
 
     /// Takes in the members that were loaded. What changed since the last save is in memory, and added.
     pub(super) fn install_members(&mut self, id: ConversationId, mut members: BTreeSet<UserId>) {
-        let shard = self.shard_mut(partition(id.0));
-        members.extend(shard.unsaved().filter_map(|key| match key {
-            Key::Member(conversation, user) if *conversation == id => Some(*user),
-            _ => None,
-        }));
-        let grown = install_list(&mut shard.members, id, members);
+        members.extend(self.unsaved_members(id));
+        let grown = install_list(&mut self.shard_mut(partition(id.0)).members, id, members);
         self.grow(partition(id.0), grown);
     }
 
     /// The same of the duties.
     pub(super) fn install_duties(&mut self, id: UserId, mut duties: BTreeSet<ConversationId>) {
-        let shard = self.shard_mut(partition(id.0));
-        duties.extend(shard.unsaved().filter_map(|key| match key {
-            Key::Duty(user, conversation) if *user == id => Some(*conversation),
-            _ => None,
-        }));
-        let grown = install_list(&mut shard.duties, id, duties);
+        duties.extend(self.unsaved_duties(id));
+        let grown = install_list(&mut self.shard_mut(partition(id.0)).duties, id, duties);
         self.grow(partition(id.0), grown);
     }
 

@@ -9,7 +9,7 @@ use elsa::FrozenMap;
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
 
-use super::loading::Want;
+use super::loading::{Kept, Want};
 use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Row, User};
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
@@ -76,6 +76,8 @@ pub trait Rows {
 #[derive(Debug)]
 pub struct Reader<'a> {
     state: &'a State,
+    /// What was loaded for this read alone, where the state does not hold it.
+    kept: Option<&'a Kept>,
     cold: RefCell<Vec<Want>>,
 }
 
@@ -86,7 +88,12 @@ impl<'a> Reader<'a> {
     /// A reader of a state.
     #[must_use]
     pub fn new(state: &'a State) -> Self {
-        Self { state, cold: RefCell::default() }
+        Self { state, kept: None, cold: RefCell::default() }
+    }
+
+    /// A reader of a state, and of what was loaded for it alone.
+    pub(super) fn with(state: &'a State, kept: &'a Kept) -> Self {
+        Self { kept: Some(kept), ..Self::new(state) }
     }
 
     /// The state itself.
@@ -98,13 +105,13 @@ impl<'a> Reader<'a> {
     /// Who is or was a member of a conversation.
     #[must_use]
     pub fn members(&self, id: ConversationId) -> &'a BTreeSet<UserId> {
-        self.known(self.state.members(id), || Want::Members(id)).unwrap_or(&NO_USERS)
+        self.known(self.state.members(id), |kept| kept.members(id), || Want::Members(id)).unwrap_or(&NO_USERS)
     }
 
     /// The conversations that are or were to be delivered to a user.
     #[must_use]
     pub fn duties(&self, id: UserId) -> &'a BTreeSet<ConversationId> {
-        self.known(self.state.duties(id), || Want::Duties(id)).unwrap_or(&NO_CONVERSATIONS)
+        self.known(self.state.duties(id), |kept| kept.duties(id), || Want::Duties(id)).unwrap_or(&NO_CONVERSATIONS)
     }
 
     /// How much was cold so far.
@@ -119,7 +126,16 @@ impl<'a> Reader<'a> {
         self.cold.into_inner()
     }
 
-    fn known<T>(&self, found: Lookup<T>, want: impl FnOnce() -> Want) -> Option<T> {
+    fn known<T>(
+        &self,
+        found: Lookup<T>,
+        keep: impl FnOnce(&'a Kept) -> Lookup<T>,
+        want: impl FnOnce() -> Want,
+    ) -> Option<T> {
+        let found = match (found, self.kept) {
+            (Lookup::Cold, Some(kept)) => keep(kept),
+            (found, _) => found,
+        };
         match found {
             Lookup::Known(value) => value,
             Lookup::Cold => {
@@ -132,7 +148,7 @@ impl<'a> Reader<'a> {
 
 impl Rows for Reader<'_> {
     fn row(&self, key: &Key) -> Option<&Row> {
-        self.known(self.state.row(key), || Want::Row(key.clone()))
+        self.known(self.state.row(key), |kept| kept.row(key), || Want::Row(key.clone()))
     }
 }
 

@@ -10,7 +10,7 @@ use longwire_protocol::LogTime;
 
 use super::disk::Disk;
 use super::memtable::Memtable;
-use super::merge::{FAN_IN, Merge, MergeLimit, due};
+use super::merge::{FAN_IN, Merge, MergeLimit, Merged, due};
 use super::run::{Run, RunWriter, file_name};
 use super::state_file::{Progress, RunRow, StateFile, Step};
 use super::view::View;
@@ -184,6 +184,10 @@ pub(super) struct Builder {
     /// The run that was made of the job under way, while saving it fails.
     made: Option<Option<RunRow>>,
     merge: Option<Merge>,
+    /// What a merge has made, until it is saved.
+    merged: Option<Merged>,
+    /// Merging failed, and nothing was absorbed since: it waits, so that what fails does not stop what goes.
+    merge_waits: bool,
     /// Runs that are in no manifest any more and may still have readers.
     unlisted: Vec<Arc<Run>>,
     leaving: Option<Leaving>,
@@ -208,6 +212,8 @@ impl Builder {
             job: None,
             made: None,
             merge: None,
+            merged: None,
+            merge_waits: false,
             unlisted: Vec::new(),
             leaving: None,
         }
@@ -246,7 +252,7 @@ impl Builder {
     /// One piece of work, the most urgent first.
     pub(super) fn step(&mut self) -> Result<Work, ReadError> {
         // Merging waits for quiet, but not for ever: reads look into every run.
-        if self.merge_debt() > MERGE_DEBT && self.advance_merge()? {
+        if self.merge_debt() > MERGE_DEBT && !self.merge_waits && self.advance_merge()? {
             return Ok(Work::Done);
         }
         if self.job.is_none() {
@@ -277,7 +283,8 @@ impl Builder {
 
     /// Makes a run of a memtable, and saves it, the state that goes with it and where they stand, in one transaction.
     fn absorb(&mut self, job: &Job) -> Result<(), ReadError> {
-        // Not written anew when only the saving has failed: it may be listed all the same, and the disk may be full.
+        // Not written anew when only the saving has failed: it may be listed all the same, and a second run of the same
+        // entries would be listed beside it. And the disk may be full.
         let added = match self.made {
             Some(made) => made,
             None => self.write_run(&job.table)?,
@@ -294,6 +301,7 @@ impl Builder {
         let step = Step { added, removed: &[], rows: Some(&*job.rows), segments: &job.segments };
         self.state.save(&progress, &step)?;
         self.made = None;
+        self.merge_waits = false;
         self.progress = progress;
         self.view.replace_sealed(&job.table, run);
         Ok(())
@@ -334,7 +342,7 @@ impl Builder {
     }
 
     fn open_run(&self, row: RunRow) -> Result<Arc<Run>, ReadError> {
-        Run::open(&*self.disk, row, self.pace.run_cache_bytes).map(Arc::new)
+        Run::open(&self.disk, row, self.pace.run_cache_bytes).map(Arc::new)
     }
 
     /// Numbers are not used again, so that a file of a failed attempt is never taken for another.
@@ -369,22 +377,33 @@ impl Builder {
         let floor = self.view.floor();
         let runs = self.view.runs();
         let expired: Vec<_> = runs.iter().filter(|run| run.row().span.last < floor).cloned().collect();
-        if expired.is_empty() || self.merge.is_some() {
+        if expired.is_empty() || self.merge.is_some() || self.merged.is_some() {
             return Ok(false);
         }
         let numbers: Vec<_> = expired.iter().map(|run| run.row().number).collect();
-        self.replace_runs(&numbers, None, expired)?;
+        self.replace_runs(&numbers, None)?;
         Ok(true)
     }
 
-    /// Begins a merge, or does a slice of the one under way.
+    /// Begins a merge, does a slice of the one under way, or saves what it has made.
     fn advance_merge(&mut self) -> Result<bool, ReadError> {
-        let Some(mut merge) = self.merge.take() else {
-            let runs = self.view.runs();
-            let Some(inputs) = due(&runs, self.pace.limit) else { return Ok(false) };
-            self.merge = Some(Merge::begin(Arc::clone(&self.disk), inputs, self.next_number())?);
-            return Ok(true);
+        let advanced = match (&self.merged, self.merge.take()) {
+            (Some(_), _) => self.save_merged(),
+            (None, Some(merge)) => self.go_on_merging(merge),
+            (None, None) => self.begin_merge(),
         };
+        self.merge_waits = advanced.is_err();
+        advanced
+    }
+
+    fn begin_merge(&mut self) -> Result<bool, ReadError> {
+        let runs = self.view.runs();
+        let Some(inputs) = due(&runs, self.pace.limit) else { return Ok(false) };
+        self.merge = Some(Merge::begin(Arc::clone(&self.disk), inputs, self.next_number())?);
+        Ok(true)
+    }
+
+    fn go_on_merging(&mut self, mut merge: Merge) -> Result<bool, ReadError> {
         let number = merge.number();
         match merge.step(SLICE_ENTRIES, self.view.floor()) {
             Ok(true) => {}
@@ -398,27 +417,31 @@ impl Builder {
                 return Err(error);
             }
         }
-        let (row, inputs, written) = merge.finish().inspect_err(|_| self.remove_attempt(number))?;
+        let (merged, written) = merge.finish().inspect_err(|_| self.remove_attempt(number))?;
         self.desk.written.fetch_add(written, Relaxed);
+        self.merged = Some(merged);
+        self.save_merged()
+    }
+
+    /// Lists the merged run in place of its inputs. While that fails it may be listed all the same, so that nothing else
+    /// is ever made of these inputs.
+    fn save_merged(&mut self) -> Result<bool, ReadError> {
+        let Some(merged) = &self.merged else { return Ok(false) };
+        let (row, inputs) = (merged.row, merged.inputs.clone());
         let run = row.map(|row| self.open_run(row)).transpose()?;
-        let runs = self.view.runs();
-        let replaced = runs.iter().filter(|run| inputs.contains(&run.row().number)).cloned().collect();
-        self.replace_runs(&inputs, run, replaced)?;
+        self.replace_runs(&inputs, run)?;
+        self.merged = None;
         Ok(true)
     }
 
-    fn replace_runs(
-        &mut self,
-        removed: &[u64],
-        added: Option<Arc<Run>>,
-        replaced: Vec<Arc<Run>>,
-    ) -> Result<(), ReadError> {
+    fn replace_runs(&mut self, removed: &[u64], added: Option<Arc<Run>>) -> Result<(), ReadError> {
         let progress = Progress { floor: self.view.floor(), ..self.progress };
         let row = added.as_ref().map(|run| *run.row());
         self.state.save(&progress, &Step { added: row, removed, rows: None, segments: &[] })?;
         self.progress = progress;
+        let runs = self.view.runs();
+        self.unlisted.extend(runs.iter().filter(|run| removed.contains(&run.row().number)).cloned());
         self.view.replace_runs(removed, added);
-        self.unlisted.extend(replaced);
         Ok(())
     }
 }

@@ -201,7 +201,7 @@ fn check_runs(disk: &Arc<dyn Disk>, saved: &Saved, heads: &mut Heads, report: &m
         report.runs += 1;
         check_pages(disk, &file_name(row.number), report);
         let checked = guarded(disk, &file_name(row.number), || {
-            check_run(&**disk, row, heads, report)
+            check_run(disk, row, heads, report)
                 .map_err(|error| OpenError::damaged(&**disk, &file_name(row.number), error))
         });
         if let Err(error) = checked {
@@ -210,7 +210,7 @@ fn check_runs(disk: &Arc<dyn Disk>, saved: &Saved, heads: &mut Heads, report: &m
     }
 }
 
-fn check_run(disk: &dyn Disk, row: &RunRow, heads: &mut Heads, report: &mut Report) -> Result<(), ReadError> {
+fn check_run(disk: &Arc<dyn Disk>, row: &RunRow, heads: &mut Heads, report: &mut Report) -> Result<(), ReadError> {
     let place = format!("run {}", row.number);
     let run = Arc::new(Run::open(disk, *row, CACHE_BYTES)?);
     let mut before = (ConversationId(0), Seq(0));

@@ -11,7 +11,7 @@ use redb::{Database, Durability, Range, ReadOnlyTable, ReadableDatabase, Readabl
 use super::ReadError;
 use super::disk::{Disk, Meter};
 use super::frame::Frame;
-use super::open::{OpenError, create_database, open_database};
+use super::open::{OpenError, create_database, guarded, open_database, prepare_database};
 
 pub(super) const JOURNAL_FILE: &str = "journal.redb";
 
@@ -54,14 +54,13 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Moves the pieces of commits after `absorbed`, and the newest one, into a new file with the name of this one. All of
-    /// them are durable under that name when this returns; then the file has to be opened again. Until then, and after an
-    /// error, nothing may be appended.
-    pub(super) fn move_to_new_file(&self, disk: &dyn Disk, absorbed: u64) -> Result<(), OpenError> {
+    /// Copies the pieces of commits after `absorbed`, and the newest one, into a file that is to be put in place of this
+    /// one before anything is appended.
+    pub(super) fn prepare_new_file(&self, disk: &dyn Disk, absorbed: u64) -> Result<(), OpenError> {
         let damaged = |error| OpenError::damaged(disk, JOURNAL_FILE, error);
         let from = key(absorbed.min(self.newest_commit().saturating_sub(1)) + 1, 0);
         let pieces = self.table().and_then(|table| table.range(from..).map_err(unreadable)).map_err(damaged)?;
-        create_database(disk, JOURNAL_FILE, |transaction| {
+        prepare_database(disk, JOURNAL_FILE, |transaction| {
             let mut table = transaction.open_table(PIECES)?;
             for row in pieces {
                 let (key, piece) = row?;
@@ -81,7 +80,14 @@ impl Journal {
     }
 
     /// Commits a frame durably and trims pieces of commits up to `absorbed`, never the newest one.
-    pub(super) fn append(&mut self, frame: &[u8], absorbed: u64) -> Result<(), redb::Error> {
+    pub(super) fn append(&mut self, frame: &[u8], absorbed: u64) -> Result<(), ReadError> {
+        guarded(JOURNAL_FILE, || Ok(self.commit(frame, absorbed)))?
+            .map_err(|error| ReadError(format!("the journal cannot be written: {error}")))?;
+        self.next_commit += 1;
+        Ok(())
+    }
+
+    fn commit(&mut self, frame: &[u8], absorbed: u64) -> Result<(), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_two_phase_commit(self.two_phase);
@@ -96,19 +102,21 @@ impl Journal {
             cursor.close()?;
             trim(&mut table, absorbed, inserted + TRIM_EXTRA)?;
         }
-        transaction.commit()?;
-        self.next_commit += 1;
-        Ok(())
+        Ok(transaction.commit()?)
     }
 
     /// The frames of the commits after `commit`, in order, without holes among them.
     pub(super) fn frames_after(&self, commit: u64) -> Result<Frames, ReadError> {
-        let pieces = self.table()?.range(key(commit + 1, 0)..).map_err(unreadable)?;
+        let pieces = guarded(JOURNAL_FILE, || self.table()?.range(key(commit + 1, 0)..).map_err(unreadable))?;
         Ok(Frames { pieces, held: None, expected: None })
     }
 
     /// The number of a commit from which on all frames with a record after `position` can be read.
     pub(super) fn commit_before(&self, position: u64) -> Result<u64, ReadError> {
+        guarded(JOURNAL_FILE, || self.search(position))
+    }
+
+    fn search(&self, position: u64) -> Result<u64, ReadError> {
         let table = self.table()?;
         let (Some(first), Some(last)) = (commit_of(table.first()), commit_of(table.last())) else { return Ok(0) };
         // The first commit whose frame begins after `position`; the one before it may reach beyond it.
@@ -141,11 +149,12 @@ impl Journal {
 
     /// Closes the file.
     pub(super) fn close(self) -> Result<(), ReadError> {
-        self.database.close().map_err(|error| ReadError(format!("closing the journal: {error}")))
+        let closed = guarded(JOURNAL_FILE, || Ok(self.database.close()))?;
+        closed.map_err(|error| ReadError(format!("closing the journal: {error}")))
     }
 
     fn last_commit(&self) -> Result<Option<u64>, ReadError> {
-        commit_of(self.table()?.last()).transpose()
+        guarded(JOURNAL_FILE, || commit_of(self.table()?.last()).transpose())
     }
 
     fn table(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>, ReadError> {
@@ -253,6 +262,6 @@ impl Iterator for Frames {
     type Item = Result<(u64, Frame), ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.read().transpose()
+        guarded(JOURNAL_FILE, || self.read()).transpose()
     }
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
+use super::check::check_disk;
 use super::disk::Disk as _;
 use super::journal::JOURNAL_FILE;
+use super::merge::FAN_IN;
 use super::options::StoreOptions;
 use super::redb_log::RedbLog;
 use super::testing::{Fold, Model, SimDisk};
@@ -138,6 +140,28 @@ fn a_journal_that_grew_in_a_peak_gets_a_smaller_file_and_keeps_its_frames() {
     model.assert_matches(&log);
 }
 
+/// Nothing was done to the journal then: it goes on in the file that it has.
+#[test]
+fn a_journal_whose_new_file_cannot_be_made_keeps_the_old_one() {
+    let disk = SimDisk::default();
+    let options = StoreOptions { journal_file_bytes: 1 << 20, ..StoreOptions::default() };
+    let mut log = open(&disk, options);
+    let mut model = Model::default();
+    while disk.allocated(JOURNAL_FILE).expect("there is a journal") <= 4 << 20 {
+        let frame = model.frame_of(&log, &[1, 2, 3], 10_000);
+        model.append(&mut log, &frame);
+    }
+    log.seal(model.fold.take_delta());
+    while log.work().expect("works") {}
+    disk.refuse_new_files(true);
+    for _ in 0..3 {
+        let frame = model.frame_of(&log, &[4, 5], 100);
+        model.append(&mut log, &frame);
+    }
+    model.assert_matches(&log);
+    assert!(disk.allocated(JOURNAL_FILE).expect("there is a journal") > 1 << 20, "it is still the old one");
+}
+
 /// Whatever call fails, the run is made once more only if it was not finished; else it stays, and only saving is repeated.
 #[test]
 fn a_run_that_cannot_be_saved_is_not_made_again_and_again() {
@@ -189,6 +213,147 @@ fn rows_of_state_are_read_again_after_a_read_that_failed() {
         assert_eq!(log.saved().get(&keys).expect("read again"), rows, "call {calls}");
         disk.heal();
     }
+}
+
+/// The same of a run, whose entries are read however often a read of the disk fails.
+#[test]
+fn a_run_is_read_again_after_a_read_that_failed() {
+    let disk = SimDisk::default();
+    let options = StoreOptions { run_cache_bytes: 0, ..StoreOptions::default() };
+    let mut log = open(&disk, options.clone());
+    let mut model = Model::default();
+    for _ in 0..40 {
+        let frame = model.frame_of(&log, &[1, 2, 3], 700);
+        model.append(&mut log, &frame);
+    }
+    log.seal(model.fold.take_delta());
+    while log.work().expect("works") {}
+    let mut refused = 0;
+    for calls in 1..40 {
+        disk.fail_after(calls);
+        model.assert_history(&*log.history());
+        refused += usize::from(disk.has_failed());
+    }
+    assert!(refused > 10, "{refused} reads were refused");
+}
+
+/// A sync of the state that fails ends the saving, not the reading: neither of rows, nor of lists, nor of the log.
+#[test]
+fn rows_of_state_are_read_on_after_a_failed_sync() {
+    // No row is cached.
+    let options = StoreOptions { state_cache_bytes: 0, ..StoreOptions::default() };
+    let disk = SimDisk::default();
+    let mut model = Model::default();
+    let mut log = open(&disk, options.clone());
+    let frame = model.frame_of(&log, &(1..300).collect::<Vec<_>>(), 10);
+    model.append(&mut log, &frame);
+    log.seal(model.fold.take_delta());
+    while log.work().expect("works") {}
+    drop(log);
+    let keys: Vec<_> = model.fold.rows.keys().cloned().collect();
+    let rows: Vec<_> = model.fold.rows.values().cloned().map(Some).collect();
+    let mut ends = 0;
+    for calls in 1.. {
+        for is_late in [false, true] {
+            let disk = disk.after_crash(&mut fastrand::Rng::with_seed(calls));
+            let mut log = open(&disk, options.clone());
+            let mut model = model.clone();
+            // Of others than those that are read below.
+            let frame = model.frame_of(&log, &[1_000, 1_001], 10);
+            model.append(&mut log, &frame);
+            log.seal(model.fold.take_delta());
+            disk.fail_late(is_late);
+            disk.fail_after(calls);
+            let mut failures = 0;
+            while failures < 3 && log.work().unwrap_or(true) {
+                failures += usize::from(log.unsaved_seals() > 0);
+            }
+            ends += usize::from(log.unsaved_seals() > 0);
+            assert_eq!(log.saved().get(&keys).expect("read"), rows, "call {calls}");
+            let mut listed = Vec::new();
+            log.saved().each(&keys[7], &mut |_, row| listed.push(row.to_vec())).expect("listed");
+            assert_eq!(listed, [rows[7].clone().expect("a row")], "call {calls}");
+            let frame = model.frame_of(&log, &[1, 1_000], 10);
+            model.append(&mut log, &frame);
+            model.assert_matches(&log);
+            // What the next start finds, whatever survives.
+            let next = disk.after_crash(&mut fastrand::Rng::with_seed(calls));
+            drop(log);
+            model.assert_matches(&open(&next, options.clone()));
+            if failures == 0 && is_late {
+                assert!(ends > 1, "{ends} syncs of the state failed");
+                return;
+            }
+        }
+    }
+}
+
+/// A merge whose saving fails under way may be listed all the same: nobody makes a second run of the same entries then,
+/// which a later start would find beside the first.
+#[test]
+fn a_merge_is_never_listed_twice_whatever_calls_fail() {
+    let options = || StoreOptions { seal_entries: 4, ..StoreOptions::default() };
+    let disk = SimDisk::default();
+    let mut log = open(&disk, options());
+    let mut model = Model::default();
+    for _ in 0..FAN_IN {
+        let frame = model.frame_of(&log, &[1, 2, 3, 4], 10);
+        model.append(&mut log, &frame);
+        assert!(model.seal_if_due(&mut log));
+        log.work().expect("absorbs");
+    }
+    Box::new(log).close().expect("closes");
+    for (is_late, count) in [(false, 1), (false, 9), (true, 1), (true, 2), (true, 9)] {
+        for calls in 1.. {
+            let disk = disk.after_crash(&mut fastrand::Rng::with_seed(0));
+            let mut log = open(&disk, options());
+            disk.fail_late(is_late);
+            disk.fail_some_after(calls, count);
+            let mut failures = 0;
+            while failures < 20 {
+                match log.work() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(_) => failures += 1,
+                }
+            }
+            model.assert_history(&*log.history());
+            let context = format!("{count} calls from {calls}, late: {is_late}");
+            for seed in 0..4 {
+                let next = disk.after_crash(&mut fastrand::Rng::with_seed(seed));
+                let report = check_disk(Arc::new(next), &mut ()).expect("can be checked");
+                assert_eq!(report.problems, Vec::<String>::new(), "{context}");
+                assert_eq!(report.run_entries, model.tail.0, "{context}");
+            }
+            if failures == 0 {
+                assert!(calls > 50, "calls were refused");
+                break;
+            }
+        }
+    }
+}
+
+/// A run that cannot be read is merged with nothing; what comes is absorbed all the same, and publishes are accepted.
+#[test]
+fn a_run_that_cannot_be_merged_does_not_stop_the_saving() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions { seal_entries: 4, run_cache_bytes: 0, ..StoreOptions::default() });
+    let mut model = Model::default();
+    let mut failures = 0;
+    for round in 0..5 * FAN_IN {
+        let frame = model.frame_of(&log, &[1, 2, 3, 4], 10);
+        model.append(&mut log, &frame);
+        assert!(model.seal_if_due(&mut log), "round {round}");
+        // Now and then there is time for a merge, and never much.
+        for _ in 0..3 {
+            failures += usize::from(log.work().is_err());
+        }
+        assert_eq!(log.unsaved_seals(), 0, "round {round} is saved");
+        if round == 2 {
+            disk.spoil("runs/1.redb");
+        }
+    }
+    assert!(failures > FAN_IN, "{failures} merges failed");
 }
 
 #[test]

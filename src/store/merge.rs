@@ -30,6 +30,14 @@ pub(super) fn due(runs: &[Arc<Run>], limit: MergeLimit) -> Option<&[Arc<Run>]> {
     })
 }
 
+/// What a merge has made.
+pub(super) struct Merged {
+    /// The run's row; `None` and no file if nothing was left to keep.
+    pub(super) row: Option<RunRow>,
+    /// The numbers of the runs that it takes the place of.
+    pub(super) inputs: Vec<u64>,
+}
+
 /// A merge under way.
 pub(super) struct Merge {
     inputs: Vec<Arc<Run>>,
@@ -64,10 +72,10 @@ impl Merge {
         Ok(false)
     }
 
-    /// Seals the merged run. Returns its row, unless nothing was left to keep, and the numbers of its inputs.
-    pub(super) fn finish(self) -> Result<(Option<RunRow>, Vec<u64>, u64), ReadError> {
+    /// Seals the merged run; returns also the bytes that were written.
+    pub(super) fn finish(self) -> Result<(Merged, u64), ReadError> {
         let (row, written) = self.writer.finish()?;
-        Ok((row, self.inputs.iter().map(|run| run.row().number).collect(), written))
+        Ok((Merged { row, inputs: self.inputs.iter().map(|run| run.row().number).collect() }, written))
     }
 
     /// The next row: of the lowest conversation, and of that one from the oldest run first.

@@ -14,6 +14,8 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 mod disk;
+#[cfg(feature = "faults")]
+mod faults;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -41,6 +43,8 @@ use std::sync::Arc;
 
 pub use check::{Head, Report, Visitor, check};
 pub use disk::{Disk, Folder};
+#[cfg(feature = "faults")]
+pub use faults::Faults;
 pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEntry};
 use longwire_protocol::{ConversationId, LogTime, Seq};
 pub use memory_log::{Failure, MemoryLog};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redb::{Builder, Database, DatabaseError, StorageError, WriteTransaction};
 
+use super::ReadError;
 use super::disk::{Disk, Meter, MeteredFile};
 
 /// Why a store was not opened. Nothing was changed in it.
@@ -60,6 +61,12 @@ pub(super) fn path(disk: &dyn Disk, name: &str) -> String {
     format!("{}/{name}", disk.place())
 }
 
+/// redb trusts its pages and may panic where they are not what it wrote: that is an error of the file, like any other.
+pub(super) fn guarded<T, E: From<ReadError>>(name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let panicked = |_| Err(ReadError(format!("{name} is damaged: redb cannot make sense of its pages")).into());
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+}
+
 /// Opens a file that is there. One that was not closed is repaired by redb.
 pub(super) fn open_database(
     disk: &dyn Disk,
@@ -68,16 +75,26 @@ pub(super) fn open_database(
     meter: Arc<Meter>,
 ) -> Result<Database, OpenError> {
     let backend = disk.open(name).map_err(|error| OpenError::io(disk, name, error))?;
-    let open = || Builder::new().set_cache_size(cache_bytes).create_with_backend(MeteredFile::new(backend, meter));
-    // redb trusts the pages of a file that was closed well and may panic where they are not what it wrote.
-    catch_unwind(AssertUnwindSafe(open))
-        .map_err(|_| OpenError::damaged(disk, name, "redb cannot make sense of its pages"))?
-        .map_err(|error| classify(disk, name, error))
+    let open = || {
+        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(MeteredFile::new(backend, meter));
+        Ok(opened.map_err(|error| classify(disk, name, error)))
+    };
+    guarded(name, open).unwrap_or_else(|error: ReadError| Err(OpenError::damaged(disk, name, error)))
 }
 
 /// Makes a file with what `fill` puts into it. It gets its name only when all of it is durable, so that a crash on the
 /// way leaves no half-made file behind.
 pub(super) fn create_database(
+    disk: &dyn Disk,
+    name: &str,
+    fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), OpenError> {
+    prepare_database(disk, name, fill)?;
+    put_in_place(disk, name)
+}
+
+/// The first half of it: the file has everything but its name, which another file may have.
+pub(super) fn prepare_database(
     disk: &dyn Disk,
     name: &str,
     fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
@@ -90,8 +107,13 @@ pub(super) fn create_database(
     fill_and_close(database, fill).map_err(|error| match error {
         redb::Error::Io(error) => OpenError::io(disk, &new, error),
         other => OpenError::damaged(disk, &new, other),
-    })?;
-    disk.rename(&new, name).and_then(|()| disk.sync_names()).map_err(|error| OpenError::io(disk, name, error))
+    })
+}
+
+/// The other half: the file gets its name, durably. After an error it may have it or not.
+pub(super) fn put_in_place(disk: &dyn Disk, name: &str) -> Result<(), OpenError> {
+    let renamed = disk.rename(&format!("{name}{UNFINISHED}"), name).and_then(|()| disk.sync_names());
+    renamed.map_err(|error| OpenError::io(disk, name, error))
 }
 
 /// What a file is called beyond its name until it is finished.

@@ -15,7 +15,7 @@ use super::disk::{Disk, Folder, RUNS_FOLDER};
 use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
 use super::merge::MergeLimit;
-use super::open::{OpenError, UNFINISHED};
+use super::open::{OpenError, UNFINISHED, put_in_place};
 use super::options::StoreOptions;
 use super::run::{Run, file_name};
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
@@ -145,7 +145,7 @@ impl RedbLog {
             Journal::create(&*disk)?;
         }
         let open_run = |row: &RunRow| {
-            let run = Run::open(&*disk, *row, options.run_cache_bytes);
+            let run = Run::open(&disk, *row, options.run_cache_bytes);
             run.map(Arc::new).map_err(|error| OpenError::damaged(&*disk, &file_name(row.number), error))
         };
         let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
@@ -230,17 +230,22 @@ impl RedbLog {
         if self.waiting_bytes() > most / 16 || self.disk.allocated(JOURNAL_FILE).unwrap_or(0) <= most {
             return Ok(());
         }
-        let Some(journal) = self.journal.take() else { return Ok(()) };
-        if let Err(error) = journal.move_to_new_file(&*self.disk, absorbed) {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let keeps = |error: OpenError| tracing::warn!(%error, "the journal keeps its large file");
+        if let Err(error) = journal.prepare_new_file(&*self.disk, absorbed) {
+            keeps(error);
+            return Ok(());
+        }
+        if let Err(error) = put_in_place(&*self.disk, JOURNAL_FILE) {
             if self.disk.exists(&format!("{JOURNAL_FILE}{UNFINISHED}")).unwrap_or(false) {
                 // It never got the name: the old file goes on.
-                tracing::warn!(%error, "the journal keeps its large file");
-                self.journal = Some(journal);
+                keeps(error);
                 return Ok(());
             }
             return Err(error);
         }
-        drop(journal);
+        // Closed before the other one is opened.
+        self.journal = None;
         self.journal = Some(self.open_journal(self.newest_commit)?);
         tracing::info!("the journal has a new file, since the old one was much larger than what it held");
         Ok(())

@@ -3,7 +3,7 @@
 //! the size of the store.
 
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq};
@@ -12,7 +12,7 @@ use redb::{Builder, Database, Durability, Range, ReadOnlyDatabase, ReadOnlyTable
 use super::disk::{Disk, Meter, MeteredFile, RUNS_FOLDER};
 use super::frame::{put_varint, take_varint};
 use super::memtable::Span;
-use super::open::{classify, open_database};
+use super::open::{classify, guarded, open_database};
 use super::page::{Direction, Page};
 use super::sealed_row::{seal, unseal};
 use super::state_file::RunRow;
@@ -36,32 +36,64 @@ pub(super) fn file_name(number: u64) -> String {
 #[derive(Debug)]
 pub(super) struct Run {
     row: RunRow,
-    table: ReadOnlyTable<(u64, u64), &'static [u8]>,
-    /// Kept open as long as the table is read. A sealed file has no writer, so that this pins nothing.
-    _database: KeptOpen,
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
+    opened: RwLock<Arc<Opened>>,
 }
 
-struct KeptOpen(#[expect(dead_code, reason = "it is held, not used")] ReadOnlyDatabase);
+type Table = ReadOnlyTable<(u64, u64), &'static [u8]>;
+/// Conversation and first seq.
+type RowKey = (u64, u64);
 
-impl std::fmt::Debug for KeptOpen {
+/// A run's file.
+struct Opened {
+    table: Table,
+    /// Kept open as long as the table is read. A sealed file has no writer, so that this pins nothing.
+    _database: ReadOnlyDatabase,
+}
+
+impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("KeptOpen")
+        f.write_str("Opened")
+    }
+}
+
+impl Opened {
+    fn open(disk: &dyn Disk, row: RunRow, cache_bytes: usize) -> Result<Self, ReadError> {
+        let name = file_name(row.number);
+        let trouble = |error: String| ReadError(format!("run {}: {error}", row.number));
+        let backend = disk.open_read_only(&name).map_err(|error| trouble(error.to_string()))?;
+        guarded(&name, || {
+            let database = Builder::new()
+                .set_cache_size(cache_bytes)
+                .open_read_only_with_backend(MeteredFile::new(backend, Arc::default()))
+                .map_err(|error| trouble(classify(disk, &name, error).to_string()))?;
+            let transaction = database.begin_read().map_err(|error| trouble(error.to_string()))?;
+            let table = transaction.open_table(ROWS).map_err(|error| trouble(error.to_string()))?;
+            Ok(Self { table, _database: database })
+        })
     }
 }
 
 impl Run {
     /// Opens the file of a run that the manifest names.
-    pub(super) fn open(disk: &dyn Disk, row: RunRow, cache_bytes: usize) -> Result<Self, ReadError> {
-        let name = file_name(row.number);
-        let trouble = |error: String| ReadError(format!("run {}: {error}", row.number));
-        let backend = disk.open_read_only(&name).map_err(|error| trouble(error.to_string()))?;
-        let database = Builder::new()
-            .set_cache_size(cache_bytes)
-            .open_read_only_with_backend(MeteredFile::new(backend, Arc::default()))
-            .map_err(|error| trouble(classify(disk, &name, error).to_string()))?;
-        let transaction = database.begin_read().map_err(|error| trouble(error.to_string()))?;
-        let table = transaction.open_table(ROWS).map_err(|error| trouble(error.to_string()))?;
-        Ok(Self { row, table, _database: KeptOpen(database) })
+    pub(super) fn open(disk: &Arc<dyn Disk>, row: RunRow, cache_bytes: usize) -> Result<Self, ReadError> {
+        let opened = RwLock::new(Arc::new(Opened::open(&**disk, row, cache_bytes)?));
+        Ok(Self { row, disk: Arc::clone(disk), cache_bytes, opened })
+    }
+
+    /// Reads; redb answers nothing more after an error of the disk, so the file is opened anew then, and read again.
+    fn with<T>(&self, mut read: impl FnMut(&Table) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let name = file_name(self.row.number);
+        let opened = Arc::clone(&self.opened.read().unwrap_or_else(PoisonError::into_inner));
+        let failed = match guarded(&name, || read(&opened.table)) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        tracing::warn!(%failed, "a run is opened again, and read once more");
+        let again = Arc::new(Opened::open(&*self.disk, self.row, self.cache_bytes)?);
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&again);
+        guarded(&name, || read(&again.table))
     }
 
     /// What the manifest says of it.
@@ -73,31 +105,74 @@ impl Run {
     pub(super) fn read(
         &self,
         conversation: ConversationId,
+        seqs: (Seq, Seq),
+        floor: Position,
+        direction: Direction,
+        page: &mut Page,
+    ) -> Result<(), ReadError> {
+        self.with(|table| {
+            // What a try before has found stays.
+            let seqs = match (page.next_seq(), direction) {
+                (Some(next), Direction::Forwards) => (next.max(seqs.0), seqs.1),
+                (Some(next), Direction::Backwards) => (seqs.0, next.min(seqs.1)),
+                (None, _) => seqs,
+            };
+            if page.is_full() || seqs.0 > seqs.1 {
+                return Ok(());
+            }
+            self.fill(table, conversation, seqs, floor, direction, page)
+        })
+    }
+
+    fn fill(
+        &self,
+        table: &Table,
+        conversation: ConversationId,
         (from, to): (Seq, Seq),
         floor: Position,
         direction: Direction,
         page: &mut Page,
     ) -> Result<(), ReadError> {
         let key = |seq: Seq| (conversation.0, seq.0);
+        let is_within = |key: Option<RowKey>| key.is_some_and(|(id, seq)| id == conversation.0 && seq <= to.0);
+        let (mut first, mut last) = (None, None);
         match direction {
             Direction::Forwards => {
-                let before = self.range(key(Seq(0)), key(from))?.next_back();
-                let start =
-                    before.transpose().map_err(|e| self.unreadable(e))?.map_or(from, |(key, _)| Seq(key.value().1));
-                for row in self.range(key(start), key(to))? {
-                    for entry in self.decode(row)? {
-                        if entry.seq >= from && entry.seq <= to && entry.position >= floor {
+                let before = self.range(table, key(Seq(0)), key(from))?.next_back();
+                let before = before.transpose().map_err(|e| self.unreadable(e))?.map(|(key, _)| key.value());
+                for row in self.range(table, before.unwrap_or(key(from)), key(to))? {
+                    let entries = self.decode(row)?;
+                    last = entries.first().map(|entry| key(entry.seq));
+                    first = first.or(last);
+                    for entry in entries {
+                        if entry.seq >= from && entry.seq <= to && entry.position >= floor && !page.is_full() {
                             page.offer(entry)?;
                         }
-                        if page.is_full() {
-                            return Ok(());
-                        }
+                    }
+                    if page.is_full() {
+                        break;
                     }
                 }
+                let is_missed = match (before, first, last) {
+                    (Some(before), first, _) if first != Some(before) => true,
+                    (None, Some(first), _) if is_within(self.before(table, first)?) => true,
+                    (None, None, _) => is_within(self.newest_until(table, key(to))?),
+                    (_, _, Some(last)) => !page.is_full() && is_within(self.after(table, last)?),
+                    _ => false,
+                };
+                if is_missed { Err(self.misled()) } else { Ok(()) }
             }
             Direction::Backwards => {
-                for row in self.range(key(Seq(0)), key(to))?.rev() {
-                    for entry in self.decode(row)?.into_iter().rev() {
+                for row in self.range(table, key(Seq(0)), key(to))?.rev() {
+                    let entries = self.decode(row)?;
+                    last = entries.first().map(|entry| key(entry.seq));
+                    if let (None, Some(newest)) = (first, last)
+                        && is_within(self.after(table, newest)?)
+                    {
+                        return Err(self.misled());
+                    }
+                    first = first.or(last);
+                    for entry in entries.into_iter().rev() {
                         if entry.seq < from || entry.position < floor {
                             return Ok(());
                         }
@@ -109,9 +184,13 @@ impl Run {
                         }
                     }
                 }
+                let is_missed = match last {
+                    Some(oldest) => is_within(self.before(table, oldest)?),
+                    None => is_within(self.oldest_from(table, key(Seq(0)))?),
+                };
+                if is_missed { Err(self.misled()) } else { Ok(()) }
             }
         }
-        Ok(())
     }
 
     /// The seq of the first entry of `conversation` whose position is at least `position`: positions rise with seqs, so
@@ -121,24 +200,46 @@ impl Run {
         conversation: ConversationId,
         position: Position,
     ) -> Result<Option<Seq>, ReadError> {
-        let all = || self.range((conversation.0, 0), (conversation.0, u64::MAX));
-        let (Some(first), Some(last)) = (all()?.next(), all()?.next_back()) else { return Ok(None) };
-        let last = self.decode(last)?;
-        let (Some(newest), Some(oldest)) = (last.last(), self.decode(first)?.into_iter().next()) else {
+        self.with(|table| self.search(table, conversation, position))
+    }
+
+    fn search(
+        &self,
+        table: &Table,
+        conversation: ConversationId,
+        position: Position,
+    ) -> Result<Option<Seq>, ReadError> {
+        let all = || self.range(table, (conversation.0, 0), (conversation.0, u64::MAX));
+        let is_of_it = |key: Option<RowKey>| key.is_some_and(|(id, _)| id == conversation.0);
+        let (Some(first), Some(last)) = (all()?.next(), all()?.next_back()) else {
+            let is_missed = is_of_it(self.newest_until(table, (conversation.0, u64::MAX))?)
+                || is_of_it(self.oldest_from(table, (conversation.0, 0))?);
+            return if is_missed { Err(self.misled()) } else { Ok(None) };
+        };
+        let (first, last) = (self.decode(first)?, self.decode(last)?);
+        let (Some(oldest), Some(top), Some(newest)) = (first.first(), last.first(), last.last()) else {
             return Ok(None);
         };
+        if is_of_it(self.before(table, (conversation.0, oldest.seq.0))?)
+            || is_of_it(self.after(table, (conversation.0, top.seq.0))?)
+        {
+            return Err(self.misled());
+        }
         if newest.position < position {
             return Ok(None);
         }
         let (mut low, mut high) = (oldest.seq.0, newest.seq.0);
         while low < high {
             let middle = low.midpoint(high);
-            let row = self.range((conversation.0, 0), (conversation.0, middle))?.next_back();
+            let row = self.range(table, (conversation.0, 0), (conversation.0, middle))?.next_back();
             let row = row.map_or_else(|| Ok(Vec::new()), |row| self.decode(row))?;
-            let (Some(begin), Some(end)) = (row.first(), row.last()) else { break };
+            let (Some(begin), Some(end)) = (row.first(), row.last()) else { return Err(self.misled()) };
             if begin.position >= position {
                 high = begin.seq.0;
             } else if end.position < position {
+                if end.seq.0 < low {
+                    return Err(self.misled());
+                }
                 low = end.seq.0 + 1;
             } else {
                 let index = row.partition_point(|entry| entry.position < position);
@@ -150,11 +251,55 @@ impl Run {
 
     /// All rows, ascending.
     pub(super) fn rows(self: &Arc<Self>) -> Result<Rows, ReadError> {
-        Ok(Rows { rows: self.table.range::<(u64, u64)>(..).map_err(|e| self.unreadable(e))?, run: Arc::clone(self) })
+        let rows = self.with(|table| table.range::<(u64, u64)>(..).map_err(|error| self.unreadable(error)))?;
+        Ok(Rows { rows, run: Arc::clone(self) })
     }
 
-    fn range(&self, from: (u64, u64), to: (u64, u64)) -> Result<Range<'static, (u64, u64), &'static [u8]>, ReadError> {
-        self.table.range(from..=to).map_err(|error| self.unreadable(error))
+    /// The row before the one under a key, by what stands beside it in the file. A flipped bit in the file's index sends
+    /// look-ups past rows: then one of these two sees a row that a look-up did not.
+    fn before(&self, table: &Table, key: RowKey) -> Result<Option<RowKey>, ReadError> {
+        let mut rows = table.range(..=key).map_err(|error| self.unreadable(error))?.rev();
+        self.beside(key, [rows.next(), rows.next()])
+    }
+
+    /// The row after it.
+    fn after(&self, table: &Table, key: RowKey) -> Result<Option<RowKey>, ReadError> {
+        let mut rows = table.range(key..).map_err(|error| self.unreadable(error))?;
+        self.beside(key, [rows.next(), rows.next()])
+    }
+
+    fn beside(&self, key: RowKey, [itself, other]: [Option<Row>; 2]) -> Result<Option<RowKey>, ReadError> {
+        if self.key(itself)? == Some(key) { self.key(other) } else { Err(self.misled()) }
+    }
+
+    /// The last row up to a key, of whatever conversation.
+    fn newest_until(&self, table: &Table, key: RowKey) -> Result<Option<RowKey>, ReadError> {
+        self.key(table.range(..=key).map_err(|error| self.unreadable(error))?.next_back())
+    }
+
+    /// The first row from a key on, of whatever conversation.
+    fn oldest_from(&self, table: &Table, key: RowKey) -> Result<Option<RowKey>, ReadError> {
+        self.key(table.range(key..).map_err(|error| self.unreadable(error))?.next())
+    }
+
+    /// The key of a row, which is held against the row's checksum: it may be the key that is not what it was.
+    fn key(&self, row: Option<Row>) -> Result<Option<RowKey>, ReadError> {
+        let Some(row) = row else { return Ok(None) };
+        let entries = self.decode(row)?;
+        Ok(entries.first().map(|entry| (entry.conversation.0, entry.seq.0)))
+    }
+
+    fn misled(&self) -> ReadError {
+        ReadError(format!("run {} is damaged: its index leads past rows", self.row.number))
+    }
+
+    fn range(
+        &self,
+        table: &Table,
+        from: (u64, u64),
+        to: (u64, u64),
+    ) -> Result<Range<'static, (u64, u64), &'static [u8]>, ReadError> {
+        table.range(from..=to).map_err(|error| self.unreadable(error))
     }
 
     fn decode(&self, row: Row) -> Result<Vec<StoredEntry>, ReadError> {
@@ -182,7 +327,8 @@ impl Iterator for Rows {
     type Item = Result<Vec<StoredEntry>, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.run.decode(self.rows.next()?))
+        let next = || self.rows.next().map(|row| self.run.decode(row)).transpose();
+        guarded(&file_name(self.run.row.number), next).transpose()
     }
 }
 
@@ -244,7 +390,9 @@ impl RunWriter {
 
     /// Commits what was pushed so far: one slice of the work.
     pub(super) fn commit(&mut self) -> Result<(), ReadError> {
-        self.write_rows().map_err(|error| ReadError(format!("run {} cannot be written: {error}", self.number)))
+        let number = self.number;
+        let written = guarded(&file_name(number), || Ok(self.write_rows()));
+        written?.map_err(|error: redb::Error| ReadError(format!("run {number} cannot be written: {error}")))
     }
 
     /// Seals the file durably; returns its row for the manifest, or `None` and no file if no entry was pushed.

@@ -2,14 +2,15 @@
 //! the store must know about itself: its format, its birth, its segments, and which runs there are (the manifest).
 //! Every commit has quick-repair, so that the file opens in milliseconds after a crash, whatever its size.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use longwire_protocol::LogTime;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::disk::{Disk, Meter};
 use super::memtable::Span;
-use super::open::{OpenError, create_database, open_database, path};
+use super::open::{OpenError, create_database, guarded, open_database, path};
+use super::read_only::ReadOnlyDisk;
 use super::sealed_row::{put_numbers, seal, take_numbers, unseal};
 use super::{Position, ReadError, SavedState, Segment, SegmentId, StateDelta};
 
@@ -84,23 +85,27 @@ pub(super) struct Saved {
     pub(super) runs: Vec<RunRow>,
 }
 
-impl Saved {
-    /// Whether a step is in what was found.
-    fn has(&self, progress: &Progress, step: &Step<'_>) -> bool {
-        let is_listed = |number: &u64| self.runs.iter().any(|run| run.number == *number);
-        self.progress == *progress
-            && step.added.as_ref().is_none_or(|run| is_listed(&run.number))
-            && !step.removed.iter().any(is_listed)
-    }
-}
-
 /// The open file. Readers and the one writer share it for a transaction; only reopening and closing wait for them all.
 #[derive(Debug)]
 pub(super) struct StateFile {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
     meter: Arc<Meter>,
-    database: RwLock<Option<Database>>,
+    opened: RwLock<Opened>,
+}
+
+/// How the file is open.
+#[derive(Debug)]
+enum Opened {
+    /// For reading and writing.
+    Writable(Database),
+    /// After a failed sync, as it is: what repairing it writes stays in memory. The newest commit that is found was
+    /// synced, or lacks its header alone, and nothing is written over either.
+    ReadOnly(Database),
+    /// Not, since it could not be opened again; the next reader tries once more.
+    Failed,
+    /// Not any more.
+    Closed,
 }
 
 impl StateFile {
@@ -131,7 +136,7 @@ impl StateFile {
         if found > FORMAT {
             return Err(OpenError::NewerFormat { path: path(&*disk, STATE_FILE), found, known: FORMAT });
         }
-        Ok(Self { disk, cache_bytes, meter, database: RwLock::new(Some(database)) })
+        Ok(Self { disk, cache_bytes, meter, opened: RwLock::new(Opened::Writable(database)) })
     }
 
     pub(super) fn meter(&self) -> &Arc<Meter> {
@@ -179,10 +184,16 @@ impl StateFile {
         })
     }
 
-    /// Saves a step durably and all at once. After an error the file is opened anew, unless a sync failed: then it
-    /// stays closed to writing until the process restarts.
+    /// Saves a step durably and all at once. After an error it may be saved or not, and the same step has to be saved again
+    /// before any other that names its runs. The file is opened anew then; if a sync failed, for reading alone, until the
+    /// process restarts.
     pub(super) fn save(&self, progress: &Progress, step: &Step<'_>) -> Result<(), ReadError> {
-        let saved = self.with(|database| {
+        let saved = self.with_opened(|opened| {
+            let Opened::Writable(database) = opened else {
+                return Err(Trouble::Contents(ReadError(
+                    "the state is saved no more: a sync of it failed, or it cannot be opened".to_owned(),
+                )));
+            };
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(true);
@@ -205,40 +216,61 @@ impl StateFile {
             transaction.commit()?;
             Ok(())
         });
-        if saved.is_err() && !self.meter.is_sync_failed() {
-            self.reopen();
-            // The commit may have gone through all the same; doing the step again would list its run twice.
-            if self.load().is_ok_and(|found| found.has(progress, step)) {
-                return Ok(());
-            }
+        if saved.is_err() {
+            self.reopen_writable();
         }
         saved
     }
 
     /// Closes the file.
     pub(super) fn close(&self) -> Result<(), ReadError> {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        match database.map(Database::close) {
-            Some(Err(error)) => Err(ReadError(format!("closing the state: {error}"))),
-            _ => Ok(()),
+        let opened = std::mem::replace(&mut *self.lock(), Opened::Closed);
+        match opened {
+            Opened::Writable(database) | Opened::ReadOnly(database) => {
+                let closed = guarded(STATE_FILE, || Ok(database.close()))?;
+                closed.map_err(|error| ReadError(format!("closing the state: {error}")))
+            }
+            Opened::Failed | Opened::Closed => Ok(()),
+        }
+    }
+
+    /// Opens the file again after an error, if it was not opened for reading alone before.
+    fn reopen_writable(&self) {
+        if !matches!(*self.opened.read().unwrap_or_else(PoisonError::into_inner), Opened::ReadOnly(_)) {
+            self.reopen();
         }
     }
 
     fn reopen(&self) {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        match open_database(&*self.disk, STATE_FILE, self.cache_bytes, Arc::clone(&self.meter)) {
-            Ok(opened) => *database = Some(opened),
+        let mut opened = self.lock();
+        if matches!(*opened, Opened::Closed) {
+            return;
+        }
+        // Closed before it is opened again: redb locks the file.
+        *opened = Opened::Failed;
+        let open = |disk: &dyn Disk, meter| open_database(disk, STATE_FILE, self.cache_bytes, meter);
+        let reopened = if self.meter.is_sync_failed() {
+            tracing::error!("a sync of the state failed: it is read, and saved no more; check the disk, then restart");
+            open(&ReadOnlyDisk::new(Arc::clone(&self.disk)), Arc::default()).map(Opened::ReadOnly)
+        } else {
+            open(&*self.disk, Arc::clone(&self.meter)).map(Opened::Writable)
+        };
+        match reopened {
+            Ok(reopened) => *opened = reopened,
             Err(error) => tracing::error!(%error, "the state cannot be opened again"),
         }
     }
 
-    /// The same; redb answers nothing more after a read that failed once, so the file is opened anew then.
+    fn lock(&self) -> RwLockWriteGuard<'_, Opened> {
+        self.opened.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same as [`StateFile::with`]; redb answers nothing more after an error, so the file is opened anew then.
     fn with_again<T>(&self, work: impl Fn(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
         let mut is_contents = false;
         let answer =
             self.with(|database| work(database).inspect_err(|t| is_contents = matches!(t, Trouble::Contents(_))));
-        if answer.is_ok() || is_contents || self.meter.is_sync_failed() {
+        if answer.is_ok() || is_contents {
             return answer;
         }
         self.reopen();
@@ -246,9 +278,15 @@ impl StateFile {
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(database) = &*database else { return Err(ReadError("the state is closed".to_owned())) };
-        work(database).map_err(|trouble| match trouble {
+        self.with_opened(|opened| match opened {
+            Opened::Writable(database) | Opened::ReadOnly(database) => work(database),
+            Opened::Failed | Opened::Closed => Err(Trouble::Contents(ReadError("the state is closed".to_owned()))),
+        })
+    }
+
+    fn with_opened<T>(&self, work: impl FnOnce(&Opened) -> Result<T, Trouble>) -> Result<T, ReadError> {
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        guarded(STATE_FILE, || work(&opened)).map_err(|trouble| match trouble {
             Trouble::Redb(error) => ReadError(format!("the state: {error}")),
             Trouble::Contents(error) => error,
         })
@@ -268,17 +306,21 @@ impl SavedState for StateFile {
     }
 
     fn each(&self, prefix: &[u8], row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
-        self.with(|database| {
+        // Gathered first: none is handed over twice when the reading has to begin anew.
+        let gathered: Vec<(Vec<u8>, Vec<u8>)> = self.with_again(|database| {
             let rows = database.begin_read()?.open_table(ROWS)?;
+            let mut gathered = Vec::new();
             for pair in rows.range(prefix..)? {
                 let (key, value) = pair?;
                 if !key.value().starts_with(prefix) {
                     break;
                 }
-                row(key.value(), unseal("state", key.value(), value.value())?);
+                gathered.push((key.value().to_vec(), unseal("state", key.value(), value.value())?.to_vec()));
             }
-            Ok(())
-        })
+            Ok(gathered)
+        })?;
+        gathered.iter().for_each(|(key, value)| row(key, value));
+        Ok(())
     }
 }
 

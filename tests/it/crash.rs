@@ -3,113 +3,21 @@
 //! reader's stream is the log, in order and complete. `LONGWIRE_KILLS=1000 cargo test --test it crash` kills as often.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use longwire::auth::{self, Claims};
 use longwire_protocol::ClientEvent;
-use longwire_protocol::packet::{self, CatchUpMode, Publish, StartKind};
+use longwire_protocol::packet::{self, Publish, StartKind};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::process::{Process, let_in};
 use crate::world::{Wire, entry};
 
 const KILLS: u64 = 50;
 const PUBLISHERS: usize = 6;
 const READERS: usize = 3;
-
-/// The broker as a process, on a port and store that outlive it.
-pub(crate) struct Process {
-    folder: tempfile::TempDir,
-    pub(crate) port: u16,
-    private: String,
-    child: Option<Child>,
-}
-
-impl Process {
-    pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|s| s.local_addr()).expect("a port").port();
-        let (private, public) = auth::generate_key().expect("a key");
-        std::fs::write(folder.path().join("issuer.pub"), public).expect("written");
-        let mut process = Self { folder, port, private, child: None };
-        process.start();
-        process
-    }
-
-    fn start(&mut self) {
-        let path = |name: &str| self.folder.path().join(name).display().to_string();
-        let config = format!(
-            "listen = {{ plain = '127.0.0.1:{}' }}\nstore.path = '{}'\nauth.issuers.test = '{}'\n",
-            self.port,
-            path("store"),
-            path("issuer.pub"),
-        );
-        std::fs::write(self.folder.path().join("longwire.toml"), config).expect("written");
-        let child = Command::new(env!("CARGO_BIN_EXE_longwire"))
-            .args(["serve", "--no-tls", "--config", &path("longwire.toml"), "--log", "error"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the broker starts");
-        self.child = Some(child);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("killed");
-            child.wait().expect("gone");
-        }
-    }
-
-    /// Resident memory, in bytes.
-    pub(crate) fn resident(&self) -> u64 {
-        let pid = self.child.as_ref().expect("the broker runs").id();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its figures");
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-        kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
-    }
-
-    pub(crate) fn connect(&self, user: &str, device: &str) -> packet::Connect {
-        let claims = Claims {
-            iss: "test".into(),
-            sub: user.into(),
-            aud: auth::AUDIENCE.into(),
-            exp: u64::MAX / 2_000,
-            ..Claims::default()
-        };
-        packet::Connect {
-            version: 1,
-            token: auth::issue(&claims, self.private.as_bytes()).expect("a token"),
-            device: device.into(),
-            first_unanswered: 1,
-            start: StartKind::Fresh.into(),
-            catch_up: CatchUpMode::All.into(),
-            ..packet::Connect::default()
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Connects until it is let in.
-pub(crate) async fn let_in(port: u16, connect: &packet::Connect) -> Wire {
-    loop {
-        if let Ok(mut wire) = Wire::open(port, connect.clone()).await
-            && wire.connected().await.is_ok()
-        {
-            return wire;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// What a publisher knows: every id it used, with what and, once acked, under which seq it was stored.
 #[derive(Default)]

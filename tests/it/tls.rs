@@ -13,6 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
+use crate::load::Pair;
+use crate::process::{Process, Setup};
 use crate::world::{PATIENCE, World};
 
 /// Writes a certificate of a new authority for this machine, its key, and the authority's own certificate.
@@ -22,17 +24,34 @@ pub(crate) fn write_certificate(folder: &Path) {
 
 /// The same, but for what `change` does to the certificate.
 fn write_certificate_of(folder: &Path, change: impl FnOnce(&mut rcgen::CertificateParams)) {
-    let ca_key = rcgen::KeyPair::generate().expect("a key");
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).expect("signed").pem();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).expect("parameters");
-    change(&mut params);
-    let pem = params.signed_by(&key, &issuer).expect("signed").pem();
-    for (name, text) in [("ca.pem", ca_pem), ("cert.pem", pem), ("key.pem", key.serialize_pem())] {
-        std::fs::write(folder.join(name), text).expect("written");
+    Authority::new(folder).certify(folder, change);
+}
+
+/// Who signs certificates.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    /// A new one, whose own certificate is written.
+    fn new(folder: &Path) -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).expect("signed").pem();
+        std::fs::write(folder.join("ca.pem"), pem).expect("written");
+        Self { issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// Writes a certificate for this machine and its key.
+    fn certify(&self, folder: &Path, change: impl FnOnce(&mut rcgen::CertificateParams)) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).expect("parameters");
+        change(&mut params);
+        let pem = params.signed_by(&key, &self.issuer).expect("signed").pem();
+        for (name, text) in [("cert.pem", pem), ("key.pem", key.serialize_pem())] {
+            std::fs::write(folder.join(name), text).expect("written");
+        }
     }
 }
 
@@ -185,6 +204,44 @@ async fn a_hang_up_exchanges_the_certificate_and_a_bad_one_changes_nothing_but_t
     let opened = timeout(PATIENCE, old.open_direct("bob").await.expect("queued")).await.expect("in time");
     assert!(opened.expect("acked").conversation > 0);
     assert_eq!(old.connected().await.expect("connected").session, session, "the first connection went on");
+}
+
+/// Certificates, good ones and bad ones, are exchanged ten times a second while clients talk and others come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_exchanged_under_load_lose_nothing_and_let_everybody_in() {
+    const RELOADS: usize = 30;
+    let mut process = Process::prepared(Setup { tls: true, ..Setup::default() });
+    let folder = process.folder().to_owned();
+    let authority = Authority::new(&folder);
+    authority.certify(&folder, |_| {});
+    process.start();
+    let config = |user: &str, device: &str| process.config(user, device, process.port);
+    let pair = Pair::begin("w", config("writer", "phone"), config("reader", "phone"), "reader", 8).await;
+    let session = pair.reader.connected().await.expect("connected").session;
+    let (mut good, mut bad) = (0, 0);
+    for n in 0..RELOADS {
+        match n % 5 {
+            0 | 2 => authority.certify(&folder, |_| {}),
+            1 => std::fs::write(folder.join("cert.pem"), "nonsense").expect("written"),
+            3 => std::fs::write(folder.join("key.pem"), "").expect("written"),
+            _ => std::fs::remove_file(folder.join("cert.pem")).expect("removed"),
+        }
+        // Good ones stand at even places, but for the one of five that is missing.
+        let is_good = matches!(n % 5, 0 | 2);
+        (good, bad) = (good + usize::from(is_good), bad + usize::from(!is_good));
+        process.signal(Signal::HUP);
+        let (client, deliveries) = Client::start(config("guest", &format!("device{}", n % 8))).expect("started");
+        timeout(PATIENCE, client.connected()).await.expect("trusts what is presented").expect("let in");
+        process.logs("the certificate was read anew", good).await;
+        process.logs("the new certificate is not usable: the old one stays", bad).await;
+        drop(deliveries);
+        client.close().await;
+    }
+    pair.more(20, "afterwards").await;
+    assert_eq!(pair.reader.connected().await.expect("connected").session, session, "the first connection went on");
+    pair.end("certificates").await;
+    assert!(process.drain().success());
+    process.assert_no_panic("certificates");
 }
 
 /// A broker whose certificate is what `change` makes of a good one; where it listens, and the folder of the certificate.

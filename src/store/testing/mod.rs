@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod model;
+mod pages;
 mod sim_disk;
 
 #[cfg(test)]

@@ -1,63 +1,53 @@
 //! A disk in memory that forgets like a real one: until a sync, each 512-byte sector of a write may or may not survive a
-//! crash, in any combination. It can lose power at the n-th call, and it can refuse the n-th call.
+//! crash, in any combination. It can lose power at the n-th call, and it can refuse the n-th call, and some after it.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
+use super::pages::Pages;
 use crate::store::Disk;
 
 const SECTOR: usize = 512;
 
 #[derive(Clone, Debug, Default)]
 struct SimFile {
-    durable: Vec<u8>,
-    current: Vec<u8>,
+    durable: Pages,
+    current: Pages,
+    /// What was written since the last sync, oldest first: from `durable` it leads to `current`.
     pending: Vec<Pending>,
 }
 
 #[derive(Clone, Debug)]
 enum Pending {
-    Write(usize, Vec<u8>),
-    SetLen(usize),
+    Write(u64, Arc<[u8]>),
+    SetLen(u64),
 }
 
 impl Pending {
-    fn apply(&self, bytes: &mut Vec<u8>, mut keeps: impl FnMut() -> bool) {
+    /// Does what of it is kept: sectors, which are aligned on the disk and not in the write.
+    fn apply(&self, to: &mut Pages, mut keeps: impl FnMut() -> bool) {
         match self {
             Self::SetLen(length) => {
                 if keeps() {
-                    resize(bytes, *length);
+                    to.set_len(*length);
                 }
             }
             Self::Write(offset, data) => {
                 let mut at = 0;
                 while at < data.len() {
-                    // Sectors are aligned on the disk, not in the write.
-                    let end = (at + SECTOR - (offset + at) % SECTOR).min(data.len());
+                    let offset = offset + at as u64;
+                    let end = (at + SECTOR - (offset % SECTOR as u64) as usize).min(data.len());
                     if keeps() {
-                        if bytes.len() < offset + end {
-                            resize(bytes, offset + end);
-                        }
-                        bytes[offset + at..offset + end].copy_from_slice(&data[at..end]);
+                        to.write(offset, &data[at..end]);
                     }
                     at = end;
                 }
             }
         }
-    }
-}
-
-/// Zeroed memory from the allocator: filling byte by byte, as a debug build does, would be most of the tests' time.
-fn resize(bytes: &mut Vec<u8>, length: usize) {
-    if length <= bytes.len() {
-        bytes.truncate(length);
-    } else {
-        let mut grown = vec![0; length];
-        grown[..bytes.len()].copy_from_slice(bytes);
-        *bytes = grown;
     }
 }
 
@@ -71,10 +61,15 @@ struct Inner {
     names_since_sync: Vec<Names>,
     calls: u64,
     dies_at: Option<u64>,
-    fails_at: Option<u64>,
+    fails: Range<u64>,
+    /// Whether a write that fails is done all the same.
+    fails_late: bool,
     is_dead: bool,
     is_undisturbed: bool,
     is_full: bool,
+    refuses_new: bool,
+    /// The file that cannot be read.
+    spoilt: Option<usize>,
     /// The file whose next sync does nothing and says that it did.
     lies_of: Option<String>,
     has_lied: bool,
@@ -95,8 +90,26 @@ impl SimDisk {
 
     /// Refuses one call after so many more.
     pub fn fail_after(&self, calls: u64) {
+        self.fail_some_after(calls, 1);
+    }
+
+    /// Refuses `count` calls, the first of them after so many more.
+    pub fn fail_some_after(&self, calls: u64, count: u64) {
         let mut inner = self.lock();
-        inner.fails_at = Some(inner.calls + calls);
+        let first = inner.calls + calls;
+        inner.fails = first..first + count;
+    }
+
+    /// Whether a call came that was to be refused last.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        let inner = self.lock();
+        inner.calls >= inner.fails.end
+    }
+
+    /// Whether what a failing call was to write is written all the same: an error does not say how far a write came.
+    pub fn fail_late(&self, is_late: bool) {
+        self.lock().fails_late = is_late;
     }
 
     /// Has lost its power: every call fails from now on.
@@ -113,7 +126,7 @@ impl SimDisk {
     /// No call fails any more that was to fail or to be the last.
     pub fn heal(&self) {
         let mut inner = self.lock();
-        (inner.dies_at, inner.fails_at, inner.is_full, inner.lies_of) = (None, None, false, None);
+        (inner.dies_at, inner.fails, inner.is_full, inner.lies_of) = (None, 0..0, false, None);
     }
 
     /// Has the next sync of a file do nothing and say that it did: the one promise that no store can do without.
@@ -132,6 +145,17 @@ impl SimDisk {
         self.lock().is_full = is_full;
     }
 
+    /// Makes no new file from now on, or any: a process that has as many open as it may.
+    pub fn refuse_new_files(&self, is_refused: bool) {
+        self.lock().refuses_new = is_refused;
+    }
+
+    /// Refuses every read of a file from now on.
+    pub fn spoil(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.spoilt = inner.names.get(name).copied();
+    }
+
     /// What the next start finds: what was synced, and of the rest whatever chance kept.
     #[must_use]
     pub fn after_crash(&self, rng: &mut fastrand::Rng) -> Self {
@@ -143,15 +167,16 @@ impl SimDisk {
             (_, n) => inner.names_since_sync[rng.usize(0..n)].clone(),
         };
         let files = inner.files.iter().map(|file| {
-            let mut bytes = file.durable.clone();
-            for pending in &file.pending {
-                pending.apply(&mut bytes, || match mood {
-                    0 => true,
-                    1 => false,
-                    _ => rng.bool(),
-                });
-            }
-            SimFile { durable: bytes.clone(), current: bytes, pending: Vec::new() }
+            let kept = match mood {
+                0 => file.current.clone(),
+                1 => file.durable.clone(),
+                _ => {
+                    let mut kept = file.durable.clone();
+                    file.pending.iter().for_each(|pending| pending.apply(&mut kept, || rng.bool()));
+                    kept
+                }
+            };
+            SimFile { durable: kept.clone(), current: kept, pending: Vec::new() }
         });
         let next = Inner { files: files.collect(), names_since_sync: vec![names.clone()], names, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(next)) }
@@ -161,7 +186,7 @@ impl SimDisk {
     #[must_use]
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         let inner = self.lock();
-        inner.names.get(name).map_or_else(Vec::new, |&file| inner.files[file].current.clone())
+        inner.names.get(name).map_or_else(Vec::new, |&file| inner.files[file].current.to_vec())
     }
 
     /// A separate disk with the same contents, one bit of one file flipped.
@@ -170,7 +195,7 @@ impl SimDisk {
         let inner = self.lock();
         let mut files: Vec<_> = inner.files.iter().map(|f| SimFile { pending: Vec::new(), ..f.clone() }).collect();
         if let Some(&file) = inner.names.get(name) {
-            files[file].current[bit / 8] ^= 1 << (bit % 8);
+            files[file].current.flip(bit);
         }
         let next = Inner { files, names: inner.names.clone(), ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(next)) }
@@ -207,10 +232,28 @@ impl SimDisk {
         if inner.is_dead {
             return Err(io::Error::other("the power is gone"));
         }
-        if inner.fails_at == Some(calls) {
+        if inner.fails.contains(&calls) {
             return Err(io::Error::other("this call fails"));
         }
         Ok(inner)
+    }
+
+    /// Writes; what fails late is done and fails.
+    fn change(&self, file: usize, pending: Pending) -> io::Result<()> {
+        let called = self.call().map(drop);
+        let mut inner = self.lock();
+        if called.is_ok() && inner.is_full && matches!(pending, Pending::Write(..)) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if called.is_ok() || (inner.fails_late && !inner.is_dead) {
+            let file = &mut inner.files[file];
+            match &pending {
+                Pending::SetLen(length) => file.current.set_len(*length),
+                Pending::Write(offset, data) => file.current.write(*offset, data),
+            }
+            file.pending.push(pending);
+        }
+        called
     }
 }
 
@@ -233,6 +276,7 @@ impl Disk for SimDisk {
         let mut inner = self.call()?;
         let file = match inner.names.get(name) {
             Some(&file) => file,
+            None if inner.refuses_new => return Err(io::Error::other("too many open files")),
             None => {
                 inner.files.push(SimFile::default());
                 let file = inner.files.len() - 1;
@@ -261,7 +305,7 @@ impl Disk for SimDisk {
 
     fn allocated(&self, name: &str) -> io::Result<u64> {
         let inner = self.call()?;
-        Ok(inner.files[inner.file(name)?].current.len() as u64)
+        Ok(inner.files[inner.file(name)?].current.len())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -277,10 +321,10 @@ impl Disk for SimDisk {
         let mut inner = self.call()?;
         let file = inner.file(name)?;
         let file = &mut inner.files[file];
-        let is_longer = file.current.len() as u64 > length;
+        let is_longer = file.current.len() > length;
         if is_longer {
-            file.current.truncate(length as usize);
-            file.pending.push(Pending::SetLen(length as usize));
+            file.current.set_len(length);
+            file.pending.push(Pending::SetLen(length));
         }
         Ok(is_longer)
     }
@@ -309,23 +353,22 @@ struct SimBackend {
 
 impl StorageBackend for SimBackend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.call()?.files[self.file].current.len() as u64)
+        Ok(self.disk.call()?.files[self.file].current.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let inner = self.disk.call()?;
-        let offset = offset as usize;
-        let found = inner.files[self.file].current.get(offset..offset + out.len());
-        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        if inner.spoilt == Some(self.file) {
+            return Err(io::Error::other("this file cannot be read"));
+        }
+        match inner.files[self.file].current.read(offset, out) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut inner = self.disk.call()?;
-        let file = &mut inner.files[self.file];
-        resize(&mut file.current, len as usize);
-        file.pending.push(Pending::SetLen(len as usize));
-        Ok(())
+        self.disk.change(self.file, Pending::SetLen(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -336,21 +379,12 @@ impl StorageBackend for SimBackend {
             return Ok(());
         }
         let file = &mut inner.files[self.file];
-        for pending in std::mem::take(&mut file.pending) {
-            pending.apply(&mut file.durable, || true);
-        }
+        file.pending.clear();
+        file.durable = file.current.clone();
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut inner = self.disk.call()?;
-        if inner.is_full {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let file = &mut inner.files[self.file];
-        let pending = Pending::Write(offset as usize, data.to_vec());
-        pending.apply(&mut file.current, || true);
-        file.pending.push(pending);
-        Ok(())
+        self.disk.change(self.file, Pending::Write(offset, data.into()))
     }
 }

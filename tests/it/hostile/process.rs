@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::{Raw, framed};
-use crate::crash::{Process, let_in};
+use crate::process::{Process, let_in};
 use crate::world::PATIENCE;
 
 const MIB: u64 = 1 << 20;
