@@ -84,6 +84,8 @@ pub(crate) struct Device {
     pub(crate) backup: Option<Durable>,
     pub(crate) wire: Option<Wire>,
     pub(crate) connect_at: u64,
+    /// It stays away, whatever time it is.
+    pub(crate) is_away: bool,
     /// Its ids, once it was let in.
     pub(crate) user_id: u64,
     pub(crate) device_id: u64,
@@ -167,6 +169,7 @@ impl Device {
             backup: None,
             wire: None,
             connect_at: 0,
+            is_away: false,
             user_id: 0,
             device_id: 0,
             is_restored: false,
@@ -235,8 +238,37 @@ impl Device {
         self.wire.as_ref().is_some_and(|wire| wire.connected.is_some())
     }
 
+    /// What of a conversation has come and is not stored: seqs, and whether the entry is its own.
+    pub(crate) fn unstored(&self, conversation: u64) -> Vec<(u64, bool)> {
+        let pending = self.wire.iter().flat_map(|wire| &wire.pending);
+        let seqs = pending.filter_map(|got| match got {
+            Got::Item(_, _, item) => match &item.kind {
+                Some(item::Kind::Entry(entry)) if entry.conversation == conversation => Some((entry.seq, false)),
+                Some(item::Kind::Own(own)) if own.conversation == conversation => Some((own.seq, true)),
+                _ => None,
+            },
+            _ => None,
+        });
+        seqs.collect()
+    }
+
+    /// Whether a publish has been answered, and its answer is not on the device's disk yet.
+    pub(crate) fn has_unsettled_answer(&self, message_id: u64) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.answered.contains(&message_id))
+    }
+
+    /// Whether everything in its outbox has left for the link.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        let is_sent =
+            |wire: &Wire| wire.output.is_empty() && self.durable.outbox.keys().all(|id| wire.sent.contains(id));
+        self.wire.as_ref().is_some_and(is_sent)
+    }
+
     /// Whether it wants nothing any more, and everything that came is stored.
     pub(crate) fn is_at_rest(&self) -> bool {
+        if self.is_away {
+            return true;
+        }
         self.durable.outbox.is_empty()
             && self.wire.as_ref().is_some_and(|wire| {
                 wire.connected.is_some()

@@ -15,6 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use runs::Kind;
+#[cfg(feature = "mutations")]
+use world::scenarios;
 use world::{Coverage, Keys, World};
 
 /// Seeds of the gate.
@@ -22,6 +24,9 @@ const SEEDS: u64 = 1_000;
 
 /// Steps of a seed before faults stop.
 const STEPS: u32 = 3_000;
+
+/// Seeds of each scenario.
+const SCENARIO_SEEDS: u64 = 16;
 
 /// Whole worlds, everything in them by chance.
 const WORLDS: Kind = Kind { name: "world", variable: "LONGWIRE_SEEDS", test: "every_promise" };
@@ -126,14 +131,19 @@ fn mutations_are_seen() {
         Mutation::plant(Some(mutation));
         let world = first_failure(SEEDS, |seed| drop(run(seed)));
         let rights = first_failure(SEEDS, |seed| drop(rights::run(seed, keys())));
+        let mut seen = vec![("world", world), ("rights", rights)];
+        // What nobody else saw is a scenario's.
+        if seen.iter().all(|(_, seen)| seen.is_none()) {
+            let by = |scenario: scenarios::Scenario| first_failure(SCENARIO_SEEDS, |seed| drop(scenario(seed, keys())));
+            seen.extend(scenarios::ALL.map(|(name, scenario)| (name, by(scenario))));
+        }
         Mutation::plant(None);
         println!("{mutation:?}");
-        for (kind, seen) in [("world", &world), ("rights", &rights)] {
-            if let Some((seed, text)) = seen {
-                println!("    {kind} {seed}: {text}");
-            }
+        seen.retain(|(_, seen)| seen.is_some());
+        for (kind, (seed, text)) in seen.iter().filter_map(|(kind, seen)| Some((kind, seen.as_ref()?))) {
+            println!("    {kind} {seed}: {text}");
         }
-        if world.is_none() && rights.is_none() {
+        if seen.is_empty() {
             missed.push(mutation);
         }
     }

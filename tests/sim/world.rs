@@ -2,6 +2,7 @@
 //! turn and what fails. Everything happens in one thread, so a seed is a whole history.
 
 mod faults;
+pub(crate) mod scenarios;
 
 use std::collections::BTreeMap;
 
@@ -81,6 +82,32 @@ struct Weather {
     bursts: bool,
 }
 
+impl Weather {
+    fn new(rng: &mut fastrand::Rng) -> Self {
+        let mut chance = |often: u32| if rng.bool() { rng.u32(1..=often) } else { 0 };
+        let weather = Self {
+            cuts: chance(30),
+            freezes: chance(12),
+            crashes: chance(20),
+            kills: chance(12),
+            stops: chance(6),
+            disk: chance(12),
+            jumps: chance(8),
+            lies: chance(5) / 2,
+            restores: chance(4),
+            weights: [0; 9],
+            bursts: false,
+        };
+        // Who is slow differs from seed to seed.
+        let weights = [30, 10, 10, 6, 4, 40, 40, 12, 12].map(|usual: u32| match rng.u8(0..6) {
+            0 => usual / 4 + 1,
+            1 => usual * 3,
+            _ => usual,
+        });
+        Self { weights, bursts: rng.u8(0..3) == 0, ..weather }
+    }
+}
+
 /// See the module.
 pub(crate) struct World {
     rng: fastrand::Rng,
@@ -113,6 +140,10 @@ pub(crate) struct World {
     is_final: bool,
     /// Frames that failed under way and were found after all.
     is_open: bool,
+    /// A link that only its script carries.
+    slow: Option<u64>,
+    /// What the next link holds before its writer has to wait; by chance without.
+    next_capacity: Option<usize>,
 }
 
 const USERS: [&str; 5] = ["ann", "ben", "cid", "dot", "eve"];
@@ -126,19 +157,8 @@ impl World {
         let mut devices = Vec::new();
         for user in &USERS[..users] {
             for device in 0..rng.usize(1..=2) {
-                let claims = longwire::auth::Claims {
-                    iss: "sim".into(),
-                    sub: (*user).into(),
-                    aud: longwire::auth::AUDIENCE.into(),
-                    exp: u64::MAX / 2_000,
-                    iat: 1_000,
-                    publish: vec!["**".into()],
-                    read: vec!["**".into()],
-                    ..longwire::auth::Claims::default()
-                };
-                let token = longwire::auth::issue(&claims, keys.private.as_bytes()).expect("a token");
                 let manner = manner(&mut rng);
-                devices.push(Device::new(user, &format!("{user}{device}"), token, manner));
+                devices.push(new_device(user, device, manner, keys));
             }
         }
         let retention = match rng.u8(0..4) {
@@ -164,27 +184,7 @@ impl World {
             };
             Ground::Disk(SimDisk::default(), options)
         };
-        let mut chance = |often: u32| if rng.bool() { rng.u32(1..=often) } else { 0 };
-        let weather = Weather {
-            cuts: chance(30),
-            freezes: chance(12),
-            crashes: chance(20),
-            kills: chance(12),
-            stops: chance(6),
-            disk: chance(12),
-            jumps: chance(8),
-            lies: chance(5) / 2,
-            restores: chance(4),
-            weights: [0; 9],
-            bursts: false,
-        };
-        // Who is slow differs from seed to seed.
-        let weights = [30, 10, 10, 6, 4, 40, 40, 12, 12].map(|usual: u32| match rng.u8(0..6) {
-            0 => usual / 4 + 1,
-            1 => usual * 3,
-            _ => usual,
-        });
-        let weather = Weather { weights, bursts: rng.u8(0..3) == 0, ..weather };
+        let weather = Weather::new(&mut rng);
         Self {
             rng,
             now: 1,
@@ -214,12 +214,19 @@ impl World {
             is_calm: false,
             is_final: false,
             is_open: false,
+            slow: None,
+            next_capacity: None,
         }
     }
 
     /// The whole history: faults for so many steps, then calm, then the audit.
     pub(crate) fn run(&mut self, steps: u32) {
         self.start();
+        self.run_on(steps);
+    }
+
+    /// The same, in a world that has begun.
+    fn run_on(&mut self, steps: u32) {
         for _ in 0..steps {
             self.step();
             if self.is_ruined {
@@ -441,7 +448,8 @@ impl World {
     fn turn(&mut self, device: usize) {
         if self.devices[device].wire.is_none() {
             let may = self.is_calm || self.rng.u8(0..4) == 0;
-            if may && self.now >= self.devices[device].connect_at && self.broker.is_some() {
+            let is_time = self.now >= self.devices[device].connect_at && !self.devices[device].is_away;
+            if may && is_time && self.broker.is_some() {
                 self.connect(device);
             }
             return;
@@ -482,8 +490,8 @@ impl World {
     fn connect(&mut self, device: usize) {
         let number = self.next_link;
         self.next_link += 1;
-        let capacity = if self.rng.u8(0..4) == 0 { self.rng.usize(100..2_000) } else { 64 << 10 };
-        let link = Link::new(capacity);
+        let by_chance = if self.rng.u8(0..4) == 0 { self.rng.usize(100..2_000) } else { 64 << 10 };
+        let link = Link::new(self.next_capacity.take().unwrap_or(by_chance));
         self.trace.note(|| format!("connect {device} by {number}"));
         if let Some(broker) = &mut self.broker {
             let mut older = self.links.iter().filter(|(_, wired)| wired.owner == device);
@@ -626,6 +634,7 @@ impl World {
         }
         for device in &mut self.devices {
             device.connect_at = device.connect_at.min(self.now + 100);
+            device.is_away = false;
         }
         self.settle();
     }
@@ -651,7 +660,8 @@ impl World {
             let is_idle = self.broker.as_ref().is_some_and(|broker| {
                 broker.rooms.shared.queue.is_empty() && broker.tasks() == 0 && broker.ready().is_empty()
             });
-            let is_at_rest = |device: &Device| device.is_at_rest() && device.missing(&self.model).is_none();
+            let is_at_rest =
+                |device: &Device| device.is_away || (device.is_at_rest() && device.missing(&self.model).is_none());
             if !moved && is_idle && round > 3 && self.devices.iter().all(is_at_rest) {
                 return;
             }
@@ -672,7 +682,7 @@ impl World {
 
     /// Everyone gets a turn.
     fn everyone(&mut self) {
-        for number in self.links.keys().copied().collect::<Vec<_>>() {
+        for number in self.links.keys().copied().filter(|number| self.slow != Some(*number)).collect::<Vec<_>>() {
             for way in [Way::Up, Way::Down] {
                 let link = &self.links[&number].link;
                 if link.under_way(way) > 0 {
@@ -735,6 +745,21 @@ impl World {
             self.devices[device].check_view(&self.model);
         }
     }
+}
+
+fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device {
+    let claims = longwire::auth::Claims {
+        iss: "sim".into(),
+        sub: user.into(),
+        aud: longwire::auth::AUDIENCE.into(),
+        exp: u64::MAX / 2_000,
+        iat: 1_000,
+        publish: vec!["**".into()],
+        read: vec!["**".into()],
+        ..longwire::auth::Claims::default()
+    };
+    let token = longwire::auth::issue(&claims, keys.private.as_bytes()).expect("a token");
+    Device::new(user, &format!("{user}{number}"), token, manner)
 }
 
 fn frames_after(log: &AnyLog, tail: Position) -> Vec<Frame> {

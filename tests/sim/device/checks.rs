@@ -127,7 +127,11 @@ impl Device {
         }
     }
 
-    pub(crate) fn check_content(&self, item: &Item, wire: &Wire, around: &Around<'_>) {
+    pub(crate) fn check_content(&self, item: &Item, wire: &Wire, around: &mut Around<'_>) {
+        let window = wire.connected.as_ref().and_then(|connected| connected.bulk);
+        if window.is_some_and(|window| item.encoded_len() > window.bytes as usize) {
+            around.coverage.count("items larger than a window");
+        }
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {
                 let stored = self.stored(entry.conversation, entry.seq, around.model);
