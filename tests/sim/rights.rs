@@ -74,6 +74,8 @@ struct History {
     next_link: u64,
     oracle: Oracle,
     opening: Option<Opening>,
+    /// The token that is being exchanged for the one before.
+    refreshing: Option<usize>,
     coverage: Coverage,
     said: u64,
     /// Answers that came, by device.
@@ -153,6 +155,7 @@ impl History {
             next_link: 1,
             oracle: Oracle::default(),
             opening: None,
+            refreshing: None,
             coverage: Coverage::default(),
             said: 0,
             acked: BTreeMap::new(),
@@ -290,6 +293,9 @@ impl History {
             }
             ClientEvent::AckRequest { k } => peer.asked = Some(k),
             ClientEvent::Response(response) => {
+                if let Some(response::Result::Refresh(_)) = &response.result {
+                    self.refreshed(peer);
+                }
                 self.told.insert(device, Ok(response.result.expect("an answer says something")));
             }
             ClientEvent::Goaway { .. } => {}
@@ -630,17 +636,20 @@ impl History {
     fn refresh(&mut self, device: usize) {
         let grants = self.rng.usize(0..GRANTS.len());
         let token = self.tokens[self.devices[device].user][grants].clone();
+        self.refreshing = Some(grants);
         let told = self.ask(device, &request::Op::Refresh(packet::RefreshRequest { token }));
         assert!(matches!(told, Ok(response::Result::Refresh(_))), "a good token is taken: {told:?}");
         self.coverage.count("tokens refreshed");
+        self.devices[device].grants = grants;
+    }
+
+    /// The answer to a refresh has come: what follows it on the wire follows the new token.
+    fn refreshed(&mut self, peer: &mut Peer) {
+        let Some(grants) = self.refreshing.take() else { return };
         let channels = self.oracle.conversations.iter().filter(|(_, c)| c.kind == ConversationKind::Channel);
         let heads = channels.map(|(id, c)| (*id, c.head())).collect();
-        let of = &mut self.devices[device];
-        of.grants = grants;
-        if let Some(peer) = of.peer.as_mut() {
-            let before = std::mem::replace(&mut peer.grants, GRANTS[grants]);
-            peer.before.push((before, heads));
-        }
+        let before = std::mem::replace(&mut peer.grants, GRANTS[grants]);
+        peer.before.push((before, heads));
     }
 
     /// A second connection of the device, while the first one still says something: that is stored once or not at all,
