@@ -90,6 +90,8 @@ pub enum Mutation {
     RevokedGoesOn,
     /// An attach whose connection is gone takes over all the same.
     GhostTakesOver,
+    /// A session is taken over by one that is not attached, since its group failed.
+    TakenOverByNobody,
     /// A watch that comes after the end of its session is kept.
     WatchOutlivesSession,
     /// What is new does not wait for what is sent again.
@@ -98,7 +100,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -142,6 +144,7 @@ impl Mutation {
         Self::ExpiredGoesOn,
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
+        Self::TakenOverByNobody,
         Self::WatchOutlivesSession,
         Self::ResendsOvertaken,
     ];

@@ -418,6 +418,10 @@ impl Commit {
                 let refusal = Refusal::connection(Reason::StoreUnavailable).retry_after(2_000);
                 Effect::Refuse(Arc::clone(&attached.session.outbox), refusal)
             }
+            // Nobody took it over after all. Its place is lost all the same: it comes again, as the other one does.
+            Effect::Close(outbox, _) if !Mutation::TakenOverByNobody.is_planted() => {
+                Effect::Close(outbox, Refusal::connection(Reason::StoreUnavailable).retry_after(2_000))
+            }
             other => other,
         });
         let effects = effects.filter(|effect| !matches!(effect, Effect::SetFloor(_))).collect();

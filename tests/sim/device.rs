@@ -2,6 +2,7 @@
 //! forgetful or greedy as its seed says, and holds what it gets against the model at once (`checks`).
 
 mod checks;
+mod pass;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,6 +16,7 @@ use longwire_protocol::{ClientEvent, ClientSession, FrameCodec, MessageId, Milli
 use prost::Message as _;
 use tokio_util::codec::Decoder as _;
 
+pub(crate) use self::pass::{ALL, Pass};
 use crate::link::Link;
 use crate::model::{Answer, Id, Model, Stretches};
 use crate::world::{Coverage, Trace};
@@ -29,6 +31,8 @@ pub(crate) struct Out {
     is_open: bool,
     /// An earlier session sent it.
     was_sent: bool,
+    /// When this session sent it.
+    sent_at: u64,
 }
 
 /// What survives a crash of the device.
@@ -78,7 +82,11 @@ pub(crate) struct Manner {
 pub(crate) struct Device {
     pub(crate) user: String,
     pub(crate) name: String,
-    pub(crate) token: String,
+    pub(crate) pass: Pass,
+    /// It needs another one before it connects.
+    pub(crate) is_locked_out: bool,
+    /// All that it ever had.
+    held: Vec<Pass>,
     pub(crate) manner: Manner,
     pub(crate) durable: Durable,
     pub(crate) backup: Option<Durable>,
@@ -119,11 +127,19 @@ pub(crate) struct Wire {
     seen: Seen,
     requests: BTreeMap<u64, packet::Request>,
     next_request: u64,
+    /// The log's tail when something was asked.
+    asked: BTreeMap<u64, u64>,
     /// Channels watched: answered, and after which head up to which.
     watching: BTreeMap<u64, Vec<(u64, u64)>>,
     own_cursor: Option<Bytes>,
     /// It could not store something, and dropped what followed.
     has_dropped: bool,
+    /// The token that it asked to go on with.
+    pub(crate) refreshing: Option<Pass>,
+    /// The token before, and the tail when it was exchanged.
+    before: Option<(Pass, u64)>,
+    /// Since when the broker has no reason to believe in it any more, without a pause.
+    pub(crate) over_since: Option<u64>,
 }
 
 /// What came in this session, checked as it came.
@@ -148,6 +164,12 @@ pub(crate) struct Around<'a> {
     pub(crate) coverage: &'a mut Coverage,
     /// Where the session of this number started, if it is still there.
     pub(crate) started: &'a dyn Fn(u64, u64) -> Option<[u64; 2]>,
+    /// When a position was committed.
+    pub(crate) committed: &'a BTreeMap<u64, u64>,
+    /// The latest that the broker's clock has ever said, in seconds since 1970.
+    pub(crate) latest: u64,
+    /// The tokens that were taken back.
+    pub(crate) revoked: &'a BTreeSet<String>,
     /// Cursors beyond this position, of segments up to then, were lost by a disk that lied.
     pub(crate) lost: &'a [(u64, u64)],
     /// The disk has failed, so the broker may say that it failed.
@@ -159,11 +181,13 @@ pub(crate) struct Around<'a> {
 }
 
 impl Device {
-    pub(crate) fn new(user: &str, name: &str, token: String, manner: Manner) -> Self {
+    pub(crate) fn new(user: &str, name: &str, pass: Pass, manner: Manner) -> Self {
         Self {
             user: user.into(),
             name: name.into(),
-            token,
+            held: vec![pass.clone()],
+            pass,
+            is_locked_out: false,
             manner,
             durable: Durable::default(),
             backup: None,
@@ -191,7 +215,7 @@ impl Device {
         };
         let connect = packet::Connect {
             version: 1,
-            token: self.token.clone(),
+            token: self.pass.token.clone(),
             device: self.name.clone(),
             incarnation: durable.incarnation,
             first_unanswered,
@@ -227,9 +251,13 @@ impl Device {
             seen: Seen::default(),
             requests: BTreeMap::new(),
             next_request: 1,
+            asked: BTreeMap::new(),
             watching: BTreeMap::new(),
             own_cursor: own,
             has_dropped: false,
+            refreshing: None,
+            before: None,
+            over_since: None,
         });
     }
 
@@ -308,15 +336,21 @@ impl Device {
         }
         durable.next_id = id + 1;
         publish.message_id = id;
-        durable.outbox.insert(id, Out { publish, retry_at: 0, first_sent: None, is_open: false, was_sent: false });
+        durable.outbox.insert(id, Out { publish, retry_at: 0, first_sent: None, is_open: false, was_sent: false, sent_at: 0 });
         true
     }
 
     /// Asks for something to read.
     pub(crate) fn request(&mut self, op: packet::request::Op) {
+        self.request_at(op, 0);
+    }
+
+    /// The same, where the log's tail is this.
+    pub(crate) fn request_at(&mut self, op: packet::request::Op, tail: u64) {
         let Some(wire) = self.wire.as_mut().filter(|w| w.connected.is_some() && w.requests.len() < 8) else { return };
         let request = packet::Request { id: wire.next_request, op: Some(op) };
         wire.next_request += 1;
+        wire.asked.insert(request.id, tail);
         wire.requests.insert(request.id, request.clone());
         wire.session.request(request);
     }
@@ -402,7 +436,7 @@ impl Device {
             ClientEvent::Connected(connected) => return self.connected(*connected, wire, around),
             ClientEvent::PublishAck(ack) => {
                 wire.sent.remove(&ack.message_id);
-                self.check_ack(&ack, around.model);
+                self.check_ack(&ack, wire, around.model);
                 wire.answered.insert(ack.message_id);
                 wire.pending.push_back(Got::Settled(ack.message_id));
                 around.coverage.count("publishes acked");
@@ -424,9 +458,50 @@ impl Device {
                 wire.pending.push_back(Got::Ask(k));
             }
             ClientEvent::Response(response) => self.response(&response, wire, around),
-            ClientEvent::Goaway { .. } => {}
+            ClientEvent::Goaway { retry_after_ms } => {
+                around.coverage.count("clients asked to go");
+                if around.rng.bool() {
+                    self.connect_at = around.now + u64::from(retry_after_ms);
+                    return false;
+                }
+            }
         }
         true
+    }
+
+    /// It has another token: for the next connection, or to go on with this one.
+    pub(crate) fn take_pass(&mut self, pass: Pass) {
+        self.held.push(pass.clone());
+        self.is_locked_out = false;
+        self.pass = pass;
+    }
+
+    /// Asks to go on with another token.
+    pub(crate) fn refresh(&mut self, pass: Pass) {
+        let Some(wire) = self.wire.as_mut().filter(|wire| wire.refreshing.is_none()) else { return };
+        wire.refreshing = Some(pass.clone());
+        self.held.push(pass.clone());
+        self.request(packet::request::Op::Refresh(packet::RefreshRequest { token: pass.token }));
+    }
+
+    /// A connection like this device's own, by someone who has its token and only wants in.
+    pub(crate) fn impostor(&self, now: u64) -> Option<Bytes> {
+        if self.durable.incarnation == 0 || self.is_restored {
+            return None;
+        }
+        let connect = packet::Connect {
+            version: 1,
+            token: self.pass.token.clone(),
+            device: self.name.clone(),
+            incarnation: self.durable.incarnation,
+            first_unanswered: self.durable.first_unanswered(),
+            start: StartKind::StoredCursor.into(),
+            ..packet::Connect::default()
+        };
+        let mut session = ClientSession::new(Millis(now), connect);
+        let mut output = BytesMut::new();
+        while session.poll_transmit(Millis(now), &mut output, 4_096) {}
+        Some(output.freeze())
     }
 
     fn closed(&mut self, refusal: &Refusal, around: &mut Around<'_>) {
@@ -438,7 +513,19 @@ impl Device {
             Reason::HeartbeatTimeout | Reason::HandshakeTimeout => around.coverage.count("peers given up"),
             Reason::AckTimeout => around.coverage.count("acks that never came"),
             Reason::StoreUnavailable => around.coverage.count("connects without a store"),
-            Reason::Draining => {}
+            Reason::Draining => around.coverage.count("connects while the broker drains"),
+            Reason::TokenExpired => {
+                around.coverage.count("tokens expired");
+                let own = self.held.iter().map(|pass| pass.expires).min().unwrap_or(u64::MAX);
+                assert!(own <= around.latest, "{}: its token is good until {own}", self.name);
+                self.is_locked_out = true;
+            }
+            Reason::Revoked => {
+                around.coverage.count("tokens revoked");
+                let was = self.held.iter().any(|pass| around.revoked.contains(&pass.id));
+                assert!(was, "{}: nobody revoked its token", self.name);
+                self.is_locked_out = true;
+            }
             Reason::IncarnationStale => {
                 around.coverage.count("outboxes of an older incarnation");
                 assert!(
@@ -497,6 +584,9 @@ impl Device {
     fn refused(&mut self, refusal: &Refusal, wire: &mut Wire, around: &mut Around<'_>) {
         if refusal.request != 0 {
             let asked = wire.requests.remove(&refusal.request).expect("a refusal of what was asked");
+            if let Some(packet::request::Op::Refresh(_)) = &asked.op {
+                wire.refreshing = None;
+            }
             self.check_refused_request(&asked, refusal, around);
             return;
         }
@@ -621,6 +711,7 @@ impl Device {
                     around.coverage.count("publishes repeated");
                 }
                 out.first_sent.get_or_insert(around.model.tail);
+                out.sent_at = around.now;
                 around.trace.note(|| format!("{} {} > {publish:?}", around.now, self.name));
                 wire.session.publish(publish);
                 wire.sent.insert(*id);
@@ -658,7 +749,8 @@ impl Device {
             (Some(response::Result::History(page)), packet::request::Op::History(asked)) => {
                 self.check_history(page, asked, around);
                 around.coverage.count("pages of history");
-                if around.is_final && page.next_seq != 0 {
+                let goes_on = around.is_final || (wire.requests.len() < 6 && around.rng.bool());
+                if goes_on && page.next_seq != 0 {
                     let next = packet::HistoryRequest { from_seq: page.next_seq, ..*asked };
                     let request =
                         packet::Request { id: wire.next_request, op: Some(packet::request::Op::History(next)) };
@@ -670,6 +762,10 @@ impl Device {
             (Some(response::Result::Conversations(page)), _) => self.check_conversations(page, around),
             (Some(response::Result::Members(page)), packet::request::Op::Members(asked)) => {
                 let conversation = &around.model.conversations[&asked.conversation];
+                let left = conversation.members.get(&self.user_id).map(|m| (m.is_active(), m.left));
+                let asked_at = wire.asked.get(&response.id).copied().unwrap_or_default();
+                let was_in = left.is_some_and(|(is_active, left)| is_active || left >= asked_at);
+                assert!(was_in, "{}: the members of {} are none of its affair", self.name, asked.conversation);
                 if around.is_final {
                     let active: Vec<_> =
                         conversation.members.iter().filter(|(_, m)| m.is_active()).map(|(u, m)| (*u, m.role)).collect();
@@ -679,6 +775,11 @@ impl Device {
                 for member in &page.members {
                     assert_eq!(around.model.name(member.user), Some(member.name.as_str()), "by their names");
                 }
+            }
+            (Some(response::Result::Refresh(_)), packet::request::Op::Refresh(_)) => {
+                around.coverage.count("tokens refreshed");
+                let pass = wire.refreshing.take().expect("it asked for one");
+                wire.before = Some((std::mem::replace(&mut self.pass, pass), around.model.tail));
             }
             (Some(response::Result::Watch(answer)), packet::request::Op::Watch(asked)) => {
                 let watched = wire.watching.entry(asked.conversation).or_default();

@@ -4,19 +4,23 @@
 mod faults;
 pub(crate) mod scenarios;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::sync::atomic::Ordering;
 
 use longwire::broker::commit::Retention;
 use longwire::routing::rows::Kind;
 use longwire::store::testing::SimDisk;
 use longwire::store::{Failure, Frame, MemoryLog, Position, StoreOptions};
+use longwire::routing::outbox::Session;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, Publish, Role, Window, request};
-use longwire_protocol::{SessionNumber, UserId};
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{ConversationId, SessionNumber, UserId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::broker::{AnyLog, Ground, Running, Settings, Told};
-use crate::device::{Around, Device, Manner};
+use crate::device::{ALL, Around, Device, Manner, Pass};
 use crate::link::{Link, Way};
 use crate::model::Model;
 
@@ -79,6 +83,14 @@ struct Weather {
     jumps: u32,
     lies: u32,
     restores: u32,
+    drains: u32,
+    fights: u32,
+    revocations: u32,
+    refreshes: u32,
+    /// Tokens last so many seconds; `None`: for ever.
+    tokens_last: Option<u64>,
+    /// Tokens differ in what they let their devices do with channels.
+    tokens_differ: bool,
     bursts: bool,
 }
 
@@ -95,6 +107,12 @@ impl Weather {
             jumps: chance(8),
             lies: chance(5) / 2,
             restores: chance(4),
+            drains: chance(6),
+            fights: chance(6),
+            revocations: chance(6),
+            refreshes: chance(60),
+            tokens_last: None,
+            tokens_differ: false,
             weights: [0; 9],
             bursts: false,
         };
@@ -104,7 +122,9 @@ impl Weather {
             1 => usual * 3,
             _ => usual,
         });
-        Self { weights, bursts: rng.u8(0..3) == 0, ..weather }
+        let tokens_last = (rng.u8(0..4) == 0).then(|| rng.u64(2..60));
+        let tokens_differ = rng.u8(0..3) == 0;
+        Self { weights, bursts: rng.u8(0..3) == 0, tokens_last, tokens_differ, ..weather }
     }
 }
 
@@ -140,6 +160,18 @@ pub(crate) struct World {
     is_final: bool,
     /// Frames that failed under way and were found after all.
     is_open: bool,
+    private_key: String,
+    /// Tokens made so far.
+    minted: u64,
+    revoked: BTreeSet<String>,
+    /// The latest that the broker's clock has ever said, in seconds since 1970.
+    latest: u64,
+    /// When the frames were committed, by their first positions.
+    committed: BTreeMap<u64, u64>,
+    /// The broker drains: it is stopped after so many steps.
+    draining: Option<u32>,
+    /// Sessions that were taken over.
+    taken_over: BTreeSet<u64>,
     /// A link that only its script carries.
     slow: Option<u64>,
     /// What the next link holds before its writer has to wait; by chance without.
@@ -214,6 +246,13 @@ impl World {
             is_calm: false,
             is_final: false,
             is_open: false,
+            private_key: keys.private.clone(),
+            minted: 0,
+            revoked: BTreeSet::new(),
+            latest: 0,
+            committed: BTreeMap::new(),
+            draining: None,
+            taken_over: BTreeSet::new(),
             slow: None,
             next_capacity: None,
         }
@@ -251,6 +290,12 @@ impl World {
             *steps = steps.saturating_sub(1);
             if *steps == 0 {
                 self.kill();
+            }
+        }
+        if let Some(steps) = &mut self.draining {
+            *steps -= 1;
+            if *steps == 0 {
+                self.stop();
             }
         }
         self.chance();
@@ -319,6 +364,7 @@ impl World {
         broker.step_commit();
         self.trace.note(|| "commit".into());
         self.hear();
+        self.check_takeovers();
         if let Ground::Disk(disk, _) = &self.ground
             && disk.has_lied()
             && self.lied.is_none()
@@ -327,6 +373,64 @@ impl World {
             self.trace.note(|| "lie".into());
             self.lied = Some(self.rng.u32(1..80));
             self.has_lied = true;
+        }
+    }
+
+    /// Whoever is taken over, is so by a session that somebody has.
+    fn check_takeovers(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        let all = broker.rooms.shared.registry.all();
+        for session in &all {
+            let closing = session.outbox.lock().closing.as_ref().map(|refusal| refusal.reason);
+            if closing != Some(Reason::TakenOver) || !self.taken_over.insert(session.number.0) {
+                continue;
+            }
+            let newer = |of: &&std::sync::Arc<Session>| of.device == session.device && of.number > session.number;
+            let by = all.iter().filter(newer).any(|of| !of.outbox.lock().is_abandoned);
+            assert!(by, "a session of {} is taken over by nobody", session.device);
+        }
+    }
+
+    /// Whoever watches a channel is there.
+    fn check_watchers(&self) {
+        let Some(broker) = &self.broker else { return };
+        let registry = &broker.rooms.shared.registry;
+        for channel in self.model.channels.values() {
+            let mut watchers = Vec::new();
+            registry.each_watcher(ConversationId(*channel), |of| watchers.push((of.user, of.number)));
+            for (user, number) in watchers {
+                let mut is_there = false;
+                registry.each_of(user, |of| is_there |= of.number == number);
+                assert!(is_there, "session {number} of {user} watches {channel}, and is over");
+            }
+        }
+    }
+
+    /// A token for a device, as this world has them.
+    fn mint(&mut self, device: usize) -> Pass {
+        self.minted += 1;
+        let expires = match self.weather.tokens_last.filter(|_| !self.is_calm) {
+            Some(seconds) => self.unix_ms() / 1_000 + 1 + self.rng.u64(0..seconds),
+            None => NEVER,
+        };
+        let grants = if self.weather.tokens_differ { self.rng.usize(0..GRANTS.len()) } else { 0 };
+        new_pass(&self.devices[device].user, format!("token{}", self.minted), expires, grants, &self.private_key)
+    }
+
+    /// Whose token is over, from now on or still.
+    fn look_at_tokens(&mut self) {
+        let (now, seconds) = (self.now, self.unix_ms() / 1_000);
+        if self.broker.is_some() {
+            self.latest = self.latest.max(seconds);
+        }
+        let is_over = |pass: &Pass| pass.expires <= seconds || self.revoked.contains(&pass.id);
+        for device in &mut self.devices {
+            let Some(wire) = &mut device.wire else { continue };
+            if is_over(&device.pass) && wire.refreshing.as_ref().is_none_or(is_over) {
+                wire.over_since.get_or_insert(now);
+            } else {
+                wire.over_since = None;
+            }
         }
     }
 
@@ -342,6 +446,7 @@ impl World {
                     }
                     self.trace.note(|| format!("frame {:?} +{} {:?}", frame.first, frame.positions, frame.time));
                     self.coverage.count("frames");
+                    self.committed.insert(frame.first.0, self.now);
                     self.model.take_in(&frame);
                 }
                 Told::Open => {
@@ -373,6 +478,7 @@ impl World {
                 self.coverage.count("failed commits found after all");
             }
             self.trace.note(|| format!("found {:?} +{} {:?}", frame.first, frame.positions, frame.time));
+            self.committed.insert(frame.first.0, self.now);
             self.model.take_in(frame);
         }
         self.is_open = false;
@@ -394,6 +500,7 @@ impl World {
             self.coverage.count("reads off the thread");
             self.trace.note(|| format!("task {index}"));
             self.hear();
+            self.check_watchers();
         }
     }
 
@@ -431,6 +538,7 @@ impl World {
         if let Some(broker) = &self.broker {
             broker.set_time(self.now, self.unix_ms());
         }
+        self.look_at_tokens();
         if self.full_until.is_some_and(|until| self.now >= until)
             && let Ground::Disk(disk, _) = &self.ground
         {
@@ -479,6 +587,9 @@ impl World {
             trace: &mut self.trace,
             coverage: &mut self.coverage,
             started: &started,
+            committed: &self.committed,
+            latest: self.latest,
+            revoked: &self.revoked,
             lost: &self.lost,
             may_fail: self.may_fail,
             is_calm: self.is_calm,
@@ -488,6 +599,10 @@ impl World {
     }
 
     fn connect(&mut self, device: usize) {
+        if self.devices[device].is_locked_out {
+            let pass = self.mint(device);
+            self.devices[device].take_pass(pass);
+        }
         let number = self.next_link;
         self.next_link += 1;
         let by_chance = if self.rng.u8(0..4) == 0 { self.rng.usize(100..2_000) } else { 64 << 10 };
@@ -611,7 +726,7 @@ impl World {
             }
         };
         self.trace.note(|| format!("ask {device} {op:?}"));
-        self.devices[device].request(op);
+        self.devices[device].request_at(op, self.model.tail);
     }
 
     // ------------------------------------------------------------------------------------------ rest
@@ -619,10 +734,12 @@ impl World {
     fn come_to_rest(&mut self) {
         self.is_calm = true;
         self.jump_ms = 0;
+        self.draining = None;
         if let Ground::Disk(disk, _) = &self.ground {
             disk.heal();
         }
-        if self.is_doubtful || self.lied.is_some() || self.rng.bool() {
+        let drains = self.broker.as_ref().is_some_and(|broker| broker.rooms.shared.draining.load(Ordering::Relaxed));
+        if self.is_doubtful || self.lied.is_some() || drains || self.rng.bool() {
             self.kill();
         }
         for number in self.links.keys().copied().collect::<Vec<_>>() {
@@ -747,19 +864,32 @@ impl World {
     }
 }
 
-fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device {
+/// What tokens let devices do with the channels of a world.
+const GRANTS: [(&[&str], &[&str]); 4] = [(ALL, ALL), (&["news/0"], ALL), (&["news/1"], &["news/0"]), (&[], &[])];
+
+fn new_pass(user: &str, id: String, expires: u64, grants: usize, private_key: &str) -> Pass {
+    let (read, publish) = GRANTS[grants];
     let claims = longwire::auth::Claims {
         iss: "sim".into(),
         sub: user.into(),
         aud: longwire::auth::AUDIENCE.into(),
-        exp: u64::MAX / 2_000,
+        exp: expires,
         iat: 1_000,
-        publish: vec!["**".into()],
-        read: vec!["**".into()],
+        jti: id.clone(),
+        publish: publish.iter().map(ToString::to_string).collect(),
+        read: read.iter().map(ToString::to_string).collect(),
         ..longwire::auth::Claims::default()
     };
-    let token = longwire::auth::issue(&claims, keys.private.as_bytes()).expect("a token");
-    Device::new(user, &format!("{user}{number}"), token, manner)
+    let token = longwire::auth::issue(&claims, private_key.as_bytes()).expect("a token");
+    Pass { token, id, expires, read, publish }
+}
+
+/// When a token ends that does not.
+const NEVER: u64 = u64::MAX / 2_000;
+
+fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device {
+    let pass = new_pass(user, format!("{user}{number}"), NEVER, 0, &keys.private);
+    Device::new(user, &format!("{user}{number}"), pass, manner)
 }
 
 fn frames_after(log: &AnyLog, tail: Position) -> Vec<Frame> {

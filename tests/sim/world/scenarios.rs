@@ -206,6 +206,12 @@ impl Weather {
             jumps: 0,
             lies: 0,
             restores: 0,
+            drains: 0,
+            fights: 0,
+            revocations: 0,
+            refreshes: 0,
+            tokens_last: None,
+            tokens_differ: false,
             bursts: false,
         }
     }
