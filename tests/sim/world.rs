@@ -2,17 +2,20 @@
 //! turn and what fails. Everything happens in one thread, so a seed is a whole history.
 
 mod faults;
+mod people;
+mod rest;
 pub(crate) mod scenarios;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use std::sync::atomic::Ordering;
 
 use longwire::broker::commit::Retention;
+use longwire::routing::outbox::Session;
 use longwire::routing::rows::Kind;
 use longwire::store::testing::SimDisk;
 use longwire::store::{Failure, Frame, MemoryLog, Position, StoreOptions};
-use longwire::routing::outbox::Session;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, Publish, Role, Window, request};
 use longwire_protocol::reason::Reason;
@@ -23,6 +26,7 @@ use crate::broker::{AnyLog, Ground, Running, Settings, Told};
 use crate::device::{ALL, Around, Device, Manner, Pass};
 use crate::link::{Link, Way};
 use crate::model::Model;
+use sessions::{NEVER, new_pass};
 
 /// How often what was reached.
 #[derive(Clone, Debug, Default)]
@@ -376,64 +380,6 @@ impl World {
         }
     }
 
-    /// Whoever is taken over, is so by a session that somebody has.
-    fn check_takeovers(&mut self) {
-        let Some(broker) = &self.broker else { return };
-        let all = broker.rooms.shared.registry.all();
-        for session in &all {
-            let closing = session.outbox.lock().closing.as_ref().map(|refusal| refusal.reason);
-            if closing != Some(Reason::TakenOver) || !self.taken_over.insert(session.number.0) {
-                continue;
-            }
-            let newer = |of: &&std::sync::Arc<Session>| of.device == session.device && of.number > session.number;
-            let by = all.iter().filter(newer).any(|of| !of.outbox.lock().is_abandoned);
-            assert!(by, "a session of {} is taken over by nobody", session.device);
-        }
-    }
-
-    /// Whoever watches a channel is there.
-    fn check_watchers(&self) {
-        let Some(broker) = &self.broker else { return };
-        let registry = &broker.rooms.shared.registry;
-        for channel in self.model.channels.values() {
-            let mut watchers = Vec::new();
-            registry.each_watcher(ConversationId(*channel), |of| watchers.push((of.user, of.number)));
-            for (user, number) in watchers {
-                let mut is_there = false;
-                registry.each_of(user, |of| is_there |= of.number == number);
-                assert!(is_there, "session {number} of {user} watches {channel}, and is over");
-            }
-        }
-    }
-
-    /// A token for a device, as this world has them.
-    fn mint(&mut self, device: usize) -> Pass {
-        self.minted += 1;
-        let expires = match self.weather.tokens_last.filter(|_| !self.is_calm) {
-            Some(seconds) => self.unix_ms() / 1_000 + 1 + self.rng.u64(0..seconds),
-            None => NEVER,
-        };
-        let grants = if self.weather.tokens_differ { self.rng.usize(0..GRANTS.len()) } else { 0 };
-        new_pass(&self.devices[device].user, format!("token{}", self.minted), expires, grants, &self.private_key)
-    }
-
-    /// Whose token is over, from now on or still.
-    fn look_at_tokens(&mut self) {
-        let (now, seconds) = (self.now, self.unix_ms() / 1_000);
-        if self.broker.is_some() {
-            self.latest = self.latest.max(seconds);
-        }
-        let is_over = |pass: &Pass| pass.expires <= seconds || self.revoked.contains(&pass.id);
-        for device in &mut self.devices {
-            let Some(wire) = &mut device.wire else { continue };
-            if is_over(&device.pass) && wire.refreshing.as_ref().is_none_or(is_over) {
-                wire.over_since.get_or_insert(now);
-            } else {
-                wire.over_since = None;
-            }
-        }
-    }
-
     /// Takes over what was told of the log.
     fn hear(&mut self) {
         let told = self.broker.as_ref().map(Running::told).unwrap_or_default();
@@ -625,267 +571,7 @@ impl World {
         self.devices[device].connect_at = self.devices[device].connect_at.max(self.now + self.rng.u64(0..300));
         self.orphan(wire.number);
     }
-
-    // ------------------------------------------------------------------------------------------ faults
-
-    // ------------------------------------------------------------------------------------------ what people do
-
-    fn act(&mut self, device: usize) {
-        let user = self.devices[device].user_id;
-        if !self.devices[device].is_open() || self.devices[device].durable.outbox.len() > 100 {
-            return;
-        }
-        let is_inbox = |id: &u64| self.model.conversations.get(id).is_none_or(|of| of.kind == Kind::Inbox);
-        let mut mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
-        if mine.len() > 1 && self.rng.u8(0..10) > 0 {
-            mine.retain(|id| !is_inbox(id));
-        }
-        let all: Vec<u64> = self.model.conversations.keys().copied().collect();
-        let from = if self.rng.u8(0..12) == 0 { &all } else { &mine };
-        let conversation = if from.is_empty() { 0 } else { from[self.rng.usize(0..from.len())] };
-        let name = USERS[self.rng.usize(0..USERS.len())].to_owned();
-        let head = self.model.conversations.get(&conversation).map_or(0, crate::model::Conversation::head);
-        let channel = format!("news/{}", self.rng.u8(0..2));
-        let action = |action| Publish { conversation, action: Some(action), ..Publish::default() };
-        let open = |action| Publish { action: Some(action), ..Publish::default() };
-        // Who is in nothing yet opens something.
-        let what =
-            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..40) };
-        let publish = match what {
-            0..=19 => return self.say(device, conversation),
-            20 => open(Action::OpenDirect(packet::OpenDirect { user: name })),
-            21 => {
-                let users = (0..self.rng.usize(0..4)).map(|_| USERS[self.rng.usize(0..USERS.len())].to_owned());
-                let users = users.collect();
-                open(Action::CreateGroup(packet::CreateGroup { label: format!("g{}", self.now), users }))
-            }
-            22 => open(Action::OpenChannel(packet::OpenChannel { name: channel })),
-            23..=24 => {
-                let channels: Vec<u64> = self.model.channels.values().copied().collect();
-                let Some(channel) = self.rng.choice(&channels) else { return };
-                let action =
-                    if self.rng.u8(0..3) > 0 { Action::Join(packet::Join {}) } else { Action::Leave(packet::Leave {}) };
-                Publish { conversation: *channel, action: Some(action), ..Publish::default() }
-            }
-            25 => action(Action::Leave(packet::Leave {})),
-            26..=28 => {
-                let roles = [Role::None, Role::None, Role::Member, Role::Member, Role::Admin, Role::Owner];
-                let role = roles[self.rng.usize(0..roles.len())];
-                action(Action::SetRole(packet::SetRole { user: name, role: role.into() }))
-            }
-            29 => action(Action::SetLabel(packet::SetLabel { label: format!("l{}", self.now) })),
-            30..=32 => {
-                let seq = self.rng.u64(0..=head + 2);
-                action(Action::SetMark(packet::SetMark { seq }))
-            }
-            other => return self.ask(device, other, conversation, head),
-        };
-        if self.devices[device].publish(publish) {
-            self.trace.note(|| format!("act {device}"));
-        }
-    }
-
-    fn say(&mut self, device: usize, conversation: u64) {
-        let times = match self.rng.u8(0..10) {
-            0 if self.weather.bursts => self.rng.usize(60..200),
-            0 => self.rng.usize(1..30),
-            _ => 1,
-        };
-        for _ in 0..times {
-            let mut content = format!("{device}-{}", self.rng.u32(..)).into_bytes();
-            match self.rng.u8(0..60) {
-                0 if times == 1 => content.resize(self.rng.usize(0..20_000), 7),
-                1..=6 => content.resize(self.rng.usize(0..600), 8),
-                _ => {}
-            }
-            let publish = Publish { conversation, content: content.into(), ..Publish::default() };
-            if !self.devices[device].publish(publish) {
-                break;
-            }
-        }
-        self.trace.note(|| format!("say {device} {conversation} {times}"));
-    }
-
-    fn ask(&mut self, device: usize, what: u8, conversation: u64, head: u64) {
-        let op = match what {
-            33..=35 => request::Op::History(packet::HistoryRequest {
-                conversation,
-                from_seq: self.rng.u64(0..=head + 1),
-                limit: self.rng.u32(0..40),
-                backwards: self.rng.bool(),
-            }),
-            36 => request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 50 }),
-            37 => {
-                let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
-                request::Op::Members(members)
-            }
-            _ => {
-                let channels: Vec<u64> = self.model.channels.values().copied().collect();
-                let Some(channel) = self.rng.choice(&channels) else { return };
-                request::Op::Watch(packet::WatchRequest { conversation: *channel, stop: self.rng.u8(0..4) == 0 })
-            }
-        };
-        self.trace.note(|| format!("ask {device} {op:?}"));
-        self.devices[device].request_at(op, self.model.tail);
-    }
-
-    // ------------------------------------------------------------------------------------------ rest
-
-    fn come_to_rest(&mut self) {
-        self.is_calm = true;
-        self.jump_ms = 0;
-        self.draining = None;
-        if let Ground::Disk(disk, _) = &self.ground {
-            disk.heal();
-        }
-        let drains = self.broker.as_ref().is_some_and(|broker| broker.rooms.shared.draining.load(Ordering::Relaxed));
-        if self.is_doubtful || self.lied.is_some() || drains || self.rng.bool() {
-            self.kill();
-        }
-        for number in self.links.keys().copied().collect::<Vec<_>>() {
-            if self.links[&number].device.is_none() {
-                self.links.remove(&number).expect("looked up").link.cut();
-            } else if self.links[&number].link.is_frozen() {
-                self.links[&number].link.cut();
-            }
-        }
-        for device in &mut self.devices {
-            device.connect_at = device.connect_at.min(self.now + 100);
-            device.is_away = false;
-        }
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        for round in 0..3_000 {
-            if self.broker.is_none() {
-                self.start_at = self.now;
-                self.start();
-            }
-            if self.is_ruined {
-                return;
-            }
-            let mut moved = false;
-            for _ in 0..200 {
-                let before = self.trace.hash;
-                self.everyone();
-                if before == self.trace.hash {
-                    break;
-                }
-                moved = true;
-            }
-            let is_idle = self.broker.as_ref().is_some_and(|broker| {
-                broker.rooms.shared.queue.is_empty() && broker.tasks() == 0 && broker.ready().is_empty()
-            });
-            let is_at_rest =
-                |device: &Device| device.is_away || (device.is_at_rest() && device.missing(&self.model).is_none());
-            if !moved && is_idle && round > 3 && self.devices.iter().all(is_at_rest) {
-                return;
-            }
-            self.pass(if round < 50 { 100 } else { 1_000 });
-        }
-        let restless = self.devices.iter().find(|device| !device.is_at_rest());
-        if restless.is_none() {
-            self.devices.iter().for_each(|device| device.check_view(&self.model));
-        }
-        let store = self.broker.as_ref().map(|broker| {
-            broker.with_log(|log| (log.log().pressure(), log.log().is_seal_due(), log.log().unsaved_seals() == 0))
-        });
-        panic!(
-            "it does not come to rest: store {store:?}: {}",
-            restless.map_or_else(String::new, Device::why_restless)
-        );
-    }
-
-    /// Everyone gets a turn.
-    fn everyone(&mut self) {
-        for number in self.links.keys().copied().filter(|number| self.slow != Some(*number)).collect::<Vec<_>>() {
-            for way in [Way::Up, Way::Down] {
-                let link = &self.links[&number].link;
-                if link.under_way(way) > 0 {
-                    link.carry(way, usize::MAX);
-                    self.trace.note(|| format!("carry {number} {way:?}"));
-                }
-            }
-        }
-        while self.broker.as_ref().is_some_and(|broker| !broker.ready().is_empty()) {
-            let before = self.broker.as_ref().map(|broker| broker.ready().len());
-            for _ in 0..before.unwrap_or_default() {
-                self.poll_one();
-            }
-            // Who wakes itself again gets its next turn in the next round.
-            if self.rng.u8(0..4) == 0 {
-                break;
-            }
-        }
-        self.commit();
-        while self.broker.as_mut().is_some_and(Running::step_feed) {
-            self.trace.note(|| "feed".into());
-        }
-        while self.broker.as_ref().is_some_and(|broker| broker.tasks() > 0) {
-            self.task();
-        }
-        self.work();
-        for device in 0..self.devices.len() {
-            self.turn(device);
-        }
-    }
-
-    fn audit(&mut self) {
-        self.is_final = true;
-        for device in 0..self.devices.len() {
-            let user = self.devices[device].user_id;
-            let mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
-            self.devices[device].check_view(&self.model);
-            for chunk in mine.chunks(3) {
-                for id in chunk {
-                    let history = packet::HistoryRequest {
-                        conversation: *id,
-                        from_seq: 0,
-                        limit: self.rng.u32(1..200),
-                        backwards: self.rng.bool(),
-                    };
-                    self.devices[device].request(request::Op::History(history));
-                    let is_active = self.model.conversations[id].members[&user].is_active();
-                    if is_active && self.model.conversations[id].kind != Kind::Inbox {
-                        let members = packet::MembersRequest { conversation: *id, after_user: 0, limit: 200 };
-                        self.devices[device].request(request::Op::Members(members));
-                    }
-                }
-                self.settle();
-            }
-            let all = packet::ConversationsRequest { before: 0, limit: 200 };
-            self.devices[device].request(request::Op::Conversations(all));
-        }
-        self.settle();
-        for device in 0..self.devices.len() {
-            self.devices[device].check_view(&self.model);
-        }
-    }
 }
-
-/// What tokens let devices do with the channels of a world.
-const GRANTS: [(&[&str], &[&str]); 4] = [(ALL, ALL), (&["news/0"], ALL), (&["news/1"], &["news/0"]), (&[], &[])];
-
-fn new_pass(user: &str, id: String, expires: u64, grants: usize, private_key: &str) -> Pass {
-    let (read, publish) = GRANTS[grants];
-    let claims = longwire::auth::Claims {
-        iss: "sim".into(),
-        sub: user.into(),
-        aud: longwire::auth::AUDIENCE.into(),
-        exp: expires,
-        iat: 1_000,
-        jti: id.clone(),
-        publish: publish.iter().map(ToString::to_string).collect(),
-        read: read.iter().map(ToString::to_string).collect(),
-        ..longwire::auth::Claims::default()
-    };
-    let token = longwire::auth::issue(&claims, private_key.as_bytes()).expect("a token");
-    Pass { token, id, expires, read, publish }
-}
-
-/// When a token ends that does not.
-const NEVER: u64 = u64::MAX / 2_000;
 
 fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device {
     let pass = new_pass(user, format!("{user}{number}"), NEVER, 0, &keys.private);

@@ -42,7 +42,11 @@ impl Device {
         let told = Answer { conversation, seq: ack.seq, time: ack.time };
         assert_eq!(told, stored, "{}: the ack of {id:?} says what is stored", self.name);
         if let Some((over, sent)) = wire.over_since.zip(out.map(|out| out.sent_at)) {
-            assert!(sent <= over, "{}: {id:?} is acked, sent at {sent} with a token that was over at {over}", self.name);
+            assert!(
+                sent <= over,
+                "{}: {id:?} is acked, sent at {sent} with a token that was over at {over}",
+                self.name
+            );
         }
         let of = &model.conversations[&conversation];
         if publish.action.is_none() && of.kind == Kind::Channel {

@@ -165,7 +165,9 @@ impl World {
     pub(crate) fn fight(&mut self) {
         let device = self.rng.usize(0..self.devices.len());
         for _ in 0..self.rng.usize(1..5) {
-            let (Some(hello), Some(broker)) = (self.devices[device].impostor(self.now), &mut self.broker) else { return };
+            let (Some(hello), Some(broker)) = (self.devices[device].impostor(self.now), &mut self.broker) else {
+                return;
+            };
             let number = self.next_link;
             self.next_link += 1;
             let link = Link::new(64 << 10);
