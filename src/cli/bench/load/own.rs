@@ -11,18 +11,18 @@ use std::thread::{self, JoinHandle};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
-use super::super::Fail;
+use super::super::super::Fail;
 
 /// What the broker of `serve --dev` calls the issuer that it makes.
 const ISSUER: &str = "longwire-dev";
 
 /// What the commit thread did in the life of a broker, as its last log line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Committed {
+pub(in crate::cli::bench) struct Committed {
     /// Publishes, connects and whatever else went through it.
-    pub(super) operations: u64,
+    pub(in crate::cli::bench) operations: u64,
     /// Frames, each of which was one fsync.
-    pub(super) frames: u64,
+    pub(in crate::cli::bench) frames: u64,
 }
 
 /// As much of a log line as matters here.
@@ -38,7 +38,7 @@ struct LogLine {
 }
 
 /// A running broker. Dropping it kills the process; its store is thrown away anyhow.
-pub(super) struct OwnBroker {
+pub(in crate::cli::bench) struct OwnBroker {
     child: Child,
     log: Option<JoinHandle<Option<Committed>>>,
     folder: Folder,
@@ -47,14 +47,19 @@ pub(super) struct OwnBroker {
 
 impl OwnBroker {
     /// Starts a broker and waits until it listens.
-    pub(super) fn start() -> Result<Self, Fail> {
+    pub(in crate::cli::bench) fn start(plain: bool) -> Result<Self, Fail> {
         let folder = Folder::make()?;
         let mut command = Command::new(std::env::current_exe()?);
         // Whatever the environment says is for another broker.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGWIRE")) {
             command.env_remove(name);
         }
-        command.args(["serve", "--dev", "--listen", "127.0.0.1:0", "--log", "info", "--log-format", "json"]);
+        command.args(["serve", "--dev", "--log", "info", "--log-format", "json"]);
+        if plain {
+            command.args(["--no-tls", "--listen-plain", "127.0.0.1:0"]);
+        } else {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command.arg("--dev-dir").arg(folder.path());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let (listening, address) = mpsc::channel();
@@ -65,29 +70,29 @@ impl OwnBroker {
         Ok(broker)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(in crate::cli::bench) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Host and port, with TLS.
-    pub(super) fn address(&self) -> &str {
+    /// Host and port.
+    pub(in crate::cli::bench) fn address(&self) -> &str {
         &self.address
     }
 
-    pub(super) fn ca(&self) -> PathBuf {
+    pub(in crate::cli::bench) fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    pub(super) fn issuer_key(&self) -> PathBuf {
+    pub(in crate::cli::bench) fn issuer_key(&self) -> PathBuf {
         self.folder.path().join("issuer.key")
     }
 
-    pub(super) const fn issuer(&self) -> &'static str {
+    pub(in crate::cli::bench) const fn issuer(&self) -> &'static str {
         ISSUER
     }
 
     /// Has the broker drain and end; returns what it says of its life. `None` where it does not say.
-    pub(super) fn stop(mut self) -> Option<Committed> {
+    pub(in crate::cli::bench) fn stop(mut self) -> Option<Committed> {
         signal(self.child.id(), Signal::TERM);
         let committed = self.log.take().and_then(|log| log.join().ok()).flatten();
         // Reaped here; the drop finds it gone.

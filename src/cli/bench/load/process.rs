@@ -3,22 +3,22 @@
 use std::fs;
 use std::time::Duration;
 
-use super::super::Fail;
+use super::super::super::Fail;
 
 /// Figures of a process at one moment; they only grow, but for the memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Spent {
-    pub(super) cpu: Duration,
+pub(in crate::cli::bench) struct Spent {
+    pub(in crate::cli::bench) cpu: Duration,
     /// Calls that write, to files and sockets.
-    pub(super) write_calls: u64,
+    pub(in crate::cli::bench) write_calls: u64,
     /// Bytes written to disks.
-    pub(super) disk_bytes: u64,
+    pub(in crate::cli::bench) disk_bytes: u64,
     /// Memory that is resident, in bytes.
-    pub(super) resident: u64,
+    pub(in crate::cli::bench) resident: u64,
 }
 
 /// Reads the figures of a process.
-pub(super) fn spent(pid: u32) -> Result<Spent, Fail> {
+pub(in crate::cli::bench) fn spent(pid: u32) -> Result<Spent, Fail> {
     let read = |name: &str| {
         let path = format!("/proc/{pid}/{name}");
         fs::read_to_string(&path).map_err(|error| Fail::usage(format!("--broker-pid {pid}: {path}: {error}")))
@@ -48,7 +48,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// What the kernel holds for TCP sockets of the whole machine, in bytes.
-pub(super) fn kernel_tcp_bytes() -> Option<u64> {
+pub(in crate::cli::bench) fn kernel_tcp_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/net/sockstat").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
     let mut words = line.split_whitespace();
@@ -57,7 +57,7 @@ pub(super) fn kernel_tcp_bytes() -> Option<u64> {
 }
 
 /// Raises the limit on open files as far as it goes, and returns it.
-pub(super) fn raise_open_files() -> u64 {
+pub(in crate::cli::bench) fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -1,0 +1,169 @@
+//! A process that holds connections. It is told on stdin how many more to open, and answers on stdout.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::super::super::Fail;
+use super::super::args::DEVICES_OF_A_USER;
+use super::super::load::crew;
+use super::super::load::party::Broker;
+use super::super::load::process;
+use super::Args;
+
+/// What a worker says after it has opened what it was told.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Opened {
+    opened: u64,
+    /// Of those, with a ticket of a TLS session before.
+    resumed: u64,
+    failed: u64,
+    why: Option<String>,
+    /// Of those before: how many are no longer there.
+    lost: u64,
+}
+
+/// The side that tells it; it ends with its stdin.
+pub(super) struct Worker {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    open: u64,
+}
+
+impl Worker {
+    /// Starts one whose first connection has this number; it connects to the peer if there is one and `peer` is set.
+    pub(super) fn start(args: &Args, first: u64, peer: bool) -> Result<Self, Fail> {
+        let broker = &args.broker;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "connections-worker"]);
+        command.args(["--first", &first.to_string(), "--at-once", &args.at_once.to_string()]);
+        command.args(["--sources", &args.sources.to_string()]);
+        command.args(["--heartbeat", &humantime::format_duration(args.heartbeat).to_string()]);
+        command.args(["--issuer", &broker.issuer, "--devices-prefix", &broker.devices_prefix]);
+        if args.resume {
+            command.arg("--resume");
+        }
+        if peer {
+            command.args(args.peer.url().into_iter().flat_map(|url| ["--peer", url]));
+        }
+        if let (Some(url), Some(key)) = (&broker.url, &broker.issuer_key) {
+            command.arg("--url").arg(url.to_string()).arg("--issuer-key").arg(key);
+        }
+        if let Some(ca) = &broker.ca {
+            command.arg("--ca").arg(ca);
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let orders = child.stdin.take();
+        let answers = child.stdout.take().ok_or_else(|| Fail::failed("a worker without a stdout"))?;
+        Ok(Self { child, orders, answers: BufReader::new(answers), open: 0 })
+    }
+
+    pub(super) const fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// Returns how many of them used a ticket.
+    pub(super) fn open_more(&mut self, count: u64) -> Result<u64, Fail> {
+        let opened = self.ask(count)?;
+        self.open += opened.opened;
+        if opened.failed > 0 {
+            let why = opened.why.unwrap_or_default();
+            return Err(Fail::failed(format!("{} of {count} connections failed: {why}", opened.failed)));
+        }
+        Ok(opened.resumed)
+    }
+
+    pub(super) fn all_are_there(&mut self) -> Result<(), Fail> {
+        match self.ask(0)?.lost {
+            0 => Ok(()),
+            lost => Err(Fail::failed(format!("{lost} connections did not last"))),
+        }
+    }
+
+    fn ask(&mut self, count: u64) -> Result<Opened, Fail> {
+        if let Some(orders) = &mut self.orders {
+            writeln!(orders, "{count}")?;
+            orders.flush()?;
+        }
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        serde_json::from_str(&line).map_err(|_| Fail::failed("a worker ended before its work"))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.orders = None;
+        // It ends by itself when its orders do; what it says then is of no interest.
+        drop(self.child.wait());
+    }
+}
+
+/// The worker's side: opens what it is told, holds it, answers.
+pub(in crate::cli::bench) fn work(args: &Args) -> Result<(), Fail> {
+    process::raise_open_files();
+    let runtime = crew::runtime(1)?;
+    let broker = args.target()?;
+    let mut held: JoinSet<()> = JoinSet::new();
+    let mut next = args.first;
+    for line in std::io::stdin().lock().lines() {
+        let count: u64 = line?.trim().parse().map_err(|_| Fail::usage("a worker is told numbers"))?;
+        let answer = runtime.block_on(open(args, &broker, next, count, &mut held));
+        next += count;
+        println!("{}", serde_json::to_string(&answer).map_err(|error| Fail::failed(error.to_string()))?);
+    }
+    // The broker sees the sockets go, as it would those of clients that lost their network.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut JoinSet<()>) -> Opened {
+    let mut answer = Opened::default();
+    while held.try_join_next().is_some() {
+        answer.lost += 1;
+    }
+    let resumed_before = broker.traffic().resumed();
+    let gate = Arc::new(Semaphore::new(args.at_once.max(1)));
+    let mut connecting = JoinSet::new();
+    for number in first..first + count {
+        // A user has a few devices, as people do.
+        let user = format!("{}-c{}", args.broker.devices_prefix, number / DEVICES_OF_A_USER as u64);
+        let device = format!("d{}", number % DEVICES_OF_A_USER as u64);
+        let (broker, gate, from) = (broker.clone(), Arc::clone(&gate), source(args.sources, number));
+        connecting.spawn(async move {
+            let _turn = gate.acquire_owned().await;
+            broker.connect_device(&user, &device, from).await
+        });
+    }
+    while let Some(outcome) = connecting.join_next().await {
+        let failed = match outcome {
+            Ok(Ok(party)) => {
+                answer.opened += 1;
+                held.spawn(async move {
+                    // Why it ended is of no interest: that it did is counted.
+                    drop(party.rest().await);
+                });
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        answer.failed += 1;
+        answer.why.get_or_insert(failed);
+    }
+    answer.resumed = broker.traffic().resumed() - resumed_before;
+    answer
+}
+
+fn source(sources: u8, number: u64) -> Option<IpAddr> {
+    (sources > 1).then(|| {
+        let last = 1 + u8::try_from(number % u64::from(sources)).unwrap_or(0);
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
+    })
+}
