@@ -122,11 +122,12 @@ impl History {
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut devices = Vec::new();
-        for user in 0..rng.usize(2..=USERS.len()) {
+        let users = rng.usize(2..=USERS.len());
+        for (user, named) in USERS.iter().enumerate().take(users) {
             for device in 0..rng.usize(1..=2) {
                 devices.push(Device {
                     user,
-                    name: format!("{}{device}", USERS[user]),
+                    name: format!("{named}{device}"),
                     user_id: 0,
                     incarnation: 0,
                     next_id: 1,

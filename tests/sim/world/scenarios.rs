@@ -264,8 +264,8 @@ fn s3(seed: u64, keys: &Keys) -> Coverage {
     let broker = world.broker.as_ref().expect("it runs");
     assert!(joined == 2 && broker.unfed > 0, "the join is stored, and nobody was told");
     world.kill();
-    let made = world.model.conversations.iter().filter(|(_, of)| of.label == "new").map(|(id, _)| *id);
-    let made = made.last().expect("the group is made");
+    let mut made = world.model.conversations.iter().filter(|(_, of)| of.label == "new").map(|(id, _)| *id);
+    let made = made.next().expect("the group is made");
     world.rest();
     world.says(CID, made, "first words");
     world.flow();
