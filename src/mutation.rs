@@ -92,15 +92,11 @@ pub enum Mutation {
     GhostTakesOver,
     /// A session is taken over by one that is not attached, since its group failed.
     TakenOverByNobody,
-    /// A watch that comes after the end of its session is kept.
-    WatchOutlivesSession,
-    /// What is new does not wait for what is sent again.
-    ResendsOvertaken,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 44] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -145,8 +141,6 @@ impl Mutation {
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
         Self::TakenOverByNobody,
-        Self::WatchOutlivesSession,
-        Self::ResendsOvertaken,
     ];
 
     /// Whether this bug is planted.

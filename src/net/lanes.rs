@@ -59,8 +59,7 @@ impl Live {
         let is_express = lane == Lane::Express;
         loop {
             let room = wire.room(lane);
-            let waits = self.resends > 0 && !Mutation::ResendsOvertaken.is_planted();
-            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) || waits {
+            if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) || self.resends > 0 {
                 return;
             }
             match std::mem::replace(self.reading(lane), Reading::Idle) {

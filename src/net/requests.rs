@@ -175,7 +175,7 @@ fn watch(
         }
         drop(pending);
         shared.registry.watch(id, session);
-        if session.outbox.lock().is_abandoned && !Mutation::WatchOutlivesSession.is_planted() {
+        if session.outbox.lock().is_abandoned {
             // The session ended meanwhile, and what it watched was given up before this.
             shared.registry.unwatch(id, session);
         }
