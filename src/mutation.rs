@@ -62,11 +62,41 @@ pub enum Mutation {
     OpenedMakesStale,
     /// A watched channel is sent from before it was watched.
     WatchedFromBefore,
+    /// What a refused publish told of the first unanswered id is forgotten.
+    ToldForgotten,
+    /// The state is saved while the log may hold a frame that the state does not.
+    SealedWhileFailed,
+    /// A publish that may be stored is called surely not stored when it is repeated.
+    OutcomeForgotten,
+    /// Who is a member is told to anybody.
+    MembersIgnoreRights,
+    /// Names are told to who shares no conversation with them.
+    UsersIgnoreRights,
+    /// Live delivery does not look at the patterns of the token.
+    LiveIgnoresPatterns,
+    /// Catching up does not look at the patterns of the token.
+    CatchUpIgnoresPatterns,
+    /// A token's `publish` patterns are not looked at.
+    PublishIgnoresPatterns,
+    /// Admins decide about admins and owners.
+    AdminsDecideAll,
+    /// A conversation of others is forbidden, and not unknown.
+    ForbiddenTells,
+    /// A refreshed token does not change what its session may do.
+    RefreshChangesNothing,
+    /// A session outlives its token.
+    ExpiredGoesOn,
+    /// A session goes on when its token was revoked.
+    RevokedGoesOn,
+    /// An attach whose connection is gone takes over all the same.
+    GhostTakesOver,
+    /// A session is taken over by one that is not attached, since its group failed.
+    TakenOverByNobody,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 44] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -96,6 +126,21 @@ impl Mutation {
         Self::RepeatFailsWithGroup,
         Self::OpenedMakesStale,
         Self::WatchedFromBefore,
+        Self::ToldForgotten,
+        Self::SealedWhileFailed,
+        Self::OutcomeForgotten,
+        Self::MembersIgnoreRights,
+        Self::UsersIgnoreRights,
+        Self::LiveIgnoresPatterns,
+        Self::CatchUpIgnoresPatterns,
+        Self::PublishIgnoresPatterns,
+        Self::AdminsDecideAll,
+        Self::ForbiddenTells,
+        Self::RefreshChangesNothing,
+        Self::ExpiredGoesOn,
+        Self::RevokedGoesOn,
+        Self::GhostTakesOver,
+        Self::TakenOverByNobody,
     ];
 
     /// Whether this bug is planted.

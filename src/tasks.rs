@@ -54,6 +54,12 @@ impl ByHand {
         }
     }
 
+    /// Drops what waits: nobody is there any more for whom it would be done. It may hold what this queue is part of.
+    pub fn forget(&self) {
+        let waiting = std::mem::take(&mut *self.lock());
+        drop(waiting);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Work>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -229,7 +229,7 @@ impl Commit {
     fn keep_house(&mut self) {
         let (unsaved, now_ms) = (self.log.unsaved_seals(), self.clock.now().0);
         // After a failure the log may already hold a frame that the state does not: the two are saved together.
-        let may_seal = self.health == Health::Good;
+        let may_seal = self.health == Health::Good || Mutation::SealedWhileFailed.is_planted();
         let (is_swept, waits) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let is_old = state.unsealed() > 0 && now_ms >= self.sealed_ms + SEAL_AFTER_MS;
@@ -268,7 +268,7 @@ impl Commit {
                 self.core.decide(op, &mut draft);
             }
         }
-        if !self.open.is_empty() {
+        if !self.open.is_empty() && !Mutation::OutcomeForgotten.is_planted() {
             self.tell_open(&mut effects);
         }
         self.counters.late_rows.fetch_add(self.overlay.late() as u64, Ordering::Relaxed);
@@ -417,6 +417,10 @@ impl Commit {
                 self.core.forget(&attached.session);
                 let refusal = Refusal::connection(Reason::StoreUnavailable).retry_after(2_000);
                 Effect::Refuse(Arc::clone(&attached.session.outbox), refusal)
+            }
+            // Nobody took it over after all. Its place is lost all the same: it comes again, as the other one does.
+            Effect::Close(outbox, _) if !Mutation::TakenOverByNobody.is_planted() => {
+                Effect::Close(outbox, Refusal::connection(Reason::StoreUnavailable).retry_after(2_000))
             }
             other => other,
         });

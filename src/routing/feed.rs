@@ -161,7 +161,9 @@ impl Recipients<'_> {
 
     /// Whether the session's token lets it read the channel, where it is one.
     fn is_readable(&self, session: &Session) -> bool {
-        self.conversation.kind != Kind::Channel || session.grants.load().read.admit(&self.conversation.label)
+        self.conversation.kind != Kind::Channel
+            || Mutation::LiveIgnoresPatterns.is_planted()
+            || session.grants.load().read.admit(&self.conversation.label)
     }
 
     fn push(&mut self, session: &Arc<Session>, admits: impl FnOnce(&Pending) -> bool) {

@@ -242,7 +242,8 @@ pub fn members(
     request: &packet::MembersRequest,
 ) -> Result<packet::MembersPage, Refusal> {
     let id = ConversationId(request.conversation);
-    if !rows.member(id, session.user).is_some_and(Member::is_active) {
+    let is_member = rows.member(id, session.user).is_some_and(Member::is_active);
+    if !is_member && !Mutation::MembersIgnoreRights.is_planted() {
         return Err(Refusal::connection(Reason::UnknownConversation));
     }
     let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
@@ -281,6 +282,7 @@ fn shares(rows: &Reader<'_>, asking: UserId, other: UserId) -> bool {
     let (own, others) = (rows.duties(asking), rows.duties(other));
     let (fewer, one, another) = if own.len() <= others.len() { (own, asking, other) } else { (others, other, asking) };
     asking == other
+        || Mutation::UsersIgnoreRights.is_planted()
         || fewer.iter().any(|id| {
             let (duty, member) = (rows.duty(one, *id), rows.member(*id, another));
             duty.is_some_and(|duty| !duty.closed) && member.is_some_and(Member::is_active)

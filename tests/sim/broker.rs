@@ -350,6 +350,11 @@ impl Running {
         self.by_hand().run(index);
     }
 
+    /// The process is over, and whatever waited with it: else it would be held for ever by what it holds.
+    fn forget_tasks(&self) {
+        self.by_hand().forget();
+    }
+
     pub(crate) fn work(&mut self) -> bool {
         self.log.with(AnyLog::work)
     }
@@ -359,6 +364,7 @@ impl Running {
         if let Ground::Disk(disk, _) = ground {
             disk.die();
         }
+        self.forget_tasks();
         drop(self.connections);
         drop(self.rooms);
         let log = self.log.log.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -374,6 +380,7 @@ impl Running {
             self.step_commit();
             while self.step_feed() {}
         }
+        self.forget_tasks();
         if matches!(ground, Ground::Disk(..)) {
             self.rooms.commit.close();
         } else {

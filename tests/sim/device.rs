@@ -1,7 +1,9 @@
 //! A device: what it keeps through its own crashes, and one wire at a time. It keeps to the client's rules, is slow,
 //! forgetful or greedy as its seed says, and holds what it gets against the model at once (`checks`).
 
+mod answers;
 mod checks;
+mod pass;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,6 +17,7 @@ use longwire_protocol::{ClientEvent, ClientSession, FrameCodec, MessageId, Milli
 use prost::Message as _;
 use tokio_util::codec::Decoder as _;
 
+pub(crate) use self::pass::{ALL, Pass};
 use crate::link::Link;
 use crate::model::{Answer, Id, Model, Stretches};
 use crate::world::{Coverage, Trace};
@@ -29,6 +32,8 @@ pub(crate) struct Out {
     is_open: bool,
     /// An earlier session sent it.
     was_sent: bool,
+    /// When this session sent it.
+    sent_at: u64,
 }
 
 /// What survives a crash of the device.
@@ -78,12 +83,18 @@ pub(crate) struct Manner {
 pub(crate) struct Device {
     pub(crate) user: String,
     pub(crate) name: String,
-    pub(crate) token: String,
+    pub(crate) pass: Pass,
+    /// It needs another one before it connects.
+    pub(crate) is_locked_out: bool,
+    /// All that it ever had.
+    held: Vec<Pass>,
     pub(crate) manner: Manner,
     pub(crate) durable: Durable,
     pub(crate) backup: Option<Durable>,
     pub(crate) wire: Option<Wire>,
     pub(crate) connect_at: u64,
+    /// It stays away, whatever time it is.
+    pub(crate) is_away: bool,
     /// Its ids, once it was let in.
     pub(crate) user_id: u64,
     pub(crate) device_id: u64,
@@ -117,11 +128,19 @@ pub(crate) struct Wire {
     seen: Seen,
     requests: BTreeMap<u64, packet::Request>,
     next_request: u64,
+    /// The log's tail when something was asked.
+    asked: BTreeMap<u64, u64>,
     /// Channels watched: answered, and after which head up to which.
     watching: BTreeMap<u64, Vec<(u64, u64)>>,
     own_cursor: Option<Bytes>,
     /// It could not store something, and dropped what followed.
     has_dropped: bool,
+    /// The token that it asked to go on with.
+    pub(crate) refreshing: Option<Pass>,
+    /// The token before, and the tail when it was exchanged.
+    before: Option<(Pass, u64)>,
+    /// Since when the broker has no reason to believe in it any more, without a pause.
+    pub(crate) over_since: Option<u64>,
 }
 
 /// What came in this session, checked as it came.
@@ -146,6 +165,12 @@ pub(crate) struct Around<'a> {
     pub(crate) coverage: &'a mut Coverage,
     /// Where the session of this number started, if it is still there.
     pub(crate) started: &'a dyn Fn(u64, u64) -> Option<[u64; 2]>,
+    /// When a position was committed.
+    pub(crate) committed: &'a BTreeMap<u64, u64>,
+    /// The latest that the broker's clock has ever said, in seconds since 1970.
+    pub(crate) latest: u64,
+    /// The tokens that were taken back.
+    pub(crate) revoked: &'a BTreeSet<String>,
     /// Cursors beyond this position, of segments up to then, were lost by a disk that lied.
     pub(crate) lost: &'a [(u64, u64)],
     /// The disk has failed, so the broker may say that it failed.
@@ -157,16 +182,19 @@ pub(crate) struct Around<'a> {
 }
 
 impl Device {
-    pub(crate) fn new(user: &str, name: &str, token: String, manner: Manner) -> Self {
+    pub(crate) fn new(user: &str, name: &str, pass: Pass, manner: Manner) -> Self {
         Self {
             user: user.into(),
             name: name.into(),
-            token,
+            held: vec![pass.clone()],
+            pass,
+            is_locked_out: false,
             manner,
             durable: Durable::default(),
             backup: None,
             wire: None,
             connect_at: 0,
+            is_away: false,
             user_id: 0,
             device_id: 0,
             is_restored: false,
@@ -188,7 +216,7 @@ impl Device {
         };
         let connect = packet::Connect {
             version: 1,
-            token: self.token.clone(),
+            token: self.pass.token.clone(),
             device: self.name.clone(),
             incarnation: durable.incarnation,
             first_unanswered,
@@ -224,9 +252,13 @@ impl Device {
             seen: Seen::default(),
             requests: BTreeMap::new(),
             next_request: 1,
+            asked: BTreeMap::new(),
             watching: BTreeMap::new(),
             own_cursor: own,
             has_dropped: false,
+            refreshing: None,
+            before: None,
+            over_since: None,
         });
     }
 
@@ -235,8 +267,37 @@ impl Device {
         self.wire.as_ref().is_some_and(|wire| wire.connected.is_some())
     }
 
+    /// What of a conversation has come and is not stored: seqs, and whether the entry is its own.
+    pub(crate) fn unstored(&self, conversation: u64) -> Vec<(u64, bool)> {
+        let pending = self.wire.iter().flat_map(|wire| &wire.pending);
+        let seqs = pending.filter_map(|got| match got {
+            Got::Item(_, _, item) => match &item.kind {
+                Some(item::Kind::Entry(entry)) if entry.conversation == conversation => Some((entry.seq, false)),
+                Some(item::Kind::Own(own)) if own.conversation == conversation => Some((own.seq, true)),
+                _ => None,
+            },
+            _ => None,
+        });
+        seqs.collect()
+    }
+
+    /// Whether a publish has been answered, and its answer is not on the device's disk yet.
+    pub(crate) fn has_unsettled_answer(&self, message_id: u64) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.answered.contains(&message_id))
+    }
+
+    /// Whether everything in its outbox has left for the link.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        let is_sent =
+            |wire: &Wire| wire.output.is_empty() && self.durable.outbox.keys().all(|id| wire.sent.contains(id));
+        self.wire.as_ref().is_some_and(is_sent)
+    }
+
     /// Whether it wants nothing any more, and everything that came is stored.
     pub(crate) fn is_at_rest(&self) -> bool {
+        if self.is_away {
+            return true;
+        }
         self.durable.outbox.is_empty()
             && self.wire.as_ref().is_some_and(|wire| {
                 wire.connected.is_some()
@@ -276,15 +337,23 @@ impl Device {
         }
         durable.next_id = id + 1;
         publish.message_id = id;
-        durable.outbox.insert(id, Out { publish, retry_at: 0, first_sent: None, is_open: false, was_sent: false });
+        durable
+            .outbox
+            .insert(id, Out { publish, retry_at: 0, first_sent: None, is_open: false, was_sent: false, sent_at: 0 });
         true
     }
 
     /// Asks for something to read.
     pub(crate) fn request(&mut self, op: packet::request::Op) {
+        self.request_at(op, 0);
+    }
+
+    /// The same, where the log's tail is this.
+    pub(crate) fn request_at(&mut self, op: packet::request::Op, tail: u64) {
         let Some(wire) = self.wire.as_mut().filter(|w| w.connected.is_some() && w.requests.len() < 8) else { return };
         let request = packet::Request { id: wire.next_request, op: Some(op) };
         wire.next_request += 1;
+        wire.asked.insert(request.id, tail);
         wire.requests.insert(request.id, request.clone());
         wire.session.request(request);
     }
@@ -370,7 +439,7 @@ impl Device {
             ClientEvent::Connected(connected) => return self.connected(*connected, wire, around),
             ClientEvent::PublishAck(ack) => {
                 wire.sent.remove(&ack.message_id);
-                self.check_ack(&ack, around.model);
+                self.check_ack(&ack, wire, around.model);
                 wire.answered.insert(ack.message_id);
                 wire.pending.push_back(Got::Settled(ack.message_id));
                 around.coverage.count("publishes acked");
@@ -392,120 +461,54 @@ impl Device {
                 wire.pending.push_back(Got::Ask(k));
             }
             ClientEvent::Response(response) => self.response(&response, wire, around),
-            ClientEvent::Goaway { .. } => {}
+            ClientEvent::Goaway { retry_after_ms } => {
+                around.coverage.count("clients asked to go");
+                if around.rng.bool() {
+                    self.connect_at = around.now + u64::from(retry_after_ms);
+                    return false;
+                }
+            }
         }
         true
     }
 
-    fn closed(&mut self, refusal: &Refusal, around: &mut Around<'_>) {
-        let wait = u64::from(refusal.retry_after_ms).max(around.rng.u64(1..2_000));
-        self.connect_at = around.now + wait;
-        match refusal.reason {
-            Reason::TakenOver => around.coverage.count("sessions taken over"),
-            Reason::RateLimited => around.coverage.count("fights for a device"),
-            Reason::HeartbeatTimeout | Reason::HandshakeTimeout => around.coverage.count("peers given up"),
-            Reason::AckTimeout => around.coverage.count("acks that never came"),
-            Reason::StoreUnavailable => around.coverage.count("connects without a store"),
-            Reason::Draining => {}
-            Reason::IncarnationStale => {
-                around.coverage.count("outboxes of an older incarnation");
-                assert!(
-                    self.is_restored || self.anew > 1 || !around.lost.is_empty(),
-                    "{}: it has the newest",
-                    self.name
-                );
-                self.begin_anew();
-            }
-            Reason::Internal if around.may_fail => {}
-            other => panic!("{}/{}: closed with {other:?}: {}", self.user, self.name, refusal.detail),
-        }
+    /// It has another token: for the next connection, or to go on with this one.
+    pub(crate) fn take_pass(&mut self, pass: Pass) {
+        self.held.push(pass.clone());
+        self.is_locked_out = false;
+        self.pass = pass;
     }
 
-    fn connected(&mut self, connected: packet::Connected, wire: &mut Wire, around: &mut Around<'_>) -> bool {
-        wire.codec.set_frame_bytes_max(wire.session.frame_bytes_max());
-        let model = around.model;
-        assert_eq!(model.users.get(&self.user), Some(&connected.user), "the user is who the token says");
-        assert_eq!(model.inboxes.get(&connected.user), Some(&connected.inbox), "the inbox is the user's");
-        assert_eq!(model.devices.get(&connected.device), Some(&(connected.user, self.name.clone())), "the device");
-        self.user_id = connected.user;
-        self.device_id = connected.device;
-        self.newest_session = connected.session;
-        around.coverage.count("connects");
-        let verdict = self.check_verdict(&connected, wire, around);
-        let started = (around.started)(connected.user, connected.session);
-        if verdict == CursorVerdict::Reset {
-            around.coverage.count("resets");
-            let to = started.unwrap_or([model.tail; 2]);
-            self.durable.excused.iter_mut().zip(to).for_each(|(excused, to)| *excused = (*excused).max(to));
+    /// Asks to go on with another token.
+    pub(crate) fn refresh(&mut self, pass: Pass) {
+        let Some(wire) = self.wire.as_mut().filter(|wire| wire.refreshing.is_none()) else { return };
+        wire.refreshing = Some(pass.clone());
+        self.held.push(pass.clone());
+        self.request(packet::request::Op::Refresh(packet::RefreshRequest { token: pass.token }));
+    }
+
+    /// A connection like this device's own, by someone who has its token and only wants in.
+    pub(crate) fn impostor(&self, now: u64) -> Option<Bytes> {
+        if self.durable.incarnation == 0 || self.is_restored {
+            return None;
         }
-        wire.seen.started = started;
-        wire.seen.position = started.unwrap_or_default();
-        let own = self.durable.first_unanswered();
-        if self.durable.incarnation == 0 {
-            self.durable.incarnation = connected.incarnation;
-            self.durable.next_id = 1;
-        } else {
-            assert_eq!(connected.incarnation, self.durable.incarnation, "the incarnation is the one it named");
-            assert!(connected.first_unanswered >= own, "the floor is no lower than what was told");
-            if self.is_restored || connected.first_unanswered > own {
-                assert!(self.is_restored, "{}: the floor {} is above {own}", self.name, connected.first_unanswered);
-                around.coverage.count("outboxes restored from a copy");
-                self.begin_anew();
-                return false;
-            }
-        }
-        wire.connected = Some(connected);
-        true
+        let connect = packet::Connect {
+            version: 1,
+            token: self.pass.token.clone(),
+            device: self.name.clone(),
+            incarnation: self.durable.incarnation,
+            first_unanswered: self.durable.first_unanswered(),
+            start: StartKind::StoredCursor.into(),
+            ..packet::Connect::default()
+        };
+        let mut session = ClientSession::new(Millis(now), connect);
+        let mut output = BytesMut::new();
+        while session.poll_transmit(Millis(now), &mut output, 4_096) {}
+        Some(output.freeze())
     }
 
     fn id(&self, message_id: u64) -> Id {
         (self.device_id, self.durable.incarnation, message_id)
-    }
-
-    fn refused(&mut self, refusal: &Refusal, wire: &mut Wire, around: &mut Around<'_>) {
-        if refusal.request != 0 {
-            let asked = wire.requests.remove(&refusal.request).expect("a refusal of what was asked");
-            self.check_refused_request(&asked, refusal, around);
-            return;
-        }
-        let message_id = refusal.message_id.0;
-        wire.sent.remove(&message_id);
-        let id = self.id(message_id);
-        let Some(out) = self.durable.outbox.get_mut(&message_id) else { panic!("{id:?} is refused and was settled") };
-        around.coverage.count(match refusal.reason {
-            Reason::OutcomeUnknown => "outcomes unknown",
-            Reason::StoreUnavailable => "publishes without a store",
-            Reason::After => "publishes behind an open one",
-            _ => "publishes refused",
-        });
-        assert!(!self.acked.contains_key(&id), "{id:?} was acked and is refused: {refusal:?}");
-        match refusal.reason.verdict() {
-            Verdict::Retry | Verdict::RetryElsewhere | Verdict::After => {
-                // Other refusals say nothing about what became of it before (SPEC R5.4-5).
-                match refusal.reason {
-                    Reason::OutcomeUnknown => out.is_open = true,
-                    Reason::StoreUnavailable => out.is_open = false,
-                    _ => {}
-                }
-                let wait = u64::from(refusal.retry_after_ms).max(around.rng.u64(1..500));
-                out.retry_at = around.now + if around.is_calm { 1 } else { wait };
-                // Only the commit thread knows what an earlier session has stored.
-                let is_sure = refusal.reason == Reason::StoreUnavailable || !out.was_sent;
-                if is_sure && !out.is_open && !around.is_calm && around.rng.u8(0..3) == 0 {
-                    around.coverage.count("ids given up");
-                    around.trace.note(|| format!("{} {} > gives up {message_id}", around.now, self.name));
-                    wire.session.give_up(MessageId(message_id));
-                    self.never.insert(id, refusal.reason);
-                    self.durable.outbox.remove(&message_id);
-                }
-            }
-            Verdict::Stop => {
-                let (sent, publish) = (out.first_sent.unwrap_or_default(), out.publish.clone());
-                self.check_refusal(refusal, &publish, sent, around);
-                self.never.insert(id, refusal.reason);
-                self.durable.outbox.remove(&message_id);
-            }
-        }
     }
 
     /// Stores some of what has come, in order, and answers what is asked about it.
@@ -589,6 +592,7 @@ impl Device {
                     around.coverage.count("publishes repeated");
                 }
                 out.first_sent.get_or_insert(around.model.tail);
+                out.sent_at = around.now;
                 around.trace.note(|| format!("{} {} > {publish:?}", around.now, self.name));
                 wire.session.publish(publish);
                 wire.sent.insert(*id);
@@ -615,51 +619,6 @@ impl Device {
         }
         wire.link.shut_up();
         Some(wire)
-    }
-
-    // ------------------------------------------------------------------------------------------ what must be so
-
-    fn response(&mut self, response: &packet::Response, wire: &mut Wire, around: &mut Around<'_>) {
-        let asked = wire.requests.remove(&response.id).expect("an answer to what was asked");
-        let op = asked.op.expect("it asked for something");
-        match (&response.result, &op) {
-            (Some(response::Result::History(page)), packet::request::Op::History(asked)) => {
-                self.check_history(page, asked, around);
-                around.coverage.count("pages of history");
-                if around.is_final && page.next_seq != 0 {
-                    let next = packet::HistoryRequest { from_seq: page.next_seq, ..*asked };
-                    let request =
-                        packet::Request { id: wire.next_request, op: Some(packet::request::Op::History(next)) };
-                    wire.next_request += 1;
-                    wire.requests.insert(request.id, request.clone());
-                    wire.session.request(request);
-                }
-            }
-            (Some(response::Result::Conversations(page)), _) => self.check_conversations(page, around),
-            (Some(response::Result::Members(page)), packet::request::Op::Members(asked)) => {
-                let conversation = &around.model.conversations[&asked.conversation];
-                if around.is_final {
-                    let active: Vec<_> =
-                        conversation.members.iter().filter(|(_, m)| m.is_active()).map(|(u, m)| (*u, m.role)).collect();
-                    let told: Vec<_> = page.members.iter().map(|m| (m.user, m.role)).collect();
-                    assert_eq!(told, active, "the members are those");
-                }
-                for member in &page.members {
-                    assert_eq!(around.model.name(member.user), Some(member.name.as_str()), "by their names");
-                }
-            }
-            (Some(response::Result::Watch(answer)), packet::request::Op::Watch(asked)) => {
-                let watched = wire.watching.entry(asked.conversation).or_default();
-                let open = watched.last_mut().filter(|(_, to)| *to == u64::MAX);
-                match (open, asked.stop) {
-                    // What is under way still comes.
-                    (Some((_, to)), true) => *to = around.model.conversations[&asked.conversation].head(),
-                    (None, false) => watched.push((answer.head_seq, u64::MAX)),
-                    _ => {}
-                }
-            }
-            (result, op) => panic!("{result:?} answers {op:?}"),
-        }
     }
 }
 

@@ -6,12 +6,17 @@ mod broker;
 mod device;
 mod link;
 mod model;
+mod rights;
+mod runs;
 mod world;
 
+#[cfg(feature = "mutations")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
+use runs::Kind;
+#[cfg(feature = "mutations")]
+use world::scenarios;
 use world::{Coverage, Keys, World};
 
 /// Seeds of the gate.
@@ -20,29 +25,43 @@ const SEEDS: u64 = 1_000;
 /// Steps of a seed before faults stop.
 const STEPS: u32 = 3_000;
 
-/// Seeds that once failed. What each of them found is also planted as a mutation, since a seed tells another history as
-/// soon as the simulator changes.
-const REGRESSIONS: [u64; 15] = [5, 33, 52, 56, 79, 205, 212, 226, 318, 348, 509, 953, 2_439, 4_088, 4_827];
+/// Seeds of each scenario.
+const SCENARIO_SEEDS: u64 = 16;
+
+/// Whole worlds, everything in them by chance.
+const WORLDS: Kind = Kind { name: "world", variable: "LONGWIRE_SEEDS", test: "every_promise" };
+
+/// Histories of who may see what, of the gate.
+const RIGHTS_SEEDS: u64 = 1_000;
+
+/// Small histories of who may see what.
+const RIGHTS: Kind = Kind { name: "rights", variable: "LONGWIRE_RIGHTS", test: "nobody_sees" };
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
-const REACHED: [&str; 28] = [
+const REACHED: [&str; 37] = [
     "acks that never came",
     "catch-ups in all",
     "catch-ups in skip",
+    "clients asked to go",
     "clients that heard nothing",
     "commits refused",
     "commits that failed under way",
     "connects over a session that is served",
+    "connects while the broker drains",
     "connects without a store",
     "connections half open",
     "devices restored from a copy",
     "disks that are full",
+    "drains",
     "entries of watched channels",
     "failed commits found after all",
+    "fights for a device",
     "heads of what expired",
     "heads of what is too large",
     "heads of what was skipped",
     "ids given up",
+    "impostors of a device",
+    "items larger than a window",
     "items that came again",
     "jumps of the clock",
     "kills",
@@ -54,6 +73,9 @@ const REACHED: [&str; 28] = [
     "resets",
     "stores opened again",
     "tails lost to a lie",
+    "tokens expired",
+    "tokens refreshed",
+    "tokens revoked",
 ];
 
 fn keys() -> &'static Keys {
@@ -72,50 +94,28 @@ fn run(seed: u64) -> (u64, Coverage) {
     (world.trace.hash, world.coverage)
 }
 
-/// `LONGWIRE_SEEDS`: `from..to`, or how many.
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("LONGWIRE_SEEDS") else { return 0..default };
-    let number = |text: &str| text.trim().parse().expect("LONGWIRE_SEEDS is from..to, or a number");
-    match text.split_once("..") {
-        Some((from, to)) => number(from)..number(to),
-        None => 0..number(&text),
+fn say(coverage: &Coverage) {
+    for (what, n) in &coverage.0 {
+        println!("{n:>10} {what}");
     }
 }
 
 #[test]
 fn every_promise_holds_in_every_seed() {
-    let seeds = seeds(SEEDS);
-    let mut coverage = Coverage::default();
-    let mut failed = Vec::new();
-    let (begun, mut said) = (Instant::now(), Instant::now());
-    for seed in seeds.clone() {
-        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            Ok((_, reached)) => coverage.add(&reached),
-            Err(_) => {
-                println!("replay with: LONGWIRE_SEEDS={seed}..{} cargo test --test sim every_promise", seed + 1);
-                failed.push(seed);
-                assert!(failed.len() < 20, "many seeds fail: {failed:?}");
-            }
-        }
-        if said.elapsed() > Duration::from_secs(30) {
-            said = Instant::now();
-            println!("done up to seed {seed}; go on with LONGWIRE_SEEDS={}..{}", seed + 1, seeds.end);
-        }
-    }
-    let took = begun.elapsed();
-    println!(
-        "{} seeds in {took:?}: {:.1} a second",
-        seeds.end - seeds.start,
-        (seeds.end - seeds.start) as f64 / took.as_secs_f64()
-    );
-    for (what, n) in &coverage.0 {
-        println!("{n:>10} {what}");
-    }
-    assert!(failed.is_empty(), "seeds that fail: {failed:?}");
-    if seeds.end - seeds.start >= SEEDS {
-        let missing: Vec<_> = REACHED.iter().filter(|what| !coverage.0.contains_key(*what)).collect();
+    let outcome = WORLDS.run(&WORLDS.seeds(SEEDS), |seed| run(seed).1);
+    say(&outcome.coverage);
+    assert!(outcome.failed.is_empty(), "seeds that fail: {:?}", outcome.failed);
+    if outcome.seeds >= SEEDS {
+        let missing: Vec<_> = REACHED.iter().filter(|what| !outcome.coverage.0.contains_key(*what)).collect();
         assert!(missing.is_empty(), "never reached: {missing:?}");
     }
+}
+
+#[test]
+fn nobody_sees_what_is_not_theirs_in_any_history() {
+    let outcome = RIGHTS.run(&RIGHTS.seeds(RIGHTS_SEEDS), |seed| rights::run(seed, keys()));
+    say(&outcome.coverage);
+    assert!(outcome.failed.is_empty(), "seeds that fail: {:?}", outcome.failed);
 }
 
 #[test]
@@ -138,27 +138,46 @@ fn mutations_are_seen() {
     let mut missed = Vec::new();
     for mutation in Mutation::ALL.into_iter().filter(wanted) {
         Mutation::plant(Some(mutation));
-        let seen = seeds(SEEDS).find_map(|seed| {
-            let panic = catch_unwind(AssertUnwindSafe(|| run(seed))).err()?;
-            let text = panic.downcast_ref::<String>().cloned();
-            Some((seed, text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()))
-        });
+        let world = first_failure(WORLDS.seeds(SEEDS), |seed| drop(run(seed)));
+        let rights = first_failure(0..RIGHTS_SEEDS, |seed| drop(rights::run(seed, keys())));
+        let mut seen = vec![("world", world), ("rights", rights)];
+        // What nobody else saw is a scenario's.
+        if seen.iter().all(|(_, seen)| seen.is_none()) {
+            let by =
+                |scenario: scenarios::Scenario| first_failure(0..SCENARIO_SEEDS, |seed| drop(scenario(seed, keys())));
+            seen.extend(scenarios::ALL.map(|(name, scenario)| (name, by(scenario))));
+        }
         Mutation::plant(None);
-        match seen {
-            Some((seed, text)) => {
-                let what: String = text.lines().next().unwrap_or_default().chars().take(120).collect();
-                println!("{mutation:?}: seed {seed}: {what}");
-            }
-            None => missed.push(mutation),
+        println!("{mutation:?}");
+        seen.retain(|(_, seen)| seen.is_some());
+        for (kind, (seed, text)) in seen.iter().filter_map(|(kind, seen)| Some((kind, seen.as_ref()?))) {
+            println!("    {kind} {seed}: {text}");
+        }
+        if seen.is_empty() {
+            missed.push(mutation);
         }
     }
     drop(std::panic::take_hook());
     assert!(missed.is_empty(), "not seen: {missed:?}");
 }
 
+/// The first seed that fails, and how it says so.
+#[cfg(feature = "mutations")]
+fn first_failure(mut seeds: std::ops::Range<u64>, one: impl Fn(u64)) -> Option<(u64, String)> {
+    seeds.find_map(|seed| {
+        let panic = catch_unwind(AssertUnwindSafe(|| one(seed))).err()?;
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+        Some((seed, text.lines().next().unwrap_or_default().chars().take(110).collect()))
+    })
+}
+
 #[test]
 fn what_once_failed_holds() {
-    for seed in REGRESSIONS {
+    for seed in WORLDS.kept() {
         run(seed);
+    }
+    for seed in RIGHTS.kept() {
+        rights::run(seed, keys());
     }
 }

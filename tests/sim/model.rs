@@ -58,6 +58,8 @@ pub(crate) struct Member {
     /// From and to, both included; `u64::MAX` while it is open.
     pub(crate) intervals: Vec<(u64, u64)>,
     pub(crate) mark: u64,
+    /// The log's tail, at least, when the user was last out of it.
+    pub(crate) left: u64,
 }
 
 impl Member {
@@ -136,6 +138,8 @@ pub(crate) struct Model {
     /// Conversations of each user, past ones too.
     pub(crate) of_user: BTreeMap<u64, BTreeSet<u64>>,
     newest_id: BTreeMap<(u64, u64, u64), u64>,
+    /// An owner has become an admin: the next entry there makes another the owner.
+    handing: Option<(u64, u64)>,
 }
 
 fn id_of(origin: &Origin) -> Id {
@@ -192,6 +196,9 @@ impl Model {
         }
         if wire.sender != 0 {
             self.may_write(id, wire.sender, kind);
+            if let Some(membership) = &wire.membership {
+                self.may_decide(id, wire.sender, membership.user, membership.role);
+            }
         }
         let conversation = self.conversations.get_mut(&id).expect("looked up above");
         conversation.entries.push(Entry {
@@ -261,10 +268,33 @@ impl Model {
         assert!(may, "user {user} with role {role} writes {kind:?} into conversation {id}");
     }
 
+    /// Members leave; admins decide about members, and the owner about all, and hands over to one other.
+    fn may_decide(&mut self, id: u64, by: u64, user: u64, to: i32) {
+        let (admin, owner) = (Role::Admin as i32, Role::Owner as i32);
+        let conversation = &self.conversations[&id];
+        let role = |user: u64| conversation.members.get(&user).map_or(0, |m| m.role);
+        let others = conversation.members.iter().filter(|(other, m)| **other != by && m.is_active()).count();
+        let (own, was, is_handing) = (role(by), role(user), self.handing == Some((id, by)));
+        self.handing = None;
+        let may = if conversation.head() == 0 {
+            by == user && to == owner
+        } else if is_handing {
+            user != by && to == owner
+        } else if user == by {
+            let hands_over = own == owner && to == admin;
+            self.handing = hands_over.then_some((id, by));
+            hands_over || (to == 0 && (own != owner || others == 0))
+        } else {
+            own == owner && to != owner || (own == admin && was < admin && to < admin)
+        };
+        assert!(may, "user {by} with role {own} makes {user} of {was} a {to} in {id}");
+    }
+
     fn set_role(&mut self, id: u64, user: u64, role: i32, seq: u64) {
         let conversation = self.conversations.get_mut(&id).expect("a conversation that exists");
         let head = conversation.head();
         let is_channel = conversation.kind == Kind::Channel;
+        let tail = self.tail;
         let member = conversation.members.entry(user).or_default();
         let was_active = member.is_active();
         member.role = role;
@@ -275,6 +305,8 @@ impl Model {
             }
             (false, true) => member.intervals.push((seq, u64::MAX)),
             (true, false) => {
+                // The frame under way stands above the tail.
+                member.left = tail + 1;
                 if let Some(last) = member.intervals.last_mut() {
                     last.1 = seq;
                 }
@@ -330,7 +362,7 @@ impl Model {
         if matches!(kind, Kind::Direct | Kind::Inbox) {
             let role = if kind == Kind::Direct { Role::Member } else { Role::Reader } as i32;
             for user in [pair.0, pair.1] {
-                members.insert(user, Member { role, intervals: vec![(1, u64::MAX)], mark: 0 });
+                members.insert(user, Member { role, intervals: vec![(1, u64::MAX)], ..Member::default() });
                 self.of_user.entry(user).or_default().insert(id);
             }
         }

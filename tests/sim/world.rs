@@ -2,22 +2,31 @@
 //! turn and what fails. Everything happens in one thread, so a seed is a whole history.
 
 mod faults;
+mod people;
+mod rest;
+pub(crate) mod scenarios;
+mod sessions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::sync::atomic::Ordering;
 
 use longwire::broker::commit::Retention;
+use longwire::routing::outbox::Session;
 use longwire::routing::rows::Kind;
 use longwire::store::testing::SimDisk;
 use longwire::store::{Failure, Frame, MemoryLog, Position, StoreOptions};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, Publish, Role, Window, request};
-use longwire_protocol::{SessionNumber, UserId};
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{ConversationId, SessionNumber, UserId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::broker::{AnyLog, Ground, Running, Settings, Told};
-use crate::device::{Around, Device, Manner};
+use crate::device::{ALL, Around, Device, Manner, Pass};
 use crate::link::{Link, Way};
 use crate::model::Model;
+use sessions::{NEVER, new_pass};
 
 /// How often what was reached.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +87,49 @@ struct Weather {
     jumps: u32,
     lies: u32,
     restores: u32,
+    drains: u32,
+    fights: u32,
+    revocations: u32,
+    refreshes: u32,
+    /// Tokens last so many seconds; `None`: for ever.
+    tokens_last: Option<u64>,
+    /// Tokens differ in what they let their devices do with channels.
+    tokens_differ: bool,
     bursts: bool,
+}
+
+impl Weather {
+    fn new(rng: &mut fastrand::Rng) -> Self {
+        let mut chance = |often: u32| if rng.bool() { rng.u32(1..=often) } else { 0 };
+        let weather = Self {
+            cuts: chance(30),
+            freezes: chance(12),
+            crashes: chance(20),
+            kills: chance(12),
+            stops: chance(6),
+            disk: chance(12),
+            jumps: chance(8),
+            lies: chance(5) / 2,
+            restores: chance(4),
+            drains: chance(6),
+            fights: chance(6),
+            revocations: chance(6),
+            refreshes: chance(60),
+            tokens_last: None,
+            tokens_differ: false,
+            weights: [0; 9],
+            bursts: false,
+        };
+        // Who is slow differs from seed to seed.
+        let weights = [30, 10, 10, 6, 4, 40, 40, 12, 12].map(|usual: u32| match rng.u8(0..6) {
+            0 => usual / 4 + 1,
+            1 => usual * 3,
+            _ => usual,
+        });
+        let tokens_last = (rng.u8(0..4) == 0).then(|| rng.u64(2..60));
+        let tokens_differ = rng.u8(0..3) == 0;
+        Self { weights, bursts: rng.u8(0..3) == 0, tokens_last, tokens_differ, ..weather }
+    }
 }
 
 /// See the module.
@@ -113,6 +164,22 @@ pub(crate) struct World {
     is_final: bool,
     /// Frames that failed under way and were found after all.
     is_open: bool,
+    private_key: String,
+    /// Tokens made so far.
+    minted: u64,
+    revoked: BTreeSet<String>,
+    /// The latest that the broker's clock has ever said, in seconds since 1970.
+    latest: u64,
+    /// When the frames were committed, by their first positions.
+    committed: BTreeMap<u64, u64>,
+    /// The broker drains: it is stopped after so many steps.
+    draining: Option<u32>,
+    /// Sessions that were taken over.
+    taken_over: BTreeSet<u64>,
+    /// A link that only its script carries.
+    slow: Option<u64>,
+    /// What the next link holds before its writer has to wait; by chance without.
+    next_capacity: Option<usize>,
 }
 
 const USERS: [&str; 5] = ["ann", "ben", "cid", "dot", "eve"];
@@ -126,19 +193,8 @@ impl World {
         let mut devices = Vec::new();
         for user in &USERS[..users] {
             for device in 0..rng.usize(1..=2) {
-                let claims = longwire::auth::Claims {
-                    iss: "sim".into(),
-                    sub: (*user).into(),
-                    aud: longwire::auth::AUDIENCE.into(),
-                    exp: u64::MAX / 2_000,
-                    iat: 1_000,
-                    publish: vec!["**".into()],
-                    read: vec!["**".into()],
-                    ..longwire::auth::Claims::default()
-                };
-                let token = longwire::auth::issue(&claims, keys.private.as_bytes()).expect("a token");
                 let manner = manner(&mut rng);
-                devices.push(Device::new(user, &format!("{user}{device}"), token, manner));
+                devices.push(new_device(user, device, manner, keys));
             }
         }
         let retention = match rng.u8(0..4) {
@@ -164,27 +220,7 @@ impl World {
             };
             Ground::Disk(SimDisk::default(), options)
         };
-        let mut chance = |often: u32| if rng.bool() { rng.u32(1..=often) } else { 0 };
-        let weather = Weather {
-            cuts: chance(30),
-            freezes: chance(12),
-            crashes: chance(20),
-            kills: chance(12),
-            stops: chance(6),
-            disk: chance(12),
-            jumps: chance(8),
-            lies: chance(5) / 2,
-            restores: chance(4),
-            weights: [0; 9],
-            bursts: false,
-        };
-        // Who is slow differs from seed to seed.
-        let weights = [30, 10, 10, 6, 4, 40, 40, 12, 12].map(|usual: u32| match rng.u8(0..6) {
-            0 => usual / 4 + 1,
-            1 => usual * 3,
-            _ => usual,
-        });
-        let weather = Weather { weights, bursts: rng.u8(0..3) == 0, ..weather };
+        let weather = Weather::new(&mut rng);
         Self {
             rng,
             now: 1,
@@ -214,12 +250,26 @@ impl World {
             is_calm: false,
             is_final: false,
             is_open: false,
+            private_key: keys.private.clone(),
+            minted: 0,
+            revoked: BTreeSet::new(),
+            latest: 0,
+            committed: BTreeMap::new(),
+            draining: None,
+            taken_over: BTreeSet::new(),
+            slow: None,
+            next_capacity: None,
         }
     }
 
     /// The whole history: faults for so many steps, then calm, then the audit.
     pub(crate) fn run(&mut self, steps: u32) {
         self.start();
+        self.run_on(steps);
+    }
+
+    /// The same, in a world that has begun.
+    fn run_on(&mut self, steps: u32) {
         for _ in 0..steps {
             self.step();
             if self.is_ruined {
@@ -244,6 +294,12 @@ impl World {
             *steps = steps.saturating_sub(1);
             if *steps == 0 {
                 self.kill();
+            }
+        }
+        if let Some(steps) = &mut self.draining {
+            *steps -= 1;
+            if *steps == 0 {
+                self.stop();
             }
         }
         self.chance();
@@ -312,6 +368,7 @@ impl World {
         broker.step_commit();
         self.trace.note(|| "commit".into());
         self.hear();
+        self.check_takeovers();
         if let Ground::Disk(disk, _) = &self.ground
             && disk.has_lied()
             && self.lied.is_none()
@@ -335,6 +392,7 @@ impl World {
                     }
                     self.trace.note(|| format!("frame {:?} +{} {:?}", frame.first, frame.positions, frame.time));
                     self.coverage.count("frames");
+                    self.committed.insert(frame.first.0, self.now);
                     self.model.take_in(&frame);
                 }
                 Told::Open => {
@@ -366,6 +424,7 @@ impl World {
                 self.coverage.count("failed commits found after all");
             }
             self.trace.note(|| format!("found {:?} +{} {:?}", frame.first, frame.positions, frame.time));
+            self.committed.insert(frame.first.0, self.now);
             self.model.take_in(frame);
         }
         self.is_open = false;
@@ -387,6 +446,7 @@ impl World {
             self.coverage.count("reads off the thread");
             self.trace.note(|| format!("task {index}"));
             self.hear();
+            self.check_watchers();
         }
     }
 
@@ -424,6 +484,7 @@ impl World {
         if let Some(broker) = &self.broker {
             broker.set_time(self.now, self.unix_ms());
         }
+        self.look_at_tokens();
         if self.full_until.is_some_and(|until| self.now >= until)
             && let Ground::Disk(disk, _) = &self.ground
         {
@@ -441,7 +502,8 @@ impl World {
     fn turn(&mut self, device: usize) {
         if self.devices[device].wire.is_none() {
             let may = self.is_calm || self.rng.u8(0..4) == 0;
-            if may && self.now >= self.devices[device].connect_at && self.broker.is_some() {
+            let is_time = self.now >= self.devices[device].connect_at && !self.devices[device].is_away;
+            if may && is_time && self.broker.is_some() {
                 self.connect(device);
             }
             return;
@@ -471,6 +533,9 @@ impl World {
             trace: &mut self.trace,
             coverage: &mut self.coverage,
             started: &started,
+            committed: &self.committed,
+            latest: self.latest,
+            revoked: &self.revoked,
             lost: &self.lost,
             may_fail: self.may_fail,
             is_calm: self.is_calm,
@@ -480,10 +545,14 @@ impl World {
     }
 
     fn connect(&mut self, device: usize) {
+        if self.devices[device].is_locked_out {
+            let pass = self.mint(device);
+            self.devices[device].take_pass(pass);
+        }
         let number = self.next_link;
         self.next_link += 1;
-        let capacity = if self.rng.u8(0..4) == 0 { self.rng.usize(100..2_000) } else { 64 << 10 };
-        let link = Link::new(capacity);
+        let by_chance = if self.rng.u8(0..4) == 0 { self.rng.usize(100..2_000) } else { 64 << 10 };
+        let link = Link::new(self.next_capacity.take().unwrap_or(by_chance));
         self.trace.note(|| format!("connect {device} by {number}"));
         if let Some(broker) = &mut self.broker {
             let mut older = self.links.iter().filter(|(_, wired)| wired.owner == device);
@@ -502,239 +571,11 @@ impl World {
         self.devices[device].connect_at = self.devices[device].connect_at.max(self.now + self.rng.u64(0..300));
         self.orphan(wire.number);
     }
+}
 
-    // ------------------------------------------------------------------------------------------ faults
-
-    // ------------------------------------------------------------------------------------------ what people do
-
-    fn act(&mut self, device: usize) {
-        let user = self.devices[device].user_id;
-        if !self.devices[device].is_open() || self.devices[device].durable.outbox.len() > 100 {
-            return;
-        }
-        let is_inbox = |id: &u64| self.model.conversations.get(id).is_none_or(|of| of.kind == Kind::Inbox);
-        let mut mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
-        if mine.len() > 1 && self.rng.u8(0..10) > 0 {
-            mine.retain(|id| !is_inbox(id));
-        }
-        let all: Vec<u64> = self.model.conversations.keys().copied().collect();
-        let from = if self.rng.u8(0..12) == 0 { &all } else { &mine };
-        let conversation = if from.is_empty() { 0 } else { from[self.rng.usize(0..from.len())] };
-        let name = USERS[self.rng.usize(0..USERS.len())].to_owned();
-        let head = self.model.conversations.get(&conversation).map_or(0, crate::model::Conversation::head);
-        let channel = format!("news/{}", self.rng.u8(0..2));
-        let action = |action| Publish { conversation, action: Some(action), ..Publish::default() };
-        let open = |action| Publish { action: Some(action), ..Publish::default() };
-        // Who is in nothing yet opens something.
-        let what =
-            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..40) };
-        let publish = match what {
-            0..=19 => return self.say(device, conversation),
-            20 => open(Action::OpenDirect(packet::OpenDirect { user: name })),
-            21 => {
-                let users = (0..self.rng.usize(0..4)).map(|_| USERS[self.rng.usize(0..USERS.len())].to_owned());
-                let users = users.collect();
-                open(Action::CreateGroup(packet::CreateGroup { label: format!("g{}", self.now), users }))
-            }
-            22 => open(Action::OpenChannel(packet::OpenChannel { name: channel })),
-            23..=24 => {
-                let channels: Vec<u64> = self.model.channels.values().copied().collect();
-                let Some(channel) = self.rng.choice(&channels) else { return };
-                let action =
-                    if self.rng.u8(0..3) > 0 { Action::Join(packet::Join {}) } else { Action::Leave(packet::Leave {}) };
-                Publish { conversation: *channel, action: Some(action), ..Publish::default() }
-            }
-            25 => action(Action::Leave(packet::Leave {})),
-            26..=28 => {
-                let roles = [Role::None, Role::None, Role::Member, Role::Member, Role::Admin, Role::Owner];
-                let role = roles[self.rng.usize(0..roles.len())];
-                action(Action::SetRole(packet::SetRole { user: name, role: role.into() }))
-            }
-            29 => action(Action::SetLabel(packet::SetLabel { label: format!("l{}", self.now) })),
-            30..=32 => {
-                let seq = self.rng.u64(0..=head + 2);
-                action(Action::SetMark(packet::SetMark { seq }))
-            }
-            other => return self.ask(device, other, conversation, head),
-        };
-        if self.devices[device].publish(publish) {
-            self.trace.note(|| format!("act {device}"));
-        }
-    }
-
-    fn say(&mut self, device: usize, conversation: u64) {
-        let times = match self.rng.u8(0..10) {
-            0 if self.weather.bursts => self.rng.usize(60..200),
-            0 => self.rng.usize(1..30),
-            _ => 1,
-        };
-        for _ in 0..times {
-            let mut content = format!("{device}-{}", self.rng.u32(..)).into_bytes();
-            match self.rng.u8(0..60) {
-                0 if times == 1 => content.resize(self.rng.usize(0..20_000), 7),
-                1..=6 => content.resize(self.rng.usize(0..600), 8),
-                _ => {}
-            }
-            let publish = Publish { conversation, content: content.into(), ..Publish::default() };
-            if !self.devices[device].publish(publish) {
-                break;
-            }
-        }
-        self.trace.note(|| format!("say {device} {conversation} {times}"));
-    }
-
-    fn ask(&mut self, device: usize, what: u8, conversation: u64, head: u64) {
-        let op = match what {
-            33..=35 => request::Op::History(packet::HistoryRequest {
-                conversation,
-                from_seq: self.rng.u64(0..=head + 1),
-                limit: self.rng.u32(0..40),
-                backwards: self.rng.bool(),
-            }),
-            36 => request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 50 }),
-            37 => {
-                let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
-                request::Op::Members(members)
-            }
-            _ => {
-                let channels: Vec<u64> = self.model.channels.values().copied().collect();
-                let Some(channel) = self.rng.choice(&channels) else { return };
-                request::Op::Watch(packet::WatchRequest { conversation: *channel, stop: self.rng.u8(0..4) == 0 })
-            }
-        };
-        self.trace.note(|| format!("ask {device} {op:?}"));
-        self.devices[device].request(op);
-    }
-
-    // ------------------------------------------------------------------------------------------ rest
-
-    fn come_to_rest(&mut self) {
-        self.is_calm = true;
-        self.jump_ms = 0;
-        if let Ground::Disk(disk, _) = &self.ground {
-            disk.heal();
-        }
-        if self.is_doubtful || self.lied.is_some() || self.rng.bool() {
-            self.kill();
-        }
-        for number in self.links.keys().copied().collect::<Vec<_>>() {
-            if self.links[&number].device.is_none() {
-                self.links.remove(&number).expect("looked up").link.cut();
-            } else if self.links[&number].link.is_frozen() {
-                self.links[&number].link.cut();
-            }
-        }
-        for device in &mut self.devices {
-            device.connect_at = device.connect_at.min(self.now + 100);
-        }
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        for round in 0..3_000 {
-            if self.broker.is_none() {
-                self.start_at = self.now;
-                self.start();
-            }
-            if self.is_ruined {
-                return;
-            }
-            let mut moved = false;
-            for _ in 0..200 {
-                let before = self.trace.hash;
-                self.everyone();
-                if before == self.trace.hash {
-                    break;
-                }
-                moved = true;
-            }
-            let is_idle = self.broker.as_ref().is_some_and(|broker| {
-                broker.rooms.shared.queue.is_empty() && broker.tasks() == 0 && broker.ready().is_empty()
-            });
-            let is_at_rest = |device: &Device| device.is_at_rest() && device.missing(&self.model).is_none();
-            if !moved && is_idle && round > 3 && self.devices.iter().all(is_at_rest) {
-                return;
-            }
-            self.pass(if round < 50 { 100 } else { 1_000 });
-        }
-        let restless = self.devices.iter().find(|device| !device.is_at_rest());
-        if restless.is_none() {
-            self.devices.iter().for_each(|device| device.check_view(&self.model));
-        }
-        let store = self.broker.as_ref().map(|broker| {
-            broker.with_log(|log| (log.log().pressure(), log.log().is_seal_due(), log.log().unsaved_seals() == 0))
-        });
-        panic!(
-            "it does not come to rest: store {store:?}: {}",
-            restless.map_or_else(String::new, Device::why_restless)
-        );
-    }
-
-    /// Everyone gets a turn.
-    fn everyone(&mut self) {
-        for number in self.links.keys().copied().collect::<Vec<_>>() {
-            for way in [Way::Up, Way::Down] {
-                let link = &self.links[&number].link;
-                if link.under_way(way) > 0 {
-                    link.carry(way, usize::MAX);
-                    self.trace.note(|| format!("carry {number} {way:?}"));
-                }
-            }
-        }
-        while self.broker.as_ref().is_some_and(|broker| !broker.ready().is_empty()) {
-            let before = self.broker.as_ref().map(|broker| broker.ready().len());
-            for _ in 0..before.unwrap_or_default() {
-                self.poll_one();
-            }
-            // Who wakes itself again gets its next turn in the next round.
-            if self.rng.u8(0..4) == 0 {
-                break;
-            }
-        }
-        self.commit();
-        while self.broker.as_mut().is_some_and(Running::step_feed) {
-            self.trace.note(|| "feed".into());
-        }
-        while self.broker.as_ref().is_some_and(|broker| broker.tasks() > 0) {
-            self.task();
-        }
-        self.work();
-        for device in 0..self.devices.len() {
-            self.turn(device);
-        }
-    }
-
-    fn audit(&mut self) {
-        self.is_final = true;
-        for device in 0..self.devices.len() {
-            let user = self.devices[device].user_id;
-            let mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
-            self.devices[device].check_view(&self.model);
-            for chunk in mine.chunks(3) {
-                for id in chunk {
-                    let history = packet::HistoryRequest {
-                        conversation: *id,
-                        from_seq: 0,
-                        limit: self.rng.u32(1..200),
-                        backwards: self.rng.bool(),
-                    };
-                    self.devices[device].request(request::Op::History(history));
-                    let is_active = self.model.conversations[id].members[&user].is_active();
-                    if is_active && self.model.conversations[id].kind != Kind::Inbox {
-                        let members = packet::MembersRequest { conversation: *id, after_user: 0, limit: 200 };
-                        self.devices[device].request(request::Op::Members(members));
-                    }
-                }
-                self.settle();
-            }
-            let all = packet::ConversationsRequest { before: 0, limit: 200 };
-            self.devices[device].request(request::Op::Conversations(all));
-        }
-        self.settle();
-        for device in 0..self.devices.len() {
-            self.devices[device].check_view(&self.model);
-        }
-    }
+fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device {
+    let pass = new_pass(user, format!("{user}{number}"), NEVER, 0, &keys.private);
+    Device::new(user, &format!("{user}{number}"), pass, manner)
 }
 
 fn frames_after(log: &AnyLog, tail: Position) -> Vec<Frame> {

@@ -32,7 +32,7 @@ impl Device {
         verdict
     }
 
-    pub(crate) fn check_ack(&mut self, ack: &packet::PublishAck, model: &Model) {
+    pub(crate) fn check_ack(&mut self, ack: &packet::PublishAck, wire: &Wire, model: &Model) {
         let id = self.id(ack.message_id);
         let stored = model.answers.get(&id);
         let stored = *stored.unwrap_or_else(|| panic!("{}: {id:?} is acked and not in the log", self.name));
@@ -41,6 +41,18 @@ impl Device {
         let conversation = if publish.conversation == 0 { ack.conversation } else { publish.conversation };
         let told = Answer { conversation, seq: ack.seq, time: ack.time };
         assert_eq!(told, stored, "{}: the ack of {id:?} says what is stored", self.name);
+        if let Some((over, sent)) = wire.over_since.zip(out.map(|out| out.sent_at)) {
+            assert!(
+                sent <= over,
+                "{}: {id:?} is acked, sent at {sent} with a token that was over at {over}",
+                self.name
+            );
+        }
+        let of = &model.conversations[&conversation];
+        if publish.action.is_none() && of.kind == Kind::Channel {
+            let may = self.held.iter().any(|pass| pass.publishes(&of.label));
+            assert!(may, "{}: {id:?} is acked in {}, and no token lets it", self.name, of.label);
+        }
         if let Some(before) = self.acked.insert(id, told) {
             assert_eq!(before, told, "a repeat of {id:?} gets the same answer");
         }
@@ -67,7 +79,7 @@ impl Device {
             return;
         }
         let may = match conversation.kind {
-            Kind::Channel => true,
+            Kind::Channel => self.held.iter().all(|pass| pass.publishes(&conversation.label)),
             Kind::Inbox => false,
             Kind::Direct | Kind::Group => conversation.members.get(&self.user_id).is_some_and(|member| {
                 let since = member.intervals.last().map_or(0, |i| i.0);
@@ -83,6 +95,8 @@ impl Device {
         let sees = around.model.conversations.get(&history.conversation).is_some_and(|conversation| {
             conversation.members.get(&self.user_id).is_some_and(crate::model::Member::is_active)
         });
+        let is_channel = around.model.conversations.get(&history.conversation).is_some_and(|c| c.kind == Kind::Channel);
+        let sees = sees && !(is_channel && self.is_limited());
         assert!(!(sees && around.is_final), "{}: history refused to a member: {refusal:?}", self.name);
     }
 
@@ -127,7 +141,11 @@ impl Device {
         }
     }
 
-    pub(crate) fn check_content(&self, item: &Item, wire: &Wire, around: &Around<'_>) {
+    pub(crate) fn check_content(&self, item: &Item, wire: &Wire, around: &mut Around<'_>) {
+        let window = wire.connected.as_ref().and_then(|connected| connected.bulk);
+        if window.is_some_and(|window| item.encoded_len() > window.bytes as usize) {
+            around.coverage.count("items larger than a window");
+        }
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {
                 let stored = self.stored(entry.conversation, entry.seq, around.model);
@@ -171,6 +189,16 @@ impl Device {
         let sees = conversation.members.get(&self.user_id).is_some_and(|m| m.sees(seq));
         let watches = wire.watching.get(&id).into_iter().flatten().any(|&(after, to)| after < seq && seq <= to);
         assert!(sees || watches, "{}: {id}/{seq} is delivered to who may not see it", self.name);
+        if conversation.kind == Kind::Channel {
+            let before = wire.before.as_ref().filter(|(_, tail)| position <= *tail).map(|(pass, _)| pass);
+            let may = [Some(&self.pass), wire.refreshing.as_ref(), before];
+            let may = may.into_iter().flatten().any(|pass| pass.reads(&conversation.label));
+            assert!(may, "{}: {id}/{seq} of {} is delivered against its token", self.name, conversation.label);
+        }
+        if let Some(over) = wire.over_since {
+            let at = around.committed.range(..=position).next_back().map_or(0, |(_, now)| *now);
+            assert!(at <= over, "{}: {id}/{seq} of {at} is delivered, and its token was over at {over}", self.name);
+        }
         if conversation.kind == Kind::Channel && watches {
             around.coverage.count("entries of watched channels");
         }
@@ -234,6 +262,11 @@ impl Device {
         wire.seen.heads.entry(head.conversation).or_default().add(head.from_seq, head.to_seq);
     }
 
+    /// It had a token that does not let it read every channel: what it missed of channels is not looked at here.
+    fn is_limited(&self) -> bool {
+        self.held.iter().any(|pass| pass.read != ALL)
+    }
+
     /// Nobody owes this device this entry.
     pub(crate) fn is_excused(&self, id: u64, seq: u64, model: &Model) -> bool {
         let conversation = &model.conversations[&id];
@@ -241,6 +274,7 @@ impl Device {
         let Some(entry) = conversation.entry(seq) else { return true };
         let lane = usize::from(!conversation.is_express());
         seq <= covered
+            || (conversation.kind == Kind::Channel && self.is_limited())
             || entry.position <= self.durable.excused[lane]
             || !conversation.members.get(&self.user_id).is_some_and(|m| m.sees(seq))
     }
@@ -285,7 +319,7 @@ impl Device {
         let model = around.model;
         let conversation = &model.conversations[&asked.conversation];
         let sees = |seq: u64| {
-            conversation.kind == Kind::Channel
+            (conversation.kind == Kind::Channel && self.held.iter().any(|pass| pass.reads(&conversation.label)))
                 || conversation.members.get(&self.user_id).is_some_and(|member| member.sees(seq))
         };
         assert!(page.head_seq <= conversation.head(), "no head beyond the head");

@@ -1,5 +1,7 @@
 //! What befalls the world: cuts, jumps of the clock, disks that fail, kills, stops and starts.
 
+use longwire::auth::Revocations;
+
 use super::*;
 
 impl World {
@@ -9,6 +11,7 @@ impl World {
 
     pub(crate) fn chance(&mut self) {
         let Weather { cuts, freezes, crashes, kills, stops, disk, jumps, lies, restores, .. } = self.weather;
+        let Weather { drains, fights, revocations, refreshes, .. } = self.weather;
         if self.hits(cuts) && !self.links.is_empty() {
             let at = self.rng.usize(0..self.links.len());
             let (number, wired) = self.links.iter().nth(at).expect("within");
@@ -51,6 +54,27 @@ impl World {
         }
         if self.hits(kills) {
             self.kill();
+        }
+        if self.hits(drains) && self.lied.is_none() && self.draining.is_none() {
+            self.drain();
+        }
+        if self.hits(fights) {
+            self.fight();
+        }
+        if self.hits(revocations) {
+            let device = self.rng.usize(0..self.devices.len());
+            let id = self.devices[device].pass.id.clone();
+            self.trace.note(|| format!("revoke {id}"));
+            self.revoked.insert(id);
+            self.revoke();
+            self.look_at_tokens();
+        }
+        if self.hits(refreshes) {
+            let device = self.rng.usize(0..self.devices.len());
+            if self.devices[device].is_open() {
+                let pass = self.mint(device);
+                self.devices[device].refresh(pass);
+            }
         }
         if self.hits(stops) && self.lied.is_none() {
             self.stop();
@@ -115,6 +139,46 @@ impl World {
         self.go_down();
     }
 
+    /// The broker is told what was taken back.
+    pub(crate) fn revoke(&self) {
+        let Some(broker) = &self.broker else { return };
+        let lines: String = self.revoked.iter().map(|id| format!("token {id}\n")).collect();
+        broker.rooms.shared.authority.set_revocations(Revocations::parse(&lines).expect("a list"));
+        broker.rooms.shared.registry.all().iter().for_each(|session| session.outbox.wake());
+    }
+
+    /// Everyone is asked to go, and a while later the process stops in order.
+    pub(crate) fn drain(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        let shared = &broker.rooms.shared;
+        shared.draining.store(true, Ordering::Relaxed);
+        for session in shared.registry.all() {
+            session.outbox.lock().goaway = Some(session.number.0 as u32 % 3_000);
+            session.outbox.wake();
+        }
+        self.draining = Some(self.rng.u32(1..200));
+        self.trace.note(|| "drain".into());
+        self.coverage.count("drains");
+    }
+
+    /// Someone with a device's token wants to be that device, a few times.
+    pub(crate) fn fight(&mut self) {
+        let device = self.rng.usize(0..self.devices.len());
+        for _ in 0..self.rng.usize(1..5) {
+            let (Some(hello), Some(broker)) = (self.devices[device].impostor(self.now), &mut self.broker) else {
+                return;
+            };
+            let number = self.next_link;
+            self.next_link += 1;
+            let link = Link::new(64 << 10);
+            link.write(&hello);
+            broker.accept(number, &link);
+            self.links.insert(number, Wired { link, device: None, owner: device });
+            self.trace.note(|| format!("impostor {number} of {device}"));
+            self.coverage.count("impostors of a device");
+        }
+    }
+
     /// The process is told to stop, and does so in order.
     pub(crate) fn stop(&mut self) {
         let Some(broker) = self.broker.take() else { return };
@@ -134,6 +198,8 @@ impl World {
     }
 
     pub(crate) fn go_down(&mut self) {
+        self.draining = None;
+        self.taken_over.clear();
         if let Ground::Disk(disk, _) = &self.ground {
             disk.heal();
         }
@@ -189,6 +255,8 @@ impl World {
         }
         let found = broker.with_log(|log| frames_after(log, Position(self.model.tail)));
         self.broker = Some(broker);
+        self.revoke();
+        self.look_at_tokens();
         self.find(&found);
         let tail = self.model.tail;
         self.trace.note(|| format!("start at {tail}"));

@@ -1,0 +1,26 @@
+//! The token of a device: what it lets the device do with channels, and how long.
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    pub(crate) token: String,
+    /// Its own id, by which it is revoked.
+    pub(crate) id: String,
+    /// When it ends, in seconds since 1970.
+    pub(crate) expires: u64,
+    pub(crate) read: &'static [&'static str],
+    pub(crate) publish: &'static [&'static str],
+}
+
+/// Patterns that match every channel of a world.
+pub(crate) const ALL: &[&str] = &["**"];
+
+impl Pass {
+    pub(crate) fn reads(&self, channel: &str) -> bool {
+        self.read == ALL || self.read.contains(&channel)
+    }
+
+    pub(crate) fn publishes(&self, channel: &str) -> bool {
+        self.publish == ALL || self.publish.contains(&channel)
+    }
+}

@@ -1,0 +1,296 @@
+//! What anyone is sent, held against the oracle.
+
+use std::collections::BTreeMap;
+
+use longwire_protocol::packet::{
+    self, ConversationKind, EntryKind, HeadReason, Item, PublishAck, Role, item, request, response,
+};
+use longwire_protocol::reason::{Reason, Refusal};
+
+use super::oracle::{Act, Answer, Entry};
+use super::peer::Peer;
+use super::{History, Told};
+
+impl History {
+    // ------------------------------------------------------------------------------------------ answers
+
+    pub(super) fn check_answer(&mut self, act: &Act, expected: Answer, answer: Result<PublishAck, Refusal>) {
+        match (expected, answer) {
+            (Answer::Done(seq), Ok(ack)) => assert_eq!(ack.seq, seq, "the seq of {act:?}"),
+            (Answer::Unknown, Err(refusal)) => Self::check_unknown(&refusal),
+            (Answer::Refused, Err(refusal)) => {
+                let is_refused = matches!(refusal.reason, Reason::Forbidden | Reason::InvalidArgument);
+                assert!(is_refused, "{act:?} is refused with {refusal:?}");
+            }
+            (expected, answer) => panic!("{act:?}: {answer:?}, and it should be {expected:?}"),
+        }
+    }
+
+    /// What is none of the user's looks as if it were not there.
+    pub(super) fn check_unknown(refusal: &Refusal) {
+        let told = (refusal.reason, refusal.detail.as_ref(), refusal.retry_after_ms);
+        assert_eq!(told, (Reason::UnknownConversation, "", 0), "it says more than that there is none");
+    }
+
+    // ------------------------------------------------------------------------------------------ items
+
+    pub(super) fn check_item(&mut self, device: usize, peer: &Peer, item: &Item) {
+        match &item.kind {
+            Some(item::Kind::Entry(entry)) => {
+                self.check_delivered(device, peer, entry.conversation, entry.seq);
+                self.check_entry(device, entry);
+                self.coverage.count("entries delivered");
+            }
+            Some(item::Kind::Own(own)) => {
+                self.check_delivered(device, peer, own.conversation, own.seq);
+                if let Some(entry) = &own.entry {
+                    self.check_entry(device, entry);
+                }
+                self.coverage.count("own entries delivered");
+            }
+            Some(item::Kind::Head(head)) => {
+                for seq in head.from_seq..=head.to_seq {
+                    self.check_delivered(device, peer, head.conversation, seq);
+                }
+            }
+            Some(item::Kind::Mark(mark)) => {
+                let user = self.devices[device].user_id;
+                let conversation = self.oracle.conversations.get(&mark.conversation);
+                let own = conversation.and_then(|c| c.members.get(&user)).map_or(0, |member| member.mark);
+                assert!(mark.user == 0 && mark.seq <= own, "a mark that the user did not set: {mark:?}");
+                self.coverage.count("marks delivered");
+            }
+            Some(item::Kind::Progress(_) | item::Kind::CaughtUp(_)) => {}
+            None => panic!("an item of no known kind"),
+        }
+    }
+
+    /// Whether this may be sent to the device in its stream.
+    fn check_delivered(&self, device: usize, peer: &Peer, id: u64, seq: u64) {
+        let user = self.devices[device].user_id;
+        let conversation = self.oracle.conversations.get(&id).unwrap_or_else(|| panic!("there is no {id}"));
+        assert!(seq <= conversation.head(), "{id}/{seq} is not there yet");
+        if conversation.kind != ConversationKind::Channel {
+            let may = conversation.reads(user, &peer.grants, seq);
+            return assert!(may, "{id}/{seq} is sent to user {user}, who may not see it: {conversation:?}");
+        }
+        // What was there before a token took the right away may have been on its way already.
+        let may = peer.grants.reads(&conversation.label)
+            || peer.before.iter().any(|(grants, heads)| {
+                grants.reads(&conversation.label) && heads.iter().any(|(of, head)| *of == id && seq <= *head)
+            });
+        assert!(may, "{id}/{seq} of {} is sent to user {user} against the token", conversation.label);
+        let is_watched = peer.watched.iter().any(|&(of, above, to)| of == id && above < seq && seq <= to);
+        let is_owed = conversation.is_delivered(user, seq);
+        assert!(is_watched || is_owed, "{id}/{seq} is sent to user {user}, who neither joined nor watches");
+    }
+
+    fn check_entry(&self, device: usize, entry: &packet::Entry) {
+        let conversation = &self.oracle.conversations[&entry.conversation];
+        let stored = &conversation.entries[entry.seq as usize - 1];
+        let Entry { sender, kind, text, membership, about } = stored;
+        assert_eq!((entry.sender, entry.kind()), (*sender, *kind), "an entry is what was published: {entry:?}");
+        match kind {
+            EntryKind::Message => assert_eq!(&entry.content, text.as_bytes(), "and says what it said"),
+            EntryKind::Label => assert_eq!(&entry.label, text, "and says what it said"),
+            EntryKind::Membership => {
+                let told = entry.membership.as_ref().expect("it says whose");
+                assert_eq!((told.user, told.role()), *membership, "and says whose");
+                assert_eq!(told.name, self.oracle.users[&told.user].1, "by the name");
+            }
+            EntryKind::Joined => {
+                let told = entry.joined.as_ref().expect("it says what was joined");
+                assert_eq!(told.conversation, *about, "and what was joined");
+                let of = &self.oracle.conversations[about];
+                let user = self.devices[device].user_id;
+                let member = of.members.get(&user).expect("who joined was a member");
+                assert_eq!(told.kind(), of.kind);
+                assert!(member.stretches.iter().any(|(from, _)| *from == told.visible_from), "visible since a join");
+                assert!(told.seq <= of.head(), "it covers what there is");
+                if of.kind == ConversationKind::Direct {
+                    let other = if of.pair.0 == user { of.pair.1 } else { of.pair.0 };
+                    assert_eq!(told.label, self.oracle.users[&other].1, "by the other's name");
+                }
+            }
+            EntryKind::Left => {
+                let told = entry.left.expect("it says what was left");
+                assert_eq!(told.conversation, *about, "and what was left");
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ requests
+
+    pub(super) fn request(&mut self, device: usize, id: u64) {
+        match self.rng.u8(0..8) {
+            0..=3 => {
+                let head = self.oracle.conversations.get(&id).map_or(0, super::oracle::Conversation::head);
+                let (from, limit) = (self.rng.u64(0..head + 3), self.rng.u32(0..12));
+                let backwards = self.rng.bool();
+                self.ask_history(device, id, from, limit, backwards);
+            }
+            4 => self.ask_members(device, id),
+            5 => self.ask_conversations(device),
+            6 => self.ask_users(device),
+            _ => {
+                let channels = super::CHANNELS.map(|name| self.oracle.channel(name));
+                let channel = channels[self.rng.usize(0..2)].filter(|_| self.rng.u8(0..5) > 0);
+                self.watch(device, channel.unwrap_or(id));
+            }
+        }
+    }
+
+    pub(super) fn ask_history(&mut self, device: usize, id: u64, from_seq: u64, limit: u32, backwards: bool) {
+        let asked = packet::HistoryRequest { conversation: id, from_seq, limit, backwards };
+        let (user, grants) = self.who(device);
+        let told = self.ask(device, &request::Op::History(asked));
+        let may = self.oracle.conversations.get(&id).is_some_and(|c| match c.kind {
+            ConversationKind::Channel => grants.reads(&c.label),
+            _ => c.members.contains_key(&user),
+        });
+        let page = match (told, may) {
+            (Ok(response::Result::History(page)), true) => page,
+            (Err(refusal), false) => return Self::check_unknown(&refusal),
+            (told, _) => panic!("history of {id} for user {user}: {told:?}, and it should be {may}"),
+        };
+        self.coverage.count("pages of history");
+        let conversation = &self.oracle.conversations[&id];
+        let newest = if conversation.kind == ConversationKind::Channel {
+            conversation.head()
+        } else {
+            conversation.newest(user)
+        };
+        assert_eq!(page.head_seq, newest, "the newest that the user may know of");
+        let mut at = match (backwards, from_seq) {
+            (true, 0) => newest,
+            (true, from) => from.min(newest),
+            (false, from) => from.max(1),
+        };
+        for item in &page.items {
+            let (from, to) = match &item.kind {
+                Some(item::Kind::Entry(entry)) => {
+                    self.check_entry(device, entry);
+                    (entry.seq, entry.seq)
+                }
+                Some(item::Kind::Own(own)) => {
+                    self.check_entry(device, own.entry.as_ref().expect("history has the content"));
+                    (own.seq, own.seq)
+                }
+                Some(item::Kind::Head(head)) => {
+                    assert_eq!(head.reason(), HeadReason::NotYours, "nothing else is left out here");
+                    let is_seen = (head.from_seq..=head.to_seq).any(|seq| conversation.reads(user, &grants, seq));
+                    assert!(!is_seen, "{head:?} hides what is the user's");
+                    (head.from_seq, head.to_seq)
+                }
+                other => panic!("history holds {other:?}"),
+            };
+            if !matches!(item.kind, Some(item::Kind::Head(_))) {
+                assert!(
+                    conversation.reads(user, &grants, from),
+                    "history of {id} shows {from} to user {user}: {conversation:?}"
+                );
+            }
+            assert_eq!(if backwards { to } else { from }, at, "a page is without holes: {page:?}");
+            at = if backwards { from - 1 } else { to + 1 };
+        }
+        if page.next_seq == 0 {
+            let mut rest = if backwards { 1..=at } else { at..=conversation.head() };
+            assert!(rest.all(|seq| !conversation.reads(user, &grants, seq)), "history of {id} ends at {at}: {page:?}");
+        } else {
+            assert_eq!(page.next_seq, at, "the next page goes on where this one ends");
+        }
+    }
+
+    pub(super) fn ask_members(&mut self, device: usize, id: u64) {
+        let (user, _) = self.who(device);
+        let told = self
+            .ask(device, &request::Op::Members(packet::MembersRequest { conversation: id, after_user: 0, limit: 200 }));
+        let may = self.oracle.conversations.get(&id).is_some_and(|c| c.is_member(user));
+        match (told, may) {
+            (Ok(response::Result::Members(page)), true) => {
+                let told: Vec<_> = page.members.iter().map(|m| (m.user, m.role())).collect();
+                assert_eq!(told, self.oracle.conversations[&id].active(), "the members are those");
+                for member in &page.members {
+                    assert_eq!(member.name, self.oracle.users[&member.user].1, "by their names");
+                }
+                self.coverage.count("lists of members");
+            }
+            (Err(refusal), false) => Self::check_unknown(&refusal),
+            (told, _) => panic!("members of {id} for user {user}: {told:?}, and it should be {may}"),
+        }
+    }
+
+    pub(super) fn ask_conversations(&mut self, device: usize) {
+        let (user, _) = self.who(device);
+        let told =
+            self.ask(device, &request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 200 }));
+        let Ok(response::Result::Conversations(page)) = told else { panic!("conversations of {user}: {told:?}") };
+        let mut rows = BTreeMap::new();
+        for row in &page.conversations {
+            let told = (row.kind(), row.role(), row.head_seq, row.mark, row.unread, row.members, row.visible_from);
+            rows.insert(row.id, (told, row.label.clone()));
+        }
+        let own = self.oracle.conversations.iter();
+        let own = own.filter(|(_, c)| c.kind != ConversationKind::Inbox && c.is_member(user));
+        let expected: BTreeMap<_, _> = own
+            .map(|(id, c)| {
+                let member = &c.members[&user];
+                let label = match c.kind {
+                    ConversationKind::Direct => {
+                        let other = if c.pair.0 == user { c.pair.1 } else { c.pair.0 };
+                        self.oracle.users[&other].1.clone()
+                    }
+                    _ => c.label.clone(),
+                };
+                let from = member.stretches.last().map_or(1, |(from, _)| *from);
+                let members = c.active().len() as u64;
+                ((*id), ((c.kind, c.role(user), c.head(), member.mark, c.unread(user), members, from), label))
+            })
+            .collect();
+        assert_eq!(rows, expected, "the conversations of user {user}");
+        self.coverage.count("lists of conversations");
+    }
+
+    pub(super) fn ask_users(&mut self, device: usize) {
+        let (user, _) = self.who(device);
+        let mut users: Vec<u64> = self.oracle.users.keys().copied().collect();
+        users.push(super::NOWHERE);
+        let told: Told = self.ask(device, &request::Op::Users(packet::UsersRequest { users: users.clone() }));
+        let Ok(response::Result::Users(page)) = told else { panic!("users for {user}: {told:?}") };
+        let told: Vec<_> = page.users.iter().map(|row| (row.user, row.name.as_str(), row.role())).collect();
+        let shared = self.oracle.users.iter().filter(|(other, _)| self.oracle.share(user, **other));
+        let expected: Vec<_> = shared.map(|(other, (_, name))| (*other, name.as_str(), Role::None)).collect();
+        assert_eq!(told, expected, "whom user {user} may know");
+        self.coverage.count("lists of users");
+    }
+
+    fn watch(&mut self, device: usize, id: u64) {
+        let (user, grants) = self.who(device);
+        let stop = self.rng.u8(0..4) == 0;
+        let told = self.ask(device, &request::Op::Watch(packet::WatchRequest { conversation: id, stop }));
+        let conversation = self.oracle.conversations.get(&id);
+        let may = conversation.is_some_and(|c| c.kind == ConversationKind::Channel && grants.reads(&c.label));
+        match (told, may) {
+            (Ok(response::Result::Watch(answer)), true) => {
+                let head = conversation.expect("it may be watched").head();
+                assert_eq!(answer.head_seq, head, "watched from its head on");
+                let peer = self.devices[device].peer.as_mut().expect("it is online");
+                let open = peer.watched.iter_mut().find(|(of, _, to)| *of == id && *to == u64::MAX);
+                match (open, stop) {
+                    // What is under way still comes.
+                    (Some((_, _, to)), true) => *to = head,
+                    (None, false) => peer.watched.push((id, head, u64::MAX)),
+                    _ => {}
+                }
+                self.coverage.count("channels watched");
+            }
+            (Err(refusal), false) => Self::check_unknown(&refusal),
+            (told, _) => panic!("user {user} watches {id}: {told:?}, and it should be {may}"),
+        }
+    }
+
+    fn who(&self, device: usize) -> (u64, super::oracle::Grants) {
+        let device = &self.devices[device];
+        (device.user_id, device.peer.as_ref().expect("it is online").grants)
+    }
+}

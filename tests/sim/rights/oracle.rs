@@ -1,0 +1,360 @@
+//! Who may what, as chapter 7 of SPEC.md says it: written from there, over names and numbers, without a line of the
+//! broker's. One thing happens after another, so every answer is known before it comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longwire_protocol::packet::{ConversationKind, EntryKind, Role};
+
+/// What a token lets its user do with channels, by their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grants {
+    pub(super) read: &'static [&'static str],
+    pub(super) publish: &'static [&'static str],
+}
+
+impl Grants {
+    pub(super) fn reads(&self, channel: &str) -> bool {
+        self.read.contains(&channel)
+    }
+
+    fn publishes(&self, channel: &str) -> bool {
+        self.publish.contains(&channel)
+    }
+
+    fn sees(&self, channel: &str) -> bool {
+        self.reads(channel) || self.publishes(channel)
+    }
+}
+
+/// What a publish comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is acked with this seq.
+    Done(u64),
+    /// The conversation is none of the user's: the same as if there were none.
+    Unknown,
+    /// The user may see it and not do that.
+    Refused,
+}
+
+/// What someone wants to do in a conversation.
+#[derive(Clone, Debug)]
+pub(super) enum Act {
+    Say(String),
+    Join,
+    Leave,
+    SetRole(u64, Role),
+    SetLabel(String),
+    SetMark(u64),
+}
+
+/// One entry.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) sender: u64,
+    pub(super) kind: EntryKind,
+    /// What a message says, or a label.
+    pub(super) text: String,
+    /// Whose membership, and what it became.
+    pub(super) membership: (u64, Role),
+    /// Which conversation an entry of an inbox is about.
+    pub(super) about: u64,
+}
+
+/// Someone who is or was in a conversation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Member {
+    pub(super) role: Option<Role>,
+    /// From and to, both included, what the user may read; `u64::MAX` while it is open.
+    pub(super) stretches: Vec<(u64, u64)>,
+    /// Above and up to: what is delivered to a reader of a channel.
+    pub(super) joined: Vec<(u64, u64)>,
+    pub(super) mark: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Conversation {
+    pub(super) kind: ConversationKind,
+    pub(super) label: String,
+    pub(super) pair: (u64, u64),
+    pub(super) members: BTreeMap<u64, Member>,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Conversation {
+    pub(super) fn head(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    pub(super) fn role(&self, user: u64) -> Role {
+        self.members.get(&user).and_then(|member| member.role).unwrap_or(Role::None)
+    }
+
+    pub(super) fn is_member(&self, user: u64) -> bool {
+        self.role(user) != Role::None
+    }
+
+    pub(super) fn active(&self) -> Vec<(u64, Role)> {
+        let active = self.members.iter().filter_map(|(user, member)| Some((*user, member.role?)));
+        active.collect()
+    }
+
+    /// Whether the user may read this seq; of a channel, what the token says.
+    pub(super) fn reads(&self, user: u64, grants: &Grants, seq: u64) -> bool {
+        if seq == 0 || seq > self.head() {
+            return false;
+        }
+        match self.kind {
+            ConversationKind::Channel => grants.reads(&self.label),
+            _ => {
+                self.members.get(&user).is_some_and(|m| m.stretches.iter().any(|&(from, to)| from <= seq && seq <= to))
+            }
+        }
+    }
+
+    /// Whether a reader of the channel is sent this seq.
+    pub(super) fn is_delivered(&self, user: u64, seq: u64) -> bool {
+        self.members.get(&user).is_some_and(|m| m.joined.iter().any(|&(above, to)| above < seq && seq <= to))
+    }
+
+    /// The newest seq that the user may know of.
+    pub(super) fn newest(&self, user: u64) -> u64 {
+        let last = self.members.get(&user).and_then(|member| member.stretches.last());
+        last.map_or(0, |&(_, to)| to.min(self.head()))
+    }
+
+    /// Messages above the mark, in the stretch that the user is in.
+    pub(super) fn unread(&self, user: u64) -> u64 {
+        let Some(member) = self.members.get(&user).filter(|member| member.role.is_some()) else { return 0 };
+        let Some(&(from, _)) = member.stretches.last() else { return 0 };
+        let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq >= from && *seq > member.mark);
+        above.filter(|(_, entry)| entry.kind == EntryKind::Message).count() as u64
+    }
+}
+
+/// Everything there is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Oracle {
+    pub(super) conversations: BTreeMap<u64, Conversation>,
+    /// Inbox and name of each user.
+    pub(super) users: BTreeMap<u64, (u64, String)>,
+}
+
+impl Oracle {
+    /// A user was let in for the first time.
+    pub(super) fn user(&mut self, user: u64, inbox: u64, name: &str) {
+        if self.users.insert(user, (inbox, name.to_owned())).is_some() {
+            return;
+        }
+        let own = Member { role: Some(Role::Reader), stretches: vec![(1, u64::MAX)], ..Member::default() };
+        self.conversations.insert(
+            inbox,
+            Conversation {
+                kind: ConversationKind::Inbox,
+                label: String::new(),
+                pair: (user, user),
+                members: BTreeMap::from([(user, own)]),
+                entries: Vec::new(),
+            },
+        );
+    }
+
+    pub(super) fn direct(&self, a: u64, b: u64) -> Option<u64> {
+        let pair = (a.min(b), a.max(b));
+        let is_it = |c: &Conversation| c.kind == ConversationKind::Direct && c.pair == pair;
+        self.conversations.iter().find(|(_, c)| is_it(c)).map(|(id, _)| *id)
+    }
+
+    pub(super) fn channel(&self, name: &str) -> Option<u64> {
+        let is_it = |c: &Conversation| c.kind == ConversationKind::Channel && c.label == name;
+        self.conversations.iter().find(|(_, c)| is_it(c)).map(|(id, _)| *id)
+    }
+
+    /// A conversation was made, under the id that its maker was told.
+    pub(super) fn make(&mut self, id: u64, kind: ConversationKind, label: &str, pair: (u64, u64)) {
+        let conversation = Conversation {
+            kind,
+            label: label.to_owned(),
+            pair: (pair.0.min(pair.1), pair.0.max(pair.1)),
+            members: BTreeMap::new(),
+            entries: Vec::new(),
+        };
+        assert!(self.conversations.insert(id, conversation).is_none(), "conversation {id} is made twice");
+        if kind == ConversationKind::Direct {
+            for user in BTreeSet::from([pair.0, pair.1]) {
+                let member = Member { role: Some(Role::Member), stretches: vec![(1, u64::MAX)], ..Member::default() };
+                self.of(id).members.insert(user, member);
+                self.tell(user, id, EntryKind::Joined);
+            }
+        }
+    }
+
+    /// A group was made: its maker owns it, and these are its members.
+    pub(super) fn make_group(&mut self, id: u64, label: &str, maker: u64, users: &[u64]) -> u64 {
+        self.make(id, ConversationKind::Group, label, (0, 0));
+        self.set_role(id, maker, maker, Role::Owner);
+        for user in users {
+            if !self.conversations[&id].is_member(*user) {
+                self.set_role(id, maker, *user, Role::Member);
+            }
+        }
+        for (user, _) in self.conversations[&id].active() {
+            self.tell(user, id, EntryKind::Joined);
+        }
+        self.conversations[&id].head()
+    }
+
+    fn of(&mut self, id: u64) -> &mut Conversation {
+        self.conversations.get_mut(&id).expect("a conversation that exists")
+    }
+
+    fn tell(&mut self, user: u64, about: u64, kind: EntryKind) {
+        let inbox = self.users[&user].0;
+        let entry = Entry { sender: 0, kind, text: String::new(), membership: (0, Role::None), about };
+        self.of(inbox).entries.push(entry);
+    }
+
+    /// A membership entry, and what it makes of the user.
+    fn set_role(&mut self, id: u64, by: u64, user: u64, role: Role) {
+        let conversation = self.of(id);
+        let was = conversation.role(user);
+        let kind = EntryKind::Membership;
+        conversation.entries.push(Entry { sender: by, kind, text: String::new(), membership: (user, role), about: 0 });
+        let seq = conversation.head();
+        let member = conversation.members.entry(user).or_default();
+        member.role = (role != Role::None).then_some(role);
+        if was == Role::None && role != Role::None {
+            member.stretches.push((seq, u64::MAX));
+        }
+        if was != Role::None && role == Role::None {
+            member.stretches.last_mut().expect("it was a member").1 = seq;
+        }
+    }
+
+    /// Whether the user may know that there is such a conversation.
+    pub(super) fn sees(&self, user: u64, grants: &Grants, id: u64) -> bool {
+        self.conversations.get(&id).is_some_and(|conversation| {
+            conversation.is_member(user)
+                || (conversation.kind == ConversationKind::Channel && grants.sees(&conversation.label))
+        })
+    }
+
+    /// Whether a channel of this name may be opened.
+    pub(super) fn may_open(grants: &Grants, name: &str) -> bool {
+        grants.sees(name)
+    }
+
+    /// Does what a user wants, if that may be; gives the answer.
+    pub(super) fn act(&mut self, user: u64, grants: &Grants, id: u64, act: &Act) -> Answer {
+        use ConversationKind::{Channel, Direct, Group, Inbox};
+        if !self.sees(user, grants, id) {
+            return Answer::Unknown;
+        }
+        let conversation = &self.conversations[&id];
+        let (kind, role, head) = (conversation.kind, conversation.role(user), conversation.head());
+        let others = conversation.active().iter().filter(|(other, _)| *other != user).count();
+        match act {
+            Act::Say(text) => {
+                let may = match kind {
+                    Direct => true,
+                    Group => matches!(role, Role::Member | Role::Admin | Role::Owner),
+                    Channel => grants.publishes(&conversation.label),
+                    _ => false,
+                };
+                if !may {
+                    return Answer::Refused;
+                }
+                let conversation = self.of(id);
+                let (kind, text) = (EntryKind::Message, text.clone());
+                conversation.entries.push(Entry { sender: user, kind, text, membership: (0, Role::None), about: 0 });
+                let seq = conversation.head();
+                if let Some(member) = conversation.members.get_mut(&user) {
+                    member.mark = seq;
+                }
+                Answer::Done(seq)
+            }
+            Act::Join => {
+                if kind != Channel || !grants.reads(&conversation.label) {
+                    return Answer::Refused;
+                }
+                if role == Role::None {
+                    let member = self.of(id).members.entry(user).or_default();
+                    member.role = Some(Role::Reader);
+                    member.stretches = vec![(1, u64::MAX)];
+                    member.joined.push((head, u64::MAX));
+                    member.mark = head;
+                    self.tell(user, id, EntryKind::Joined);
+                }
+                Answer::Done(head)
+            }
+            Act::Leave => match kind {
+                Direct | Inbox => Answer::Refused,
+                Channel => {
+                    if role != Role::None {
+                        let member = self.of(id).members.get_mut(&user).expect("a reader");
+                        member.role = None;
+                        member.stretches.last_mut().expect("as above").1 = head;
+                        member.joined.last_mut().expect("as above").1 = head;
+                        self.tell(user, id, EntryKind::Left);
+                    }
+                    Answer::Done(head)
+                }
+                _ if role == Role::Owner && others > 0 => Answer::Refused,
+                _ => {
+                    self.set_role(id, user, user, Role::None);
+                    self.tell(user, id, EntryKind::Left);
+                    Answer::Done(self.conversations[&id].head())
+                }
+            },
+            Act::SetRole(whose, to) => {
+                let was = conversation.role(*whose);
+                let concerns_admins = [was, *to].iter().any(|role| matches!(role, Role::Admin | Role::Owner));
+                let may = match role {
+                    Role::Owner => true,
+                    Role::Admin => !concerns_admins,
+                    _ => false,
+                };
+                if kind != Group || !may || *whose == user {
+                    return Answer::Refused;
+                }
+                if was == *to {
+                    return Answer::Done(head);
+                }
+                if *to == Role::Owner {
+                    self.set_role(id, user, user, Role::Admin);
+                }
+                self.set_role(id, user, *whose, *to);
+                if was == Role::None {
+                    self.tell(*whose, id, EntryKind::Joined);
+                }
+                if *to == Role::None {
+                    self.tell(*whose, id, EntryKind::Left);
+                }
+                Answer::Done(self.conversations[&id].head())
+            }
+            Act::SetLabel(label) => {
+                if kind != Group || !matches!(role, Role::Admin | Role::Owner) {
+                    return Answer::Refused;
+                }
+                let conversation = self.of(id);
+                let (kind, text) = (EntryKind::Label, label.clone());
+                conversation.entries.push(Entry { sender: user, kind, text, membership: (0, Role::None), about: 0 });
+                conversation.label.clone_from(label);
+                Answer::Done(conversation.head())
+            }
+            Act::SetMark(seq) => {
+                if role == Role::None {
+                    return Answer::Refused;
+                }
+                let member = self.of(id).members.get_mut(&user).expect("a member");
+                member.mark = member.mark.max((*seq).min(head));
+                Answer::Done(head)
+            }
+        }
+    }
+
+    /// Whether two users are in one conversation.
+    pub(super) fn share(&self, a: u64, b: u64) -> bool {
+        a == b || self.conversations.values().any(|c| c.is_member(a) && c.is_member(b))
+    }
+}

@@ -1,0 +1,104 @@
+//! What people do with their devices: they open, join, leave, decide, say and read.
+
+use super::*;
+
+impl World {
+    pub(super) fn act(&mut self, device: usize) {
+        let user = self.devices[device].user_id;
+        if !self.devices[device].is_open() || self.devices[device].durable.outbox.len() > 100 {
+            return;
+        }
+        let is_inbox = |id: &u64| self.model.conversations.get(id).is_none_or(|of| of.kind == Kind::Inbox);
+        let mut mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
+        if mine.len() > 1 && self.rng.u8(0..10) > 0 {
+            mine.retain(|id| !is_inbox(id));
+        }
+        let all: Vec<u64> = self.model.conversations.keys().copied().collect();
+        let from = if self.rng.u8(0..12) == 0 { &all } else { &mine };
+        let conversation = if from.is_empty() { 0 } else { from[self.rng.usize(0..from.len())] };
+        let name = USERS[self.rng.usize(0..USERS.len())].to_owned();
+        let head = self.model.conversations.get(&conversation).map_or(0, crate::model::Conversation::head);
+        let channel = format!("news/{}", self.rng.u8(0..2));
+        let action = |action| Publish { conversation, action: Some(action), ..Publish::default() };
+        let open = |action| Publish { action: Some(action), ..Publish::default() };
+        // Who is in nothing yet opens something.
+        let what =
+            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..40) };
+        let publish = match what {
+            0..=19 => return self.say(device, conversation),
+            20 => open(Action::OpenDirect(packet::OpenDirect { user: name })),
+            21 => {
+                let users = (0..self.rng.usize(0..4)).map(|_| USERS[self.rng.usize(0..USERS.len())].to_owned());
+                let users = users.collect();
+                open(Action::CreateGroup(packet::CreateGroup { label: format!("g{}", self.now), users }))
+            }
+            22 => open(Action::OpenChannel(packet::OpenChannel { name: channel })),
+            23..=24 => {
+                let channels: Vec<u64> = self.model.channels.values().copied().collect();
+                let Some(channel) = self.rng.choice(&channels) else { return };
+                let action =
+                    if self.rng.u8(0..3) > 0 { Action::Join(packet::Join {}) } else { Action::Leave(packet::Leave {}) };
+                Publish { conversation: *channel, action: Some(action), ..Publish::default() }
+            }
+            25 => action(Action::Leave(packet::Leave {})),
+            26..=28 => {
+                let roles = [Role::None, Role::None, Role::Member, Role::Member, Role::Admin, Role::Owner];
+                let role = roles[self.rng.usize(0..roles.len())];
+                action(Action::SetRole(packet::SetRole { user: name, role: role.into() }))
+            }
+            29 => action(Action::SetLabel(packet::SetLabel { label: format!("l{}", self.now) })),
+            30..=32 => {
+                let seq = self.rng.u64(0..=head + 2);
+                action(Action::SetMark(packet::SetMark { seq }))
+            }
+            other => return self.ask(device, other, conversation, head),
+        };
+        if self.devices[device].publish(publish) {
+            self.trace.note(|| format!("act {device}"));
+        }
+    }
+
+    pub(super) fn say(&mut self, device: usize, conversation: u64) {
+        let times = match self.rng.u8(0..10) {
+            0 if self.weather.bursts => self.rng.usize(60..200),
+            0 => self.rng.usize(1..30),
+            _ => 1,
+        };
+        for _ in 0..times {
+            let mut content = format!("{device}-{}", self.rng.u32(..)).into_bytes();
+            match self.rng.u8(0..60) {
+                0 if times == 1 => content.resize(self.rng.usize(0..20_000), 7),
+                1..=6 => content.resize(self.rng.usize(0..600), 8),
+                _ => {}
+            }
+            let publish = Publish { conversation, content: content.into(), ..Publish::default() };
+            if !self.devices[device].publish(publish) {
+                break;
+            }
+        }
+        self.trace.note(|| format!("say {device} {conversation} {times}"));
+    }
+
+    pub(super) fn ask(&mut self, device: usize, what: u8, conversation: u64, head: u64) {
+        let op = match what {
+            33..=35 => request::Op::History(packet::HistoryRequest {
+                conversation,
+                from_seq: self.rng.u64(0..=head + 1),
+                limit: self.rng.u32(0..40),
+                backwards: self.rng.bool(),
+            }),
+            36 => request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 50 }),
+            37 => {
+                let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
+                request::Op::Members(members)
+            }
+            _ => {
+                let channels: Vec<u64> = self.model.channels.values().copied().collect();
+                let Some(channel) = self.rng.choice(&channels) else { return };
+                request::Op::Watch(packet::WatchRequest { conversation: *channel, stop: self.rng.u8(0..4) == 0 })
+            }
+        };
+        self.trace.note(|| format!("ask {device} {op:?}"));
+        self.devices[device].request_at(op, self.model.tail);
+    }
+}
