@@ -4,6 +4,7 @@ mod args;
 mod connections;
 mod cost;
 mod fanout;
+mod hostile;
 mod load;
 mod pairs;
 mod publish;
@@ -20,6 +21,7 @@ Examples:
   longwire bench publish --connections 256 --window 1 --duration 20s --json publish.json --html publish.html
   longwire bench pairs --pairs 100 --window 32 --peer mqtt://127.0.0.1:1883 --peer-pid $(pidof mosquitto) --repeat 3
   longwire bench connections --steps 1000,5000,15000
+  longwire bench hostile --json hostile.json
   longwire bench publish --url longwires://127.0.0.1:14000 --ca longwire-dev/ca.pem \\
       --issuer longwire-dev --issuer-key longwire-dev/issuer.key --broker-pid $(pidof longwire)
 
@@ -40,6 +42,8 @@ pub(super) enum Command {
     Fanout(fanout::Args),
     /// Opens many connections that do nothing: how fast, and what memory the broker holds for each
     Connections(connections::Args),
+    /// Attacks a broker that serves honest clients: what attackers get, what they cost, what the others notice
+    Hostile(hostile::Args),
     /// The part of `connections` that opens them; started by it
     #[command(hide = true)]
     ConnectionsWorker(connections::Args),
@@ -52,6 +56,7 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
         Command::Pairs(args) => pairs::run(&args),
         Command::Fanout(args) => fanout::run(&args),
         Command::Connections(args) => connections::run(args),
+        Command::Hostile(args) => hostile::run(args),
         Command::ConnectionsWorker(args) => connections::work(&args),
     }
 }
