@@ -15,7 +15,7 @@ const AHEAD_MS: u64 = MAKES_MAX as u64 * EACH_MS;
 /// How often those are forgotten who may do everything again.
 const SWEEP_MS: u64 = 10_000;
 
-/// See the module. Holds only users who made something in the last [`AHEAD_MS`].
+/// See the module. Holds only users who made something that is not paid for by time.
 #[derive(Debug, Default)]
 pub struct Allowance {
     /// When all that a user made will be paid for.
