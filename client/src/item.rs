@@ -18,8 +18,8 @@ pub enum Item {
     Mark(packet::Mark),
     /// Everything of this lane that was there at connect has been delivered.
     CaughtUp(packet::Lane),
-    /// The broker could not go on from the cursor: what comes next begins at the broker's tail. What lies between is
-    /// in history. Comes before everything of the new session.
+    /// The broker could not go on from the cursor, or the connection was lost before there was one: what comes next
+    /// begins at the broker's tail. What lies between is in history. Comes before everything of the new session.
     Reset(Reset),
     /// The outbox was restored from a copy, and has settled what it held. Told once by the client itself, in front of
     /// what comes next; nothing on the wire, and no cursor, stands for it.

@@ -1,6 +1,7 @@
 //! From a credential to an identity: Ed25519 JWTs of configured issuers, and what the operator has revoked since.
 //! Knows nothing of sockets, conversations or the store.
 
+mod cache;
 mod revocation;
 mod token;
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use cache::Cache;
 use jsonwebtoken::DecodingKey;
 
 pub use revocation::{RevocationError, Revocations};
@@ -39,6 +41,7 @@ pub struct Authority {
     issuers: ArcSwap<HashMap<String, DecodingKey>>,
     revocations: ArcSwap<Revocations>,
     generation: AtomicU64,
+    verified: Cache,
 }
 
 impl std::fmt::Debug for Authority {
@@ -60,6 +63,7 @@ impl Authority {
             issuers.insert(name.clone(), key);
         }
         self.issuers.store(Arc::new(issuers));
+        self.verified.clear();
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -82,15 +86,75 @@ impl Authority {
         self.revocations.load().revokes(identity)
     }
 
-    /// The identity of a token. Costs one signature check, about 0.1 ms.
+    /// The identity of a token. Costs one signature check, about 0.1 ms; a hundredth of that for a token that was
+    /// verified not long ago.
     ///
     /// # Errors
     /// Why it is not believed. The same words for an unknown issuer and a wrong signature.
     pub fn verify(&self, token: &str, now_unix: u64) -> Result<Identity, TokenError> {
-        let identity = token::verify(token, &self.issuers.load(), now_unix)?;
+        let identity = match self.verified.get(token) {
+            Some(identity) if identity.expires <= now_unix => return Err(TokenError::Expired),
+            Some(identity) => identity,
+            None => {
+                let generation = self.generation();
+                let identity = token::verify(token, &self.issuers.load(), now_unix)?;
+                self.verified.put(token, identity.clone());
+                if self.generation() != generation {
+                    // Believed by issuers that may not be any more: the next one asks again.
+                    self.verified.clear();
+                }
+                identity
+            }
+        };
         if self.is_revoked(&identity) {
             return Err(TokenError::Revoked);
         }
         Ok(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority() -> (Authority, String) {
+        let (private, public) = generate_key().expect("a key");
+        let authority = Authority::default();
+        authority.set_issuers(&[("test".into(), public.into_bytes())]).expect("a public key");
+        let claims = Claims {
+            iss: "test".into(),
+            sub: "alice".into(),
+            aud: AUDIENCE.into(),
+            exp: 1_000,
+            jti: "one".into(),
+            ..Claims::default()
+        };
+        (authority, issue(&claims, private.as_bytes()).expect("a token"))
+    }
+
+    /// SPEC R12-3: also of a token that was believed before.
+    #[test]
+    fn a_token_that_was_believed_is_asked_about_again() {
+        let (authority, token) = authority();
+        for _ in 0..2 {
+            assert_eq!(authority.verify(&token, 999).map(|identity| identity.user), Ok("alice".into()));
+        }
+        assert_eq!(authority.verify(&token, 1_000), Err(TokenError::Expired));
+        authority.set_revocations(Revocations::parse("token one").expect("a revocation"));
+        assert_eq!(authority.verify(&token, 999), Err(TokenError::Revoked));
+        authority.set_revocations(Revocations::default());
+        assert!(authority.verify(&token, 999).is_ok());
+        authority.set_issuers(&[]).expect("nobody");
+        assert_eq!(authority.verify(&token, 999), Err(TokenError::Invalid), "its issuer is not believed any more");
+    }
+
+    #[test]
+    fn a_token_that_is_not_believed_is_not_remembered() {
+        let (authority, token) = authority();
+        let forged = format!("{}x", token);
+        assert_eq!(authority.verify(&forged, 999), Err(TokenError::Invalid));
+        assert_eq!(authority.verified.get(&forged), None);
+        assert_eq!(authority.verify(&token, 1_000), Err(TokenError::Expired));
+        assert_eq!(authority.verified.get(&token), None);
     }
 }

@@ -107,9 +107,10 @@ impl Task {
         }
         let reset = (connected.cursor() == CursorVerdict::Reset)
             .then(|| Reset { reason: connected.reset_reason(), common_time: connected.reset_common_time });
-        // Who asked for the tail is not told that it got it.
+        // Who asked for the tail is not told that it got it. But a connection after that, still without a cursor, begins
+        // at another tail: what was said between the two is not delivered.
         let asked = reset.is_some_and(|reset| reset.reason == packet::ResetReason::Asked);
-        self.shared.begin(reset.filter(|_| !asked));
+        self.shared.begin(reset.filter(|_| !asked || self.began));
         self.began = true;
         let refresh_at = match (&self.config.token, connected.token_expires_in_ms) {
             (TokenSource::Fixed(_), _) | (_, 0) => None,

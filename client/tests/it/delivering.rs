@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use longwire_client::packet::CatchUpMode;
+use longwire_client::packet::{CatchUpMode, ResetReason};
 use longwire_client::{Client, Deliveries, Handover, Item, Start};
 
 use crate::broker::{Broker, CURSOR_EVERY};
@@ -98,6 +98,23 @@ async fn a_reader_killed_anywhere_has_each_entry_once() {
         }
         assert!(disk.seqs.iter().copied().eq(1..=all as u64), "round {round}: {:?}", disk.seqs);
     }
+}
+
+/// Without a cursor there is nothing to go on from: what was said between two connections is not delivered.
+#[tokio::test(start_paused = true)]
+async fn who_is_cut_before_the_first_cursor_is_told_so() {
+    fastrand::seed(1);
+    let broker = Broker::cut_below(2_000);
+    let mut config = broker.config("reader");
+    config.start = Start::Fresh;
+    let (client, mut deliveries) = Client::start(config).expect("started");
+    // Acks alone come back: no item, and no cursor.
+    while broker.world().connections < 3 {
+        let sent = client.publish(1, vec![b'x'; 100]).await.expect("room");
+        sent.await.expect("stored");
+    }
+    let told = tokio::time::timeout(Duration::from_secs(60), deliveries.next()).await.expect("in time").expect("more");
+    assert!(matches!(told.items[0], Item::Reset(reset) if reset.reason == ResetReason::Asked), "{:?}", told.items);
 }
 
 #[tokio::test(start_paused = true)]

@@ -279,8 +279,15 @@ impl ClientSession {
         self.queue(&Kind::Request(request));
     }
 
-    /// Says goodbye: what is queued still leaves, and nothing more is taken.
+    /// Says goodbye: what is queued still leaves, with an ack of all that is stored (SPEC R6.3-7), and nothing more is
+    /// taken.
     pub fn goodbye(&mut self) {
+        if self.is_open() {
+            self.flush_acks();
+            let mut acks = BytesMut::new();
+            self.write_acks(&mut acks);
+            self.outgoing.extend((!acks.is_empty()).then(|| acks.freeze()));
+        }
         self.queue(&Kind::Goodbye(packet::Goodbye {}));
         self.state = State::Closed;
     }

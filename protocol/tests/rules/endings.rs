@@ -116,6 +116,21 @@ fn a_goodbye_lets_the_answers_leave() {
     assert_eq!(pair.broker_writes(), [Frame::Packet(Kind::PublishAck(stored(1)))]);
 }
 
+/// R6.3-7: what is stored is acked before the goodbye, however little it is.
+#[test]
+fn a_goodbye_acks_what_is_stored() {
+    let mut pair = open_pair();
+    pair.broker.deliver(pair.now, Lane::Bulk, 1, &item(1, 1));
+    pair.carry_down().expect("an item");
+    pair.client.stored(pair.now, Lane::Bulk, 1);
+    pair.client.goodbye();
+    let heard = pair.carry_up().expect("two packets");
+    assert!(
+        matches!(heard[..], [BrokerEvent::Acked { express: None, bulk: Some(_) }, BrokerEvent::Goodbye]),
+        "{heard:?}"
+    );
+}
+
 /// R10-8: the session goes on after a `Goaway`.
 #[test]
 fn a_goaway_is_a_wish() {

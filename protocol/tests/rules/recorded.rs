@@ -202,7 +202,14 @@ fn a_recorded_broker_is_understood_as_it_was() {
     let mut client = Client::new(now);
     for (step, (said, answered)) in STEPS.iter().zip(recording()) {
         now = now.after(step.wait_ms);
-        assert_eq!(client.act(step.name, now), said, "{}", step.name);
+        let acts = client.act(step.name, now);
+        if step.name == "goodbye" {
+            // Version 1 as it was recorded did not ack in front of its goodbye (R6.3-7).
+            let ack = acts.len() - said.len();
+            assert!(acts.ends_with(&said) && acts[..ack] == [6, 0x2a, 4, 8, 3, 16, 3], "{acts:?}");
+        } else {
+            assert_eq!(acts, said, "{}", step.name);
+        }
         client.hear(step.name, now, &answered);
     }
     let count = |is: fn(&ClientEvent) -> bool| client.told.iter().filter(|event| is(event)).count();

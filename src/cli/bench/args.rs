@@ -87,6 +87,11 @@ pub(super) struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// For a benchmark that has no load of this kind.
+    pub(super) const fn repeated(repeat: u32) -> Self {
+        Self { size: 0, duration: Duration::ZERO, count: None, rate: None, threads: 1, repeat }
+    }
+
     /// In words, for a report.
     pub(super) fn pace(&self) -> String {
         self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} messages/s offered"))
@@ -149,7 +154,7 @@ impl BrokerArgs {
     }
 
     /// Whom to believe to be the broker.
-    fn trust(&self) -> Result<Trust, Fail> {
+    pub(super) fn trust(&self) -> Result<Trust, Fail> {
         match &self.ca {
             Some(path) => Trust::from_file(path).map_err(|error| Fail::usage(error.to_string())),
             None => Ok(Trust::Nobody),
@@ -182,8 +187,10 @@ impl BrokerArgs {
     ) -> Result<(), Fail> {
         super::load::process::raise_open_files();
         for _ in 0..load.repeat {
+            // Asked first: one that cannot be measured is told before anything is.
+            let peer = peer.map(PeerArgs::subject).transpose()?.flatten();
             measure(self.subject()?, &mut report)?;
-            if let Some(subject) = peer.map(PeerArgs::subject).transpose()?.flatten() {
+            if let Some(subject) = peer {
                 measure(subject, &mut report)?;
             }
         }

@@ -2,18 +2,19 @@
 //! before as the window holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use clap::Args as ClapArgs;
 use hdrhistogram::Histogram;
 use longwire_protocol::limits::ID_SPAN_MAX;
 use tokio::sync::{Notify, watch};
+use tokio::task::{JoinError, JoinSet};
 
 use super::super::Fail;
 use super::args::Subject;
 use super::cost::{self, Meter};
 use super::load::crew::{self, Counter};
-use super::load::party::{Heard, Party, Place};
+use super::load::party::{Broker, Heard, Party, Place};
 use super::load::sender::{Outgoing, Pace, Quota};
 use super::load::stamp::{Numbers, Stamp};
 use super::load::wire::WireError;
@@ -23,9 +24,13 @@ use super::{BrokerArgs, LoadArgs, PeerArgs};
 /// One publisher and many readers
 #[derive(Clone, Debug, ClapArgs)]
 pub(in crate::cli) struct Args {
-    /// How many readers, each a user with a connection
+    /// How many readers of each channel, each a user with a connection
     #[arg(long, default_value_t = 1000, value_parser = super::args::some)]
     readers: usize,
+
+    /// How many channels, each with a publisher
+    #[arg(long, default_value_t = 1, value_parser = super::args::some)]
+    channels: usize,
 
     /// Messages that not all readers have
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=ID_SPAN_MAX))]
@@ -42,13 +47,16 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Fail> {
-    let Args { readers, window, load, .. } = args;
-    let setting = format!("1 to {readers}, window {window}, {} bytes, {}", load.size, load.pace());
+    let Args { readers, window, channels, load, .. } = args;
+    let shape = Shape { channels: *channels, readers: *readers, never_ack: 0, window: *window };
+    let setting = format!("{channels} to {readers} each, window {window}, {} bytes, {}", load.size, load.pace());
     let runtime = crew::runtime(load.threads)?;
     let mut report = Report::new("fanout", setting);
     report.note("messages are deliveries: each message counts once for every reader");
     args.broker.compare(load, Some(&args.peer), report, |mut subject, report| {
-        let mut run = runtime.block_on(measure(args, &subject))?;
+        let mut run = Run::new(subject.name);
+        let names = format!("{}-fanout", args.broker.devices_prefix);
+        runtime.block_on(measure(shape, load, &subject, &names, &mut run))?;
         cost::stop(subject.own.take(), &mut run);
         report.add(run);
         Ok(())
@@ -63,13 +71,13 @@ struct Rounds {
     /// Told when a message has reached all.
     complete: Notify,
     /// The newest that all have: readers have them in order, so all before it too.
-    all_have: std::sync::atomic::AtomicU64,
+    all_have: AtomicU64,
 }
 
 impl Rounds {
     fn new(readers: usize, window: u64) -> Self {
         let have = (0..=window).map(|_| AtomicUsize::new(0)).collect();
-        Self { readers, have, complete: Notify::new(), all_have: Default::default() }
+        Self { readers, have, complete: Notify::new(), all_have: AtomicU64::new(0) }
     }
 
     /// A reader has it.
@@ -87,12 +95,79 @@ impl Rounds {
     }
 }
 
-async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
-    let (broker, prefix) = (&subject.broker, &args.broker.devices_prefix);
-    let mut publisher = broker.connect(&format!("{prefix}-publisher"), None).await?;
-    let place = publisher.open_channel(&format!("{prefix}/fanout")).await?;
-    let readers = crew::prepare((0..args.readers).map(|number| {
-        let (broker, place, user) = (broker.clone(), place.clone(), format!("{prefix}-r{number}"));
+/// Channels, and who reads them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) channels: usize,
+    /// Readers of each channel that ack.
+    pub(super) readers: usize,
+    /// Readers of each channel, beside those, that never do.
+    pub(super) never_ack: usize,
+    pub(super) window: u64,
+}
+
+/// One channel, with its readers ready.
+struct Channel {
+    publisher: Party,
+    place: Place,
+    readers: Vec<Party>,
+    /// Those that never ack.
+    slow: Vec<Party>,
+}
+
+/// What came of a channel.
+struct Outcome {
+    to_ack: Histogram<u64>,
+    to_delivery: Histogram<u64>,
+    refused_for_now: u64,
+    /// Readers whose connection the broker has ended because they never acked.
+    cut: usize,
+}
+
+/// Has all channels talk; messages are deliveries to readers that ack. Users and channels have names of their own.
+pub(super) async fn measure(
+    shape: Shape,
+    load: &LoadArgs,
+    subject: &Subject,
+    names: &str,
+    run: &mut Run,
+) -> Result<(), Fail> {
+    let mut channels = Vec::with_capacity(shape.channels);
+    for number in 0..shape.channels {
+        channels.push(open(shape, &subject.broker, &format!("{names}-{number}")).await?);
+    }
+    let done = Arc::new(Counter::default());
+    let meter = Meter::start(subject)?;
+    let all = channels.into_iter().enumerate().map(|(number, channel)| {
+        let pace = Pace::of(load.rate, number, shape.channels);
+        let quota = Quota::of(load.count, load.duration, number, shape.channels);
+        talk(channel, pace, quota, shape.window, load.size, Arc::clone(&done))
+    });
+    let (outcomes, points) = done.while_doing("delivered", crew::work(all)).await;
+    let (mut to_ack, mut to_delivery, mut refused, mut cut) = (histogram(), histogram(), 0, 0);
+    let outcomes = outcomes?;
+    meter.stop(subject, done.get(), run)?;
+    for outcome in outcomes {
+        let added = to_ack.add(&outcome.to_ack).and_then(|()| to_delivery.add(&outcome.to_delivery));
+        added.map_err(|error| Fail::failed(error.to_string()))?;
+        refused += outcome.refused_for_now;
+        cut += outcome.cut;
+    }
+    run.latency("publish to ack", &to_ack);
+    run.latency("publish to delivery", &to_delivery);
+    run.rate("deliveries", &points);
+    run.figure("refused_for_now", "refused for the moment", refused as f64);
+    if shape.never_ack > 0 {
+        run.figure("cut", "cut for never acking", cut as f64);
+    }
+    Ok(())
+}
+
+async fn open(shape: Shape, broker: &Broker, name: &str) -> Result<Channel, Fail> {
+    let mut publisher = broker.connect(&format!("{name}-p"), None).await?;
+    let place = publisher.open_channel(name).await?;
+    let mut readers = crew::prepare((0..shape.readers + shape.never_ack).map(|number| {
+        let (broker, place, user) = (broker.clone(), place.clone(), format!("{name}-r{number}"));
         async move {
             let mut reader = broker.connect(&user, None).await?;
             reader.watch(&place).await?;
@@ -100,57 +175,85 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
         }
     }))
     .await?;
-    let rounds = Arc::new(Rounds::new(args.readers, args.window));
-    let done = Arc::new(Counter::default());
-    let (end, ended) = watch::channel(u64::MAX);
-    let meter = Meter::start(subject)?;
-    let reading = readers.into_iter().map(|reader| read(reader, Arc::clone(&rounds), Arc::clone(&done), ended.clone()));
-    let working = async {
-        let reading = crew::work(reading);
-        let publishing = async {
-            let outcome = publish(args, publisher, place, &rounds).await;
-            // Whatever came of it: the readers end.
-            let sent = outcome.as_ref().map_or(0, |(sent, ..)| *sent);
-            let _nobody_reads = end.send(sent);
-            outcome
-        };
-        tokio::join!(publishing, reading)
-    };
-    let ((published, read), points) = done.while_doing("delivered", working).await;
-    let (_, to_ack, refused) = published?;
-    let mut to_delivery = histogram();
-    for took in read? {
-        to_delivery.add(&took).map_err(|error| Fail::failed(error.to_string()))?;
+    let mut slow = readers.split_off(shape.readers);
+    slow.iter_mut().for_each(Party::never_ack);
+    Ok(Channel { publisher, place, readers, slow })
+}
+
+/// Publishes until its share is done and everyone who acks has it.
+async fn talk(
+    channel: Channel,
+    pace: Pace,
+    quota: Quota,
+    window: u64,
+    size: usize,
+    done: Arc<Counter>,
+) -> Result<Outcome, WireError> {
+    let rounds = Arc::new(Rounds::new(channel.readers.len(), window));
+    let mut stalled = JoinSet::new();
+    for mut reader in channel.slow {
+        stalled.spawn(async move { reader.rest().await });
     }
-    let mut run = Run::new(subject.name);
-    meter.stop(subject, done.get(), &mut run)?;
-    run.latency("publish to ack", &to_ack);
-    run.latency("publish to delivery", &to_delivery);
-    run.rate("deliveries", &points);
-    run.figure("refused_for_now", "refused for the moment", refused as f64);
-    Ok(run)
+    let (end, ended) = watch::channel(u64::MAX);
+    let mut reading = JoinSet::new();
+    for reader in channel.readers {
+        reading.spawn(read(reader, Arc::clone(&rounds), Arc::clone(&done), ended.clone()));
+    }
+    let publishing = publish(channel.publisher, channel.place, pace, quota, size, &rounds, window);
+    tokio::pin!(publishing);
+    let (sent, to_ack, refused_for_now) = tokio::select! {
+        published = &mut publishing => published?,
+        // None ends before it is told to, unless it fails: then nobody would have everything.
+        Some(read) = reading.join_next() => {
+            return Err(failure(read).unwrap_or_else(|| WireError::Broken("a reader ended early".to_owned())));
+        }
+    };
+    end.send_replace(sent);
+    let mut to_delivery = histogram();
+    while let Some(read) = reading.join_next().await {
+        match read {
+            Ok(Ok(took)) => {
+                let added = to_delivery.add(&took);
+                added.map_err(|error| WireError::Broken(error.to_string()))?;
+            }
+            failed => return Err(failure(failed).unwrap_or_else(|| WireError::Broken("a reader failed".to_owned()))),
+        }
+    }
+    let mut cut = 0;
+    while stalled.try_join_next().is_some() {
+        cut += 1;
+    }
+    Ok(Outcome { to_ack, to_delivery, refused_for_now, cut })
+}
+
+fn failure<T>(read: Result<Result<T, WireError>, JoinError>) -> Option<WireError> {
+    match read {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error),
+        Err(error) => Some(WireError::Broken(error.to_string())),
+    }
 }
 
 /// Returns how many it sent, how long acks took, and how many were refused for the moment.
 async fn publish(
-    args: &Args,
     mut party: Party,
     place: Place,
+    mut pace: Pace,
+    mut quota: Quota,
+    size: usize,
     rounds: &Rounds,
+    window: u64,
 ) -> Result<(u64, Histogram<u64>, u64), WireError> {
-    let load = &args.load;
-    let mut pace = Pace::of(load.rate, 0, 1);
-    let mut quota = Quota::of(load.count, load.duration, 0, 1);
-    let mut outgoing = Outgoing::new(usize::try_from(args.window).unwrap_or(usize::MAX));
+    let mut outgoing = Outgoing::new(usize::try_from(window).unwrap_or(usize::MAX));
     let mut took = histogram();
     let mut sent = 0;
     loop {
         let mut wake = outgoing.repeat(&mut party);
-        while !quota.is_over() && sent < rounds.all_have() + args.window && outgoing.has_room(&party, load.size) {
+        while !quota.is_over() && sent < rounds.all_have() + window && outgoing.has_room(&party, size) {
             match pace.next() {
                 Ok(due) => {
                     sent += 1;
-                    outgoing.send(&mut party, &place, Stamp::new(0, sent, due).content(load.size), due);
+                    outgoing.send(&mut party, &place, Stamp::new(0, sent, due).content(size), due);
                     quota.take_one();
                 }
                 Err(at) => {
@@ -194,7 +297,7 @@ async fn read(
             changed = ended.changed() => if changed.is_err() { return Ok(took) },
         }
         party.hear(|heard| {
-            if let Heard::Received(stamp) = heard {
+            if let Heard::Received { stamp, .. } = heard {
                 numbers.take(stamp).map_err(WireError::Broken)?;
                 took.saturating_record(stamp.age_us());
                 done.add(1);

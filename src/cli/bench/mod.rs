@@ -4,16 +4,22 @@ mod args;
 mod connections;
 mod cost;
 mod fanout;
+mod groups;
 mod hostile;
+mod kill;
 mod load;
+mod mix;
+mod offline;
 mod pairs;
 mod publish;
 mod report;
+mod slow;
+mod storm;
 
 use clap::Subcommand;
 
 use super::Fail;
-use args::{BrokerArgs, Issuer, LoadArgs, PeerArgs};
+use args::{BrokerArgs, LoadArgs, PeerArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +46,16 @@ pub(super) enum Command {
     Pairs(pairs::Args),
     /// One publisher and many readers
     Fanout(fanout::Args),
+    /// A realistic mix of direct conversations and groups
+    Groups(groups::Args),
+    /// Devices are away, messages pile up for them, and all return at once
+    Offline(offline::Args),
+    /// Everyone is cut and returns at once, while a few go on publishing
+    Storm(storm::Args),
+    /// Readers that never ack, beside those who do
+    Slow(slow::Args),
+    /// The broker is killed and started again under load, and every promise is checked
+    Kill(kill::Args),
     /// Opens many connections that do nothing: how fast, and what memory the broker holds for each
     Connections(connections::Args),
     /// Attacks a broker that serves honest clients: what attackers get, what they cost, what the others notice
@@ -55,6 +71,11 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
         Command::Publish(args) => publish::run(&args),
         Command::Pairs(args) => pairs::run(&args),
         Command::Fanout(args) => fanout::run(&args),
+        Command::Groups(args) => groups::run(&args),
+        Command::Offline(args) => offline::run(&args),
+        Command::Storm(args) => storm::run(&args),
+        Command::Slow(args) => slow::run(&args),
+        Command::Kill(args) => kill::run(&args),
         Command::Connections(args) => connections::run(args),
         Command::Hostile(args) => hostile::run(args),
         Command::ConnectionsWorker(args) => connections::work(&args),

@@ -11,7 +11,7 @@ use super::super::Fail;
 use super::args::Subject;
 use super::cost::{self, Meter};
 use super::load::crew::{self, Counter};
-use super::load::party::{Heard, Party, Place};
+use super::load::party::{Heard, OPEN_ID, Party, Place};
 use super::load::sender::{Outgoing, Pace, Quota};
 use super::load::stamp::{Numbers, Stamp};
 use super::load::wire::WireError;
@@ -71,7 +71,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
             let mut listens = broker.connect(&other, None).await?;
             listens.await_pair(&other).await?;
             let mut talks = broker.connect(&format!("{prefix}-t{number}"), None).await?;
-            let place = talks.open_pair(&other).await?;
+            let place = talks.open_pair(OPEN_ID, &other).await?;
             Ok(Pair { talks, listens, place })
         }
     }))
@@ -143,7 +143,7 @@ async fn talk(args: Args, number: usize, pair: Pair, done: Arc<Counter>) -> Resu
             Ok(())
         })?;
         listens.hear(|heard| {
-            if let Heard::Received(stamp) = heard {
+            if let Heard::Received { stamp, .. } = heard {
                 numbers.take(stamp).map_err(WireError::Broken)?;
                 outcome.to_delivery.saturating_record(stamp.age_us());
                 done.add(1);

@@ -143,7 +143,7 @@ async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut J
     }
     while let Some(outcome) = connecting.join_next().await {
         let failed = match outcome {
-            Ok(Ok(party)) => {
+            Ok(Ok(mut party)) => {
                 answer.opened += 1;
                 held.spawn(async move {
                     // Why it ended is of no interest: that it did is counted.

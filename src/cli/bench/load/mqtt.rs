@@ -7,9 +7,9 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use longwire_client::ByteStream;
-use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::types::{Publish as Publication, QoS};
 use rmqtt_codec::v3::{Codec, Connect, Packet};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -19,7 +19,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::super::super::Fail;
-use super::party::Heard;
+use super::party::{Heard, Place};
+use super::sender::{Body, Publish};
 use super::stamp::Stamp;
 use super::way::Way;
 use super::wire::WireError;
@@ -98,23 +99,6 @@ impl Mqtt {
         }
     }
 
-    pub(in crate::cli::bench) fn publish(&mut self, topic: &str, id: u64, content: Bytes) {
-        // Never 0: as many ids as a window may hold lie between two that are the same.
-        let packet_id = NonZeroU16::MIN.saturating_add(u16::try_from(id % u64::from(u16::MAX)).unwrap_or(0));
-        self.under_way.insert(packet_id.get(), id);
-        let publish = Publish {
-            dup: false,
-            retain: false,
-            qos: QoS::AtLeastOnce,
-            topic: topic.into(),
-            packet_id: Some(packet_id),
-            payload: content,
-            properties: None,
-        };
-        let encoded = self.codec.encode(Packet::Publish(Box::new(publish)), &mut self.out);
-        debug_assert!(encoded.is_ok(), "a small publish can be encoded");
-    }
-
     pub(in crate::cli::bench) async fn flush(&mut self) -> Result<(), WireError> {
         if !self.out.is_empty() {
             self.stream.write_all(&self.out).await?;
@@ -152,7 +136,7 @@ impl Mqtt {
                     if let Some(packet_id) = publish.packet_id {
                         self.put(Packet::PublishAck { packet_id })?;
                     }
-                    tell(Heard::Received(stamp))?;
+                    tell(Heard::Received { stamp, conversation: 0 })?;
                 }
                 _ => {}
             }
@@ -171,6 +155,32 @@ impl Mqtt {
         drop(self.put(Packet::Disconnect));
         drop(self.flush().await);
         drop(self.stream.shutdown().await);
+    }
+}
+
+impl Publish for Mqtt {
+    fn admits(&self, id: u64, first: u64, _bytes: usize) -> bool {
+        id < first + u64::from(u16::MAX)
+    }
+
+    fn publish(&mut self, place: &Place, id: u64, body: Body, _first_unanswered: u64) {
+        let (Place::Topic(topic), Body::Content(content)) = (place, body) else {
+            unreachable!("a place belongs to the broker where it was opened, and MQTT has no marks")
+        };
+        // Never 0: as many ids as a window may hold lie between two that are the same.
+        let packet_id = NonZeroU16::MIN.saturating_add(u16::try_from(id % u64::from(u16::MAX)).unwrap_or(0));
+        self.under_way.insert(packet_id.get(), id);
+        let publish = Publication {
+            dup: false,
+            retain: false,
+            qos: QoS::AtLeastOnce,
+            topic: topic.as_str().into(),
+            packet_id: Some(packet_id),
+            payload: content,
+            properties: None,
+        };
+        let encoded = self.codec.encode(Packet::Publish(Box::new(publish)), &mut self.out);
+        debug_assert!(encoded.is_ok(), "a small publish can be encoded");
     }
 }
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -39,44 +40,76 @@ struct LogLine {
 
 /// A running broker. Dropping it kills the process; its store is thrown away anyhow.
 pub(in crate::cli::bench) struct OwnBroker {
+    started: Started,
+    /// That of the process that runs now.
+    pid: Arc<AtomicU32>,
+    folder: Folder,
+    plain: bool,
+}
+
+/// One process of it.
+struct Started {
     child: Child,
     log: Option<JoinHandle<Option<Committed>>>,
-    folder: Folder,
     address: String,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed, and need not.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn spawn(folder: &Folder, listen: &str, plain: bool) -> Result<Started, Fail> {
+    let mut command = Command::new(std::env::current_exe()?);
+    // Whatever the environment says is for another broker.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGWIRE")) {
+        command.env_remove(name);
+    }
+    command.args(["serve", "--dev", "--log", "info", "--log-format", "json"]);
+    if plain {
+        command.args(["--no-tls", "--listen-plain", listen]);
+    } else {
+        command.args(["--listen", listen]);
+    }
+    command.arg("--dev-dir").arg(folder.path());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let (listening, address) = mpsc::channel();
+    let log = child.stderr.take().map(|log| thread::spawn(move || read_log(log, &listening)));
+    let mut started = Started { child, log, address: String::new() };
+    started.address = address.recv().map_err(|_| Fail::failed("the broker ended before it listened"))?;
+    Ok(started)
 }
 
 impl OwnBroker {
     /// Starts a broker and waits until it listens.
     pub(in crate::cli::bench) fn start(plain: bool) -> Result<Self, Fail> {
         let folder = Folder::make()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        // Whatever the environment says is for another broker.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGWIRE")) {
-            command.env_remove(name);
-        }
-        command.args(["serve", "--dev", "--log", "info", "--log-format", "json"]);
-        if plain {
-            command.args(["--no-tls", "--listen-plain", "127.0.0.1:0"]);
-        } else {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
-        command.arg("--dev-dir").arg(folder.path());
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let (listening, address) = mpsc::channel();
-        let log = child.stderr.take().map(|log| thread::spawn(move || read_log(log, &listening)));
-        let mut broker = Self { child, log, folder, address: String::new() };
+        let started = spawn(&folder, "127.0.0.1:0", plain)?;
+        let pid = Arc::new(AtomicU32::new(started.child.id()));
+        let broker = Self { started, pid, folder, plain };
         broker.end_with_this_process();
-        broker.address = address.recv().map_err(|_| Fail::failed("the broker ended before it listened"))?;
         Ok(broker)
     }
 
+    /// Kills it where it stands, and starts it again over the same store and at the same address.
+    pub(in crate::cli::bench) fn kill_and_start(&mut self) -> Result<(), Fail> {
+        self.started.child.kill()?;
+        self.started.child.wait()?;
+        self.started = spawn(&self.folder, &self.started.address, self.plain)?;
+        self.pid.store(self.started.child.id(), Ordering::Relaxed);
+        Ok(())
+    }
+
     pub(in crate::cli::bench) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Host and port.
     pub(in crate::cli::bench) fn address(&self) -> &str {
-        &self.address
+        &self.started.address
     }
 
     pub(in crate::cli::bench) fn ca(&self) -> PathBuf {
@@ -93,32 +126,24 @@ impl OwnBroker {
 
     /// Has the broker drain and end; returns what it says of its life. `None` where it does not say.
     pub(in crate::cli::bench) fn stop(mut self) -> Option<Committed> {
-        signal(self.child.id(), Signal::TERM);
-        let committed = self.log.take().and_then(|log| log.join().ok()).flatten();
+        signal(self.pid(), Signal::TERM);
+        let committed = self.started.log.take().and_then(|log| log.join().ok()).flatten();
         // Reaped here; the drop finds it gone.
-        drop(self.child.wait());
+        drop(self.started.child.wait());
         committed
     }
 
     /// An interrupted benchmark leaves no broker and no folder behind.
     fn end_with_this_process(&self) {
-        let (pid, folder) = (self.child.id(), self.folder.path().to_owned());
+        let (pid, folder) = (Arc::clone(&self.pid), self.folder.path().to_owned());
         thread::spawn(move || {
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
             if runtime.block_on(interrupted()) {
-                signal(pid, Signal::KILL);
+                signal(pid.load(Ordering::Relaxed), Signal::KILL);
                 drop(fs::remove_dir_all(folder));
                 std::process::exit(130);
             }
         });
-    }
-}
-
-impl Drop for OwnBroker {
-    fn drop(&mut self) {
-        // One that has ended cannot be killed, and need not.
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

@@ -10,9 +10,11 @@ use longwire_protocol::limits::ID_SPAN_MAX;
 use longwire_protocol::reason::Verdict;
 use longwire_protocol::session::ClientEvent;
 
-use super::super::Issuer;
+use super::super::super::Fail;
+use super::super::args::Issuer;
 #[cfg(feature = "mqtt-peer")]
 use super::mqtt::Mqtt;
+use super::sender::{Body, Publish};
 use super::stamp::Stamp;
 use super::way::{Traffic, Way};
 use super::wire::{Wire, WireError, fresh};
@@ -81,6 +83,15 @@ impl Broker {
         self
     }
 
+    /// The way to Longwire and who makes its tokens, for what no other broker does.
+    pub(in crate::cli::bench) fn longwire(&self) -> Result<(&Way, &Issuer), Fail> {
+        match self {
+            Self::Longwire { way, issuer, .. } => Ok((way, issuer)),
+            #[cfg(feature = "mqtt-peer")]
+            Self::Mqtt { .. } => Err(Fail::usage("only Longwire does this")),
+        }
+    }
+
     pub(in crate::cli::bench) fn traffic(&self) -> &Traffic {
         match self {
             Self::Longwire { way, .. } => way.traffic(),
@@ -105,8 +116,8 @@ pub(in crate::cli::bench) enum Heard {
     Acked { id: u64, seq: Option<u64> },
     /// A publish is refused for the moment.
     RefusedForNow { id: u64, wait: Duration },
-    /// A message.
-    Received(Stamp),
+    /// A message; its conversation, where the broker has such.
+    Received { stamp: Stamp, conversation: u64 },
 }
 
 /// A connection.
@@ -122,11 +133,12 @@ pub(in crate::cli::bench) const OPEN_ID: u64 = 1;
 const AROUND: usize = 64;
 
 impl Party {
-    /// Opens where this party and another user talk.
-    pub(in crate::cli::bench) async fn open_pair(&mut self, other: &str) -> Result<Place, WireError> {
+    /// Opens where this party and another user talk, under this message id.
+    pub(in crate::cli::bench) async fn open_pair(&mut self, id: u64, other: &str) -> Result<Place, WireError> {
         match self {
             Self::Longwire(wire) => {
-                open(wire, packet::publish::Action::OpenDirect(packet::OpenDirect { user: other.to_owned() })).await
+                let action = packet::publish::Action::OpenDirect(packet::OpenDirect { user: other.to_owned() });
+                open(wire, id, action).await
             }
             #[cfg(feature = "mqtt-peer")]
             Self::Mqtt(_) => Ok(Place::Topic(format!("pair/{other}"))),
@@ -137,7 +149,8 @@ impl Party {
     pub(in crate::cli::bench) async fn open_channel(&mut self, name: &str) -> Result<Place, WireError> {
         match self {
             Self::Longwire(wire) => {
-                open(wire, packet::publish::Action::OpenChannel(packet::OpenChannel { name: name.to_owned() })).await
+                let action = packet::publish::Action::OpenChannel(packet::OpenChannel { name: name.to_owned() });
+                open(wire, OPEN_ID, action).await
             }
             #[cfg(feature = "mqtt-peer")]
             Self::Mqtt(_) => Ok(Place::Topic(name.to_owned())),
@@ -173,31 +186,6 @@ impl Party {
         }
     }
 
-    /// Whether the broker takes another publish of so many bytes; `first` is the oldest id under way.
-    pub(in crate::cli::bench) fn admits(&self, id: u64, first: u64, bytes: usize) -> bool {
-        match self {
-            Self::Longwire(wire) => id < first + ID_SPAN_MAX && wire.session.publish_room().admits(bytes + AROUND),
-            #[cfg(feature = "mqtt-peer")]
-            Self::Mqtt(_) => id < first + u64::from(u16::MAX),
-        }
-    }
-
-    /// Publishes. `first_unanswered`: the oldest id under way, if that has changed, or 0.
-    pub(in crate::cli::bench) fn publish(&mut self, place: &Place, id: u64, content: Bytes, first_unanswered: u64) {
-        match (self, place) {
-            (Self::Longwire(wire), Place::Conversation(conversation)) => {
-                let conversation = *conversation;
-                let publish =
-                    packet::Publish { conversation, message_id: id, content, first_unanswered, ..Default::default() };
-                wire.session.publish(publish);
-            }
-            #[cfg(feature = "mqtt-peer")]
-            (Self::Mqtt(mqtt), Place::Topic(topic)) => mqtt.publish(topic, id, content),
-            #[cfg(feature = "mqtt-peer")]
-            _ => unreachable!("a place belongs to the broker where it was opened"),
-        }
-    }
-
     /// Writes what there is.
     pub(in crate::cli::bench) async fn flush(&mut self) -> Result<(), WireError> {
         match self {
@@ -222,6 +210,15 @@ impl Party {
         self.fill(until).await
     }
 
+    /// From here on nothing that is delivered is acked.
+    pub(in crate::cli::bench) fn never_ack(&mut self) {
+        match self {
+            Self::Longwire(wire) => wire.acks = false,
+            #[cfg(feature = "mqtt-peer")]
+            Self::Mqtt(_) => {}
+        }
+    }
+
     /// Hands out everything that has arrived, in its order.
     pub(in crate::cli::bench) fn hear(
         &mut self,
@@ -239,8 +236,9 @@ impl Party {
         }
     }
 
-    /// Holds the connection: heartbeats and nothing else, until it ends.
-    pub(in crate::cli::bench) async fn rest(mut self) -> WireError {
+    /// Holds the connection: heartbeats and nothing else, until it ends. Not cancel safe: who cancels it drops the
+    /// connection too.
+    pub(in crate::cli::bench) async fn rest(&mut self) -> WireError {
         loop {
             if let Err(error) = self.step(None).await {
                 return error;
@@ -248,7 +246,7 @@ impl Party {
             if let Err(error) = self.hear(|_| Ok(())) {
                 return error;
             }
-            match &mut self {
+            match self {
                 Self::Longwire(wire) => wire.rest(),
                 #[cfg(feature = "mqtt-peer")]
                 Self::Mqtt(mqtt) => mqtt.rest(),
@@ -266,12 +264,53 @@ impl Party {
     }
 }
 
-async fn open(wire: &mut Wire, action: packet::publish::Action) -> Result<Place, WireError> {
-    let publish = packet::Publish { message_id: OPEN_ID, action: Some(action), ..Default::default() };
+impl Publish for Party {
+    fn admits(&self, id: u64, first: u64, bytes: usize) -> bool {
+        match self {
+            Self::Longwire(wire) => wire.admits(id, first, bytes),
+            #[cfg(feature = "mqtt-peer")]
+            Self::Mqtt(mqtt) => mqtt.admits(id, first, bytes),
+        }
+    }
+
+    fn publish(&mut self, place: &Place, id: u64, body: Body, first_unanswered: u64) {
+        match self {
+            Self::Longwire(wire) => wire.publish(place, id, body, first_unanswered),
+            #[cfg(feature = "mqtt-peer")]
+            Self::Mqtt(mqtt) => mqtt.publish(place, id, body, first_unanswered),
+        }
+    }
+}
+
+impl Publish for Wire {
+    fn admits(&self, id: u64, first: u64, bytes: usize) -> bool {
+        id < first + ID_SPAN_MAX && self.session.publish_room().admits(bytes + AROUND)
+    }
+
+    fn publish(&mut self, place: &Place, id: u64, body: Body, first_unanswered: u64) {
+        #[cfg_attr(not(feature = "mqtt-peer"), expect(irrefutable_let_patterns, reason = "MQTT has topics"))]
+        let Place::Conversation(conversation) = place else {
+            unreachable!("a place belongs to the broker where it was opened")
+        };
+        let (content, action) = match body {
+            Body::Content(content) => (content, None),
+            Body::Mark(seq) => (Bytes::new(), Some(packet::publish::Action::SetMark(packet::SetMark { seq }))),
+        };
+        let conversation = *conversation;
+        self.session.publish(packet::Publish { conversation, message_id: id, content, first_unanswered, action });
+    }
+}
+
+async fn open(wire: &mut Wire, id: u64, action: packet::publish::Action) -> Result<Place, WireError> {
+    let publish = packet::Publish { message_id: id, action: Some(action), ..Default::default() };
     Ok(Place::Conversation(wire.publish_one(publish).await?.conversation))
 }
 
-fn hear(event: ClientEvent, tell: &mut impl FnMut(Heard) -> Result<(), WireError>) -> Result<(), WireError> {
+/// What an event says to a load.
+pub(in crate::cli::bench) fn hear(
+    event: ClientEvent,
+    tell: &mut impl FnMut(Heard) -> Result<(), WireError>,
+) -> Result<(), WireError> {
     match event {
         ClientEvent::PublishAck(ack) => tell(Heard::Acked { id: ack.message_id, seq: Some(ack.seq) }),
         ClientEvent::Refused(refusal) if refusal.reason.verdict() == Verdict::Stop => Err(refusal.into()),
@@ -286,7 +325,7 @@ fn hear(event: ClientEvent, tell: &mut impl FnMut(Heard) -> Result<(), WireError
                 {
                     let stamp = Stamp::read(&entry.content);
                     let stamp = stamp.ok_or_else(|| WireError::Broken("a message that no load has sent".to_owned()))?;
-                    tell(Heard::Received(stamp))?;
+                    tell(Heard::Received { stamp, conversation: entry.conversation })?;
                 }
             }
             Ok(())

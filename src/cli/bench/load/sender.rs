@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use longwire_protocol::limits::PUBLISH_WINDOW;
 
-use super::party::{Heard, OPEN_ID, Party, Place};
+use super::party::{Heard, OPEN_ID, Place};
 
 /// How long a publish that is refused for now waits at least.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// As many as a broker takes unless it is set otherwise.
+pub(in crate::cli::bench) const WINDOW: usize = PUBLISH_WINDOW.items as usize;
 
 /// What one device has under way.
 #[derive(Debug)]
@@ -29,13 +33,39 @@ pub(in crate::cli::bench) struct Outgoing {
 #[derive(Debug)]
 struct Sent {
     place: Place,
-    content: Bytes,
+    body: Body,
     due: Instant,
 }
 
+/// What is published.
+#[derive(Clone, Debug)]
+pub(in crate::cli::bench) enum Body {
+    Content(Bytes),
+    /// Everything up to this seq is read.
+    Mark(u64),
+}
+
+impl From<Bytes> for Body {
+    fn from(content: Bytes) -> Self {
+        Self::Content(content)
+    }
+}
+
+/// Whatever takes publishes.
+pub(in crate::cli::bench) trait Publish {
+    /// Whether another of so many bytes may leave; `first` is the oldest id under way.
+    fn admits(&self, id: u64, first: u64, bytes: usize) -> bool;
+
+    /// Publishes. `first_unanswered`: the oldest id under way, if that has changed, or 0.
+    fn publish(&mut self, place: &Place, id: u64, body: Body, first_unanswered: u64);
+}
+
 /// A publish that was acked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::cli::bench) struct Acked {
+    pub(in crate::cli::bench) place: Place,
+    /// Not a message.
+    pub(in crate::cli::bench) is_mark: bool,
     /// Since it was due.
     pub(in crate::cli::bench) took: Duration,
     pub(in crate::cli::bench) seq: Option<u64>,
@@ -68,32 +98,45 @@ impl Outgoing {
     }
 
     /// Whether a message of so many bytes may leave now.
-    pub(in crate::cli::bench) fn has_room(&self, party: &Party, bytes: usize) -> bool {
-        self.again.is_empty() && self.under_way.len() < self.window && party.admits(self.next_id, self.first(), bytes)
+    pub(in crate::cli::bench) fn has_room(&self, to: &impl Publish, bytes: usize) -> bool {
+        self.again.is_empty() && self.under_way.len() < self.window && to.admits(self.next_id, self.first(), bytes)
     }
 
     fn first(&self) -> u64 {
         self.under_way.front().map_or(self.next_id, |(id, _)| *id)
     }
 
-    /// Publishes under the next id.
-    pub(in crate::cli::bench) fn send(&mut self, party: &mut Party, place: &Place, content: Bytes, due: Instant) {
+    /// The next id, for something else than a message; nothing may be under way.
+    pub(in crate::cli::bench) fn take_id(&mut self) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.send_as(party, id, Sent { place: place.clone(), content, due });
+        id
     }
 
-    fn send_as(&mut self, party: &mut Party, id: u64, sent: Sent) {
+    /// Publishes under the next id.
+    pub(in crate::cli::bench) fn send(
+        &mut self,
+        to: &mut impl Publish,
+        place: &Place,
+        body: impl Into<Body>,
+        due: Instant,
+    ) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.send_as(to, id, Sent { place: place.clone(), body: body.into(), due });
+    }
+
+    fn send_as(&mut self, to: &mut impl Publish, id: u64, sent: Sent) {
         let first = self.under_way.front().map_or(id, |(first, _)| *first);
         let moved = first != self.told;
         self.told = first;
-        party.publish(&sent.place, id, sent.content.clone(), if moved { first } else { 0 });
+        to.publish(&sent.place, id, sent.body.clone(), if moved { first } else { 0 });
         self.under_way.push_back((id, sent));
     }
 
     /// Sends again what was refused for the moment. The order of ids holds: it leaves when nothing is under way any
     /// more. Returns when to come back, where that is known.
-    pub(in crate::cli::bench) fn repeat(&mut self, party: &mut Party) -> Option<Instant> {
+    pub(in crate::cli::bench) fn repeat(&mut self, to: &mut impl Publish) -> Option<Instant> {
         if self.again.is_empty() {
             return None;
         }
@@ -102,7 +145,7 @@ impl Outgoing {
             return Some(self.again_at.max(now + Duration::from_millis(1)));
         }
         while let Some((id, sent)) = self.again.pop_first() {
-            self.send_as(party, id, sent);
+            self.send_as(to, id, sent);
         }
         None
     }
@@ -112,7 +155,12 @@ impl Outgoing {
         match *heard {
             Heard::Acked { id, seq } => {
                 let sent = self.answered(id)?;
-                Some(Acked { took: sent.due.elapsed(), seq })
+                Some(Acked {
+                    is_mark: matches!(sent.body, Body::Mark(_)),
+                    took: sent.due.elapsed(),
+                    place: sent.place,
+                    seq,
+                })
             }
             Heard::RefusedForNow { id, wait } => {
                 let sent = self.answered(id)?;
@@ -121,7 +169,7 @@ impl Outgoing {
                 self.again_at = self.again_at.max(Instant::now() + wait.max(RETRY_AFTER));
                 None
             }
-            Heard::Received(_) => None,
+            Heard::Received { .. } => None,
         }
     }
 
@@ -138,9 +186,14 @@ pub(in crate::cli::bench) struct Pace(Option<(Duration, Instant)>);
 impl Pace {
     /// The share of one of `senders` of `rate` messages a second in all; they take turns. Without a rate: at once.
     pub(in crate::cli::bench) fn of(rate: Option<f64>, number: usize, senders: usize) -> Self {
+        Self::since(Instant::now(), rate, number, senders)
+    }
+
+    /// The same, begun at a moment.
+    pub(in crate::cli::bench) fn since(began: Instant, rate: Option<f64>, number: usize, senders: usize) -> Self {
         Self(rate.map(|rate| {
             let every = Duration::from_secs_f64(senders as f64 / rate.max(0.001));
-            (every, Instant::now() + every.mul_f64(number as f64 / senders as f64))
+            (every, began + every.mul_f64(number as f64 / senders as f64))
         }))
     }
 
