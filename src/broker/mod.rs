@@ -6,7 +6,7 @@ pub mod queue;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -223,6 +223,7 @@ impl Rooms {
             limits,
             draining: AtomicBool::new(false),
             fed: Arc::clone(&fed),
+            allowance: Mutex::default(),
             is_memory_short: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });

@@ -24,7 +24,8 @@ Examples:
   longwire sub '#alarms' --count 1 --timeout 60s && wake-up
   longwire sub '#news' --json | jq .seq
 
-A message is one line: its content as it is (use --json for contents with line breaks). With --out, a small file
+A message is one line: its content as it is (use --json for contents with line breaks). On a terminal, what would steer
+the terminal is shown as an escape instead, such as \\u{1b}; --raw leaves it. With --out, a small file
 FILE.longwire beside FILE remembers how much of FILE counts, and where to go on.";
 
 /// Prints or stores what is said in a conversation
@@ -45,6 +46,10 @@ pub(super) struct Args {
     /// Whole entries as lines of JSON, also those that are not messages
     #[arg(long)]
     json: bool,
+
+    /// Contents as they are on a terminal, too: whoever writes them can then steer it
+    #[arg(long, conflicts_with = "out")]
+    raw: bool,
 
     /// End after this many messages; with --out, once FILE holds as many
     #[arg(long, short = 'n')]
@@ -72,7 +77,7 @@ const PAGE: u32 = 200;
 pub(super) async fn run(args: Args) -> Result<(), Fail> {
     let mut sink = match &args.out {
         Some(path) => Sink::file(path, &args.conversation)?,
-        None => Sink::stdout(),
+        None => Sink::stdout(args.raw),
     };
     let device = match &args.out {
         Some(path) => args.connection.device_of_file("sub", path)?,
@@ -346,17 +351,44 @@ struct Sink {
 }
 
 enum Out {
-    Stdout { buffer: Vec<u8>, lines: bool },
-    File { file: File, buffer: Vec<u8>, state: PathBuf, saved: Kept },
+    /// On a terminal each line leaves at once, and nothing in it steers the terminal.
+    Stdout {
+        buffer: Vec<u8>,
+        lines: bool,
+        shows: bool,
+    },
+    File {
+        file: File,
+        buffer: Vec<u8>,
+        state: PathBuf,
+        saved: Kept,
+    },
+}
+
+/// A line as a terminal may show it: what would steer it, or change the direction of what stands beside it, as an
+/// escape, and so what is no text.
+fn shown(line: &[u8]) -> String {
+    let mut out = String::with_capacity(line.len());
+    for chunk in line.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let steers = c.is_control() && !matches!(c, '\n' | '\t');
+            match steers || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+                true => out.extend(c.escape_unicode()),
+                false => out.push(c),
+            }
+        }
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    out
 }
 
 /// Written to the file at once.
 const BUFFER_BYTES: usize = 1 << 16;
 
 impl Sink {
-    fn stdout() -> Self {
+    fn stdout(raw: bool) -> Self {
         let lines = io::stdout().is_terminal();
-        Self::new(Out::Stdout { buffer: Vec::new(), lines }, Kept::default())
+        Self::new(Out::Stdout { buffer: Vec::new(), lines, shows: lines && !raw }, Kept::default())
     }
 
     fn new(out: Out, kept: Kept) -> Self {
@@ -417,11 +449,14 @@ impl Sink {
 
     fn write(&mut self, line: &[u8]) -> Result<(), Fail> {
         self.unkept += line.len() + 1;
-        let (buffer, now) = match &mut self.out {
-            Out::Stdout { buffer, lines } => (buffer, *lines),
-            Out::File { buffer, .. } => (buffer, false),
+        let (buffer, now, shows) = match &mut self.out {
+            Out::Stdout { buffer, lines, shows } => (buffer, *lines, *shows),
+            Out::File { buffer, .. } => (buffer, false, false),
         };
-        buffer.extend_from_slice(line);
+        match shows {
+            true => buffer.extend_from_slice(shown(line).as_bytes()),
+            false => buffer.extend_from_slice(line),
+        }
         buffer.push(b'\n');
         if now || buffer.len() >= BUFFER_BYTES {
             self.flush()?;
@@ -500,6 +535,24 @@ mod tests {
         let path = directory.path().join("other");
         Sink::file(&path, &Target::Id(7)).and_then(|mut sink| sink.keep(None)).expect("new");
         assert!(Sink::file(&path, &Target::Id(8)).is_err(), "another conversation");
+    }
+
+    #[test]
+    fn a_message_does_not_steer_the_terminal() {
+        let title = "\u{1b}]0;title\u{7} \u{9b}2J\r\u{202e}";
+        let text = shown(title.as_bytes());
+        assert_eq!(text, r"\u{1b}]0;title\u{7} \u{9b}2J\u{d}\u{202e}");
+        assert_eq!(shown(b"\x9b2J \xff"), r"\x9b2J \xff", "also where it is no text");
+        for plain in ["", "one\n\ttwo", "Zoë’s 愛 👩\u{200d}🔬"] {
+            assert_eq!(shown(plain.as_bytes()), plain);
+        }
+        // The same on its way out: a terminal gets it so, a file or pipe as it is.
+        for (shows, expected) in [(true, text.as_bytes()), (false, title.as_bytes())] {
+            let mut sink = Sink::new(Out::Stdout { buffer: Vec::new(), lines: false, shows }, Kept::default());
+            sink.write(title.as_bytes()).expect("gathered");
+            let Out::Stdout { buffer, .. } = &sink.out else { unreachable!("made so above") };
+            assert_eq!(buffer, &[expected, b"\n"].concat());
+        }
     }
 
     fn line(seq: u64) -> String {

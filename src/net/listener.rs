@@ -13,6 +13,7 @@ use longwire_protocol::limits::TLS_MS;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +122,44 @@ struct Gate {
     connections: Arc<Addresses>,
     handshaking: Arc<Addresses>,
     handshakes: Arc<Semaphore>,
+    /// Where handshakes are made, if any are, and where connections live afterwards.
+    shakes: Option<Handshakes>,
+    net: Handle,
+}
+
+/// Threads of their own for handshakes, at a low priority: they are the dearest thing that a stranger can ask for, and
+/// whoever is connected goes first. While nobody else wants the cores, they have them.
+struct Handshakes(Option<Runtime>);
+
+/// Nine in ten parts of a core that both want are for those who are connected.
+const HANDSHAKES_NICE: i32 = 10;
+
+impl Handshakes {
+    fn start() -> std::io::Result<Self> {
+        let lower = || {
+            // Linux gives each thread its own nice value. If it is refused, the work is done at the usual one.
+            if let Err(error) = rustix::process::setpriority_process(None, HANDSHAKES_NICE) {
+                tracing::debug!(%error, "handshakes keep the usual priority");
+            }
+        };
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.thread_name("longwire-tls").on_thread_start(lower).enable_time().build().map(|made| Self(Some(made)))
+    }
+
+    fn spawn(&self, handshake: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            drop(runtime.spawn(handshake));
+        }
+    }
+}
+
+impl Drop for Handshakes {
+    fn drop(&mut self) {
+        // Whoever is not let in yet is not let in any more.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A connection in its place. Written out, since an async block would hold what it moves twice, for as long as the
@@ -144,10 +183,19 @@ impl Listener {
     /// # Cancel safety
     /// Cancel safe: a connection is either handed to its task or not accepted.
     pub async fn run(self, stop: CancellationToken) {
+        let shakes = match self.security {
+            Security::Plain => None,
+            Security::Tls(_) => match Handshakes::start() {
+                Ok(shakes) => Some(shakes),
+                Err(error) => return tracing::error!(%error, "there are no threads for handshakes: nobody is let in"),
+            },
+        };
         let gate = Gate {
             connections: Arc::default(),
             handshaking: Arc::default(),
             handshakes: Arc::new(Semaphore::new(self.limits.handshakes)),
+            shakes,
+            net: Handle::current(),
         };
         loop {
             let accepted = tokio::select! {
@@ -191,13 +239,15 @@ impl Listener {
                 let Some(turn) = gate.handshaking.take(address, handshakes_per_address) else { return };
                 let Ok(permit) = Arc::clone(&gate.handshakes).try_acquire_owned() else { return };
                 let acceptor = TlsAcceptor::from(config.load_full());
-                self.tracker.spawn(async move {
+                let (Some(shakes), net) = (&gate.shakes, gate.net.clone()) else { return };
+                shakes.spawn(async move {
                     let limited =
                         |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
                     let handshake = Box::pin(acceptor.accept_with(socket, limited));
                     if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(TLS_MS), handshake).await {
-                        // A task of its own, so that nothing of the handshake stays.
-                        tracker.spawn(Placed { connection: Connection::new(stream, accepted, shared), _place: place });
+                        // A task of its own, so that nothing of the handshake stays; where who is connected lives.
+                        let connection = Connection::new(stream, accepted, shared);
+                        tracker.spawn_on(Placed { connection, _place: place }, &net);
                     }
                     drop((permit, turn));
                 });
@@ -217,6 +267,17 @@ mod tests {
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
         assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+
+    /// Whoever is connected goes first: Linux gives a thread's nice value as the 17th field behind its name.
+    #[tokio::test]
+    async fn handshakes_are_made_at_a_low_priority() {
+        let shakes = Handshakes::start().expect("threads");
+        let (tell, told) = tokio::sync::oneshot::channel();
+        shakes.spawn(async move { drop(tell.send(std::fs::read_to_string("/proc/thread-self/stat"))) });
+        let stat = told.await.expect("it runs").expect("Linux tells");
+        let nice = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(16));
+        assert_eq!(nice, Some(HANDSHAKES_NICE.to_string().as_str()));
     }
 
     #[test]

@@ -13,13 +13,14 @@ pub mod tls;
 pub mod wheel;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use longwire_protocol::BrokerLimits;
 
 use crate::auth::Authority;
 use crate::broker::queue::Queue;
 use crate::clock::Clock;
+use crate::routing::allowance::Allowance;
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::{History, Segment};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// Everything up to this position was pushed into the lanes of who is online.
     pub fed: Arc<AtomicU64>,
+    /// What users may still make.
+    pub allowance: Mutex<Allowance>,
     /// The process takes more memory than it shall: nobody new is let in.
     pub is_memory_short: AtomicBool,
     /// Connections there are, from accept to close.

@@ -10,6 +10,7 @@ use prost::Message as _;
 use super::Shared;
 use super::pump::{Live, blocking, quick};
 use crate::mutation::Mutation;
+use crate::routing::allowance::makes;
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::core::{Op, Publish, digest};
 use crate::routing::fold::is_countable;
@@ -23,7 +24,23 @@ use crate::store::{PageLimit, ReadError};
 const PREPARED_FOR_MS: u64 = 30_000;
 
 impl Live {
-    pub(super) fn publish(&mut self, publish: packet::Publish, shared: &Shared) {
+    pub(super) fn publish(
+        &mut self,
+        publish: packet::Publish,
+        wire: &mut BrokerSession<Place>,
+        shared: &Shared,
+        now: Millis,
+    ) {
+        // Before anything is loaded for it, and before the commit thread hears of it.
+        let makes = makes(&publish);
+        if makes > 0 {
+            let mut allowance = shared.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(wait_ms) = allowance.charge(self.session.user, makes, now) {
+                let refusal = Refusal::publish(MessageId(publish.message_id), Reason::RateLimited);
+                let refusal = refusal.because("the user makes too many conversations and members at once");
+                return wire.refuse(refusal.retry_after(wait_ms));
+            }
+        }
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);
         let mut publish = Publish { session, publish, digest, mark_countable: None };

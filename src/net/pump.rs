@@ -126,7 +126,7 @@ impl Live {
         now: Millis,
     ) {
         match event {
-            BrokerEvent::Publish(publish) => self.publish(publish, shared),
+            BrokerEvent::Publish(publish) => self.publish(publish, wire, shared, now),
             BrokerEvent::GiveUp(id) => self.ops.push(Op::GiveUp(Arc::clone(&self.session), id)),
             BrokerEvent::Acked { express, bulk } => self.acked(express, bulk, shared, now),
             BrokerEvent::Request(request) => {

@@ -1,7 +1,7 @@
 //! What a connection shares, made for tests: nobody decides what is queued, and the wheel turns by hand.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use longwire_protocol::{BrokerLimits, LogTime, Millis, packet};
 
@@ -37,6 +37,7 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         limits: BrokerLimits::default(),
         draining: AtomicBool::new(false),
         fed: Arc::new(AtomicU64::new(0)),
+        allowance: Mutex::default(),
         is_memory_short: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
     })

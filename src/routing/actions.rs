@@ -24,9 +24,12 @@ impl Draft<'_, '_> {
         if let Some(conversation) = known {
             return Ok(self.answered(ticket, conversation, true));
         }
-        self.has_room(session.user)?;
+        self.has_room(session, session.user)?;
         let other = match other {
-            Some(other) => other,
+            Some(other) => {
+                self.has_room(session, other)?;
+                other
+            }
             None => self.create_user(name),
         };
         let pair = (session.user.min(other), session.user.max(other));
@@ -50,7 +53,7 @@ impl Draft<'_, '_> {
         for name in &create.users {
             valid_user_name(name)?;
         }
-        self.has_room(session.user)?;
+        self.has_room(session, session.user)?;
         let origin = &ticket.origin;
         let key = [origin.device.0, origin.incarnation.0, origin.message_id.0].map(u64::to_le_bytes).concat();
         let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition(xxh3_64(&key))));
@@ -64,7 +67,7 @@ impl Draft<'_, '_> {
                 None => self.create_user(name),
             };
             let is_member = self.view.member(conversation, user).is_some();
-            if !is_member && self.has_room(user).is_ok() {
+            if !is_member && self.has_room(session, user).is_ok() {
                 self.membership(session, conversation, None, user, Role::Member);
             }
         }
@@ -94,7 +97,7 @@ impl Draft<'_, '_> {
             return Err(No(Reason::Forbidden, "the token does not allow to read this channel"));
         }
         if self.role(session, id) == Role::None {
-            self.has_room(session.user)?;
+            self.has_room(session, session.user)?;
             self.change(&Change::RoleSet { conversation: id, user: session.user, role: Role::Reader as i32 });
         }
         Ok(self.answered(ticket, id, false))
@@ -149,7 +152,7 @@ impl Draft<'_, '_> {
             None => self.create_user(&set.user),
         };
         if was == Role::None {
-            self.has_room(user)?;
+            self.has_room(session, user)?;
             if self.view.conversation(id).is_some_and(|c| c.members >= MEMBERS_MAX) {
                 return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
             }

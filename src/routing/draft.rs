@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::change::Change;
 use super::core::Effect;
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
-use super::limits::{CONVERSATIONS_MAX, ID_SPAN_MAX};
+use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::outbox::Session;
 use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, partition};
 use super::view::{Rows as _, View};
@@ -255,8 +255,10 @@ impl Draft<'_, '_> {
         PublishAck { message_id: ticket.origin.message_id.0, seq: seq.0, time, conversation }
     }
 
-    pub(super) fn has_room(&self, user: UserId) -> Result<(), No> {
-        if self.view.user(user).is_some_and(|row| row.conversations >= CONVERSATIONS_MAX) {
+    /// Whether the session may bring this user into one more conversation.
+    pub(super) fn has_room(&self, session: &Session, user: UserId) -> Result<(), No> {
+        let most = if user == session.user { CONVERSATIONS_MAX } else { CONVERSATIONS_BY_OTHERS_MAX };
+        if self.view.user(user).is_some_and(|row| row.conversations >= most) {
             return Err(No(Reason::QuotaExceeded, "the user is in as many conversations as it may"));
         }
         Ok(())

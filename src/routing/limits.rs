@@ -8,6 +8,14 @@ pub use longwire_protocol::limits::{
 
 /// Conversations of one user, the inbox not counted.
 pub const CONVERSATIONS_MAX: u32 = 20_000;
+/// Of these, what others can fill by opening direct conversations and adding the user to groups: the rest is left to what
+/// the user does itself.
+pub const CONVERSATIONS_BY_OTHERS_MAX: u32 = 16_000;
+/// Conversations that a user makes and users that it names in doing so, at once: ten groups of a thousand, some 0.1 s of
+/// the commit thread.
+pub const MAKES_MAX: u32 = 10_000;
+/// The same a second, from then on: 0.1 % of the commit thread for each user that does nothing else.
+pub const MAKES_PER_SECOND: u32 = 100;
 /// Members of one group.
 pub const MEMBERS_MAX: u32 = 100_000;
 /// Stretches of seqs kept for a member that came and went; older ones are no longer theirs.

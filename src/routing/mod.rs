@@ -2,6 +2,7 @@
 //! (records in, effects out), and the narrow shells that feed connections. Knows the store's face, never a socket.
 
 mod actions;
+pub mod allowance;
 pub mod audit;
 pub mod catch_up;
 pub mod change;

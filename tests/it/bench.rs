@@ -108,3 +108,25 @@ fn bench_connections_starts_a_broker() {
     let connections: Vec<_> = runs.iter().map(|run| run["figures"]["connections"].clone()).collect();
     assert_eq!(connections, [5.0, 10.0]);
 }
+
+/// The course of attacks runs, honest clients get everything meanwhile, and what attackers got is told by name. How fast
+/// and how large everything is, is for machines that do nothing else.
+#[test]
+fn bench_hostile_tells_what_attackers_got() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("figures.json");
+    let mut longwire = Command::new(env!("CARGO_BIN_EXE_longwire"));
+    longwire.args(["bench", "hostile", "--only", "tokens,window,members", "--rounds", "1", "--window", "500ms"]);
+    longwire.args(["--settle", "1s", "--publishers", "2", "--readers", "3", "--rate", "50", "--no-overload"]);
+    longwire.args(["--connections", "20", "--connect-rate", "50", "--json"]).arg(&json);
+    let output = longwire.env("TMPDIR", folder.path()).env_remove("LONGWIRE_URL").output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let figures = std::fs::read(json).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let figures: serde_json::Value = serde_json::from_slice(&figures).expect("JSON");
+    assert_eq!(figures["broken"], serde_json::json!([]), "{said}");
+    assert!(figures["honest_messages"].as_u64() > Some(50), "{figures}");
+    let ended = |attack: usize, how: &str| figures["attacks"][attack]["ended"][how]["connections"].as_u64();
+    assert!(ended(0, "unauthenticated") > Some(0) && ended(0, "token_expired") > Some(0), "{said}");
+    assert!(ended(1, "window_exceeded") > Some(0), "{said}");
+    assert!(figures["attacks"][2]["refused"]["rate_limited"].as_u64() > Some(0), "{said}");
+}

@@ -5,6 +5,7 @@ mod connections;
 mod cost;
 mod fanout;
 mod groups;
+mod hostile;
 mod kill;
 mod load;
 mod mix;
@@ -26,6 +27,7 @@ Examples:
   longwire bench publish --connections 256 --window 1 --duration 20s --json publish.json --html publish.html
   longwire bench pairs --pairs 100 --window 32 --peer mqtt://127.0.0.1:1883 --peer-pid $(pidof mosquitto) --repeat 3
   longwire bench connections --steps 1000,5000,15000
+  longwire bench hostile --json hostile.json
   longwire bench publish --url longwires://127.0.0.1:14000 --ca longwire-dev/ca.pem \\
       --issuer longwire-dev --issuer-key longwire-dev/issuer.key --broker-pid $(pidof longwire)
 
@@ -56,6 +58,8 @@ pub(super) enum Command {
     Kill(kill::Args),
     /// Opens many connections that do nothing: how fast, and what memory the broker holds for each
     Connections(connections::Args),
+    /// Attacks a broker that serves honest clients: what attackers get, what they cost, what the others notice
+    Hostile(hostile::Args),
     /// The part of `connections` that opens them; started by it
     #[command(hide = true)]
     ConnectionsWorker(connections::Args),
@@ -73,6 +77,7 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
         Command::Slow(args) => slow::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Connections(args) => connections::run(args),
+        Command::Hostile(args) => hostile::run(args),
         Command::ConnectionsWorker(args) => connections::work(&args),
     }
 }

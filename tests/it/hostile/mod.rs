@@ -6,9 +6,11 @@
 //! | `strangers.rs` | whoever reaches the port: sockets that say nothing or too little, floods of connections |
 //! | `framing.rs` | bytes that are no packets, lengths that lie, packets in the wrong place |
 //! | `insiders.rs` | who has a token: windows, floods, readers that never ack, quotas |
+//! | `bombs.rs` | who makes as many conversations, members and users as it can |
 //! | `impostors.rs` | who has no token, another's or an old one; who takes devices over; names |
 //! | `process.rs` | what attacks cost the real broker in memory |
 
+mod bombs;
 mod framing;
 mod impostors;
 mod insiders;

@@ -29,17 +29,31 @@ pub(in crate::cli::bench) fn spent(pid: u32) -> Result<Spent, Fail> {
 }
 
 fn parse(stat: &str, io: &str, status: &str, ticks: u64) -> Option<Spent> {
+    Some(Spent {
+        cpu: cpu(stat, ticks)?,
+        write_calls: field(io, "syscw:")?,
+        disk_bytes: field(io, "write_bytes:")?,
+        resident: field(status, "VmRSS:")? * 1024,
+    })
+}
+
+fn cpu(stat: &str, ticks: u64) -> Option<Duration> {
     // The name stands in brackets and may hold anything; user and system time are the 12th and 13th behind it.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    Some(Spent {
-        cpu: Duration::from_secs_f64((user + system) as f64 / ticks as f64),
-        write_calls: field(io, "syscw:")?,
-        disk_bytes: field(io, "write_bytes:")?,
-        resident: field(status, "VmRSS:")? * 1024,
-    })
+    Some(Duration::from_secs_f64((user + system) as f64 / ticks as f64))
+}
+
+/// CPU that the threads of this name in this process have taken.
+pub(in crate::cli::bench) fn own_threads(name: &str) -> Duration {
+    let ticks = rustix::param::clock_ticks_per_second();
+    let named = |stat: &String| stat.split_once('(').is_some_and(|(_, rest)| rest.starts_with(&format!("{name})")));
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    // A thread may be gone before it is looked at.
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter(named).filter_map(|stat| cpu(&stat, ticks)).sum()
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
@@ -77,6 +91,22 @@ mod tests {
         let spent = parse(stat, io, "Name:\tx\nVmRSS:\t   12 kB\n", 100).expect("well formed");
         assert_eq!(spent, Spent { cpu: Duration::from_secs(3), write_calls: 4, disk_bytes: 6, resident: 12_288 });
         assert_eq!(parse("", io, "", 100), None);
+    }
+
+    #[test]
+    fn threads_of_this_process_are_known_by_their_name() {
+        let spins = || {
+            while own_threads("spins").is_zero() {
+                std::hint::spin_loop();
+            }
+        };
+        std::thread::Builder::new()
+            .name("spins".into())
+            .spawn(spins)
+            .expect("a thread")
+            .join()
+            .expect("it has taken CPU");
+        assert_eq!(own_threads("nobody is called this"), Duration::ZERO);
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! What users may make in a stretch of time: one publish can make a thousand members and as many users, and the commit
+//! thread is everybody's. Pure: whoever asks says what time it is.
+
+use std::collections::HashMap;
+
+use longwire_protocol::packet::{self, publish::Action};
+use longwire_protocol::{Millis, UserId};
+
+use super::limits::{MAKES_MAX, MAKES_PER_SECOND};
+
+/// The time that one of them takes of what a user may.
+const EACH_MS: u64 = 1_000 / MAKES_PER_SECOND as u64;
+/// How far ahead a user may be.
+const AHEAD_MS: u64 = MAKES_MAX as u64 * EACH_MS;
+/// How often those are forgotten who may do everything again.
+const SWEEP_MS: u64 = 10_000;
+
+/// See the module. Holds only users who made something that is not paid for by time.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    /// When all that a user made will be paid for.
+    paid_at: HashMap<UserId, Millis>,
+    swept: Millis,
+}
+
+/// How many conversations and users a publish makes or names: what it is charged with.
+#[must_use]
+pub fn makes(publish: &packet::Publish) -> u32 {
+    match &publish.action {
+        Some(Action::CreateGroup(create)) => 1 + u32::try_from(create.users.len()).unwrap_or(u32::MAX - 1),
+        Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetRole(_)) => 1,
+        _ => 0,
+    }
+}
+
+impl Allowance {
+    /// Charges a user with so many.
+    ///
+    /// # Errors
+    /// They are more than it may make now: after so many milliseconds it may. Nothing is charged.
+    pub fn charge(&mut self, user: UserId, makes: u32, now: Millis) -> Result<(), u32> {
+        if now.since(self.swept) >= SWEEP_MS {
+            self.swept = now;
+            self.paid_at.retain(|_, paid_at| *paid_at > now);
+        }
+        let paid_at = self.paid_at.get(&user).copied().unwrap_or(now).max(now).after(u64::from(makes) * EACH_MS);
+        let ahead = paid_at.since(now);
+        if ahead > AHEAD_MS {
+            return Err(u32::try_from(ahead - AHEAD_MS).unwrap_or(u32::MAX));
+        }
+        self.paid_at.insert(user, paid_at);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: UserId = UserId(1);
+
+    #[test]
+    fn what_is_made_at_once_is_bounded_and_comes_back_with_time() {
+        let (mut allowance, now) = (Allowance::default(), Millis(5_000));
+        for _ in 0..MAKES_MAX / 1_000 {
+            allowance.charge(ANN, 1_000, now).expect("at once");
+        }
+        assert_eq!(allowance.charge(ANN, 1, now), Err(10));
+        assert_eq!(allowance.charge(ANN, 1_000, now), Err(10_000));
+        allowance.charge(UserId(2), MAKES_MAX, now).expect("another user's is its own");
+        let later = now.after(10_000);
+        allowance.charge(ANN, 1_000, later).expect("it waited as long as it was told");
+        assert_eq!(allowance.charge(ANN, 1, later), Err(10), "what was refused was not charged");
+    }
+
+    #[test]
+    fn nobody_is_kept_who_may_do_everything() {
+        let mut allowance = Allowance::default();
+        for user in 1..=1_000 {
+            allowance.charge(UserId(user), 1, Millis(0)).expect("its first");
+        }
+        allowance.charge(ANN, 1, Millis(SWEEP_MS)).expect("its second");
+        assert_eq!(allowance.paid_at.len(), 1);
+    }
+}

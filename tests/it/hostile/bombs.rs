@@ -1,0 +1,107 @@
+//! Who makes as much as it can: conversations, members, users.
+
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, Publish, Role};
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{ClientEvent, limits};
+
+use super::Bystander;
+use crate::world::{Wire, World};
+
+/// A creation that names as many users as it may. All are one, so that it costs little to make here: what is charged is
+/// how many are named.
+fn creation() -> Action {
+    let users = vec!["somebody".to_owned(); limits::GROUP_USERS_MAX];
+    Action::CreateGroup(packet::CreateGroup { label: "g".into(), users })
+}
+
+/// Gets: nine groups of a thousand, then *rate_limited* with the wait, on each of its devices. Costs: what nine groups
+/// do, and nothing for the rest. Others: make groups of their own; and it can talk as ever.
+/// SPEC R5.5-10.
+#[tokio::test]
+async fn who_makes_too_much_at_once_is_told_to_wait() {
+    let world = World::new().await;
+    let mut bystander = Bystander::new(&world).await;
+    let mut mallory = world.user("mallory").await;
+    let direct = mallory.open_direct("friend").await;
+    let mut made = 0;
+    let refusal = loop {
+        match mallory.act(0, creation()).await {
+            Ok(_) => made += 1,
+            Err(refusal) => break refusal,
+        }
+        assert!(made <= 20, "it goes on and on");
+    };
+    assert_eq!((made, refusal.reason), (9, Reason::RateLimited));
+    assert!((1..=11_000).contains(&refusal.retry_after_ms), "{}", refusal.retry_after_ms);
+    let connect = packet::Connect { device: "another".into(), ..world.connect("mallory") };
+    let refusal = world.wire(connect).await.act(0, creation()).await.expect_err("one user, one allowance");
+    assert_eq!(refusal.reason, Reason::RateLimited);
+    mallory.say(direct, "messages are none of it").await;
+    world.user("carol").await.act(0, creation()).await.expect("another user's is its own");
+    bystander.goes_on().await;
+}
+
+/// Adds users to a group, as fast as the window allows; how many were refused, by the last refusal's reason.
+async fn add(admin: &mut Wire, group: u64, users: impl Iterator<Item = String>) -> (u64, Option<Reason>) {
+    let (mut under_way, mut first, mut refused, mut why) = (0, admin.next_id, 0, None);
+    let mut users = users.peekable();
+    while users.peek().is_some() || under_way > 0 {
+        while under_way < 60
+            && let Some(user) = users.next()
+        {
+            let action = Some(Action::SetRole(packet::SetRole { user, role: Role::Member.into() }));
+            let message_id = admin.next_id;
+            admin.session.publish(Publish {
+                message_id,
+                conversation: group,
+                first_unanswered: first,
+                action,
+                ..Publish::default()
+            });
+            admin.next_id += 1;
+            under_way += 1;
+        }
+        match admin.event().await.expect("the connection holds") {
+            ClientEvent::PublishAck(ack) => (under_way, first) = (under_way - 1, ack.message_id + 1),
+            ClientEvent::Refused(refusal) => {
+                (under_way, first) = (under_way - 1, refusal.message_id.0 + 1);
+                refused += 1;
+                why = Some(refusal.reason);
+            }
+            _ => {}
+        }
+        admin.items.clear();
+    }
+    (refused, why)
+}
+
+/// Gets: a group of 100,000, then *quota_exceeded*. Others: go on.
+/// `cargo test --test it -- --ignored full_size`, some minutes.
+/// SPEC R7-9.
+#[tokio::test]
+#[ignore = "a hundred thousand members: by hand"]
+async fn a_group_of_full_size_takes_nobody_more() {
+    const MEMBERS: usize = 100_000;
+    const ADMINS: usize = 11;
+    let world = World::with_options(longwire::store::StoreOptions::default()).await;
+    let mut bystander = Bystander::new(&world).await;
+    let mut mallory = world.user("mallory").await;
+    let admins: Vec<String> = (0..ADMINS).map(|n| format!("admin{n}")).collect();
+    let names: Vec<&str> = admins.iter().map(String::as_str).collect();
+    let group = mallory.create_group("all", &names).await;
+    let mut left = MEMBERS - ADMINS - 1;
+    for admin in &admins {
+        mallory.set_role(group, admin, Role::Admin).await.expect("an admin");
+        let mut wire = world.user(admin).await;
+        let count = left.min(9_500);
+        left -= count;
+        let refused = add(&mut wire, group, (0..count).map(|n| format!("{admin}-{n}"))).await;
+        assert_eq!(refused, (0, None), "{left} are left to add");
+        bystander.goes_on().await;
+    }
+    assert_eq!(left, 0);
+    let refused = add(&mut mallory, group, (0..100).map(|n| format!("late-{n}"))).await;
+    assert_eq!(refused, (100, Some(Reason::QuotaExceeded)));
+    bystander.goes_on().await;
+}
