@@ -133,8 +133,15 @@ fn fanout(turns: usize) -> Box<dyn FnMut()> {
         let op = Some(request::Op::Watch(packet::WatchRequest { conversation, stop: false }));
         reader.ask(&mut world, &Kind::Request(packet::Request { id: 1, op }));
     }
-    let mut messages = bursts(&publisher, conversation, turns as u64, 1).into_iter();
-    let mut heard = 0;
+    let mut messages = bursts(&publisher, conversation, turns as u64 + 1, 1).into_iter();
+    // With the first message the readers are live: what it takes until then is not repeated.
+    publisher.say(&messages.next().expect("one more"));
+    world.turn(&mut publisher);
+    for reader in &mut readers {
+        world.turn(reader);
+        reader.drop_heard();
+    }
+    let mut heard = 1;
     Box::new(move || {
         publisher.say(&messages.next().expect("as many as were made ready"));
         world.turn(&mut publisher);
