@@ -62,8 +62,6 @@ pub enum Mutation {
     OpenedMakesStale,
     /// A watched channel is sent from before it was watched.
     WatchedFromBefore,
-    /// What a refused publish told of the first unanswered id is forgotten.
-    ToldForgotten,
     /// The state is saved while the log may hold a frame that the state does not.
     SealedWhileFailed,
     /// A publish that may be stored is called surely not stored when it is repeated.
@@ -96,7 +94,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 43] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -126,7 +124,6 @@ impl Mutation {
         Self::RepeatFailsWithGroup,
         Self::OpenedMakesStale,
         Self::WatchedFromBefore,
-        Self::ToldForgotten,
         Self::SealedWhileFailed,
         Self::OutcomeForgotten,
         Self::MembersIgnoreRights,

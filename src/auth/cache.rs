@@ -26,8 +26,12 @@ struct Halves {
     older: HashMap<Digest, Identity, foldhash::fast::RandomState>,
 }
 
-/// Identities that are remembered: with what most tokens say, 300 bytes each.
+/// Identities that are remembered: with what most tokens say, 300 bytes each, and never more than 1.5 KiB.
 const IDENTITIES_MAX: usize = 65_536;
+/// The longest token that is remembered, so that memory is bounded; longer ones are verified each time.
+const TOKEN_BYTES_MAX: usize = 768;
+/// The most patterns in it, likewise.
+const PATTERNS_MAX: usize = 8;
 
 impl Default for Cache {
     fn default() -> Self {
@@ -38,6 +42,11 @@ impl Default for Cache {
 impl Cache {
     fn of(identities_max: usize) -> Self {
         Self { half: identities_max / 2, halves: Mutex::default() }
+    }
+
+    /// Whether a token is one to remember.
+    pub(super) fn takes(token: &str, identity: &Identity) -> bool {
+        token.len() <= TOKEN_BYTES_MAX && identity.publish.len() + identity.read.len() <= PATTERNS_MAX
     }
 
     /// The identity of a token that was verified; whether it still holds is the caller's to ask.

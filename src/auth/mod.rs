@@ -63,8 +63,9 @@ impl Authority {
             issuers.insert(name.clone(), key);
         }
         self.issuers.store(Arc::new(issuers));
+        // Before what is remembered goes: who verified meanwhile sees that it has risen, and forgets again.
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.verified.clear();
-        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -98,7 +99,9 @@ impl Authority {
             None => {
                 let generation = self.generation();
                 let identity = token::verify(token, &self.issuers.load(), now_unix)?;
-                self.verified.put(token, identity.clone());
+                if Cache::takes(token, &identity) {
+                    self.verified.put(token, identity.clone());
+                }
                 if self.generation() != generation {
                     // Believed by issuers that may not be any more: the next one asks again.
                     self.verified.clear();

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use longwire_protocol::limits::GROUP_USERS_MAX;
 use longwire_protocol::packet::{self, publish::Action};
 use longwire_protocol::{Millis, UserId};
 
@@ -23,10 +24,12 @@ pub struct Allowance {
     swept: Millis,
 }
 
-/// How many conversations and users a publish makes or names: what it is charged with.
+/// How many conversations and users a publish makes or names: what it is charged with. Nothing for a group of more users
+/// than may be named at once: that one is refused for good, and makes nothing.
 #[must_use]
 pub fn makes(publish: &packet::Publish) -> u32 {
     match &publish.action {
+        Some(Action::CreateGroup(create)) if create.users.len() > GROUP_USERS_MAX => 0,
         Some(Action::CreateGroup(create)) => 1 + u32::try_from(create.users.len()).unwrap_or(u32::MAX - 1),
         Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetRole(_)) => 1,
         _ => 0,
@@ -71,6 +74,16 @@ mod tests {
         let later = now.after(10_000);
         allowance.charge(ANN, 1_000, later).expect("it waited as long as it was told");
         assert_eq!(allowance.charge(ANN, 1, later), Err(10), "what was refused was not charged");
+    }
+
+    /// It would be told to come again for ever, and all that it makes after it.
+    #[test]
+    fn a_group_of_more_users_than_there_may_be_is_left_to_be_refused_for_good() {
+        let create = |users| {
+            let create = packet::CreateGroup { users: vec!["ann".into(); users], ..Default::default() };
+            makes(&packet::Publish { action: Some(Action::CreateGroup(create)), ..Default::default() })
+        };
+        assert_eq!((create(GROUP_USERS_MAX), create(GROUP_USERS_MAX + 1)), (GROUP_USERS_MAX as u32 + 1, 0));
     }
 
     #[test]

@@ -300,7 +300,7 @@ impl Core {
         // What lies below the first unanswered is settled.
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
-        let told = if Mutation::ToldForgotten.is_planted() { MessageId(publish.first_unanswered) } else { fence.told };
+        let told = fence.told;
         let lacks_count = matches!(publish.action, Some(Action::SetMark(_))) && mark_countable.is_none();
         let outcome = match draft.known(&session, &publish, told, digest) {
             Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {

@@ -43,6 +43,8 @@ pub(super) struct Merge {
     inputs: Vec<Arc<Run>>,
     rows: Vec<Peekable<Rows>>,
     writer: RunWriter,
+    /// Entries read so far, those that are left out too.
+    taken: u64,
 }
 
 impl Merge {
@@ -50,7 +52,7 @@ impl Merge {
     pub(super) fn begin(disk: Arc<dyn Disk>, inputs: &[Arc<Run>], number: u64) -> Result<Self, ReadError> {
         let level = inputs.iter().map(|run| run.row().level).max().unwrap_or(0) + 1;
         let rows = inputs.iter().map(|run| Ok(run.rows()?.peekable())).collect::<Result<_, ReadError>>()?;
-        Ok(Self { inputs: inputs.to_vec(), rows, writer: RunWriter::create(disk, number, level)? })
+        Ok(Self { inputs: inputs.to_vec(), rows, writer: RunWriter::create(disk, number, level)?, taken: 0 })
     }
 
     /// The number of the run that it makes.
@@ -63,13 +65,26 @@ impl Merge {
         let mut merged = 0;
         while merged < entries {
             let Some(row) = self.next_row()? else {
+                self.has_everything()?;
                 return Ok(true);
             };
             merged += row.len();
+            self.taken += row.len() as u64;
             row.iter().filter(|entry| entry.position >= floor).for_each(|entry| self.writer.push(entry));
         }
         self.writer.commit()?;
         Ok(false)
+    }
+
+    /// What is merged takes the place of its inputs, so each entry that these are said to hold must have been read: on
+    /// damaged pages some may not be found, and no error tell of it.
+    fn has_everything(&self) -> Result<(), ReadError> {
+        let listed: u64 = self.inputs.iter().map(|run| run.row().entries).sum();
+        let numbers = || self.inputs.iter().map(|run| run.row().number).collect::<Vec<_>>();
+        match self.taken == listed {
+            true => Ok(()),
+            false => Err(ReadError(format!("runs {:?}: {} of {listed} entries can be read", numbers(), self.taken))),
+        }
     }
 
     /// Seals the merged run; returns also the bytes that were written.
@@ -94,5 +109,52 @@ impl Merge {
             }
         }
         lowest.and_then(|(_, index)| self.rows[index].next()).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use longwire_protocol::{ConversationId, LogTime, MessageId, Seq};
+
+    use super::super::StoredEntry;
+    use super::super::frame::Origin;
+    use super::super::testing::SimDisk;
+    use super::*;
+
+    /// A run of ten entries.
+    fn run(disk: &Arc<dyn Disk>, number: u64) -> RunRow {
+        let mut writer = RunWriter::create(Arc::clone(disk), number, 0).expect("a file");
+        for seq in number * 10..number * 10 + 10 {
+            writer.push(&StoredEntry {
+                conversation: ConversationId(7),
+                seq: Seq(seq),
+                position: Position(seq),
+                time: LogTime(seq),
+                countable: seq,
+                origin: Origin::default(),
+                first_unanswered: MessageId(0),
+                digest: 0,
+                source: Position(0),
+                item: Bytes::from_static(b"an item"),
+            });
+        }
+        writer.finish().expect("written").0.expect("a run of entries")
+    }
+
+    #[test]
+    fn what_cannot_all_be_read_is_not_replaced() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::default());
+        let rows = [run(&disk, 1), run(&disk, 2)];
+        let merged = |rows: [RunRow; 2]| {
+            let runs = rows.map(|row| Arc::new(Run::open(&disk, row, 1 << 20).expect("opens")));
+            let mut merge = Merge::begin(Arc::clone(&disk), &runs, 3)?;
+            while !merge.step(4, Position(15))? {}
+            merge.finish().map(|(merged, _)| merged.row.expect("entries are left").entries)
+        };
+        assert_eq!(merged(rows).expect("merged"), 15, "five lie below the floor");
+        let more = RunRow { entries: 11, ..rows[1] };
+        let error = merged([rows[0], more]).expect_err("one is missing");
+        assert_eq!(error.0, "runs [1, 2]: 20 of 21 entries can be read");
     }
 }

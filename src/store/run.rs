@@ -7,7 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq};
-use redb::{Builder, Database, Durability, Range, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{
+    Builder, Database, Durability, Range, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTable,
+    TableDefinition,
+};
 
 use super::disk::{Disk, Meter, MeteredFile, RUNS_FOLDER};
 use super::frame::{put_varint, take_varint};
@@ -70,6 +73,10 @@ impl Opened {
                 .map_err(|error| trouble(classify(disk, &name, error).to_string()))?;
             let transaction = database.begin_read().map_err(|error| trouble(error.to_string()))?;
             let table = transaction.open_table(ROWS).map_err(|error| trouble(error.to_string()))?;
+            // No run is listed that holds nothing; a damaged root may look as if it did.
+            if table.first().map_err(|error| trouble(error.to_string()))?.is_none() {
+                return Err(trouble(format!("no entry can be found, and {} are listed", row.entries)));
+            }
             Ok(Self { table, _database: database })
         })
     }

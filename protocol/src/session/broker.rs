@@ -474,7 +474,7 @@ impl<P: Copy> BrokerSession<P> {
         Ok(Some(BrokerEvent::Connect(Box::new(connect))))
     }
 
-    fn publish(&mut self, publish: packet::Publish, bytes: usize) -> Result<Option<BrokerEvent<P>>, Refusal> {
+    fn publish(&mut self, mut publish: packet::Publish, bytes: usize) -> Result<Option<BrokerEvent<P>>, Refusal> {
         let id = MessageId(publish.message_id);
         if !id.is_some() {
             return Err(Refusal::connection(Reason::Malformed).because("a publish without a message id"));
@@ -491,7 +491,11 @@ impl<P: Copy> BrokerSession<P> {
         // It is repeated, whatever comes of that. So an id is open at most once, and their span bounds what is kept.
         self.refused.close(id);
         match self.judge(&publish) {
-            None => Ok(Some(BrokerEvent::Publish(publish))),
+            None => {
+                // What a publish told that went no further is told by the next one: the client says it once.
+                publish.first_unanswered = self.first_unanswered.0;
+                Ok(Some(BrokerEvent::Publish(publish)))
+            }
             Some(reason) => {
                 self.refuse(Refusal::publish(id, reason));
                 Ok(None)

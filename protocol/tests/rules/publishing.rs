@@ -76,6 +76,21 @@ fn an_id_below_the_first_unanswered_is_stale() {
     assert_eq!((passed, refused), (vec![13], vec![(12, Reason::StaleId)]));
 }
 
+/// R5.2-4: what a publish told holds, also when the publish itself goes no further.
+#[test]
+fn what_a_refused_publish_told_is_passed_on_with_the_next() {
+    let mut pair =
+        open_pair_with(packet::Connect { incarnation: 1, first_unanswered: 10, ..connect() }, BrokerLimits::default());
+    let moved = packet::Publish { first_unanswered: 13, ..message(13, 1, 1) };
+    pair.client.publish(moved);
+    pair.carry_up().expect("a publish");
+    pair.broker.refuse(Refusal::publish(MessageId(13), Reason::RateLimited).retry_after(10));
+    pair.client.publish(message(14, 2, 1));
+    let heard = pair.carry_up().expect("a publish");
+    let [BrokerEvent::Publish(passed)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((passed.message_id, passed.first_unanswered), (14, 13));
+}
+
 /// R5.2-3: 256 ids, both ends included.
 #[test]
 fn the_span_of_ids_is_bounded() {
