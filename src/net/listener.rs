@@ -244,7 +244,9 @@ impl Listener {
                     let limited =
                         |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
                     let handshake = Box::pin(acceptor.accept_with(socket, limited));
-                    if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(TLS_MS), handshake).await {
+                    // It may have waited for its turn on the processor: that counts.
+                    let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
+                    if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(left), handshake).await {
                         // A task of its own, so that nothing of the handshake stays; where who is connected lives.
                         let connection = Connection::new(stream, accepted, shared);
                         tracker.spawn_on(Placed { connection, _place: place }, &net);

@@ -1,7 +1,7 @@
 //! The background thread: turns sealed memtables into runs, saves the state that goes with them, merges runs, and
 //! deletes what nobody needs. It works in small slices, so that the commit thread gets its core and the disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use longwire_protocol::LogTime;
 
 use super::disk::Disk;
 use super::memtable::Memtable;
-use super::merge::{FAN_IN, Merge, MergeLimit, Merged, due};
+use super::merge::{FAN_IN, Merge, MergeError, MergeLimit, Merged, due};
 use super::run::{Run, RunWriter, file_name};
 use super::state_file::{Progress, RunRow, StateFile, Step};
 use super::view::View;
@@ -28,6 +28,8 @@ const MERGE_DEBT: usize = 3 * FAN_IN;
 /// How long to wait after a failure, doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// How often a run may be unreadable for a merge before it is left as it is.
+const READ_TRIES: u32 = 3;
 
 /// How long to wait before looking again whether the last reader of a run is gone.
 const READERS_WAIT: Duration = Duration::from_millis(100);
@@ -181,11 +183,13 @@ pub(super) struct Builder {
     pace: Pace,
     progress: Progress,
     job: Option<Job>,
-    /// The run that was made of the job under way, while saving it fails.
-    made: Option<Option<RunRow>>,
+    /// The run that was made of the job under way and can be read, while saving it fails.
+    made: Option<Option<Arc<Run>>>,
     merge: Option<Merge>,
-    /// What a merge has made, until it is saved.
-    merged: Option<Merged>,
+    /// What a merge has made and can be read, until it is saved; and the numbers of the runs whose place it takes.
+    merged: Option<(Option<Arc<Run>>, Vec<u64>)>,
+    /// How often each run could not be read for a merge.
+    unreadable: BTreeMap<u64, u32>,
     /// Merging failed, and nothing was absorbed since: it waits, so that what fails does not stop what goes.
     merge_waits: bool,
     /// Runs that are in no manifest any more and may still have readers.
@@ -213,6 +217,7 @@ impl Builder {
             made: None,
             merge: None,
             merged: None,
+            unreadable: BTreeMap::new(),
             merge_waits: false,
             unlisted: Vec::new(),
             leaving: None,
@@ -285,12 +290,14 @@ impl Builder {
     fn absorb(&mut self, job: &Job) -> Result<(), ReadError> {
         // Not written anew when only the saving has failed: it may be listed all the same, and a second run of the same
         // entries would be listed beside it. And the disk may be full.
-        let added = match self.made {
-            Some(made) => made,
-            None => self.write_run(&job.table)?,
+        let run = match &self.made {
+            Some(made) => made.clone(),
+            None => {
+                let row = self.write_run(&job.table)?;
+                self.open_new(row)?
+            }
         };
-        self.made = Some(added);
-        let run = added.map(|row| self.open_run(row)).transpose()?;
+        self.made = Some(run.clone());
         let progress = Progress {
             applied: job.tail,
             applied_commit: job.commit,
@@ -298,6 +305,7 @@ impl Builder {
             floor: self.view.floor(),
             ..self.progress
         };
+        let added = run.as_ref().map(|run| *run.row());
         let step = Step { added, removed: &[], rows: Some(&*job.rows), segments: &job.segments };
         self.state.save(&progress, &step)?;
         self.made = None;
@@ -343,6 +351,12 @@ impl Builder {
 
     fn open_run(&self, row: RunRow) -> Result<Arc<Run>, ReadError> {
         Run::open(&self.disk, row, self.pace.run_cache_bytes).map(Arc::new)
+    }
+
+    /// Opens a run that was just written; one that cannot be read is no run, and is written anew.
+    fn open_new(&self, row: Option<RunRow>) -> Result<Option<Arc<Run>>, ReadError> {
+        let open = |row: RunRow| self.open_run(row).inspect_err(|_| self.remove_attempt(row.number));
+        row.map(open).transpose()
     }
 
     /// Numbers are not used again, so that a file of a failed attempt is never taken for another.
@@ -398,9 +412,23 @@ impl Builder {
 
     fn begin_merge(&mut self) -> Result<bool, ReadError> {
         let runs = self.view.runs();
-        let Some(inputs) = due(&runs, self.pace.limit) else { return Ok(false) };
-        self.merge = Some(Merge::begin(Arc::clone(&self.disk), inputs, self.next_number())?);
+        let may = |number| self.unreadable.get(&number).is_none_or(|times| *times < READ_TRIES);
+        let Some(inputs) = due(&runs, self.pace.limit, may) else { return Ok(false) };
+        let merge = Merge::begin(Arc::clone(&self.disk), inputs, self.next_number());
+        self.merge = Some(merge.map_err(|error| self.cannot_merge(error))?);
         Ok(true)
+    }
+
+    /// A run that cannot be read time and again is left as it is, so that others are merged.
+    fn cannot_merge(&mut self, MergeError { error, unreadable }: MergeError) -> ReadError {
+        for number in unreadable {
+            let times = self.unreadable.entry(number).or_default();
+            *times += 1;
+            if *times == READ_TRIES {
+                tracing::error!(%error, run = number, "a run is not merged before the next start; see `store check`");
+            }
+        }
+        error
     }
 
     fn go_on_merging(&mut self, mut merge: Merge) -> Result<bool, ReadError> {
@@ -414,21 +442,19 @@ impl Builder {
             Err(error) => {
                 drop(merge);
                 self.remove_attempt(number);
-                return Err(error);
+                return Err(self.cannot_merge(error));
             }
         }
-        let (merged, written) = merge.finish().inspect_err(|_| self.remove_attempt(number))?;
+        let (Merged { row, inputs }, written) = merge.finish().inspect_err(|_| self.remove_attempt(number))?;
         self.desk.written.fetch_add(written, Relaxed);
-        self.merged = Some(merged);
+        self.merged = Some((self.open_new(row)?, inputs));
         self.save_merged()
     }
 
     /// Lists the merged run in place of its inputs. While that fails it may be listed all the same, so that nothing else
     /// is ever made of these inputs.
     fn save_merged(&mut self) -> Result<bool, ReadError> {
-        let Some(merged) = &self.merged else { return Ok(false) };
-        let (row, inputs) = (merged.row, merged.inputs.clone());
-        let run = row.map(|row| self.open_run(row)).transpose()?;
+        let Some((run, inputs)) = self.merged.clone() else { return Ok(false) };
         self.replace_runs(&inputs, run)?;
         self.merged = None;
         Ok(true)

@@ -333,7 +333,8 @@ fn a_merge_is_never_listed_twice_whatever_calls_fail() {
     }
 }
 
-/// A run that cannot be read is merged with nothing; what comes is absorbed all the same, and publishes are accepted.
+/// A run that cannot be read is merged with nothing; what comes is absorbed all the same, publishes are accepted, and other
+/// runs are merged.
 #[test]
 fn a_run_that_cannot_be_merged_does_not_stop_the_saving() {
     let disk = SimDisk::default();
@@ -353,7 +354,10 @@ fn a_run_that_cannot_be_merged_does_not_stop_the_saving() {
             disk.spoil("runs/1.redb");
         }
     }
-    assert!(failures > FAN_IN, "{failures} merges failed");
+    while log.work().is_ok_and(|more| more) {}
+    assert!((1..=3).contains(&failures), "{failures} merges failed");
+    let runs = disk.names().iter().filter(|name| name.starts_with("runs/")).count();
+    assert!(runs < 2 * FAN_IN, "{runs} runs of {} are left", 5 * FAN_IN);
 }
 
 #[test]

@@ -20,11 +20,11 @@ pub(super) struct MergeLimit {
     pub(super) bytes: u64,
 }
 
-/// The numbers of the oldest runs that shall be merged next, if any shall.
-pub(super) fn due(runs: &[Arc<Run>], limit: MergeLimit) -> Option<&[Arc<Run>]> {
+/// The oldest runs that shall be merged next, if any shall; none of those that `may` not.
+pub(super) fn due(runs: &[Arc<Run>], limit: MergeLimit, may: impl Fn(u64) -> bool) -> Option<&[Arc<Run>]> {
     runs.windows(FAN_IN).find(|window| {
         let level = window[0].row().level;
-        window.iter().all(|run| run.row().level == level)
+        window.iter().all(|run| run.row().level == level && may(run.row().number))
             && window.iter().map(|run| run.row().entries).sum::<u64>() <= limit.entries
             && window.iter().map(|run| run.row().bytes).sum::<u64>() <= limit.bytes
     })
@@ -38,6 +38,20 @@ pub(super) struct Merged {
     pub(super) inputs: Vec<u64>,
 }
 
+/// Why a merge cannot go on.
+#[derive(Debug)]
+pub(super) struct MergeError {
+    pub(super) error: ReadError,
+    /// The runs that could not be read; none, where it is the writing that failed.
+    pub(super) unreadable: Vec<u64>,
+}
+
+impl From<ReadError> for MergeError {
+    fn from(error: ReadError) -> Self {
+        Self { error, unreadable: Vec::new() }
+    }
+}
+
 /// A merge under way.
 pub(super) struct Merge {
     inputs: Vec<Arc<Run>>,
@@ -49,9 +63,13 @@ pub(super) struct Merge {
 
 impl Merge {
     /// Begins to merge `inputs`, ascending by position, into run `number`.
-    pub(super) fn begin(disk: Arc<dyn Disk>, inputs: &[Arc<Run>], number: u64) -> Result<Self, ReadError> {
+    pub(super) fn begin(disk: Arc<dyn Disk>, inputs: &[Arc<Run>], number: u64) -> Result<Self, MergeError> {
         let level = inputs.iter().map(|run| run.row().level).max().unwrap_or(0) + 1;
-        let rows = inputs.iter().map(|run| Ok(run.rows()?.peekable())).collect::<Result<_, ReadError>>()?;
+        let rows = |run: &Arc<Run>| match run.rows() {
+            Ok(rows) => Ok(rows.peekable()),
+            Err(error) => Err(MergeError { error, unreadable: vec![run.row().number] }),
+        };
+        let rows = inputs.iter().map(rows).collect::<Result<_, _>>()?;
         Ok(Self { inputs: inputs.to_vec(), rows, writer: RunWriter::create(disk, number, level)?, taken: 0 })
     }
 
@@ -61,7 +79,7 @@ impl Merge {
     }
 
     /// Merges about `entries` entries, leaving out those below `floor`, and commits them. Returns whether all is merged.
-    pub(super) fn step(&mut self, entries: usize, floor: Position) -> Result<bool, ReadError> {
+    pub(super) fn step(&mut self, entries: usize, floor: Position) -> Result<bool, MergeError> {
         let mut merged = 0;
         while merged < entries {
             let Some(row) = self.next_row()? else {
@@ -78,13 +96,14 @@ impl Merge {
 
     /// What is merged takes the place of its inputs, so each entry that these are said to hold must have been read: on
     /// damaged pages some may not be found, and no error tell of it.
-    fn has_everything(&self) -> Result<(), ReadError> {
-        let listed: u64 = self.inputs.iter().map(|run| run.row().entries).sum();
-        let numbers = || self.inputs.iter().map(|run| run.row().number).collect::<Vec<_>>();
-        match self.taken == listed {
-            true => Ok(()),
-            false => Err(ReadError(format!("runs {:?}: {} of {listed} entries can be read", numbers(), self.taken))),
+    fn has_everything(&self) -> Result<(), MergeError> {
+        let (taken, listed) = (self.taken, self.inputs.iter().map(|run| run.row().entries).sum::<u64>());
+        if taken == listed {
+            return Ok(());
         }
+        let unreadable: Vec<_> = self.inputs.iter().map(|run| run.row().number).collect();
+        let error = ReadError(format!("runs {unreadable:?}: {taken} of {listed} entries can be read"));
+        Err(MergeError { error, unreadable })
     }
 
     /// Seals the merged run; returns also the bytes that were written.
@@ -94,21 +113,24 @@ impl Merge {
     }
 
     /// The next row: of the lowest conversation, and of that one from the oldest run first.
-    fn next_row(&mut self) -> Result<Option<Vec<super::StoredEntry>>, ReadError> {
+    fn next_row(&mut self) -> Result<Option<Vec<super::StoredEntry>>, MergeError> {
         let mut lowest = None;
         for (index, rows) in self.rows.iter_mut().enumerate() {
             let conversation = match rows.peek() {
                 Some(Ok(row)) => row.first().map(|entry| entry.conversation),
-                Some(Err(_)) => return rows.next().transpose(),
-                None => None,
+                Some(Err(_)) => {
+                    lowest = Some((None, index));
+                    break;
+                }
+                None => continue,
             };
-            if let Some(conversation) = conversation
-                && lowest.is_none_or(|(found, _)| conversation < found)
-            {
+            if lowest.is_none_or(|(found, _)| conversation < found) {
                 lowest = Some((conversation, index));
             }
         }
-        lowest.and_then(|(_, index)| self.rows[index].next()).transpose()
+        let Some((_, index)) = lowest else { return Ok(None) };
+        let unreadable = |error| MergeError { error, unreadable: vec![self.inputs[index].row().number] };
+        self.rows[index].next().transpose().map_err(unreadable)
     }
 }
 
@@ -150,11 +172,13 @@ mod tests {
             let runs = rows.map(|row| Arc::new(Run::open(&disk, row, 1 << 20).expect("opens")));
             let mut merge = Merge::begin(Arc::clone(&disk), &runs, 3)?;
             while !merge.step(4, Position(15))? {}
-            merge.finish().map(|(merged, _)| merged.row.expect("entries are left").entries)
+            let (merged, _) = merge.finish()?;
+            Ok::<_, MergeError>(merged.row.expect("entries are left").entries)
         };
         assert_eq!(merged(rows).expect("merged"), 15, "five lie below the floor");
         let more = RunRow { entries: 11, ..rows[1] };
         let error = merged([rows[0], more]).expect_err("one is missing");
-        assert_eq!(error.0, "runs [1, 2]: 20 of 21 entries can be read");
+        assert_eq!(error.error.0, "runs [1, 2]: 20 of 21 entries can be read");
+        assert_eq!(error.unreadable, [1, 2]);
     }
 }
