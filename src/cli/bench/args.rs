@@ -8,10 +8,12 @@ use clap::Args as ClapArgs;
 use longwire_client::{Address, Trust};
 
 use super::super::Fail;
+use super::cost;
 use super::load::own::OwnBroker;
 use super::load::party::Broker;
 use super::load::way::Way;
-use super::report::Report;
+use super::load::{crew, process};
+use super::report::{Report, Run};
 use crate::auth::{self, AUDIENCE, Claims};
 
 /// What every benchmark asks for.
@@ -77,6 +79,13 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "MESSAGES")]
     pub(super) rate: Option<f64>,
 
+    #[command(flatten)]
+    pub(super) run: RunArgs,
+}
+
+/// How it is run.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(super) struct RunArgs {
     /// Threads of this load generator
     #[arg(long, default_value_t = 1)]
     pub(super) threads: usize,
@@ -87,11 +96,6 @@ pub(super) struct LoadArgs {
 }
 
 impl LoadArgs {
-    /// For a benchmark that has no load of this kind.
-    pub(super) const fn repeated(repeat: u32) -> Self {
-        Self { size: 0, duration: Duration::ZERO, count: None, rate: None, threads: 1, repeat }
-    }
-
     /// In words, for a report.
     pub(super) fn pace(&self) -> String {
         self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} messages/s offered"))
@@ -177,21 +181,24 @@ impl BrokerArgs {
         Ok(Subject { name: "longwire", broker, pid: args.broker_pid, own })
     }
 
-    /// Has each broker measured as often as asked, in turns, and tells what came of it.
+    /// Has each broker measured as often as asked, in turns, each run on a broker of its own where none is named; then
+    /// says what came of it.
     pub(super) fn compare(
         &self,
-        load: &LoadArgs,
+        run: RunArgs,
         peer: Option<&PeerArgs>,
         mut report: Report,
-        mut measure: impl FnMut(Subject, &mut Report) -> Result<(), Fail>,
+        measure: impl AsyncFn(&Subject) -> Result<Run, Fail>,
     ) -> Result<(), Fail> {
-        super::load::process::raise_open_files();
-        for _ in 0..load.repeat {
+        process::raise_open_files();
+        let runtime = crew::runtime(run.threads)?;
+        for _ in 0..run.repeat {
             // Asked first: one that cannot be measured is told before anything is.
             let peer = peer.map(PeerArgs::subject).transpose()?.flatten();
-            measure(self.subject()?, &mut report)?;
-            if let Some(subject) = peer {
-                measure(subject, &mut report)?;
+            for mut subject in [self.subject()?].into_iter().chain(peer) {
+                let mut run = runtime.block_on(measure(&subject))?;
+                cost::stop(subject.own.take(), &mut run);
+                report.add(run);
             }
         }
         report.publish(self.json.as_deref(), self.html.as_deref())

@@ -12,7 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::super::Fail;
 use super::args::Subject;
-use super::cost::{self, Meter};
+use super::cost::Meter;
 use super::load::crew::{self, Counter};
 use super::load::party::{Broker, Heard, Party, Place};
 use super::load::sender::{Outgoing, Pace, Quota};
@@ -50,16 +50,13 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let Args { readers, window, channels, load, .. } = args;
     let shape = Shape { channels: *channels, readers: *readers, never_ack: 0, window: *window };
     let setting = format!("{channels} to {readers} each, window {window}, {} bytes, {}", load.size, load.pace());
-    let runtime = crew::runtime(load.threads)?;
     let mut report = Report::new("fanout", setting);
     report.note("messages are deliveries: each message counts once for every reader");
-    args.broker.compare(load, Some(&args.peer), report, |mut subject, report| {
+    args.broker.compare(load.run, Some(&args.peer), report, async |subject| {
         let mut run = Run::new(subject.name);
         let names = format!("{}-fanout", args.broker.devices_prefix);
-        runtime.block_on(measure(shape, load, &subject, &names, &mut run))?;
-        cost::stop(subject.own.take(), &mut run);
-        report.add(run);
-        Ok(())
+        measure(shape, load, subject, &names, &mut run).await?;
+        Ok(run)
     })
 }
 

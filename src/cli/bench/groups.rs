@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::super::Fail;
 use super::args::Subject;
-use super::cost::{self, Meter};
+use super::cost::Meter;
 use super::load::crew::{self, Counter};
 use super::load::party::{self, Broker, Heard, Party, Place};
 use super::load::sender::{Body, Outgoing, Pace, WINDOW};
@@ -23,7 +23,7 @@ use super::load::stamp::{Numbers, Stamp};
 use super::load::wire::{Wire, WireError};
 use super::mix::{Mix, Planned};
 use super::report::{Report, Run, histogram};
-use super::{BrokerArgs, LoadArgs};
+use super::{BrokerArgs, RunArgs};
 
 /// A realistic mix of direct conversations and groups
 #[derive(Clone, Debug, ClapArgs)]
@@ -48,13 +48,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Threads of this load generator
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-
-    /// How often to run it
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    #[command(flatten)]
+    run: RunArgs,
 
     #[command(flatten)]
     broker: BrokerArgs,
@@ -66,14 +61,8 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let mix_name =
         args.mix.as_ref().map_or_else(|| "the mix of a messenger".to_owned(), |path| path.display().to_string());
     let setting = format!("{users} users, {rate} messages/s, {mix_name}, seed {seed}");
-    let runtime = crew::runtime(args.threads)?;
-    let load = LoadArgs::repeated(args.repeat);
-    args.broker.compare(&load, None, Report::new("groups", setting), |mut subject, report| {
-        let mut run = runtime.block_on(measure(args, &mix, &subject))?;
-        cost::stop(subject.own.take(), &mut run);
-        report.add(run);
-        Ok(())
-    })
+    args.broker
+        .compare(args.run, None, Report::new("groups", setting), async |subject| measure(args, &mix, subject).await)
 }
 
 /// What all devices share.

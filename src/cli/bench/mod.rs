@@ -19,7 +19,7 @@ mod storm;
 use clap::Subcommand;
 
 use super::Fail;
-use args::{BrokerArgs, LoadArgs, PeerArgs};
+use args::{BrokerArgs, LoadArgs, PeerArgs, RunArgs};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -10,7 +10,7 @@ use longwire_protocol::session::ClientEvent;
 
 use super::super::Fail;
 use super::args::{Issuer, Subject};
-use super::cost::{self, Meter};
+use super::cost::Meter;
 use super::load::crew::{self, Counter};
 use super::load::party::{Broker, OPEN_ID, Party, Place};
 use super::load::sender::{Outgoing, WINDOW};
@@ -18,7 +18,7 @@ use super::load::stamp::Stamp;
 use super::load::way::Way;
 use super::load::wire::{Wire, WireError, fresh};
 use super::report::{Report, Run, histogram};
-use super::{BrokerArgs, LoadArgs};
+use super::{BrokerArgs, RunArgs};
 
 /// Devices are away, and all return
 #[derive(Clone, Debug, ClapArgs)]
@@ -35,13 +35,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, default_value_t = 200)]
     size: usize,
 
-    /// Threads of this load generator
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-
-    /// How often to run it
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    #[command(flatten)]
+    run: RunArgs,
 
     #[command(flatten)]
     broker: BrokerArgs,
@@ -53,18 +48,11 @@ const DEVICE: &str = "phone";
 const WRITERS: usize = 16;
 
 pub(super) fn run(args: &Args) -> Result<(), Fail> {
-    let Args { devices, messages, size, threads, repeat, .. } = args;
+    let Args { devices, messages, size, .. } = args;
     let setting = format!("{devices} devices, {messages} messages of {size} bytes for each");
-    let runtime = crew::runtime(*threads)?;
-    let load = LoadArgs::repeated(*repeat);
     let mut report = Report::new("offline", setting);
     report.note("the devices connect first, then read all together: what a window holds may be under way by then");
-    args.broker.compare(&load, None, report, |mut subject, report| {
-        let mut run = runtime.block_on(measure(args, &subject))?;
-        cost::stop(subject.own.take(), &mut run);
-        report.add(run);
-        Ok(())
-    })
+    args.broker.compare(args.run, None, report, async |subject| measure(args, subject).await)
 }
 
 async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {

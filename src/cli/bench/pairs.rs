@@ -9,7 +9,7 @@ use longwire_protocol::limits::ID_SPAN_MAX;
 
 use super::super::Fail;
 use super::args::Subject;
-use super::cost::{self, Meter};
+use super::cost::Meter;
 use super::load::crew::{self, Counter};
 use super::load::party::{Heard, OPEN_ID, Party, Place};
 use super::load::sender::{Outgoing, Pace, Quota};
@@ -42,12 +42,8 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let Args { pairs, window, load, .. } = args;
     let setting = format!("{pairs} pairs, window {window}, {} bytes, {}", load.size, load.pace());
-    let runtime = crew::runtime(load.threads)?;
-    args.broker.compare(load, Some(&args.peer), Report::new("pairs", setting), |mut subject, report| {
-        let mut run = runtime.block_on(measure(args, &subject))?;
-        cost::stop(subject.own.take(), &mut run);
-        report.add(run);
-        Ok(())
+    args.broker.compare(load.run, Some(&args.peer), Report::new("pairs", setting), async |subject| {
+        measure(args, subject).await
     })
 }
 

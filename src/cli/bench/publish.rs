@@ -9,7 +9,7 @@ use longwire_protocol::limits::ID_SPAN_MAX;
 
 use super::super::Fail;
 use super::args::Subject;
-use super::cost::{self, Meter};
+use super::cost::Meter;
 use super::load::crew::{self, Counter};
 use super::load::party::{Party, Place};
 use super::load::sender::{Outgoing, Pace, Quota};
@@ -45,13 +45,7 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let (size, pace) = (load.size, load.pace());
     let place = if *shared { "one channel" } else { "a channel each" };
     let setting = format!("{connections} connections, window {window}, {place}, {size} bytes, {pace}");
-    let runtime = crew::runtime(load.threads)?;
-    args.broker.compare(load, None, Report::new("publish", setting), |mut subject, report| {
-        let mut run = runtime.block_on(measure(args, &subject))?;
-        cost::stop(subject.own.take(), &mut run);
-        report.add(run);
-        Ok(())
-    })
+    args.broker.compare(load.run, None, Report::new("publish", setting), async |subject| measure(args, subject).await)
 }
 
 /// What one connection did.

@@ -47,9 +47,9 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let mut report = Report::new("slow", setting);
     report.note("messages are deliveries to readers that ack");
     process::raise_open_files();
-    let runtime = crew::runtime(load.threads)?;
+    let runtime = crew::runtime(load.run.threads)?;
     let mut subject = args.broker.subject()?;
-    for round in 0..load.repeat {
+    for round in 0..load.run.repeat {
         for (name, never_ack) in [("all ack", 0), ("some never ack", *never_ack)] {
             let shape = Shape { channels: *channels, readers: *readers, never_ack, window: *window };
             let names = format!("{}-slow{round}-{never_ack}", args.broker.devices_prefix);

@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::super::Fail;
 use super::args::Subject;
-use super::cost;
 use super::load::crew;
 use super::load::party::{Broker, Party, Place};
 use super::load::process;
@@ -18,7 +17,7 @@ use super::load::sender::{Outgoing, Pace, WINDOW};
 use super::load::stamp::Stamp;
 use super::load::wire::WireError;
 use super::report::{Report, Run, histogram};
-use super::{BrokerArgs, LoadArgs};
+use super::{BrokerArgs, RunArgs};
 
 /// Everyone is cut and returns at once
 #[derive(Clone, Debug, ClapArgs)]
@@ -47,13 +46,8 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     resume: bool,
 
-    /// Threads of this load generator
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-
-    /// How often to run it
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    #[command(flatten)]
+    run: RunArgs,
 
     #[command(flatten)]
     broker: BrokerArgs,
@@ -63,14 +57,7 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let Args { connections, publishers, rate, jitter, .. } = args;
     let jitter = humantime::format_duration(*jitter);
     let setting = format!("{connections} cut, back within {jitter}; {publishers} publish {rate} messages/s meanwhile");
-    let runtime = crew::runtime(args.threads)?;
-    let load = LoadArgs::repeated(args.repeat);
-    args.broker.compare(&load, None, Report::new("storm", setting), |mut subject, report| {
-        let mut run = runtime.block_on(measure(args, &subject))?;
-        cost::stop(subject.own.take(), &mut run);
-        report.add(run);
-        Ok(())
-    })
+    args.broker.compare(args.run, None, Report::new("storm", setting), async |subject| measure(args, subject).await)
 }
 
 async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
