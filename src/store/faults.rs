@@ -11,15 +11,14 @@
 //! | `clock=FILE` | not the store's: see `clock` |
 
 use std::io;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use redb::{BackendError, StorageBackend};
+use redb::StorageBackend;
 
-use super::disk::{Disk, Folder};
+use super::disk::{Disk, Folder, pass_locks_on};
 use super::open::OpenError;
 use super::options::StoreOptions;
 use super::redb_log::RedbLog;
@@ -210,30 +209,7 @@ impl StorageBackend for FaultyFile {
         self.inner.close()
     }
 
-    // Locks belong to the process, not to the disk.
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.query_lock_range(start, end)
-    }
+    pass_locks_on!();
 }
 
 #[cfg(test)]

@@ -91,17 +91,26 @@ impl Talks {
         }
     }
 
-    /// Ends in order; returns the acks, and how often what was refused.
+    /// Ends in order, the broker too; returns the acks, and how often what was refused.
     async fn end(self, process: &mut Process, context: &str) -> (usize, HashMap<Reason, usize>) {
+        let said = self.settle(context).await;
+        assert_ends_well(process, context);
+        said
+    }
+
+    /// Publishes no more, and waits until everything is answered and delivered.
+    async fn settle(self, context: &str) -> (usize, HashMap<Reason, usize>) {
         self.stop.store(true, Ordering::Relaxed);
         let refused = self.probing.await.unwrap_or_else(|error| panic!("{context}: {error}"));
-        let acked = self.pair.end(context).await;
-        let status = process.drain();
-        assert!(status.success(), "{context}: {status} {:#?}", process.log());
-        process.assert_no_panic(context);
-        process.assert_sound(context);
-        (acked, refused)
+        (self.pair.end(context).await, refused)
     }
+}
+
+fn assert_ends_well(process: &mut Process, context: &str) {
+    let status = process.drain();
+    assert!(status.success(), "{context}: {status} {:#?}", process.log());
+    process.assert_no_panic(context);
+    process.assert_sound(context);
 }
 
 /// Lines that say that the store will not be written until a restart.
@@ -151,7 +160,19 @@ async fn short_life(faults: String, acks: usize) -> Life {
         }
     }
     let Some(talks) = talks else { unreachable!("they have acks") };
-    let (acked, refused) = talks.end(&mut process, faults).await;
+    // The fault may come to pass as late as now.
+    let mut settling = Box::pin(talks.settle(faults));
+    let (acked, refused) = loop {
+        tokio::select! {
+            settled = &mut settling => break settled,
+            () = sleep(Duration::from_millis(10)) => {}
+        }
+        if !has_restarted && needs_restart(&mut process) {
+            has_restarted = true;
+            restart(&mut process);
+        }
+    };
+    assert_ends_well(&mut process, faults);
     let has_come = process.logged("this call fails") + process.logged("this call stalls") > 0;
     println!("{faults}: {acked} acked, refused {refused:?}, came to pass {has_come}, restarted {has_restarted}");
     Life { has_come, has_restarted }

@@ -185,6 +185,19 @@ pub(crate) struct World {
 const USERS: [&str; 5] = ["ann", "ben", "cid", "dot", "eve"];
 const BORN_UNIX_MS: u64 = 1_700_000_000_000;
 
+/// A store that has to seal, trim and merge within a seed.
+fn small(seal_entries: usize) -> StoreOptions {
+    StoreOptions {
+        birth_unix_ms: BORN_UNIX_MS,
+        seal_entries,
+        journal_reserve_bytes: 100_000,
+        journal_cache_bytes: 1 << 20,
+        state_cache_bytes: 1 << 20,
+        run_cache_bytes: 1 << 16,
+        ..StoreOptions::default()
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, keys: &Keys, is_shown: bool) -> Self {
         fastrand::seed(seed);
@@ -207,16 +220,10 @@ impl World {
             Ground::Memory(Some(Box::new(MemoryLog::new(BORN_UNIX_MS, seal_entries))))
         } else {
             let options = StoreOptions {
-                birth_unix_ms: BORN_UNIX_MS,
-                seal_entries,
                 seal_bytes: rng.usize(20_000..200_000),
                 // A group always fits.
                 journal_bytes: rng.u64(400_000..1_000_000),
-                journal_reserve_bytes: 100_000,
-                journal_cache_bytes: 1 << 20,
-                state_cache_bytes: 1 << 20,
-                run_cache_bytes: 1 << 16,
-                ..StoreOptions::default()
+                ..small(seal_entries)
             };
             Ground::Disk(SimDisk::default(), options)
         };

@@ -40,16 +40,7 @@ fn memory(seal_entries: usize) -> Ground {
 
 /// A simulated disk.
 fn disk(seal_entries: usize) -> Ground {
-    let options = StoreOptions {
-        birth_unix_ms: BORN_UNIX_MS,
-        seal_entries,
-        journal_reserve_bytes: 100_000,
-        journal_cache_bytes: 1 << 20,
-        state_cache_bytes: 1 << 20,
-        run_cache_bytes: 1 << 16,
-        ..StoreOptions::default()
-    };
-    Ground::Disk(SimDisk::default(), options)
+    Ground::Disk(SimDisk::default(), small(seal_entries))
 }
 
 impl World {
