@@ -12,9 +12,10 @@ use super::pump::{Live, blocking, quick};
 use crate::mutation::Mutation;
 use crate::routing::allowance::makes;
 use crate::routing::catch_up::{Miss, Reads};
-use crate::routing::core::{Op, Publish, digest};
+use crate::routing::core::{Found, Op, Publish, Target, digest, needs_found};
 use crate::routing::fold::is_countable;
 use crate::routing::loading::load;
+use crate::routing::messages::{target, target_of};
 use crate::routing::rehearsal::rehearse;
 use crate::routing::stream::Place;
 use crate::routing::view::Rows as _;
@@ -43,8 +44,8 @@ impl Live {
         }
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);
-        let mut publish = Publish { session, publish, digest, mark_countable: None };
-        count_mark(&mut publish, quick(shared));
+        let mut publish = Publish { session, publish, digest, found: None };
+        find(&mut publish, quick(shared));
         self.ops.push(Op::Publish(publish));
     }
 
@@ -102,14 +103,13 @@ impl Live {
         for op in &self.ops {
             let Op::Publish(publish) = op else { continue };
             let conversation = ConversationId(publish.publish.conversation);
-            let is_message = publish.publish.action.is_none();
+            let is_message = publish.publish.action.is_none() && publish.publish.beside.is_none();
             let was_prepared = |(known, then): (_, Millis)| known == conversation && now.since(then) < PREPARED_FOR_MS;
             if is_message && self.prepared.is_some_and(was_prepared) {
                 continue;
             }
-            let is_mark = matches!(publish.publish.action, Some(Action::SetMark(_)));
             let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
-            if !rehearse(state, publish).is_empty() || (is_mark && publish.mark_countable.is_none()) {
+            if !rehearse(state, publish).is_empty() || (publish.found.is_none() && needs_found(&publish.publish)) {
                 return false;
             }
             if is_message {
@@ -125,7 +125,7 @@ impl Live {
 fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
-        count_mark(publish, blocking(shared));
+        find(publish, blocking(shared));
         loop {
             let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
             if cold.is_empty() {
@@ -137,14 +137,32 @@ fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Looks up what stands below a mark, and clamps it to the head as it is now. What cannot be read stays open.
-fn count_mark(op: &mut Publish, reads: Reads<'_>) {
-    if let Some(Action::SetMark(set)) = &mut op.publish.action
-        && op.mark_countable.is_none()
-        && let Ok((seq, countable)) = countable_at(reads, ConversationId(op.publish.conversation), Seq(set.seq))
-    {
-        (set.seq, op.mark_countable) = (seq.0, Some(countable));
+/// Looks up in the log what a publish is about: what stands below a mark, which is clamped to the head as it is now, or an
+/// earlier message. What cannot be read stays open.
+fn find(op: &mut Publish, reads: Reads<'_>) {
+    if op.found.is_some() || !needs_found(&op.publish) {
+        return;
     }
+    let (conversation, seq) = target_of(&op.publish);
+    if let Some(Action::SetMark(set)) = &mut op.publish.action {
+        if let Ok((seq, countable)) = countable_at(reads, conversation, Seq(set.seq)) {
+            (set.seq, op.found) = (seq.0, Some(Found::Countable(countable)));
+        }
+    } else if let Ok(target) = target_at(reads, conversation, seq) {
+        op.found = Some(Found::Target(target));
+    }
+}
+
+/// The entry of a conversation at a seq, if it has it.
+fn target_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<Option<Target>, Miss> {
+    let head = reads.rows(|rows| rows.conversation(conversation).map(|row| row.head.seq).unwrap_or_default())?;
+    if seq > head {
+        return Ok(None);
+    }
+    let one = PageLimit { entries: 1, bytes: usize::MAX };
+    let found = reads.range(conversation, seq, seq, false, one)?;
+    let entry = found.first().filter(|entry| entry.seq == seq);
+    Ok(entry.and_then(|entry| target(&entry.item, entry.countable)))
 }
 
 /// A mark's seq, at most the head's, and the countable entries up to it. Reads one entry.
