@@ -81,7 +81,7 @@ impl World {
         .expect("the broker starts");
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         self.port = socket.local_addr().expect("its address").port();
-        broker.listen(socket, Security::Plain);
+        broker.listen(socket, Security::Plain).expect("listens");
         self.broker = Some(broker);
     }
 
