@@ -23,6 +23,10 @@ use crate::store::{PageLimit, ReadError};
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
 const PREPARED_FOR_MS: u64 = 30_000;
 
+/// How often an operation is rehearsed and what it lacks loaded: one row leads to the next, a few times. A cache that is
+/// too small lets go of what was loaded; then the commit thread fetches what is missing.
+const REHEARSALS_MAX: usize = 8;
+
 impl Live {
     pub(super) fn publish(
         &mut self,
@@ -126,7 +130,7 @@ fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
         count_mark(publish, blocking(shared));
-        loop {
+        for _ in 0..REHEARSALS_MAX {
             let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
             if cold.is_empty() {
                 break;
@@ -168,4 +172,62 @@ fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Res
         }
         None => (seq, head.countable),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{Mutex, RwLock, Weak};
+
+    use longwire_protocol::UserId;
+
+    use super::*;
+    use crate::net::testing::shared;
+    use crate::routing::outbox::Session;
+    use crate::routing::rows::{Key, Row};
+    use crate::routing::state::State;
+    use crate::store::{MemoryLog, Position, SavedState};
+
+    /// A saved state under a cache that holds nothing: whenever it is read, what was read before is let go.
+    #[derive(Default)]
+    struct Leaky {
+        state: Mutex<Weak<Shared>>,
+        reads: AtomicUsize,
+    }
+
+    impl Leaky {
+        fn is_read(&self) {
+            assert!(self.reads.fetch_add(1, Relaxed) < 100, "it is loaded over and over");
+            if let Some(shared) = self.state.lock().expect("unpoisoned").upgrade() {
+                shared.state.write().expect("unpoisoned").forget();
+            }
+        }
+    }
+
+    impl SavedState for Leaky {
+        fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+            self.is_read();
+            let bob = (Key::UserName("bob".into()).encode(), Row::UserName(UserId(2)).encode());
+            Ok(keys.iter().map(|key| (*key == bob.0).then(|| bob.1.clone())).collect())
+        }
+
+        fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_cache_that_holds_nothing_does_not_keep_an_operation_from_being_decided() {
+        let saved = Arc::new(Leaky::default());
+        let state = State::over(Arc::clone(&saved) as Arc<dyn SavedState>, Position(0), 0).expect("reads");
+        let mut shared = shared(&MemoryLog::new(0, usize::MAX));
+        Arc::get_mut(&mut shared).expect("nobody else has it").state = Arc::new(RwLock::new(state));
+        *saved.state.lock().expect("unpoisoned") = Arc::downgrade(&shared);
+        let session = Arc::new(Session::of_test());
+        let action = Some(Action::OpenDirect(packet::OpenDirect { user: "bob".into() }));
+        let publish = packet::Publish { message_id: 1, action, ..packet::Publish::default() };
+        let publish = Publish { session, digest: digest(&publish), publish, mark_countable: None };
+        prepare(&shared, &mut [Op::Publish(publish)]).expect("loads");
+        assert!(saved.reads.load(Relaxed) > REHEARSALS_MAX, "it was tried that often");
+    }
 }

@@ -20,6 +20,9 @@ use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 use crate::store::{Frame, Position, Record, StoredEntry};
 
+/// How often the readers of an entry are loaded, if they are let go before they are looked at.
+const LOOKS_MAX: usize = 8;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Feed {
@@ -62,7 +65,7 @@ impl Feed {
     }
 
     fn entry(&mut self, entry: &StoredEntry) {
-        loop {
+        for _ in 0..LOOKS_MAX {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let rows = Reader::new(&state);
             let conversation = rows.conversation(entry.conversation);
@@ -78,9 +81,10 @@ impl Feed {
             drop(state);
             if let Err(error) = load(&self.state, &wants) {
                 tracing::error!(%error, "the readers of an entry are not known: everyone online looks for themselves");
-                return self.tell_everyone(entry);
+                break;
             }
         }
+        self.tell_everyone(entry);
     }
 
     fn tell_everyone(&mut self, entry: &StoredEntry) {
