@@ -468,6 +468,19 @@ impl Wire {
         items
     }
 
+    /// Stores what came while it did not.
+    pub(crate) async fn store_all(&mut self) {
+        let now = self.now();
+        for lane in [Lane::Express, Lane::Bulk] {
+            let last = self.seen[lane as usize];
+            if last > 0 {
+                self.session.stored(now, lane, last);
+            }
+        }
+        self.session.flush_acks();
+        self.flush().await;
+    }
+
     /// Waits for a cursor that covers all that came so far.
     pub(crate) async fn settle(&mut self) -> Bytes {
         loop {
