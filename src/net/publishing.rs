@@ -23,6 +23,9 @@ use crate::store::{PageLimit, ReadError};
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
 const PREPARED_FOR_MS: u64 = 30_000;
 
+/// What an operation may make to be tried out in the turn of its connection.
+const REHEARSED_HERE_MAX: u32 = 32;
+
 /// How often an operation is rehearsed and what it lacks loaded: one row leads to the next, a few times. A cache that is
 /// too small lets go of what was loaded; then the commit thread fetches what is missing.
 const REHEARSALS_MAX: usize = 8;
@@ -111,6 +114,10 @@ impl Live {
             if is_message && self.prepared.is_some_and(was_prepared) {
                 continue;
             }
+            // Trying it out takes as long as deciding it: not on a thread that carries connections.
+            if makes(&publish.publish) > REHEARSED_HERE_MAX {
+                return false;
+            }
             let is_mark = matches!(publish.publish.action, Some(Action::SetMark(_)));
             let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
             if !rehearse(state, publish).is_empty() || (is_mark && publish.mark_countable.is_none()) {
@@ -179,10 +186,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::sync::{Mutex, RwLock, Weak};
 
-    use longwire_protocol::UserId;
+    use bytes::{Bytes, BytesMut};
+    use longwire_protocol::packet::packet::Kind;
+    use longwire_protocol::{BrokerLimits, Frame, UserId};
 
     use super::*;
-    use crate::net::testing::shared;
+    use crate::net::testing::{live, shared};
     use crate::routing::outbox::Session;
     use crate::routing::rows::{Key, Row};
     use crate::routing::state::State;
@@ -214,6 +223,42 @@ mod tests {
         fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
             Ok(())
         }
+    }
+
+    /// Whoever is refused for the length of the queue is told when to come again.
+    #[test]
+    fn an_overloaded_broker_refuses_with_a_wait() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let session = Arc::new(Session::of_test());
+        let message = |message_id| {
+            let content = Bytes::from_static(&[0; 128 << 10]);
+            let publish = packet::Publish { message_id, content, ..packet::Publish::default() };
+            Op::Publish(Publish { session: Arc::clone(&session), digest: 0, publish, mark_countable: None })
+        };
+        while shared.queue.push(&mut vec![message(1)]) {}
+        let mut wire = BrokerSession::new(Millis(0), BrokerLimits::default());
+        let mut says = |kind| drop(wire.handle_frame(Millis(0), Frame::Packet(kind), 10).expect("keeps to the rules"));
+        let (token, device) = ("a token".into(), "phone".into());
+        says(Kind::Connect(packet::Connect { version: 1, token, device, ..packet::Connect::default() }));
+        wire.accept(Millis(0), packet::Connected::default());
+        let mut says = |kind| drop(wire.handle_frame(Millis(0), Frame::Packet(kind), 10).expect("keeps to the rules"));
+        for message_id in [7, 8] {
+            says(Kind::Publish(packet::Publish { message_id, first_unanswered: 7, ..packet::Publish::default() }));
+        }
+        let mut out = BytesMut::new();
+        while wire.poll_transmit(Millis(0), &mut out, usize::MAX) {}
+        out.clear();
+        let mut live = live(Arc::clone(&session), &shared);
+        live.ops = vec![message(7), message(8)];
+        live.flush_ops(&mut wire, &shared, Millis(0));
+        while wire.poll_transmit(Millis(0), &mut out, usize::MAX) {}
+        for id in [7, 8] {
+            let packet = packet::Packet::decode_length_delimited(&mut out).expect("a packet").kind;
+            let Some(Kind::Refused(refusal)) = packet else { unreachable!("{packet:?}") };
+            assert_eq!((refusal.message_id, refusal.code), (id, Reason::Overloaded.number()));
+            assert!(refusal.retry_after_ms > 0, "{refusal:?}");
+        }
+        assert!(out.is_empty() && live.ops.is_empty());
     }
 
     #[test]
