@@ -286,7 +286,10 @@ async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => shared.wheel.turn(shared.clock.now()),
+            _ = tick.tick() => {
+                shared.clock.log_time();
+                shared.wheel.turn(shared.clock.now());
+            }
         }
     }
 }

@@ -240,7 +240,7 @@ mod tests {
 
     fn op(session: &Arc<Session>, action: Option<Action>) -> Op {
         let publish = packet::Publish { action, ..packet::Publish::default() };
-        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, mark_countable: None })
+        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, found: None })
     }
 
     /// The creation of a group of as many as it may name.

@@ -12,9 +12,10 @@ use super::pump::{Live, blocking, quick};
 use crate::mutation::Mutation;
 use crate::routing::allowance::makes;
 use crate::routing::catch_up::{Miss, Reads};
-use crate::routing::core::{Op, Publish, digest};
+use crate::routing::core::{Found, Op, Publish, Target, digest, needs_found};
 use crate::routing::fold::is_countable;
 use crate::routing::loading::load;
+use crate::routing::messages::{target, target_of};
 use crate::routing::rehearsal::rehearse;
 use crate::routing::stream::Place;
 use crate::routing::view::Rows as _;
@@ -50,8 +51,8 @@ impl Live {
         }
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);
-        let mut publish = Publish { session, publish, digest, mark_countable: None };
-        count_mark(&mut publish, quick(shared));
+        let mut publish = Publish { session, publish, digest, found: None };
+        find(&mut publish, quick(shared));
         self.ops.push(Op::Publish(publish));
     }
 
@@ -109,7 +110,7 @@ impl Live {
         for op in &self.ops {
             let Op::Publish(publish) = op else { continue };
             let conversation = ConversationId(publish.publish.conversation);
-            let is_message = publish.publish.action.is_none();
+            let is_message = publish.publish.action.is_none() && publish.publish.beside.is_none();
             let was_prepared = |(known, then): (_, Millis)| known == conversation && now.since(then) < PREPARED_FOR_MS;
             if is_message && self.prepared.is_some_and(was_prepared) {
                 continue;
@@ -118,9 +119,8 @@ impl Live {
             if makes(&publish.publish) > REHEARSED_HERE_MAX {
                 return false;
             }
-            let is_mark = matches!(publish.publish.action, Some(Action::SetMark(_)));
             let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
-            if !rehearse(state, publish).is_empty() || (is_mark && publish.mark_countable.is_none()) {
+            if !rehearse(state, publish).is_empty() || (publish.found.is_none() && needs_found(&publish.publish)) {
                 return false;
             }
             if is_message {
@@ -136,7 +136,7 @@ impl Live {
 fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
-        count_mark(publish, blocking(shared));
+        find(publish, blocking(shared));
         for _ in 0..REHEARSALS_MAX {
             let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
             if cold.is_empty() {
@@ -148,14 +148,32 @@ fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Looks up what stands below a mark, and clamps it to the head as it is now. What cannot be read stays open.
-fn count_mark(op: &mut Publish, reads: Reads<'_>) {
-    if let Some(Action::SetMark(set)) = &mut op.publish.action
-        && op.mark_countable.is_none()
-        && let Ok((seq, countable)) = countable_at(reads, ConversationId(op.publish.conversation), Seq(set.seq))
-    {
-        (set.seq, op.mark_countable) = (seq.0, Some(countable));
+/// Looks up in the log what a publish is about: what stands below a mark, which is clamped to the head as it is now, or an
+/// earlier message. What cannot be read stays open.
+fn find(op: &mut Publish, reads: Reads<'_>) {
+    if op.found.is_some() || !needs_found(&op.publish) {
+        return;
     }
+    let (conversation, seq) = target_of(&op.publish);
+    if let Some(Action::SetMark(set)) = &mut op.publish.action {
+        if let Ok((seq, countable)) = countable_at(reads, conversation, Seq(set.seq)) {
+            (set.seq, op.found) = (seq.0, Some(Found::Countable(countable)));
+        }
+    } else if let Ok(target) = target_at(reads, conversation, seq) {
+        op.found = Some(Found::Target(target));
+    }
+}
+
+/// The entry of a conversation at a seq, if it has it.
+fn target_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<Option<Target>, Miss> {
+    let head = reads.rows(|rows| rows.conversation(conversation).map(|row| row.head.seq).unwrap_or_default())?;
+    if seq > head {
+        return Ok(None);
+    }
+    let one = PageLimit { entries: 1, bytes: usize::MAX };
+    let found = reads.range(conversation, seq, seq, false, one)?;
+    let entry = found.first().filter(|entry| entry.seq == seq);
+    Ok(entry.and_then(|entry| target(&entry.item, entry.countable)))
 }
 
 /// A mark's seq, at most the head's, and the countable entries up to it. Reads one entry.
@@ -233,7 +251,7 @@ mod tests {
         let message = |message_id| {
             let content = Bytes::from_static(&[0; 128 << 10]);
             let publish = packet::Publish { message_id, content, ..packet::Publish::default() };
-            Op::Publish(Publish { session: Arc::clone(&session), digest: 0, publish, mark_countable: None })
+            Op::Publish(Publish { session: Arc::clone(&session), digest: 0, publish, found: None })
         };
         while shared.queue.push(&mut vec![message(1)]) {}
         let mut wire = BrokerSession::new(Millis(0), BrokerLimits::default());
@@ -271,7 +289,7 @@ mod tests {
         let session = Arc::new(Session::of_test());
         let action = Some(Action::OpenDirect(packet::OpenDirect { user: "bob".into() }));
         let publish = packet::Publish { message_id: 1, action, ..packet::Publish::default() };
-        let publish = Publish { session, digest: digest(&publish), publish, mark_countable: None };
+        let publish = Publish { session, digest: digest(&publish), publish, found: None };
         prepare(&shared, &mut [Op::Publish(publish)]).expect("loads");
         assert!(saved.reads.load(Relaxed) > REHEARSALS_MAX, "it was tried that often");
     }

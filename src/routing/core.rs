@@ -10,7 +10,7 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Connected, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -19,6 +19,7 @@ use super::draft::{Draft, No};
 use super::fold::next_id;
 use super::grants::Grants;
 use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
+use super::messages::is_about_a_message;
 use super::outbox::{Attached, Outbox, Session};
 use super::rows::{Counted, DeviceCursor, partition};
 use super::view::Rows as _;
@@ -68,8 +69,34 @@ pub struct Publish {
     pub publish: packet::Publish,
     /// See [`digest`].
     pub digest: u64,
-    /// For a mark: the countable entries up to it; `None` while they are not looked up.
-    pub mark_countable: Option<u64>,
+    /// What had to be looked up in the log; `None` while it is not.
+    pub found: Option<Found>,
+}
+
+/// What was looked up in the log before a publish came to the commit thread, which waits for no read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// For a mark: the countable entries up to it.
+    Countable(u64),
+    /// For what is about an earlier message: that message, if there is one.
+    Target(Option<Target>),
+}
+
+/// An entry that a publish is about. Entries never change, so it may be looked up ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Who published it.
+    pub sender: UserId,
+    /// Whether it is a message.
+    pub is_message: bool,
+    /// Its place among the countable entries.
+    pub countable: u64,
+}
+
+/// Whether a publish has to be looked up in the log before it is decided.
+#[must_use]
+pub fn needs_found(publish: &packet::Publish) -> bool {
+    matches!(publish.action, Some(Action::SetMark(_))) || is_about_a_message(publish)
 }
 
 /// What is to be done once the frame is committed.
@@ -120,7 +147,7 @@ pub struct Core {
 #[must_use]
 pub fn digest(publish: &packet::Publish) -> u64 {
     let seed = xxh3_64(&publish.conversation.to_le_bytes());
-    if publish.action.is_none() {
+    if publish.action.is_none() && publish.beside.is_none() {
         return xxh3_64_with_seed(&publish.content, seed);
     }
     let bare = packet::Publish { message_id: 0, first_unanswered: 0, ..publish.clone() };
@@ -306,7 +333,7 @@ impl Core {
     }
 
     fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {
-        let Publish { session, publish, digest, mark_countable } = op;
+        let Publish { session, publish, digest, found } = op;
         // A fenced session is answered nothing: its successor repeats what matters.
         let Some(fence) = self.fence(&session) else { return };
         let id = MessageId(publish.message_id);
@@ -315,19 +342,19 @@ impl Core {
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
         let told = fence.told;
-        let lacks_count = matches!(publish.action, Some(Action::SetMark(_))) && mark_countable.is_none();
+        let lacks_found = found.is_none() && needs_found(&publish);
         let outcome = match draft.known(&session, &publish, told, digest) {
             Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
                 return draft.effects.push(Effect::Repeat(session, ack));
             }
             Ok(Some(ack)) => Ok(ack),
-            // What stands below a mark could not be read: the disk is in trouble.
-            Ok(None) if !draft.writable || lacks_count => Err(No(Reason::StoreUnavailable, "")),
+            // What it is about could not be read: the disk is in trouble.
+            Ok(None) if !draft.writable || lacks_found => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) && !Mutation::AfterIgnored.is_planted() => {
                 Err(No(Reason::After, ""))
             }
-            Ok(None) => draft.append(&session, publish, told, digest, mark_countable.unwrap_or(0)),
+            Ok(None) => draft.append(&session, publish, told, digest, found),
             Err(no) => Err(no),
         };
         fence.open.close(id);

@@ -49,7 +49,7 @@ fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>
 
 fn op(session: &Arc<Session>, conversation: u64, action: Option<Action>) -> Publish {
     let publish = packet::Publish { conversation, message_id: 1, action, ..packet::Publish::default() };
-    Publish { session: Arc::clone(session), digest: digest(&publish), publish, mark_countable: None }
+    Publish { session: Arc::clone(session), digest: digest(&publish), publish, found: None }
 }
 
 fn created(core: &mut Core, state: &mut State, session: &Arc<Session>) -> PublishAck {

@@ -8,8 +8,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{ConversationId, Seq};
 
+use super::feed::head_item;
 use super::limits::{CATCH_UP_CONVERSATIONS_MAX, LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX};
 use crate::mutation::Mutation;
 use crate::store::Position;
@@ -137,6 +139,16 @@ impl Lane {
         self.ready_bytes = 0;
         for ready in std::mem::take(&mut self.ready) {
             self.note(ready.place);
+        }
+    }
+
+    /// An entry that waits here is shown to nobody any more: it is reported in its place.
+    pub fn withdraw(&mut self, conversation: ConversationId, seq: Seq) {
+        let is_it = |ready: &&mut Ready| ready.place.conversation == conversation && ready.place.seq == seq;
+        if let Some(ready) = self.ready.iter_mut().find(is_it) {
+            let head = head_item(conversation, seq, seq, HeadReason::Recalled, 0);
+            self.ready_bytes = self.ready_bytes - ready.item.len() + head.len();
+            ready.item = head;
         }
     }
 

@@ -27,7 +27,8 @@ async fn patterns_decide_and_the_rest_does_not_exist() {
     let hello = packet::Publish { conversation: channel, ..packet::Publish::default() };
     assert_eq!(reader.publish(hello.clone()).await.expect_err("reads").reason, Reason::Forbidden);
     assert_eq!(other.publish(hello).await.expect_err("hidden").reason, Reason::UnknownConversation);
-    let page = packet::HistoryRequest { conversation: channel, from_seq: 0, limit: 10, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: channel, from_seq: 0, limit: 10, backwards: false, compact: false };
     assert_eq!(texts(&reader.history(page).await.expect("readable").items), ["20.5"]);
     assert_eq!(other.history(page).await.expect_err("hidden").reason, Reason::UnknownConversation);
     assert_eq!(writer.history(page).await.expect_err("writes only").reason, Reason::UnknownConversation);

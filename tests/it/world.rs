@@ -412,7 +412,7 @@ impl Wire {
 
     /// Every page of a conversation's history, of at most `limit` items each.
     pub(crate) async fn pages(&mut self, conversation: u64, limit: u32, backwards: bool) -> Vec<packet::HistoryPage> {
-        let mut request = packet::HistoryRequest { conversation, from_seq: 0, limit, backwards };
+        let mut request = packet::HistoryRequest { conversation, from_seq: 0, limit, backwards, compact: false };
         let mut pages = Vec::new();
         loop {
             let page = self.history(request).await.expect("a page");
@@ -430,7 +430,7 @@ impl Wire {
     }
 
     pub(crate) async fn conversations_page(&mut self, before: u64, limit: u32) -> packet::ConversationsPage {
-        let request = packet::ConversationsRequest { before, limit };
+        let request = packet::ConversationsRequest { before, limit, since: 0 };
         match self.ask(packet::request::Op::Conversations(request)).await.expect("a page") {
             packet::response::Result::Conversations(page) => page,
             other => panic!("{other:?} answers a request for conversations"),

@@ -116,6 +116,12 @@ impl History {
                 let told = entry.left.expect("it says what was left");
                 assert_eq!(told.conversation, *about, "and what was left");
             }
+            EntryKind::Edit
+            | EntryKind::Recall
+            | EntryKind::Reaction
+            | EntryKind::Mentioned
+            | EntryKind::Settings
+            | EntryKind::Hidden => panic!("nobody does this: {entry:?}"),
         }
     }
 
@@ -141,7 +147,7 @@ impl History {
     }
 
     pub(super) fn ask_history(&mut self, device: usize, id: u64, from_seq: u64, limit: u32, backwards: bool) {
-        let asked = packet::HistoryRequest { conversation: id, from_seq, limit, backwards };
+        let asked = packet::HistoryRequest { conversation: id, from_seq, limit, backwards, compact: false };
         let (user, grants) = self.who(device);
         let told = self.ask(device, &request::Op::History(asked));
         let may = self.oracle.conversations.get(&id).is_some_and(|c| match c.kind {
@@ -222,8 +228,8 @@ impl History {
 
     pub(super) fn ask_conversations(&mut self, device: usize) {
         let (user, _) = self.who(device);
-        let told =
-            self.ask(device, &request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 200 }));
+        let told = self
+            .ask(device, &request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 200, since: 0 }));
         let Ok(response::Result::Conversations(page)) = told else { panic!("conversations of {user}: {told:?}") };
         let mut rows = BTreeMap::new();
         for row in &page.conversations {
