@@ -24,6 +24,13 @@ use crate::store::{PageLimit, ReadError};
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
 const PREPARED_FOR_MS: u64 = 30_000;
 
+/// What an operation may make to be tried out in the turn of its connection.
+const REHEARSED_HERE_MAX: u32 = 32;
+
+/// How often an operation is rehearsed and what it lacks loaded: one row leads to the next, a few times. A cache that is
+/// too small lets go of what was loaded; then the commit thread fetches what is missing.
+const REHEARSALS_MAX: usize = 8;
+
 impl Live {
     pub(super) fn publish(
         &mut self,
@@ -108,6 +115,10 @@ impl Live {
             if is_message && self.prepared.is_some_and(was_prepared) {
                 continue;
             }
+            // Trying it out takes as long as deciding it: not on a thread that carries connections.
+            if makes(&publish.publish) > REHEARSED_HERE_MAX {
+                return false;
+            }
             let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
             if !rehearse(state, publish).is_empty() || (publish.found.is_none() && needs_found(&publish.publish)) {
                 return false;
@@ -126,7 +137,7 @@ fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
         find(publish, blocking(shared));
-        loop {
+        for _ in 0..REHEARSALS_MAX {
             let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
             if cold.is_empty() {
                 break;
@@ -186,4 +197,100 @@ fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Res
         }
         None => (seq, head.countable),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{Mutex, RwLock, Weak};
+
+    use bytes::{Bytes, BytesMut};
+    use longwire_protocol::packet::packet::Kind;
+    use longwire_protocol::{BrokerLimits, Frame, UserId};
+
+    use super::*;
+    use crate::net::testing::{live, shared};
+    use crate::routing::outbox::Session;
+    use crate::routing::rows::{Key, Row};
+    use crate::routing::state::State;
+    use crate::store::{MemoryLog, Position, SavedState};
+
+    /// A saved state under a cache that holds nothing: whenever it is read, what was read before is let go.
+    #[derive(Default)]
+    struct Leaky {
+        state: Mutex<Weak<Shared>>,
+        reads: AtomicUsize,
+    }
+
+    impl Leaky {
+        fn is_read(&self) {
+            assert!(self.reads.fetch_add(1, Relaxed) < 100, "it is loaded over and over");
+            if let Some(shared) = self.state.lock().expect("unpoisoned").upgrade() {
+                shared.state.write().expect("unpoisoned").forget();
+            }
+        }
+    }
+
+    impl SavedState for Leaky {
+        fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+            self.is_read();
+            let bob = (Key::UserName("bob".into()).encode(), Row::UserName(UserId(2)).encode());
+            Ok(keys.iter().map(|key| (*key == bob.0).then(|| bob.1.clone())).collect())
+        }
+
+        fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+            Ok(())
+        }
+    }
+
+    /// Whoever is refused for the length of the queue is told when to come again.
+    #[test]
+    fn an_overloaded_broker_refuses_with_a_wait() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let session = Arc::new(Session::of_test());
+        let message = |message_id| {
+            let content = Bytes::from_static(&[0; 128 << 10]);
+            let publish = packet::Publish { message_id, content, ..packet::Publish::default() };
+            Op::Publish(Publish { session: Arc::clone(&session), digest: 0, publish, found: None })
+        };
+        while shared.queue.push(&mut vec![message(1)]) {}
+        let mut wire = BrokerSession::new(Millis(0), BrokerLimits::default());
+        let mut says = |kind| drop(wire.handle_frame(Millis(0), Frame::Packet(kind), 10).expect("keeps to the rules"));
+        let (token, device) = ("a token".into(), "phone".into());
+        says(Kind::Connect(packet::Connect { version: 1, token, device, ..packet::Connect::default() }));
+        wire.accept(Millis(0), packet::Connected::default());
+        let mut says = |kind| drop(wire.handle_frame(Millis(0), Frame::Packet(kind), 10).expect("keeps to the rules"));
+        for message_id in [7, 8] {
+            says(Kind::Publish(packet::Publish { message_id, first_unanswered: 7, ..packet::Publish::default() }));
+        }
+        let mut out = BytesMut::new();
+        while wire.poll_transmit(Millis(0), &mut out, usize::MAX) {}
+        out.clear();
+        let mut live = live(Arc::clone(&session), &shared);
+        live.ops = vec![message(7), message(8)];
+        live.flush_ops(&mut wire, &shared, Millis(0));
+        while wire.poll_transmit(Millis(0), &mut out, usize::MAX) {}
+        for id in [7, 8] {
+            let packet = packet::Packet::decode_length_delimited(&mut out).expect("a packet").kind;
+            let Some(Kind::Refused(refusal)) = packet else { unreachable!("{packet:?}") };
+            assert_eq!((refusal.message_id, refusal.code), (id, Reason::Overloaded.number()));
+            assert!(refusal.retry_after_ms > 0, "{refusal:?}");
+        }
+        assert!(out.is_empty() && live.ops.is_empty());
+    }
+
+    #[test]
+    fn a_cache_that_holds_nothing_does_not_keep_an_operation_from_being_decided() {
+        let saved = Arc::new(Leaky::default());
+        let state = State::over(Arc::clone(&saved) as Arc<dyn SavedState>, Position(0), 0).expect("reads");
+        let mut shared = shared(&MemoryLog::new(0, usize::MAX));
+        Arc::get_mut(&mut shared).expect("nobody else has it").state = Arc::new(RwLock::new(state));
+        *saved.state.lock().expect("unpoisoned") = Arc::downgrade(&shared);
+        let session = Arc::new(Session::of_test());
+        let action = Some(Action::OpenDirect(packet::OpenDirect { user: "bob".into() }));
+        let publish = packet::Publish { message_id: 1, action, ..packet::Publish::default() };
+        let publish = Publish { session, digest: digest(&publish), publish, found: None };
+        prepare(&shared, &mut [Op::Publish(publish)]).expect("loads");
+        assert!(saved.reads.load(Relaxed) > REHEARSALS_MAX, "it was tried that often");
+    }
 }

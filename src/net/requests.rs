@@ -52,6 +52,8 @@ impl Live {
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
             self.session.grants.store(Arc::new(grants(&identity)));
+            // Channels are in bulk. What is read from the log for it is looked at once more when it leaves.
+            self.session.outbox.lock().bulk.look_again();
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = Arc::new(identity);

@@ -3,7 +3,7 @@
 //! beyond that the one entry that waits for room.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::RwLock;
 
 use longwire_protocol::packet::HeadReason;
@@ -104,6 +104,8 @@ pub struct CatchUp {
     page: PageLimit,
     /// The bytes of what was read and not handed out.
     kept: usize,
+    /// The labels of the channels among what is read: the token may change meanwhile.
+    channels: HashMap<ConversationId, Box<str>>,
 }
 
 /// The next thing of one conversation.
@@ -162,6 +164,8 @@ struct Candidate {
     head: Seq,
     intervals: Vec<(Seq, Seq)>,
     joined: Position,
+    /// The label of a channel.
+    label: Option<Box<str>>,
 }
 
 /// Where a lane stands and what it looks for.
@@ -261,6 +265,7 @@ impl Plan {
             return;
         }
         let head = conversation.head.seq;
+        let label = (conversation.kind == Kind::Channel).then(|| conversation.label.clone());
         let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
         let watched = watched.map(|from| if Mutation::WatchedFromBefore.is_planted() { Seq(1) } else { from });
         let candidate = match (duty, member) {
@@ -279,11 +284,11 @@ impl Plan {
                 let is_announced = is_express && !Mutation::WaitsForExpired.is_planted();
                 let joined = if is_announced { Position(0) } else { duty.joined };
                 let from = duty.since.next();
-                Candidate { conversation: id, from, head, intervals, joined }
+                Candidate { conversation: id, from, head, intervals, joined, label }
             }
             _ => {
                 let Some(from) = watched else { return };
-                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0) }
+                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0), label }
             }
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
@@ -347,7 +352,8 @@ impl CatchUp {
             bytes: KEPT_BYTES_MAX / conversations,
         };
         let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
-        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page, kept: 0 };
+        let channels = plan.candidates.iter().filter_map(|c| Some((c.conversation, c.label.clone()?))).collect();
+        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page, kept: 0, channels };
         let floor = reads.history.floor();
         for candidate in &plan.candidates {
             let id = candidate.conversation;
@@ -418,6 +424,9 @@ impl CatchUp {
             let Some(Reverse(mut due)) = self.due.pop() else { break };
             self.kept -= due.bytes();
             let conversation = due.conversation;
+            if !self.may_leave(session, conversation) {
+                continue;
+            }
             let alone = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
             let ready = match &mut due.what {
                 What::Mark { user, seq, .. } => Ready { place: alone, item: mark_item(conversation, *user, *seq) },
@@ -512,6 +521,15 @@ impl CatchUp {
             }
         }
         Ok(Step::Done(self.target))
+    }
+
+    /// Whether the session's token, as it is now, lets something of this conversation leave.
+    #[must_use]
+    pub fn may_leave(&self, session: &Session, conversation: ConversationId) -> bool {
+        let label = self.channels.get(&conversation);
+        label.is_none_or(|label| {
+            session.grants.load().read.admit(label) || Mutation::CatchUpIgnoresPatterns.is_planted()
+        })
     }
 
     /// Puts back what comes later. Of its entries, those behind the first `least` are let go where too much would be

@@ -129,12 +129,16 @@ struct Fence {
     told: MessageId,
     takeovers: u32,
     takeovers_since_ms: u64,
+    /// Where the device stood by its acks to the session that this one took over: not stored, while this one acks nothing.
+    taken: Option<DeviceCursor>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Core {
     fences: HashMap<DeviceId, Fence>,
+    /// The same of takeovers whose group was not committed, until the device's next cursor is stored.
+    untaken: HashMap<DeviceId, DeviceCursor>,
     newest_session: SessionNumber,
 }
 
@@ -154,7 +158,7 @@ impl Core {
     /// A core whose sessions are numbered above `newest_session`.
     #[must_use]
     pub fn new(newest_session: SessionNumber) -> Self {
-        Self { fences: HashMap::new(), newest_session }
+        Self { fences: HashMap::new(), untaken: HashMap::new(), newest_session }
     }
 
     /// Decides one operation: drafts its rows, adds its records, names its effects. `now_ms` is monotonic; `writable`
@@ -170,13 +174,15 @@ impl Core {
             }
             Op::StoreCursor(session, cursor) => {
                 if self.fence(&session).is_some() {
+                    self.untaken.remove(&session.device);
                     draft.store_cursor(session.device, cursor);
                 }
             }
             Op::Detach(session, cursor) => {
-                if self.fence(&session).is_some() {
+                if let Some(taken) = self.fence(&session).map(|fence| fence.taken) {
                     self.fences.remove(&session.device);
-                    if let Some(cursor) = cursor {
+                    if let Some(cursor) = cursor.or(taken) {
+                        self.untaken.remove(&session.device);
                         draft.store_cursor(session.device, cursor);
                     }
                 }
@@ -196,10 +202,14 @@ impl Core {
         }
     }
 
-    /// The session was not attached after all: the group was not committed.
+    /// The session was not attached after all: the group was not committed. What was acked to the one that it was to take
+    /// over holds for the next.
     pub fn forget(&mut self, session: &Session) {
-        if self.fence(session).is_some() {
+        if let Some(taken) = self.fence(session).map(|fence| fence.taken) {
             self.fences.remove(&session.device);
+            if let Some(taken) = taken {
+                self.untaken.insert(session.device, taken);
+            }
         }
     }
 
@@ -291,7 +301,11 @@ impl Core {
             grants: ArcSwap::from_pointee(attach.grants),
             outbox: attach.outbox,
         });
-        let mut cursor = row.and_then(|row| row.cursor);
+        let taken = match self.fences.get(&device) {
+            Some(old) => old.outbox.lock().acked.or(old.taken),
+            None => self.untaken.get(&device).copied(),
+        };
+        let cursor = taken.or(row.and_then(|row| row.cursor));
         let fence = Fence {
             session: session.number,
             outbox: Arc::clone(&session.outbox),
@@ -299,10 +313,10 @@ impl Core {
             told: first_unanswered,
             takeovers: takeovers.0,
             takeovers_since_ms: takeovers.1,
+            taken,
         };
         if let Some(old) = self.fences.insert(device, fence) {
             // The point of takeover: from here on nothing of the older session counts, and its acks are final.
-            cursor = old.outbox.lock().acked.or(cursor);
             draft.effects.push(Effect::Close(old.outbox, Refusal::connection(Reason::TakenOver)));
         }
         let connected = Connected {

@@ -21,6 +21,8 @@ use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 use crate::store::{Frame, Position, Record, StoredEntry};
 
+/// How often the readers of an entry are loaded, if they are let go before they are looked at.
+const LOOKS_MAX: usize = 8;
 /// The largest encoded entry that recalls another: seven numbers of ten bytes, and what stands before them.
 const RECALL_BYTES_MAX: usize = 96;
 
@@ -85,7 +87,7 @@ impl Feed {
     /// The other members of a conversation that are told of a user's mark, whether it rides express, and where they were
     /// told of the conversation.
     fn who_else(&self, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
-        loop {
+        for _ in 0..LOOKS_MAX {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let rows = Reader::new(&state);
             let others = others_told(&rows, user, id);
@@ -96,13 +98,14 @@ impl Feed {
             drop(state);
             if let Err(error) = load(&self.state, &wants) {
                 tracing::error!(%error, "who is told of a mark is not known: they hear of the next one");
-                return Vec::new();
+                break;
             }
         }
+        Vec::new()
     }
 
     fn entry(&mut self, entry: &StoredEntry) {
-        loop {
+        for _ in 0..LOOKS_MAX {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let rows = Reader::new(&state);
             let conversation = rows.conversation(entry.conversation);
@@ -119,9 +122,10 @@ impl Feed {
             drop(state);
             if let Err(error) = load(&self.state, &wants) {
                 tracing::error!(%error, "the readers of an entry are not known: everyone online looks for themselves");
-                return self.tell_everyone(entry);
+                break;
             }
         }
+        self.tell_everyone(entry);
     }
 
     fn tell_everyone(&mut self, entry: &StoredEntry) {
@@ -331,4 +335,83 @@ pub fn progress_item() -> Bytes {
 
 fn encode(kind: item::Kind) -> Bytes {
     packet::Item { kind: Some(kind) }.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{Mutex, Weak};
+
+    use longwire_protocol::LogTime;
+
+    use super::*;
+    use crate::routing::rows::{Head, MoreOfConversation, Row};
+    use crate::routing::stream::{News, Turn};
+    use crate::store::{EntryMeta, FrameBuilder, ReadError, SavedState, SegmentId};
+
+    /// A saved state that cannot be read, or under a cache that holds nothing.
+    #[derive(Default)]
+    struct Unhelpful {
+        fails: bool,
+        state: Mutex<Weak<RwLock<State>>>,
+        reads: AtomicUsize,
+    }
+
+    impl SavedState for Unhelpful {
+        fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+            let Some(state) = self.state.lock().expect("unpoisoned").upgrade() else {
+                return Ok(vec![None; keys.len()]);
+            };
+            assert!(self.reads.fetch_add(1, Relaxed) < 100, "it is loaded over and over");
+            if self.fails {
+                return Err(ReadError("as the test asked".into()));
+            }
+            // Once it is read, it is let go: the look that follows is too late.
+            let (label, pair, head) = ("".into(), (UserId(0), UserId(0)), Head::default());
+            let more = MoreOfConversation::default();
+            let group = Conversation { kind: Kind::Group, label, pair, head, members: 2, more };
+            let found = keys.iter().map(|_| Some(Row::Conversation(group.clone()).encode())).collect();
+            std::thread::scope(|scope| {
+                scope.spawn(|| state.write().expect("unpoisoned").forget());
+            });
+            Ok(found)
+        }
+
+        fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+            if let Some(state) = self.state.lock().expect("unpoisoned").upgrade() {
+                state.write().expect("unpoisoned").forget();
+            }
+            Ok(())
+        }
+    }
+
+    /// Whoever may be a reader and is online looks in the log: nobody misses an entry because the disk is in trouble.
+    #[test]
+    fn where_readers_cannot_be_loaded_everyone_online_looks_for_themselves() {
+        for fails in [true, false] {
+            let saved = Arc::new(Unhelpful { fails, ..Unhelpful::default() });
+            let state = State::over(Arc::clone(&saved) as Arc<dyn SavedState>, Position(0), 0).expect("reads");
+            let state = Arc::new(RwLock::new(state));
+            *saved.state.lock().expect("unpoisoned") = Arc::downgrade(&state);
+            let (registry, session) = (Arc::new(Registry::default()), Arc::new(Session::of_test()));
+            registry.attach(&session);
+            for is_express in [true, false] {
+                let mut pending = session.outbox.lock();
+                let lane = pending.lane(is_express);
+                lane.begin_turn().expect("it is behind");
+                assert!(lane.end_turn(Position(0)), "and live now");
+            }
+            let mut frame = FrameBuilder::new(SegmentId(1), Position(1), LogTime(0));
+            let meta = EntryMeta { conversation: ConversationId(5), seq: Seq(1), ..EntryMeta::default() };
+            let entry = packet::Item { kind: Some(item::Kind::Entry(packet::Entry::default())) };
+            frame.push_entry(&meta, |out| out.extend_from_slice(&entry.encode_to_vec()));
+            Feed::new(state, registry).feed(&frame.finish());
+            for is_express in [true, false] {
+                let turn = session.outbox.lock().lane(is_express).begin_turn();
+                let news = News::Of(vec![ConversationId(5)]);
+                assert_eq!(turn, Some(Turn { news, marks: false, target: Some(Position(1)) }), "fails: {fails}");
+            }
+            assert!(saved.reads.load(Relaxed) > 0, "it was tried");
+        }
+    }
 }

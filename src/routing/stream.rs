@@ -115,17 +115,30 @@ impl Lane {
         if self.live && admits && Mutation::FullQueueForgets.is_planted() {
             return;
         }
+        self.note(ready.place);
+    }
+
+    /// There is something at a place that is to be looked for.
+    fn note(&mut self, place: Place) {
         self.live = false;
-        if !ready.place.conversation.is_some() {
+        if !place.conversation.is_some() {
             self.marks = true;
         } else if let News::Of(news) = &mut self.news
-            && !news.contains(&ready.place.conversation)
+            && !news.contains(&place.conversation)
         {
             if news.len() < CATCH_UP_CONVERSATIONS_MAX {
-                news.push(ready.place.conversation);
+                news.push(place.conversation);
             } else {
                 self.news = News::Any;
             }
+        }
+    }
+
+    /// What the session may see has changed: what is ready is looked for anew.
+    pub fn look_again(&mut self) {
+        self.ready_bytes = 0;
+        for ready in std::mem::take(&mut self.ready) {
+            self.note(ready.place);
         }
     }
 

@@ -82,3 +82,53 @@ async fn an_empty_channel_that_was_left_is_left_and_can_be_watched() {
     writer.say(channel, "heard").await;
     assert_eq!(&reader.entry(channel).await.content[..], b"heard");
 }
+
+/// What waits for the window's room, or stands in the log, when a token is exchanged for a narrower one, does not leave.
+#[tokio::test]
+async fn a_narrower_token_takes_away_what_has_not_left_yet() {
+    let world = World::new().await;
+    let mut writer = granted(&world, "writer", &["**"], &[]).await;
+    let news = writer.open_channel("news").await.expect("opened");
+    let mut reader = granted(&world, "reader", &[], &["**"]).await;
+    reader.act(news, Action::Join(packet::Join {})).await.expect("joined");
+    reader.caught_up().await;
+    let cursor = reader.settle().await;
+    let group = writer.create_group("g", &["reader"]).await;
+    let one = Some(packet::Window { items: 1, bytes: 1 << 16 });
+    let claims = |read: &[&str]| {
+        let mut claims = world.claims("reader");
+        claims.read = read.iter().map(|&pattern| pattern.to_owned()).collect();
+        world.token(&claims)
+    };
+    for is_live in [true, false] {
+        reader.leave().await;
+        let texts_of = ["one", "two", "three"];
+        if !is_live {
+            for text in texts_of {
+                writer.say(news, text).await;
+            }
+        }
+        let connect = world.resume("reader", cursor.clone());
+        let connect = packet::Connect { token: claims(&["**"]), bulk: one, ..connect };
+        reader = world.dial(connect).await;
+        reader.connected().await.expect("let in");
+        if is_live {
+            reader.caught_up().await;
+            reader.stores = false;
+            for text in texts_of {
+                writer.say(news, text).await;
+            }
+        }
+        reader.stores = false;
+        let first = reader.entry(news).await;
+        assert_eq!(&first.content[..], b"one", "live: {is_live}");
+        let refresh = packet::RefreshRequest { token: claims(&["other"]) };
+        reader.ask(packet::request::Op::Refresh(refresh)).await.expect("refreshed");
+        writer.say(group, "fence").await;
+        reader.stores = true;
+        reader.store_all().await;
+        let is_fence = |item: &packet::Item| texts(std::slice::from_ref(item)) == ["fence"];
+        let came = reader.until(is_fence).await;
+        assert_eq!(texts(&came), ["fence"], "live: {is_live}");
+    }
+}

@@ -81,7 +81,7 @@ impl World {
         .expect("the broker starts");
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         self.port = socket.local_addr().expect("its address").port();
-        broker.listen(socket, Security::Plain);
+        broker.listen(socket, Security::Plain).expect("listens");
         self.broker = Some(broker);
     }
 
@@ -466,6 +466,19 @@ impl Wire {
         items.extend(self.until(is_caught_up).await);
         items.retain(|item| !is_caught_up(item));
         items
+    }
+
+    /// Stores what came while it did not.
+    pub(crate) async fn store_all(&mut self) {
+        let now = self.now();
+        for lane in [Lane::Express, Lane::Bulk] {
+            let last = self.seen[lane as usize];
+            if last > 0 {
+                self.session.stored(now, lane, last);
+            }
+        }
+        self.session.flush_acks();
+        self.flush().await;
     }
 
     /// Waits for a cursor that covers all that came so far.
