@@ -10,7 +10,7 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Connected, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, SessionNumber, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -91,6 +91,8 @@ pub struct Target {
     pub is_message: bool,
     /// Its place among the countable entries.
     pub countable: u64,
+    /// Its time.
+    pub time: LogTime,
 }
 
 /// Whether a publish has to be looked up in the log before it is decided.

@@ -53,7 +53,8 @@ fn op(session: &Arc<Session>, conversation: u64, action: Option<Action>) -> Publ
 }
 
 fn created(core: &mut Core, state: &mut State, session: &Arc<Session>) -> PublishAck {
-    let create = Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: Vec::new() });
+    let create =
+        Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: Vec::new(), ..Default::default() });
     let effects = decide(core, state, Op::Publish(op(session, 0, Some(create))));
     let answer = effects.into_iter().find_map(|effect| match effect {
         Effect::Answer(_, _, answer) => answer.ok(),

@@ -284,7 +284,9 @@ pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content
 /// Whether the members of a conversation are told of each other's marks (SPEC R6.1-6).
 #[must_use]
 pub fn tells_marks(conversation: &Conversation) -> bool {
-    matches!(conversation.kind, Kind::Direct | Kind::Group) && conversation.members <= RECEIPTS_MEMBERS_MAX
+    matches!(conversation.kind, Kind::Direct | Kind::Group)
+        && conversation.members <= RECEIPTS_MEMBERS_MAX
+        && !conversation.more.policy.hides_marks
 }
 
 fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
