@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use longwire_protocol::frame::Frame;
+use longwire_protocol::limits::CURSOR_BYTES_MAX;
 use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, MessageId, Millis};
@@ -140,6 +142,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             match self.codec.decode(bytes) {
                 Ok(Some((frame, size))) => {
+                    // The client has nothing to say: what is not in use is given back here as in the session.
+                    if matches!(frame, Frame::Heartbeat) {
+                        self.outbox.lock().shrink();
+                    }
                     let mut event = self.session.handle_frame(now, frame, size).map_err(drop)?;
                     while let Some(happened) = event {
                         self.handle(happened, now);
@@ -258,6 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
                     let identity = (attaching.identity, attaching.believed_at);
                     let mut live = Live::new(*attached, identity, skips, attaching.item_bytes_max, now);
+                    // It may have been taken back while routing was asked.
+                    live.check_identity(&mut self.session, &self.shared, now);
                     match resumed {
                         Ok(cursor) if !self.session.is_closed() => {
                             live.start(cursor);
@@ -304,21 +312,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             if self.unsent.is_empty() {
                 scratch.clear();
-                if !self.session.poll_transmit(now, scratch, WRITE_BYTES) {
-                    if let Stage::Live(live) = &mut self.stage
-                        && live.send_cursor(&mut self.session, &self.shared, now)
-                    {
-                        continue;
-                    }
+                let mut wrote = self.session.poll_transmit(now, scratch, WRITE_BYTES);
+                // A cursor covers all that stands before it. So it leaves with the last of that, where there surely is
+                // room, or on its own; never is it left to wait for something newer to go first.
+                if scratch.len() <= WRITE_BYTES - 2 * CURSOR_BYTES_MAX
+                    && !self.session.wants_transmit()
+                    && let Stage::Live(live) = &mut self.stage
+                    && live.send_cursor(&mut self.session, &self.shared, now)
+                {
+                    wrote |= self.session.poll_transmit(now, scratch, WRITE_BYTES);
+                }
+                if !wrote {
                     self.unsent = BytesMut::new();
                     return Pin::new(&mut self.io).poll_flush(context);
                 }
-                while !scratch.is_empty() {
-                    match Pin::new(&mut self.io).poll_write(context, scratch) {
-                        Poll::Ready(Ok(n)) => drop(scratch.split_to(n)),
+                let mut written = 0;
+                while written < scratch.len() {
+                    match Pin::new(&mut self.io).poll_write(context, &scratch[written..]) {
+                        Poll::Ready(Ok(n)) => written += n,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => {
-                            self.unsent = BytesMut::from(&scratch[..]);
+                            self.unsent = BytesMut::from(&scratch[written..]);
                             return Poll::Pending;
                         }
                     }
@@ -335,7 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.armed = None;
         }
         let live = match &self.stage {
-            Stage::Live(live) => Some(live.deadline(&self.shared, now)),
+            Stage::Live(live) => Some(live.deadline()),
             _ => None,
         };
         let ending = self.ending.map(|since| since.after(LINGER_MS));
@@ -355,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut again = false;
         // Before anything is read: what comes after the end of a token is not done any more.
         if let Stage::Live(live) = &mut self.stage {
-            live.check_identity(&mut self.session, &self.shared);
+            live.check_identity(&mut self.session, &self.shared, now);
         }
         if self.ending.is_none() {
             match self.read(context, &mut scratch.read, now) {

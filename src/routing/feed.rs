@@ -2,7 +2,8 @@
 //! readers that are online; an item is encoded once, in the frame, and shared.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::task::Waker;
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, item};
@@ -25,14 +26,15 @@ use crate::store::{Frame, Position, Record, StoredEntry};
 pub struct Feed {
     state: Arc<RwLock<State>>,
     registry: Arc<Registry>,
-    touched: Vec<Arc<Session>>,
+    /// Whom to wake once the frame is fed. A waker is taken with the first item, so each connection is here once.
+    wakers: Vec<Waker>,
 }
 
 impl Feed {
     /// A feed from the state's log into the registry's sessions.
     #[must_use]
     pub fn new(state: Arc<RwLock<State>>, registry: Arc<Registry>) -> Self {
-        Self { state, registry, touched: Vec::new() }
+        Self { state, registry, wakers: Vec::new() }
     }
 
     /// Pushes what a frame holds, then wakes each touched connection once.
@@ -44,21 +46,18 @@ impl Feed {
                     if let Ok(Change::MarkSet { user, conversation, seq, .. }) = Change::decode(&change.body) {
                         let place = Place { position: change.position, conversation: ConversationId(0), seq: Seq(0) };
                         let ready = Ready { place, item: mark_item(conversation, seq) };
-                        let touched = &mut self.touched;
+                        let wakers = &mut self.wakers;
                         self.registry.each_of(user, |session| {
-                            session.outbox.lock().express.push(ready.clone(), true);
-                            touched.push(Arc::clone(session));
+                            let mut pending = session.outbox.lock();
+                            pending.express.push(ready.clone(), true);
+                            wakers.extend(pending.take_waker());
                         });
                     }
                 }
                 Record::Rider(_) => {}
             }
         }
-        self.touched.sort_unstable_by_key(|session| session.number);
-        self.touched.dedup_by_key(|session| session.number);
-        for session in self.touched.drain(..) {
-            session.outbox.wake();
-        }
+        self.wakers.drain(..).for_each(Waker::wake);
     }
 
     fn entry(&mut self, entry: &StoredEntry) {
@@ -70,7 +69,7 @@ impl Feed {
             let members = is_listed.then(|| rows.members(entry.conversation));
             if rows.cold() == 0 {
                 let Some(conversation) = conversation else { return };
-                let mut to = Recipients { entry, conversation, state: &state, touched: &mut self.touched };
+                let mut to = Recipients { entry, conversation, state: &state, wakers: &mut self.wakers };
                 return to.push_to_all(&self.registry, members);
             }
             // It was at hand a moment ago, when the entry was decided; only a cache that is far too small lets it go.
@@ -84,13 +83,15 @@ impl Feed {
     }
 
     fn tell_everyone(&mut self, entry: &StoredEntry) {
-        for session in self.registry.all() {
+        let mut sessions = self.registry.all();
+        // In an order that repeats, for whoever drives the broker by hand.
+        sessions.sort_unstable_by_key(|session| session.number);
+        for session in sessions {
             let mut pending = session.outbox.lock();
             for is_express in [true, false] {
                 push(&mut pending, &session, entry, is_express, false);
             }
-            drop(pending);
-            self.touched.push(session);
+            self.wakers.extend(pending.take_waker());
         }
     }
 }
@@ -100,7 +101,7 @@ struct Recipients<'a> {
     entry: &'a StoredEntry,
     conversation: &'a Conversation,
     state: &'a State,
-    touched: &'a mut Vec<Arc<Session>>,
+    wakers: &'a mut Vec<Waker>,
 }
 
 impl Recipients<'_> {
@@ -117,8 +118,10 @@ impl Recipients<'_> {
                 members.iter().for_each(|user| self.push_to(registry, *user));
             }
             Some(members) => {
-                let online = registry.online().into_iter();
-                online.filter(|user| members.contains(user)).for_each(|user| self.push_to(registry, user));
+                let mut online = registry.online();
+                online.retain(|user| members.contains(user));
+                online.sort_unstable();
+                online.into_iter().for_each(|user| self.push_to(registry, user));
             }
         }
         if self.conversation.kind == Kind::Channel {
@@ -139,10 +142,10 @@ impl Recipients<'_> {
             if (is_due || is_cold) && self.is_readable(session) {
                 let joined = duty.map_or(Position(0), |duty| duty.joined);
                 let is_express = self.conversation.kind.is_express();
-                self.push(session, |pending| {
-                    !is_cold
-                        && (is_express || pending.express.sent() >= joined || Mutation::JoinedNotAwaited.is_planted())
-                });
+                let mut pending = session.outbox.lock();
+                let admits = !is_cold
+                    && (is_express || pending.express.sent() >= joined || Mutation::JoinedNotAwaited.is_planted());
+                self.push(session, &mut pending, admits);
             }
         });
     }
@@ -151,11 +154,14 @@ impl Recipients<'_> {
     fn push_to_watcher(&mut self, session: &Arc<Session>) {
         let rows = Reader::new(self.state);
         let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
-        let since = session.outbox.lock().watched_since(self.entry.conversation);
+        if has_row || !self.is_readable(session) {
+            return;
+        }
+        let mut pending = session.outbox.lock();
+        let since = pending.watched_since(self.entry.conversation);
         // What was there when watching began may be fed only now.
-        if !has_row && since.is_some_and(|since| self.entry.seq > since) && self.is_readable(session) {
-            let is_cold = rows.cold() > 0;
-            self.push(session, |_| !is_cold);
+        if since.is_some_and(|since| self.entry.seq > since) {
+            self.push(session, &mut pending, rows.cold() == 0);
         }
     }
 
@@ -166,11 +172,9 @@ impl Recipients<'_> {
             || session.grants.load().read.admit(&self.conversation.label)
     }
 
-    fn push(&mut self, session: &Arc<Session>, admits: impl FnOnce(&Pending) -> bool) {
-        let mut pending = session.outbox.lock();
-        let admits = admits(&pending);
-        push(&mut pending, session, self.entry, self.conversation.kind.is_express(), admits);
-        self.touched.push(Arc::clone(session));
+    fn push(&mut self, session: &Session, pending: &mut Pending, admits: bool) {
+        push(pending, session, self.entry, self.conversation.kind.is_express(), admits);
+        self.wakers.extend(pending.take_waker());
     }
 }
 
@@ -233,16 +237,10 @@ pub fn head_item(conversation: ConversationId, from: Seq, to: Seq, reason: packe
 }
 
 /// The `CaughtUp` that ends a lane's backlog.
-#[must_use]
-pub fn caught_up_item() -> Bytes {
-    encode(item::Kind::CaughtUp(packet::CaughtUp {}))
-}
+pub static CAUGHT_UP_ITEM: LazyLock<Bytes> = LazyLock::new(|| encode(item::Kind::CaughtUp(packet::CaughtUp {})));
 
 /// A `Progress`: nothing for this device up to here.
-#[must_use]
-pub fn progress_item() -> Bytes {
-    encode(item::Kind::Progress(packet::Progress {}))
-}
+pub static PROGRESS_ITEM: LazyLock<Bytes> = LazyLock::new(|| encode(item::Kind::Progress(packet::Progress {})));
 
 fn encode(kind: item::Kind) -> Bytes {
     packet::Item { kind: Some(kind) }.encode_to_vec().into()
