@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use longwire_protocol::frame::Frame;
+use longwire_protocol::frame::{self, Frame};
 use longwire_protocol::limits::CURSOR_BYTES_MAX;
 use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
@@ -40,6 +40,9 @@ const TURN_BYTES_MAX: usize = 256 << 10;
 const WRITE_BYTES: usize = 16 << 10;
 /// The thread's read buffer.
 const READ_BYTES: usize = 64 << 10;
+/// A publish keeps what it came in until it is committed. So much is copied into memory of its own size, which is cheaper
+/// than a new buffer for the thread, and takes no more than was read.
+const COPIED_BYTES_MAX: usize = 16 << 10;
 /// The least that a client can name as its largest item: a `Head` in the place of one has to fit.
 const ITEM_BYTES_MIN: usize = 64;
 /// How long a connection that ends may take to hand over its last bytes.
@@ -124,6 +127,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             self.session.handle_bytes(now);
             if self.partial.is_empty() {
+                if scratch.len() <= COPIED_BYTES_MAX && frame::begins_with_publish(scratch) {
+                    let mut own = BytesMut::from(&scratch[..]);
+                    self.decode(&mut own, now)?;
+                    self.partial.extend_from_slice(&own);
+                    continue;
+                }
                 self.decode(scratch, now)?;
                 self.partial.extend_from_slice(scratch);
             } else {
