@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use longwire_protocol::frame::{self, Frame};
+use longwire_protocol::limits::CURSOR_BYTES_MAX;
 use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, MessageId, Millis};
@@ -38,6 +40,9 @@ const TURN_BYTES_MAX: usize = 256 << 10;
 const WRITE_BYTES: usize = 16 << 10;
 /// The thread's read buffer.
 const READ_BYTES: usize = 64 << 10;
+/// A publish keeps what it came in until it is committed. So much is copied into memory of its own size, which is cheaper
+/// than a new buffer for the thread, and takes no more than was read.
+const COPIED_BYTES_MAX: usize = 16 << 10;
 /// The least that a client can name as its largest item: a `Head` in the place of one has to fit.
 const ITEM_BYTES_MIN: usize = 64;
 /// How long a connection that ends may take to hand over its last bytes.
@@ -122,6 +127,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             self.session.handle_bytes(now);
             if self.partial.is_empty() {
+                if scratch.len() <= COPIED_BYTES_MAX && frame::begins_with_publish(scratch) {
+                    let mut own = BytesMut::from(&scratch[..]);
+                    self.decode(&mut own, now)?;
+                    self.partial.extend_from_slice(&own);
+                    continue;
+                }
                 self.decode(scratch, now)?;
                 self.partial.extend_from_slice(scratch);
             } else {
@@ -140,6 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             match self.codec.decode(bytes) {
                 Ok(Some((frame, size))) => {
+                    // The client has nothing to say: what is not in use is given back here as in the session.
+                    if matches!(frame, Frame::Heartbeat) {
+                        self.outbox.lock().shrink();
+                    }
                     let mut event = self.session.handle_frame(now, frame, size).map_err(drop)?;
                     while let Some(happened) = event {
                         self.handle(happened, now);
@@ -258,6 +273,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
                     let identity = (attaching.identity, attaching.believed_at);
                     let mut live = Live::new(*attached, identity, skips, attaching.item_bytes_max, now);
+                    // It may have been taken back while routing was asked.
+                    live.check_identity(&mut self.session, &self.shared, now);
                     match resumed {
                         Ok(cursor) if !self.session.is_closed() => {
                             live.start(cursor);
@@ -304,21 +321,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             if self.unsent.is_empty() {
                 scratch.clear();
-                if !self.session.poll_transmit(now, scratch, WRITE_BYTES) {
-                    if let Stage::Live(live) = &mut self.stage
-                        && live.send_cursor(&mut self.session, &self.shared, now)
-                    {
-                        continue;
-                    }
+                let mut wrote = self.session.poll_transmit(now, scratch, WRITE_BYTES);
+                // A cursor covers all that stands before it. So it leaves with the last of that, where there surely is
+                // room, or on its own; never is it left to wait for something newer to go first.
+                if scratch.len() <= WRITE_BYTES - 2 * CURSOR_BYTES_MAX
+                    && !self.session.wants_transmit()
+                    && let Stage::Live(live) = &mut self.stage
+                    && live.send_cursor(&mut self.session, &self.shared, now)
+                {
+                    wrote |= self.session.poll_transmit(now, scratch, WRITE_BYTES);
+                }
+                if !wrote {
                     self.unsent = BytesMut::new();
                     return Pin::new(&mut self.io).poll_flush(context);
                 }
-                while !scratch.is_empty() {
-                    match Pin::new(&mut self.io).poll_write(context, scratch) {
-                        Poll::Ready(Ok(n)) => drop(scratch.split_to(n)),
+                let mut written = 0;
+                while written < scratch.len() {
+                    match Pin::new(&mut self.io).poll_write(context, &scratch[written..]) {
+                        Poll::Ready(Ok(n)) => written += n,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => {
-                            self.unsent = BytesMut::from(&scratch[..]);
+                            self.unsent = BytesMut::from(&scratch[written..]);
                             return Poll::Pending;
                         }
                     }
@@ -335,7 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.armed = None;
         }
         let live = match &self.stage {
-            Stage::Live(live) => Some(live.deadline(&self.shared, now)),
+            Stage::Live(live) => Some(live.deadline()),
             _ => None,
         };
         let ending = self.ending.map(|since| since.after(LINGER_MS));
@@ -355,7 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut again = false;
         // Before anything is read: what comes after the end of a token is not done any more.
         if let Stage::Live(live) = &mut self.stage {
-            live.check_identity(&mut self.session, &self.shared);
+            live.check_identity(&mut self.session, &self.shared, now);
         }
         if self.ending.is_none() {
             match self.read(context, &mut scratch.read, now) {

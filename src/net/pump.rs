@@ -40,6 +40,8 @@ pub(super) struct Live {
     pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
     pub(super) believed_at: u64,
+    /// When to look at the token's end again.
+    expiry: Millis,
     pub(super) express: Reading,
     pub(super) bulk: Reading,
     /// The one job that is under way off the worker thread, or waits for it.
@@ -74,6 +76,12 @@ pub(super) struct CursorState {
     sent_at: Millis,
 }
 
+impl CursorState {
+    pub(super) fn is_late(&self, now: Millis) -> bool {
+        self.owed && self.sent_at.0 != 0 && now.since(self.sent_at) >= 2 * CURSOR_EVERY_MS
+    }
+}
+
 /// What came back from the disk.
 pub(super) enum Done {
     Planned(Lane, Plan, Result<CatchUp, Miss>),
@@ -96,6 +104,7 @@ impl Live {
             session: attached.session,
             identity,
             believed_at,
+            expiry: now,
             express: Reading::Idle,
             bulk: Reading::Idle,
             jobs: VecDeque::new(),
@@ -131,7 +140,7 @@ impl Live {
             BrokerEvent::Acked { express, bulk } => self.acked(express, bulk, shared, now),
             BrokerEvent::Request(request) => {
                 // Requests see what this session published before them only once it is acked, as SPEC says.
-                self.request(request, wire, shared);
+                self.request(request, wire, shared, now);
             }
             BrokerEvent::Resend { lane, from_n, places } => {
                 for (n, place) in (from_n..).zip(places) {
@@ -179,14 +188,12 @@ impl Live {
         shared: &Arc<Shared>,
         now: Millis,
     ) -> bool {
-        self.check_identity(wire, shared);
         let was_resending = self.resends > 0;
         self.come_back(context, wire, shared, now);
+        // Express first: it may let bulk go on.
         for lane in [Lane::Express, Lane::Bulk] {
             self.pump_lane(lane, wire, shared, now);
         }
-        // Express may have let bulk go on.
-        self.pump_lane(Lane::Bulk, wire, shared, now);
         self.next_job(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
@@ -195,11 +202,11 @@ impl Live {
 
     /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
     pub(super) fn holds_for_cursor(&self, now: Millis) -> bool {
-        self.cursor.owed && self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) >= 2 * CURSOR_EVERY_MS
+        self.cursor.is_late(now)
     }
 
     /// Ends the session when its token has expired or was taken back.
-    pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
+    pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) {
         let generation = shared.authority.generation();
         if generation != self.believed_at {
             self.believed_at = generation;
@@ -207,10 +214,16 @@ impl Live {
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
         }
-        let has_expired = self.identity.expires <= shared.clock.unix_ms() / 1_000;
-        if has_expired && !Mutation::ExpiredGoesOn.is_planted() {
+        if self.look_at_expiry(shared, now) && !Mutation::ExpiredGoesOn.is_planted() {
             wire.close(token_refusal(crate::auth::TokenError::Expired));
         }
+    }
+
+    /// Whether the token has expired; if not, when to look again.
+    pub(super) fn look_at_expiry(&mut self, shared: &Shared, now: Millis) -> bool {
+        let left = self.identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
+        self.expiry = now.after(left.min(LOOK_AT_EXPIRY_MS));
+        left == 0
     }
 
     /// Takes over what came back from the disk.
@@ -300,10 +313,8 @@ impl Live {
     }
 
     /// When something is to be done without being asked: a cursor, or the token's end.
-    pub(super) fn deadline(&self, shared: &Shared, now: Millis) -> Millis {
-        let left = self.identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
-        let expiry = now.after(left.min(LOOK_AT_EXPIRY_MS));
-        if self.cursor.owed { expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { expiry }
+    pub(super) fn deadline(&self) -> Millis {
+        if self.cursor.owed { self.expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { self.expiry }
     }
 
     /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.

@@ -138,15 +138,10 @@ impl Outbox {
 
     /// Wakes the connection's task.
     pub fn wake(&self) {
-        let waker = self.lock().waker.take();
+        let waker = self.lock().take_waker();
         if let Some(waker) = waker {
             waker.wake();
         }
-    }
-
-    /// Adds a reply, without waking.
-    pub fn reply(&self, reply: Reply) {
-        self.lock().replies.push_back(reply);
     }
 
     /// Ends the connection with a refusal, and wakes its task.
@@ -163,6 +158,17 @@ impl Pending {
             Some(waker) if waker.will_wake(context.waker()) => {}
             _ => self.waker = Some(context.waker().clone()),
         }
+    }
+
+    /// Whom to wake, once, and not while the outbox is locked; `None` if someone else does.
+    pub fn take_waker(&mut self) -> Option<Waker> {
+        self.waker.take()
+    }
+
+    /// Gives back memory that nothing uses.
+    pub fn shrink(&mut self) {
+        self.express.shrink();
+        self.bulk.shrink();
     }
 
     /// The session starts from this cursor.

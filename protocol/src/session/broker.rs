@@ -374,7 +374,7 @@ impl<P: Copy> BrokerSession<P> {
 
     /// Sends an encoded [`packet::Item`] in a lane whose [`Self::room`] admits it. `place` comes back when it is acked
     /// or has to be read again.
-    pub fn deliver(&mut self, now: Millis, lane: Lane, place: P, item: &Bytes) {
+    pub fn deliver(&mut self, now: Millis, lane: Lane, place: P, item: Bytes) {
         if !self.is_closed() {
             self.lane_mut(lane).give(now, place, item);
         }

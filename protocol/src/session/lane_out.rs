@@ -105,12 +105,12 @@ impl<P: Copy> LaneOut<P> {
         self.waiting.front().is_none_or(|(waiting, _)| *waiting > n)
     }
 
-    pub(super) fn give(&mut self, now: Millis, place: P, item: &Bytes) {
+    pub(super) fn give(&mut self, now: Millis, place: P, item: Bytes) {
         assert!(self.room().admits(item.len()), "an item was delivered where the window has no room");
         self.given += 1;
         self.bytes += item.len() as u32;
         self.in_flight.push_back(InFlight { place, bytes: item.len() as u32, since_s: seconds(now), resent: false });
-        self.waiting.push_back((self.given, item.clone()));
+        self.waiting.push_back((self.given, item));
     }
 
     /// Puts an item on the wire once more, with its old number; nothing if it was acked meanwhile.

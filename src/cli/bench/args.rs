@@ -45,6 +45,10 @@ pub(super) struct BrokerArgs {
     #[arg(long, value_name = "PID", requires = "url")]
     pub(super) broker_pid: Option<u32>,
 
+    /// Count the broker's calls into the kernel as well, with `perf`, which has to be there and allowed to; costs some CPU
+    #[arg(long)]
+    pub(super) syscalls: bool,
+
     /// Without TLS, where a broker is started for it
     #[arg(long, conflicts_with = "url")]
     pub(super) plain: bool,
@@ -126,6 +130,8 @@ pub(super) struct Subject {
     pub(super) name: &'static str,
     pub(super) broker: Broker,
     pub(super) pid: Option<u32>,
+    /// Whether its calls into the kernel are counted.
+    pub(super) syscalls: bool,
     /// Where it was started for this.
     pub(super) own: Option<OwnBroker>,
 }
@@ -178,7 +184,7 @@ impl BrokerArgs {
         let mut args = self.clone();
         let own = args.start_if_none_is_named()?;
         let broker = Broker::Longwire { way: args.way()?, issuer: args.issuer()?, heartbeat_ms: 0 };
-        Ok(Subject { name: "longwire", broker, pid: args.broker_pid, own })
+        Ok(Subject { name: "longwire", broker, pid: args.broker_pid, syscalls: self.syscalls, own })
     }
 
     /// Has each broker measured as often as asked, in turns, each run on a broker of its own where none is named; then
@@ -215,7 +221,7 @@ impl PeerArgs {
         let Some(url) = &self.peer else { return Ok(None) };
         let broker =
             Broker::Mqtt { way: super::load::mqtt::way(url)?, keep_alive_seconds: super::load::mqtt::KEEP_ALIVE };
-        Ok(Some(Subject { name: "mqtt", broker, pid: self.peer_pid, own: None }))
+        Ok(Some(Subject { name: "mqtt", broker, pid: self.peer_pid, syscalls: false, own: None }))
     }
 
     #[cfg(not(feature = "mqtt-peer"))]
