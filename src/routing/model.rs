@@ -14,7 +14,6 @@ use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, Se
 use super::core::{Attach, Core, Effect, Op, Publish, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
-use super::grants::Grants;
 use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
@@ -103,7 +102,7 @@ impl<'a> World<'a> {
         let attach = Attach {
             user: USERS[user].into(),
             device: "phone".into(),
-            grants: Grants::default(),
+            grants: Arc::default(),
             incarnation,
             first_unanswered,
             outbox: Arc::new(Outbox::default()),
