@@ -90,11 +90,19 @@ pub enum Mutation {
     GhostTakesOver,
     /// A session is taken over by one that is not attached, since its group failed.
     TakenOverByNobody,
+    /// What was recalled is shown all the same.
+    RecalledShown,
+    /// Whoever may publish edits what others sent.
+    AnyoneEdits,
+    /// What was recalled counts as unread all the same.
+    RecalledCounts,
+    /// An item that waits in a lane is sent though its message was recalled meanwhile.
+    RecalledInLane,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 47] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -138,6 +146,10 @@ impl Mutation {
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
         Self::TakenOverByNobody,
+        Self::RecalledShown,
+        Self::AnyoneEdits,
+        Self::RecalledCounts,
+        Self::RecalledInLane,
     ];
 
     /// Whether this bug is planted.

@@ -91,7 +91,7 @@ async fn clients_do_not_notice_that_they_are_parked() {
     certificate.reload().expect("the same again, parked still");
     let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = socket.local_addr().expect("its address").port();
-    world.broker().listen(socket, certificate.security());
+    world.broker().listen(socket, certificate.security()).expect("it listens");
     let config = |user: &str| {
         let address: Address = format!("longwires://127.0.0.1:{port}").parse().expect("an address");
         let trust = Trust::from_file(&path("ca.pem")).expect("an authority");

@@ -40,7 +40,7 @@ use crate::net::listener::AcceptLimits;
 use crate::net::parked;
 use crate::net::tls::server_config;
 use crate::store::{RedbLog, StoreOptions};
-use pipe::{BrokerEnd, ClientEnd, Pipe};
+use pipe::{BrokerEnd, ClientEnd, Pipe, Said};
 use resting::{Clients, Resting, THREADS};
 
 /// The name of the broker's issuer, and of its machine.
@@ -61,8 +61,10 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Fail> {
     let world = Arc::new(World::start(args)?);
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(THREADS).build()?;
     // Everything that clients at rest take is taken before it is looked what the broker takes.
-    let pipes: Arc<Vec<Arc<Pipe>>> = Arc::new((0..most).map(|_| Arc::default()).collect());
-    let clients = Clients::start(Arc::clone(&pipes), args.heartbeat)?;
+    let said = Arc::<Said>::default();
+    let pipes: Vec<_> = (0..most).map(|number| Arc::new(Pipe::new(number, Arc::clone(&said)))).collect();
+    let pipes = Arc::new(pipes);
+    let clients = Clients::start(Arc::clone(&pipes), said, args.heartbeat)?;
     let base = spent()?;
     let (mut open, mut resident) = (0, base.resident);
     let mut runs = Vec::new();
@@ -222,6 +224,7 @@ impl World {
             let heartbeat_ms = u32::try_from(args.heartbeat.as_millis()).unwrap_or(u32::MAX);
             let connect = packet::Connect { heartbeat_ms, ..fresh(token.clone(), device) };
             let turn = Arc::clone(&gate).acquire_owned().await;
+            clients.are_well()?;
             let (world, pipe, arrivals) = (Arc::clone(self), Arc::clone(&pipes[number]), clients.arrivals());
             connecting.spawn(async move {
                 let (client, has_resumed) = world.open(pipe, connect).await?;

@@ -10,8 +10,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::net::stream::ByteStream;
 
 /// See the module. At rest it owns nothing beside itself.
+pub(super) struct Pipe {
+    inner: Mutex<Inner>,
+    number: usize,
+    said: Arc<Said>,
+}
+
+/// The numbers of the pipes in which the broker said something since somebody looked.
 #[derive(Default)]
-pub(super) struct Pipe(Mutex<Inner>);
+pub(super) struct Said(Mutex<Vec<usize>>);
+
+impl Said {
+    pub(super) fn take(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 #[derive(Default)]
 struct Inner {
@@ -54,8 +67,12 @@ impl Way {
 }
 
 impl Pipe {
+    pub(super) fn new(number: usize, said: Arc<Said>) -> Self {
+        Self { inner: Mutex::default(), number, said }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The client says this.
@@ -88,8 +105,9 @@ impl AsyncRead for BrokerEnd {
 impl AsyncWrite for BrokerEnd {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let reader = self.0.lock().down.push(bytes);
-        if let Some(reader) = reader {
-            reader.wake();
+        match reader {
+            Some(reader) => reader.wake(),
+            None => self.0.said.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.0.number),
         }
         Poll::Ready(Ok(bytes.len()))
     }

@@ -14,7 +14,7 @@ use rustls::{ClientConnection, ContentType};
 use tokio_util::codec::Decoder as _;
 
 use super::super::super::super::Fail;
-use super::pipe::Pipe;
+use super::pipe::{Pipe, Said};
 use crate::net::parked::keys::{Ciphers, Opener, Sealer};
 use crate::net::parked::records::{HEADER_BYTES, Records};
 
@@ -135,11 +135,11 @@ pub(super) struct Clients {
 
 impl Clients {
     /// Starts the thread; room for all of them is taken at once.
-    pub(super) fn start(pipes: Arc<Vec<Arc<Pipe>>>, heartbeat: Duration) -> Result<Self, Fail> {
+    pub(super) fn start(pipes: Arc<Vec<Arc<Pipe>>>, said: Arc<Said>, heartbeat: Duration) -> Result<Self, Fail> {
         let (arrivals, arrived) = channel();
         let counts = Arc::new(Counts::default());
         let slots: Vec<Option<Resting>> = pipes.iter().map(|_| None).collect();
-        let drive = Drive { pipes, slots, heartbeat, counts: Arc::clone(&counts) };
+        let drive = Drive { pipes, said, slots, heartbeat, counts: Arc::clone(&counts) };
         let thread = thread::Builder::new().name(THREADS.into()).spawn(move || drive.run(&arrived))?;
         Ok(Self { arrivals, counts, thread: Some(thread) })
     }
@@ -176,6 +176,7 @@ impl Clients {
 
 struct Drive {
     pipes: Arc<Vec<Arc<Pipe>>>,
+    said: Arc<Said>,
     slots: Vec<Option<Resting>>,
     heartbeat: Duration,
     counts: Arc<Counts>,
@@ -202,6 +203,10 @@ impl Drive {
         while !self.counts.is_over.load(Ordering::Relaxed) {
             for (at, client) in arrived.try_iter() {
                 self.slots[at] = Some(client);
+                self.hear(at)?;
+            }
+            for at in self.said.take() {
+                self.hear(at)?;
             }
             let turns = |passed: Duration| (passed.as_secs_f64() / self.heartbeat.as_secs_f64() * all as f64) as usize;
             let (beat_to, hear_to) = (turns(begun.elapsed()), turns(begun.elapsed().saturating_sub(ANSWER)));
