@@ -54,8 +54,8 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Its key, in PEM.
     pub key: Option<PathBuf>,
-    /// Whether connections are parked between two records: a tenth of the memory for TLS, and a microsecond more for a
-    /// record after a rest.
+    /// Whether connections are parked between two records: a tenth of the memory for TLS, for ciphers that are
+    /// opened anew after a rest.
     pub parked: bool,
 }
 
