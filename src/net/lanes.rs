@@ -22,15 +22,22 @@ pub(super) enum Reading {
     /// From the outbox.
     Idle,
     /// There is something to read in the log; what is still to be found out.
-    Turning(Turning),
+    Turning(Box<Turning>),
     /// What to read is known, where each conversation goes on is not.
-    Planned(Plan),
+    Planned(Box<Plan>),
     /// From the log.
-    Log(CatchUp),
+    Log(Box<CatchUp>),
     /// From the log; what a step found there waits for its turn.
-    Found(CatchUp, Vec<Ready>, Result<Step, Miss>),
+    Found(Box<Found>),
     /// The disk is asked, off this thread.
     Away,
+}
+
+/// What a step found in the log.
+pub(super) struct Found {
+    pub(super) catch_up: Box<CatchUp>,
+    pub(super) out: Vec<Ready>,
+    pub(super) step: Result<Step, Miss>,
 }
 
 /// A lane's turn through the log.
@@ -68,7 +75,7 @@ impl Live {
                 }
                 match self.next_ready(is_express, &wire.room(lane), shared) {
                     Next::Ready(ready) => self.give(lane, ready, wire, now),
-                    Next::Turn(turning) => *self.reading(lane) = Reading::Turning(turning),
+                    Next::Turn(turning) => *self.reading(lane) = Reading::Turning(Box::new(turning)),
                     Next::Nothing => return,
                 }
                 continue;
@@ -80,8 +87,8 @@ impl Live {
                         return;
                     }
                 }
-                Reading::Found(catch_up, out, step) => {
-                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
+                Reading::Found(found) => {
+                    if !self.stepped(lane, *found, wire, shared, now) {
                         return;
                     }
                 }
@@ -100,7 +107,7 @@ impl Live {
                     let express_sent = self.session.outbox.lock().express.sent();
                     let mut left = room_left(&room);
                     let step = catch_up.step(quick(shared), &self.session, &mut left, express_sent, &mut out);
-                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
+                    if !self.stepped(lane, Found { catch_up, out, step }, wire, shared, now) {
                         return;
                     }
                 }
@@ -172,13 +179,13 @@ impl Live {
     pub(super) fn turn(
         &mut self,
         lane: Lane,
-        turning: Turning,
+        turning: Box<Turning>,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
     ) -> bool {
         match turning.plan(quick(shared), &self.session) {
             Ok(plan) => {
-                *self.reading(lane) = Reading::Planned(plan);
+                *self.reading(lane) = Reading::Planned(Box::new(plan));
                 true
             }
             Err(Miss::Disk) if self.away.is_some() => {
@@ -191,7 +198,7 @@ impl Live {
                 self.away = Some(shared.tasks.run(move || match turning.plan(blocking(&shared_too), &session) {
                     Ok(plan) => {
                         let begun = CatchUp::begin(&plan, blocking(&shared_too));
-                        Done::Planned(lane, plan, begun)
+                        Done::Planned(lane, Box::new(plan), begun)
                     }
                     Err(Miss::Failed(error)) => Done::Failed(error),
                     Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
@@ -206,14 +213,14 @@ impl Live {
     pub(super) fn planned(
         &mut self,
         lane: Lane,
-        plan: Plan,
+        plan: Box<Plan>,
         done: Result<CatchUp, Miss>,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
     ) -> bool {
         match done {
             Ok(catch_up) => {
-                *self.reading(lane) = Reading::Log(catch_up);
+                *self.reading(lane) = Reading::Log(Box::new(catch_up));
                 true
             }
             Err(Miss::Disk) => {
@@ -234,17 +241,15 @@ impl Live {
     }
 
     /// Takes over what a step gave. Returns whether the lane can go on at once.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one step, handed over once")]
     pub(super) fn stepped(
         &mut self,
         lane: Lane,
-        mut catch_up: CatchUp,
-        out: Vec<Ready>,
-        step: Result<Step, Miss>,
+        found: Found,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
         now: Millis,
     ) -> bool {
+        let Found { mut catch_up, out, step } = found;
         let is_express = lane == Lane::Express;
         if let Some(last) = out.last() {
             self.session.outbox.lock().lane(is_express).advance(last.place.position);
@@ -287,7 +292,7 @@ impl Live {
                     let express_sent = session.outbox.lock().express.sent();
                     let step =
                         catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
-                    Done::Stepped(lane, catch_up, out, step)
+                    Done::Stepped(lane, Box::new(Found { catch_up, out, step }))
                 }));
                 false
             }
@@ -303,10 +308,10 @@ impl Live {
     }
 }
 
-fn deliver(lane: Lane, ready: Ready, item_bytes_max: usize, wire: &mut BrokerSession<Place>, now: Millis) {
+fn deliver(lane: Lane, ready: Ready, item_bytes_max: u32, wire: &mut BrokerSession<Place>, now: Millis) {
     let Ready { place, item } = ready;
-    let item = fit(place, item, item_bytes_max);
-    if Mutation::TooLargeLeftOut.is_planted() && item.len() > item_bytes_max.min(1_000) {
+    let item = fit(place, item, item_bytes_max as usize);
+    if Mutation::TooLargeLeftOut.is_planted() && item.len() > item_bytes_max.min(1_000) as usize {
         return;
     }
     wire.deliver(now, lane, place, item);

@@ -14,16 +14,16 @@ use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, Millis};
 
 use super::Shared;
 use super::connection::token_refusal;
-use super::lanes::Reading;
+use super::lanes::{Found, Reading};
 use super::requests::{Answer, Job, resend, respond};
 use crate::auth::Identity;
 use crate::mutation::Mutation;
-use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Step};
+use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads};
 use crate::routing::core::Op;
 use crate::routing::outbox::{Attached, Session};
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
-use crate::routing::stream::{Place, Ready};
+use crate::routing::stream::Place;
 use crate::store::{Position, ReadError};
 use crate::tasks::Task;
 
@@ -48,14 +48,14 @@ pub(super) struct Live {
     pub(super) jobs: VecDeque<Job>,
     pub(super) away: Option<Task<Done>>,
     /// Items that have to be sent again and are not yet: what is new waits, since the client drops it until then.
-    pub(super) resends: usize,
+    pub(super) resends: u32,
     /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     pub(super) ops: Vec<Op>,
     /// What the operations ahead of those look at is being loaded.
     pub(super) preparing: Option<Task<Result<Vec<Op>, ReadError>>>,
-    /// Messages into this conversation needed no loading then.
-    pub(super) prepared: Option<(ConversationId, Millis)>,
-    pub(super) item_bytes_max: usize,
+    /// Messages into this conversation, if it is one, needed no loading then.
+    pub(super) prepared: (ConversationId, Millis),
+    pub(super) item_bytes_max: u32,
     pub(super) skips: bool,
     pub(super) cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
@@ -84,8 +84,8 @@ impl CursorState {
 
 /// What came back from the disk.
 pub(super) enum Done {
-    Planned(Lane, Plan, Result<CatchUp, Miss>),
-    Stepped(Lane, CatchUp, Vec<Ready>, Result<Step, Miss>),
+    Planned(Lane, Box<Plan>, Result<CatchUp, Miss>),
+    Stepped(Lane, Box<Found>),
     Failed(ReadError),
     Answered(u64, Result<Answer, Miss>),
     Resend { lane: Lane, n: u64, item: Result<Bytes, Miss> },
@@ -96,7 +96,7 @@ impl Live {
         attached: Attached,
         (identity, believed_at): (Arc<Identity>, u64),
         skips: bool,
-        item_bytes_max: usize,
+        item_bytes_max: u32,
         now: Millis,
     ) -> Self {
         let nowhere = DeviceCursor { segment: Default::default(), express: Position(0), bulk: Position(0) };
@@ -112,7 +112,7 @@ impl Live {
             resends: 0,
             ops: Vec::new(),
             preparing: None,
-            prepared: None,
+            prepared: (ConversationId(0), Millis(0)),
             item_bytes_max,
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
@@ -263,9 +263,9 @@ impl Live {
                     *self.reading(lane) = Reading::Idle;
                     self.planned(lane, plan, done, wire, shared);
                 }
-                Ok(Done::Stepped(lane, catch_up, out, step)) => {
+                Ok(Done::Stepped(lane, found)) => {
                     // Given below, unless something else has to be sent again first.
-                    *self.reading(lane) = Reading::Found(catch_up, out, step);
+                    *self.reading(lane) = Reading::Found(found);
                 }
                 Ok(Done::Failed(error)) => drop(fail(wire, &error)),
                 Ok(Done::Answered(id, answer)) => respond(id, answer, wire),

@@ -62,12 +62,12 @@ impl Live {
             return Err(refusal.because("the token is for another user or device"));
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
-            self.session.grants.store(Arc::new(grants(&identity)));
+            self.session.grants.store(grants(&identity));
             // Channels are in bulk. What is read from the log for it is looked at once more when it leaves.
             self.session.outbox.lock().bulk.look_again();
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
-        self.identity = Arc::new(identity);
+        self.identity = identity;
         self.look_at_expiry(shared, now);
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
@@ -79,7 +79,7 @@ impl Live {
             && !wire.has_answers_waiting()
             && let Some(job) = self.jobs.pop_front()
         {
-            let max = self.item_bytes_max;
+            let max = self.item_bytes_max as usize;
             match job {
                 Job::Request(id, op) => match answer(shared, &self.session, &op, quick(shared)) {
                     Err(Miss::Disk) => {

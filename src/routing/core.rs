@@ -51,7 +51,7 @@ pub struct Attach {
     /// The device it names itself.
     pub device: Box<str>,
     /// What its token lets it do with channels.
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     /// The incarnation of its outbox; 0 to get a new one.
     pub incarnation: Incarnation,
     /// Its first unanswered message id; 0 or 1 where it has none.
@@ -300,7 +300,7 @@ impl Core {
             device,
             incarnation,
             first_unanswered,
-            grants: ArcSwap::from_pointee(attach.grants),
+            grants: ArcSwap::new(attach.grants),
             outbox: attach.outbox,
         });
         let taken = match self.fences.get(&device) {

@@ -8,7 +8,6 @@ use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Session
 
 use super::core::{Attach, Core, Effect, Op, Publish, digest};
 use super::draft::Draft;
-use super::grants::Grants;
 use super::loading::load;
 use super::outbox::{Attached, Outbox, Session};
 use super::rehearsal::rehearse;
@@ -36,7 +35,7 @@ fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>
     let attach = Attach {
         user: user.into(),
         device: "phone".into(),
-        grants: Grants::default(),
+        grants: Arc::default(),
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
         outbox: Arc::clone(outbox),

@@ -15,7 +15,6 @@ use super::alteration::withheld;
 use super::core::{Attach, Core, Effect, Found, Op, Publish, Target, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
-use super::grants::Grants;
 use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
@@ -104,7 +103,7 @@ impl<'a> World<'a> {
         let attach = Attach {
             user: USERS[user].into(),
             device: "phone".into(),
-            grants: Grants::default(),
+            grants: Arc::default(),
             incarnation,
             first_unanswered,
             outbox: Arc::new(Outbox::default()),

@@ -83,7 +83,7 @@ pub struct Pending {
     /// Lane bulk.
     pub bulk: Lane,
     /// The connection is to end with this.
-    pub closing: Option<Refusal>,
+    pub closing: Option<Box<Refusal>>,
     /// The broker is draining: come back after so many milliseconds.
     pub goaway: Option<u32>,
     /// The message ids that this session published.
@@ -146,7 +146,7 @@ impl Outbox {
 
     /// Ends the connection with a refusal, and wakes its task.
     pub fn close(&self, refusal: Refusal) {
-        self.lock().closing.get_or_insert(refusal);
+        self.lock().closing.get_or_insert_with(|| Box::new(refusal));
         self.wake();
     }
 }

@@ -651,8 +651,8 @@ impl<P: Copy> BrokerSession<P> {
         self.ask = None;
     }
 
-    /// A heartbeat says that the client has nothing to say: what is not in use is given back.
-    fn shrink(&mut self) {
+    /// Gives back memory that is not in use. A heartbeat does so too: it says that the client has nothing to say.
+    pub fn shrink(&mut self) {
         self.publishes.shrink();
         self.express.shrink();
         self.bulk.shrink();

@@ -9,7 +9,7 @@ use longwire_client::{Address, Trust};
 
 use super::super::Fail;
 use super::cost;
-use super::load::own::OwnBroker;
+use super::load::own::{OwnBroker, OwnTls};
 use super::load::party::Broker;
 use super::load::way::Way;
 use super::load::{crew, process};
@@ -52,6 +52,10 @@ pub(super) struct BrokerArgs {
     /// Without TLS, where a broker is started for it
     #[arg(long, conflicts_with = "url")]
     pub(super) plain: bool,
+
+    /// With TLS connections parked between two records, where a broker is started for it
+    #[arg(long, conflicts_with_all = ["url", "plain"])]
+    pub(super) parked: bool,
 
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Figures")]
@@ -147,7 +151,7 @@ impl BrokerArgs {
         if self.url.is_some() {
             return Ok(None);
         }
-        let own = OwnBroker::start(self.plain)?;
+        let own = OwnBroker::start(self.tls())?;
         let url = format!("{}://{}", if self.plain { "longwire" } else { "longwires" }, own.address());
         self.url = Some(url.parse().map_err(|error| Fail::failed(format!("{url}: {error}")))?);
         self.ca = Some(own.ca());
@@ -155,6 +159,15 @@ impl BrokerArgs {
         own.issuer().clone_into(&mut self.issuer);
         self.broker_pid = Some(own.pid());
         Ok(Some(own))
+    }
+
+    /// How a broker that is started here secures its connections.
+    fn tls(&self) -> OwnTls {
+        match (self.plain, self.parked) {
+            (true, _) => OwnTls::None,
+            (false, false) => OwnTls::Buffered,
+            (false, true) => OwnTls::Parked,
+        }
     }
 
     /// How the broker is reached.
@@ -175,8 +188,7 @@ impl BrokerArgs {
     pub(super) fn issuer(&self) -> Result<Issuer, Fail> {
         let path = self.issuer_key.as_ref().ok_or_else(|| Fail::usage("whose tokens? give --issuer-key"))?;
         let key = std::fs::read(path).map_err(|error| Fail::usage(format!("{}: {error}", path.display())))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        Ok(Issuer { key: key.into(), name: self.issuer.as_str().into(), now })
+        Ok(Issuer::new(key, &self.issuer))
     }
 
     /// This broker, for one run: started for it where none is named.
@@ -244,6 +256,12 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
+    /// One of this name, with its private key in PEM.
+    pub(super) fn new(key: Vec<u8>, name: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        Self { key: key.into(), name: name.into(), now }
+    }
+
     pub(super) fn token(&self, user: &str) -> Result<String, Fail> {
         let claims = Claims {
             iss: self.name.as_ref().to_owned(),
