@@ -227,6 +227,16 @@ fn acks_leave_at_half_the_window_or_after_a_second() {
     pair.wait(1);
     pair.client.handle_deadline(pair.now).expect("nothing ends");
     assert_eq!(pair.client_writes(), [Frame::Packet(ack(0, 5, 0))]);
+
+    // Half of the window is as much in bytes.
+    let mut pair = open_pair_with(windows(100, 4_000), BrokerLimits::default());
+    for n in 1..=2 {
+        pair.broker.deliver(pair.now, Lane::Bulk, n, &item(n, 1_500));
+        pair.carry_down().expect("an item");
+        pair.client.stored(pair.now, Lane::Bulk, n);
+        let acked = (n == 2).then(|| Frame::Packet(ack(0, 2, 0)));
+        assert_eq!(pair.client_writes(), Vec::from_iter(acked), "{n} of 1,500 bytes");
+    }
 }
 
 /// R6.3-4: a cursor leaves behind what it covers, also when only a part fits at a time.
