@@ -98,11 +98,13 @@ pub enum Mutation {
     RecalledCounts,
     /// An item that waits in a lane is sent though its message was recalled meanwhile.
     RecalledInLane,
+    /// A ban does not hold against the join key.
+    BannedJoins,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -150,6 +152,7 @@ impl Mutation {
         Self::AnyoneEdits,
         Self::RecalledCounts,
         Self::RecalledInLane,
+        Self::BannedJoins,
     ];
 
     /// Whether this bug is planted.

@@ -10,7 +10,7 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Connected, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, SessionNumber, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -51,7 +51,7 @@ pub struct Attach {
     /// The device it names itself.
     pub device: Box<str>,
     /// What its token lets it do with channels.
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     /// The incarnation of its outbox; 0 to get a new one.
     pub incarnation: Incarnation,
     /// Its first unanswered message id; 0 or 1 where it has none.
@@ -91,6 +91,8 @@ pub struct Target {
     pub is_message: bool,
     /// Its place among the countable entries.
     pub countable: u64,
+    /// Its time.
+    pub time: LogTime,
 }
 
 /// Whether a publish has to be looked up in the log before it is decided.
@@ -298,7 +300,7 @@ impl Core {
             device,
             incarnation,
             first_unanswered,
-            grants: ArcSwap::from_pointee(attach.grants),
+            grants: ArcSwap::new(attach.grants),
             outbox: attach.outbox,
         });
         let taken = match self.fences.get(&device) {

@@ -14,6 +14,7 @@ mod messages;
 mod old;
 #[path = "../fixtures/pages.rs"]
 mod pages;
+mod parked;
 mod process;
 mod refusals;
 mod restored;
