@@ -11,6 +11,9 @@ mod groups;
 mod hostile;
 mod load;
 mod messages;
+mod old;
+#[path = "../fixtures/pages.rs"]
+mod pages;
 mod parked;
 mod process;
 mod refusals;

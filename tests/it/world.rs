@@ -1,6 +1,6 @@
 //! The world of these tests: a broker over a store in a temporary folder, and wires into it. Reads like sentences.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -44,6 +44,14 @@ impl World {
 
     pub(crate) async fn with_options(options: StoreOptions) -> Self {
         let mut world = Self::nothing(options);
+        world.start().await;
+        world
+    }
+
+    /// Over a store that somebody else made: `make` puts its files into a folder.
+    pub(crate) async fn over(make: impl FnOnce(&Path)) -> Self {
+        let mut world = Self::nothing(StoreOptions { seal_entries: 16, ..StoreOptions::default() });
+        make(&world.store());
         world.start().await;
         world
     }
