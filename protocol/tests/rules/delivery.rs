@@ -145,7 +145,7 @@ fn what_leaves_together_fits_the_room_that_there_is() {
         let lens = |room: usize| {
             let mut pair = open_pair();
             assert!(!pair.broker.wants_transmit());
-            (1..=3).for_each(|place| pair.broker.deliver(pair.now, lane, place, &item(place, len)));
+            (1..=3).for_each(|place| pair.broker.deliver(pair.now, lane, place, item(place, len)));
             assert!(pair.broker.wants_transmit(), "a lane alone");
             let mut lens = Vec::new();
             loop {
@@ -169,7 +169,7 @@ fn what_leaves_together_fits_the_room_that_there_is() {
         let written = |room: usize| {
             let mut pair = open_pair();
             for lane in [Lane::Express, Lane::Bulk] {
-                pair.broker.deliver(pair.now, lane, 1, &item(1, len));
+                pair.broker.deliver(pair.now, lane, 1, item(1, len));
             }
             let mut wire = BytesMut::new();
             assert!(pair.broker.poll_transmit(pair.now, &mut wire, room));
@@ -231,7 +231,7 @@ fn acks_leave_at_half_the_window_or_after_a_second() {
     // Half of the window is as much in bytes.
     let mut pair = open_pair_with(windows(100, 4_000), BrokerLimits::default());
     for n in 1..=2 {
-        pair.broker.deliver(pair.now, Lane::Bulk, n, &item(n, 1_500));
+        pair.broker.deliver(pair.now, Lane::Bulk, n, item(n, 1_500));
         pair.carry_down().expect("an item");
         pair.client.stored(pair.now, Lane::Bulk, n);
         let acked = (n == 2).then(|| Frame::Packet(ack(0, 2, 0)));
