@@ -90,11 +90,21 @@ pub enum Mutation {
     GhostTakesOver,
     /// A session is taken over by one that is not attached, since its group failed.
     TakenOverByNobody,
+    /// Who is blocked goes on writing to who blocked it.
+    BlockedMayWrite,
+    /// Who is blocked opens a conversation with who blocked it.
+    BlockedMayOpen,
+    /// Who is blocked brings who blocked it into groups.
+    BlockedMayAdd,
+    /// Who is blocked sees the profile of who blocked it.
+    ProfilesIgnoreBlocks,
+    /// A session goes on when its device was revoked.
+    RevokedDeviceGoesOn,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 48] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -138,6 +148,11 @@ impl Mutation {
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
         Self::TakenOverByNobody,
+        Self::BlockedMayWrite,
+        Self::BlockedMayOpen,
+        Self::BlockedMayAdd,
+        Self::ProfilesIgnoreBlocks,
+        Self::RevokedDeviceGoesOn,
     ];
 
     /// Whether this bug is planted.

@@ -71,8 +71,18 @@ impl Settling {
             match publish.action {
                 // Found or merged, however often: nothing is to be known.
                 Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetMark(_)) => verdict.sent.push(id),
-                // No entry carries their id, and a second time would be a second group, or undo what came after.
-                Some(Action::CreateGroup(_) | Action::Join(_)) => verdict.doubtful.push(id),
+                // No entry of their conversation carries their id, and a second time would be a second group, or undo what
+                // came after.
+                Some(
+                    Action::CreateGroup(_)
+                    | Action::Join(_)
+                    | Action::SetProfile(_)
+                    | Action::SetContact(_)
+                    | Action::Block(_)
+                    | Action::NameDevice(_)
+                    | Action::RevokeDevice(_)
+                    | Action::SetAccount(_),
+                ) => verdict.doubtful.push(id),
                 Some(Action::Leave(_) | Action::SetRole(_) | Action::SetLabel(_)) | None => {
                     let conversation = publish.conversation;
                     let search = searches.entry(conversation).or_insert_with(|| Search {

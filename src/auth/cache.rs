@@ -103,6 +103,7 @@ mod tests {
             expires: 0,
             issued: 0,
             id: Box::default(),
+            is_admin: false,
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Identity {
     pub issued: u64,
     /// The token's own id; empty where it has none.
     pub id: Box<str>,
+    /// Whether it may administer accounts.
+    pub is_admin: bool,
 }
 
 /// Whose tokens are believed, and which are not any more. Shared by all connections; both parts can be swapped.

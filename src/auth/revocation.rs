@@ -66,6 +66,7 @@ mod tests {
             expires: u64::MAX,
             issued,
             id: id.into(),
+            is_admin: false,
         }
     }
 

@@ -42,6 +42,9 @@ pub struct Claims {
     /// Patterns of channels it may read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<String>,
+    /// Whether it may administer accounts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
@@ -114,6 +117,7 @@ pub(super) fn verify(
         expires: claims.exp,
         issued: claims.iat,
         id: claims.jti.into(),
+        is_admin: claims.admin,
     })
 }
 

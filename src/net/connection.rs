@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, MessageId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, LogTime, MessageId, Millis};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
@@ -22,7 +22,8 @@ use super::Shared;
 use super::pump::Live;
 use super::wheel::SLOT_MS;
 use crate::auth::{Identity, TokenError};
-use crate::routing::core::{Attach, Op};
+use crate::clock::Clock;
+use crate::routing::core::{Attach, Op, Proof};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::loading::{Want, load, read_blocking, try_read};
 use crate::routing::outbox::{Outbox, Reply};
@@ -185,6 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             user: identity.user.clone(),
             device: connect.device.as_str().into(),
             grants: grants(&identity),
+            proof: proof(&identity, &self.shared.clock),
             incarnation: Incarnation(connect.incarnation),
             first_unanswered: MessageId(connect.first_unanswered),
             outbox: Arc::clone(&self.outbox),
@@ -451,11 +453,18 @@ pub(super) fn token_refusal(error: TokenError) -> Refusal {
     Refusal::connection(reason).because(error.to_string())
 }
 
+/// What routing is told of a token.
+fn proof(identity: &Identity, clock: &Clock) -> Proof {
+    let issued = identity.issued.saturating_mul(1_000).saturating_sub(clock.birth_unix_ms());
+    Proof::Token { issued: LogTime(issued), generation: None }
+}
+
 /// What an identity may do with channels.
 pub(super) fn grants(identity: &Identity) -> Grants {
     Grants {
         publish: Patterns::new(identity.publish.iter().map(String::as_str)),
         read: Patterns::new(identity.read.iter().map(String::as_str)),
+        is_admin: identity.is_admin,
     }
 }
 

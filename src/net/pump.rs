@@ -20,6 +20,7 @@ use crate::auth::Identity;
 use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Step};
 use crate::routing::core::Op;
+use crate::routing::limits::SEEN_EVERY_MS;
 use crate::routing::outbox::{Attached, Session};
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
@@ -40,6 +41,8 @@ pub(super) struct Live {
     pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
     pub(super) believed_at: u64,
+    /// When the commit thread was last told that the device is here.
+    seen_at: Millis,
     pub(super) express: Reading,
     pub(super) bulk: Reading,
     /// The one job that is under way off the worker thread, or waits for it.
@@ -96,6 +99,7 @@ impl Live {
             session: attached.session,
             identity,
             believed_at,
+            seen_at: now,
             express: Reading::Idle,
             bulk: Reading::Idle,
             jobs: VecDeque::new(),
@@ -198,7 +202,8 @@ impl Live {
         self.cursor.owed && self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) >= 2 * CURSOR_EVERY_MS
     }
 
-    /// Ends the session when its token has expired or was taken back.
+    /// Ends the session when its token has expired or was taken back. Looked at once an hour at the least, which is also how
+    /// often the device is known to be here.
     pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
         let generation = shared.authority.generation();
         if generation != self.believed_at {
@@ -206,6 +211,11 @@ impl Live {
             if shared.authority.is_revoked(&self.identity) && !Mutation::RevokedGoesOn.is_planted() {
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
+        }
+        let now = shared.clock.now();
+        if now.since(self.seen_at) >= SEEN_EVERY_MS {
+            self.seen_at = now;
+            shared.queue.push_one(Op::See(Arc::clone(&self.session)));
         }
         let has_expired = self.identity.expires <= shared.clock.unix_ms() / 1_000;
         if has_expired && !Mutation::ExpiredGoesOn.is_planted() {

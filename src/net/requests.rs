@@ -11,9 +11,10 @@ use super::Shared;
 use super::connection::{grants, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
 use crate::mutation::Mutation;
+use crate::routing::account_query;
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::feed::{head_item, item_for};
-use crate::routing::limits::{USERS_MAX, WATCHES_MAX};
+use crate::routing::limits::{PROFILES_MAX, USERS_MAX, WATCHES_MAX};
 use crate::routing::outbox::Session;
 use crate::routing::query::{self, Visible};
 use crate::routing::rows::Kind;
@@ -54,7 +55,7 @@ impl Live {
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = Arc::new(identity);
-        Ok(packet::RefreshAnswer { expires_in_ms })
+        Ok(packet::RefreshAnswer { expires_in_ms, token: String::new() })
     }
 
     /// Starts on what clients wait for, one after another.
@@ -142,6 +143,31 @@ fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Read
         }
         request::Op::Watch(request) => {
             reads.rows(|rows| watch(shared, session, request, rows))?.map(response::Result::Watch).into()
+        }
+        request::Op::Profiles(request) => {
+            let named = |user: &u64| reads.rows(|rows| account_query::profile(rows, session, UserId(*user)));
+            let found: Vec<_> = request.users.iter().take(PROFILES_MAX).map(named).collect::<Result<_, _>>()?;
+            let profiles = found.into_iter().flatten().collect();
+            Answer::Result(response::Result::Profiles(packet::ProfilesPage { profiles }))
+        }
+        request::Op::Contacts(request) => {
+            let page = reads.rows(|rows| account_query::contacts(rows, session, request))?;
+            Answer::Result(response::Result::Contacts(page))
+        }
+        request::Op::Blocked(request) => {
+            let page = reads.rows(|rows| account_query::blocked(rows, session, request))?;
+            Answer::Result(response::Result::Blocked(page))
+        }
+        request::Op::Devices(_) => {
+            let mut online = Vec::new();
+            shared.registry.each_of(session.user, |session| online.push(session.device));
+            let is_online = |device| online.contains(&device);
+            let page = reads.rows(|rows| account_query::devices(rows, session, is_online))?;
+            Answer::Result(response::Result::Devices(page))
+        }
+        request::Op::Accounts(request) => {
+            let page = reads.rows(|rows| account_query::accounts(rows, session, request))?;
+            page.map(response::Result::Accounts).into()
         }
         request::Op::Refresh(_) => Answer::Refused(Refusal::connection(Reason::Unsupported)),
     })

@@ -11,7 +11,7 @@ use super::wheel::Wheel;
 use crate::auth::{Authority, Identity};
 use crate::broker::queue::Queue;
 use crate::clock::{Clock, Hands, Source};
-use crate::routing::outbox::{Attached, Session};
+use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::Log;
@@ -53,7 +53,9 @@ pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
         expires: u64::MAX,
         issued: 0,
         id: "".into(),
+        is_admin: false,
     };
-    let attached = Attached { session, connected: packet::Connected::default(), cursor: None };
+    let generation = Generation::default();
+    let attached = Attached { session, connected: packet::Connected::default(), cursor: None, generation };
     Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, usize::MAX, Millis(0))
 }

@@ -11,7 +11,7 @@ use longwire_protocol::packet::{self, PublishAck, Role};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber};
 
-use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::core::{Attach, Core, Effect, Op, Proof, Publish, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::grants::Grants;
@@ -104,6 +104,7 @@ impl<'a> World<'a> {
             user: USERS[user].into(),
             device: "phone".into(),
             grants: Grants::default(),
+            proof: Proof::Token { issued: LogTime(0), generation: None },
             incarnation,
             first_unanswered,
             outbox: Arc::new(Outbox::default()),

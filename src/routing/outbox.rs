@@ -71,6 +71,18 @@ pub struct Attached {
     pub connected: Connected,
     /// Where the device stands by its acks, as far as the broker knows.
     pub cursor: Option<DeviceCursor>,
+    /// The generation of tokens that are good for it: its user's, and its own.
+    pub generation: Generation,
+}
+
+/// Tokens of the broker's own name the generation that they are of: how often those of the user, and those of the device,
+/// were taken back when they were made. No clock is as sharp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Generation {
+    /// The user's.
+    pub user: u32,
+    /// The device's.
+    pub device: u32,
 }
 
 /// What stands in an outbox.

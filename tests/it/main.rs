@@ -1,5 +1,6 @@
 //! Real sockets on port 0: one broker in this process, wires that speak the protocol packet by packet.
 
+mod accounts;
 mod bench;
 mod channels;
 mod crash;

@@ -235,7 +235,7 @@ impl Model {
                 self.covered.insert((user, joined.conversation), joined.seq);
                 self.announced.insert((user, joined.conversation), stored.seq.0);
             }
-            EntryKind::Left => {}
+            EntryKind::Left | EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
         }
     }
 
@@ -263,6 +263,10 @@ impl Model {
             // The first entry makes its owner a member.
             (Kind::Group, EntryKind::Membership) => role >= Role::Member as i32 || conversation.head() == 0,
             (Kind::Group | Kind::Direct, _) => role >= Role::Member as i32,
+            // What the user says about itself.
+            (Kind::Inbox, EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device) => {
+                conversation.pair.0 == user
+            }
             (Kind::Inbox, _) => false,
         };
         assert!(may, "user {user} with role {role} writes {kind:?} into conversation {id}");
@@ -353,7 +357,13 @@ impl Model {
                 assert!(floor.0 >= self.floor, "the floor never falls");
                 self.floor = floor.0;
             }
-            Change::IncarnationGiven { .. } | Change::FloorRaised { .. } | Change::CursorStored { .. } => {}
+            Change::IncarnationGiven { .. }
+            | Change::FloorRaised { .. }
+            | Change::CursorStored { .. }
+            | Change::DeviceSeen { .. }
+            | Change::DeviceReturned { .. }
+            | Change::AccountSet { .. }
+            | Change::InvitationUsed { .. } => {}
         }
     }
 

@@ -72,6 +72,7 @@ impl Task {
             catch_up: self.config.catch_up.into(),
             background: self.config.background,
             agent: self.config.agent.clone(),
+            login: None,
         };
         let phase = Millis(self.random.u64(0..=u64::from(heartbeat_ms)));
         let session = ClientSession::new(self.millis(), connect).with_heartbeat_phase(phase);

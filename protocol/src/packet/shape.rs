@@ -6,7 +6,7 @@
 
 use crate::{
     frame::Malformed,
-    limits::{DELIVER_ITEMS_MAX, FEATURES_MAX, GROUP_USERS_MAX, NESTING_MAX, PAGE_ITEMS_MAX, USERS_MAX},
+    limits::{DELIVER_ITEMS_MAX, FEATURES_MAX, GROUP_USERS_MAX, NESTING_MAX, PAGE_ITEMS_MAX, PROFILES_MAX, USERS_MAX},
     varint::{self, Varint},
 };
 
@@ -43,16 +43,18 @@ static PACKET: Shape = Shape {
     one_of: Some((1, PACKET_MEMBER_MAX)),
     list: None,
     nested: &[
-        (1, &Shape { one_of: Some((16, 23)), nested: &[(17, &CREATE_GROUP)], ..LEAF }),
+        (1, &Shape { one_of: Some((16, 38)), nested: &[(17, &CREATE_GROUP)], ..LEAF }),
         (4, &Shape { list: list(3, DELIVER_ITEMS_MAX, "items"), nested: &[(3, &ITEM)], ..LEAF }),
-        (8, &Shape { one_of: Some((2, 7)), nested: &[(5, &USERS_REQUEST)], ..LEAF }),
-        (9, &Shape { one_of: Some((2, 7)), nested: RESULTS, ..LEAF }),
+        (8, &Shape { one_of: Some((2, 16)), nested: &[(5, &USERS_REQUEST), (12, &PROFILES_REQUEST)], ..LEAF }),
+        (9, &Shape { one_of: Some((2, 16)), nested: RESULTS, ..LEAF }),
         (16, &Shape { list: list(2, FEATURES_MAX, "features"), ..LEAF }),
         (17, &Shape { list: list(20, FEATURES_MAX, "features"), ..LEAF }),
     ],
 };
 static CREATE_GROUP: Shape = Shape { list: list(2, GROUP_USERS_MAX, "users"), ..LEAF };
 static ITEM: Shape = Shape { one_of: Some((1, 6)), ..LEAF };
+static PROFILES_REQUEST: Shape =
+    Shape { list: Some(List { field: 1, packed: true, count_max: PROFILES_MAX, name: "users" }), ..LEAF };
 static USERS_REQUEST: Shape =
     Shape { list: Some(List { field: 1, packed: true, count_max: USERS_MAX, name: "users" }), ..LEAF };
 const RESULTS: &[(u64, &Shape)] = &[
@@ -60,6 +62,11 @@ const RESULTS: &[(u64, &Shape)] = &[
     (3, &Shape { list: list(1, PAGE_ITEMS_MAX, "conversations"), ..LEAF }),
     (4, &Shape { list: list(1, PAGE_ITEMS_MAX, "members"), ..LEAF }),
     (5, &Shape { list: list(1, PAGE_ITEMS_MAX, "users"), ..LEAF }),
+    (12, &Shape { list: list(1, PAGE_ITEMS_MAX, "profiles"), ..LEAF }),
+    (13, &Shape { list: list(1, PAGE_ITEMS_MAX, "contacts"), ..LEAF }),
+    (14, &Shape { list: list(1, PAGE_ITEMS_MAX, "users"), ..LEAF }),
+    (15, &Shape { list: list(1, PAGE_ITEMS_MAX, "devices"), ..LEAF }),
+    (16, &Shape { list: list(1, PAGE_ITEMS_MAX, "accounts"), ..LEAF }),
 ];
 
 /// Which member of `Packet` these bytes hold, or `None` where it is one that this version does not know.

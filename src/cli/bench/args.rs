@@ -250,6 +250,7 @@ impl Issuer {
             device: None,
             publish: vec!["**".to_owned()],
             read: vec!["**".to_owned()],
+            admin: false,
         };
         auth::issue(&claims, &self.key).map_err(Fail::failed)
     }

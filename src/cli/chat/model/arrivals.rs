@@ -158,6 +158,7 @@ impl Model {
                 return;
             }
             EntryKind::Message | EntryKind::Membership | EntryKind::Label => {}
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => return,
         }
         if let Some(membership) = &entry.membership
             && membership.user != self.me
