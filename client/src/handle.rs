@@ -242,7 +242,7 @@ impl Client {
         Ok(Publication { message_id, outcome })
     }
 
-    async fn act(&self, conversation: u64, action: Action) -> Result<Publication, PublishError> {
+    pub(crate) async fn act(&self, conversation: u64, action: Action) -> Result<Publication, PublishError> {
         self.send(None, packet::Publish { conversation, action: Some(action), ..Default::default() }).await
     }
 
@@ -364,7 +364,7 @@ impl Client {
         }
     }
 
-    async fn request(&self, op: request::Op) -> Result<response::Result, RequestError> {
+    pub(crate) async fn request(&self, op: request::Op) -> Result<response::Result, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.answer(Command::Request { op, reply }, answer).await
     }

@@ -104,6 +104,7 @@ mod tests {
             issued: 0,
             id: Box::default(),
             is_admin: false,
+            generation: None,
         }
     }
 

@@ -67,6 +67,7 @@ mod tests {
             issued,
             id: id.into(),
             is_admin: false,
+            generation: None,
         }
     }
 

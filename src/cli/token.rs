@@ -91,6 +91,7 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
                 publish: make.publish,
                 read: make.read,
                 admin: make.admin,
+                generation: None,
             };
             let token = auth::issue(&claims, &pem).map_err(|e| Fail::failed(format!("{}: {e}", make.key.display())))?;
             println!("{token}");

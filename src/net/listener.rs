@@ -232,7 +232,10 @@ impl Listener {
         let accepted = shared.clock.now();
         match &self.security {
             Security::Plain => {
-                tracker.spawn(Placed { connection: Connection::new(socket, accepted, shared), _place: place });
+                tracker.spawn(Placed {
+                    connection: Connection::new(socket, accepted, shared).from_address(address),
+                    _place: place,
+                });
             }
             Security::Tls(config) => {
                 let handshakes_per_address = self.limits.handshakes.div_ceil(HANDSHAKES_OF_AN_ADDRESS);
@@ -248,7 +251,7 @@ impl Listener {
                     let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
                     if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(left), handshake).await {
                         // A task of its own, so that nothing of the handshake stays; where who is connected lives.
-                        let connection = Connection::new(stream, accepted, shared);
+                        let connection = Connection::new(stream, accepted, shared).from_address(address);
                         tracker.spawn_on(Placed { connection, _place: place }, &net);
                     }
                     drop((permit, turn));

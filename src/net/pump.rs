@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use longwire_protocol::packet::Lane;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, LogTime, Millis};
 
 use super::Shared;
 use super::connection::token_refusal;
@@ -21,7 +21,7 @@ use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Step};
 use crate::routing::core::Op;
 use crate::routing::limits::SEEN_EVERY_MS;
-use crate::routing::outbox::{Attached, Session};
+use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
 use crate::routing::stream::{Place, Ready};
@@ -41,6 +41,10 @@ pub(super) struct Live {
     pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
     pub(super) believed_at: u64,
+    /// The generation of tokens that are good for the device.
+    pub(super) generation: Generation,
+    /// Tokens made up to then are not.
+    pub(super) tokens_until: LogTime,
     /// When the commit thread was last told that the device is here.
     seen_at: Millis,
     pub(super) express: Reading,
@@ -99,6 +103,8 @@ impl Live {
             session: attached.session,
             identity,
             believed_at,
+            generation: attached.generation,
+            tokens_until: attached.tokens_until,
             seen_at: now,
             express: Reading::Idle,
             bulk: Reading::Idle,

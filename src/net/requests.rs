@@ -8,11 +8,13 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
 
 use super::Shared;
-use super::connection::{grants, token_refusal};
+use super::connection::{grants, proof, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
+use crate::auth::TokenError;
 use crate::mutation::Mutation;
 use crate::routing::account_query;
 use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::core::{Proof, is_taken_back};
 use crate::routing::feed::{head_item, item_for};
 use crate::routing::limits::{PROFILES_MAX, USERS_MAX, WATCHES_MAX};
 use crate::routing::outbox::Session;
@@ -44,11 +46,22 @@ impl Live {
     }
 
     fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
+        if refresh.token.is_empty() {
+            return self.refresh_own(shared);
+        }
         let identity =
             shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
         if identity.user != self.identity.user || identity.device != self.identity.device {
             let refusal = Refusal::connection(Reason::Forbidden);
             return Err(refusal.because("the token is for another user or device"));
+        }
+        let is_good = match proof(&identity, &shared.clock) {
+            Proof::Token { generation: Some(generation), .. } => generation == self.generation,
+            Proof::Token { issued, generation: None } => !is_taken_back(issued, self.tokens_until),
+            _ => false,
+        };
+        if !is_good {
+            return Err(token_refusal(TokenError::Revoked));
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
             self.session.grants.store(Arc::new(grants(&identity)));
@@ -56,6 +69,26 @@ impl Live {
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = Arc::new(identity);
         Ok(packet::RefreshAnswer { expires_in_ms, token: String::new() })
+    }
+
+    /// A token of the broker's own in place of another that is.
+    fn refresh_own(&mut self, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
+        let accounts = shared.authority.accounts().filter(|_| self.identity.generation.is_some());
+        let Some(accounts) = accounts else {
+            let refusal = Refusal::connection(Reason::Forbidden);
+            return Err(refusal.because("the session's token is another issuer's"));
+        };
+        let (user, device) = (&self.identity.user, self.identity.device.as_deref().unwrap_or_default());
+        let now = shared.clock.unix_ms() / 1_000;
+        let minted = accounts.mint(user, device, (self.generation.user, self.generation.device), now);
+        let (token, identity) = minted.map_err(|error| {
+            tracing::error!(error, "no token can be made");
+            Refusal::connection(Reason::Internal)
+        })?;
+        self.session.grants.store(Arc::new(grants(&identity)));
+        let expires_in_ms = (identity.expires - now).saturating_mul(1_000);
+        self.identity = Arc::new(identity);
+        Ok(packet::RefreshAnswer { expires_in_ms, token })
     }
 
     /// Starts on what clients wait for, one after another.

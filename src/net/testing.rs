@@ -38,6 +38,7 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         draining: AtomicBool::new(false),
         fed: Arc::new(AtomicU64::new(0)),
         allowance: Mutex::default(),
+        logins: Default::default(),
         is_memory_short: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
     })
@@ -54,8 +55,15 @@ pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
         issued: 0,
         id: "".into(),
         is_admin: false,
+        generation: None,
     };
     let generation = Generation::default();
-    let attached = Attached { session, connected: packet::Connected::default(), cursor: None, generation };
+    let attached = Attached {
+        session,
+        connected: packet::Connected::default(),
+        cursor: None,
+        generation,
+        tokens_until: LogTime(0),
+    };
     Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, usize::MAX, Millis(0))
 }

@@ -346,7 +346,8 @@ impl Core {
             inbox: draft.view.user(user).map_or(0, |row| row.inbox.0),
             ..Connected::default()
         };
-        draft.effects.push(Effect::Attach(Attached { session, connected, cursor, generation }));
+        let tokens_until = tokens_until(&draft.view, user, device);
+        draft.effects.push(Effect::Attach(Attached { session, connected, cursor, generation, tokens_until }));
         Ok(())
     }
 
@@ -465,8 +466,8 @@ fn may_come(rows: &View<'_>, user: Option<UserId>, device: Option<&Device>, proo
             }
         }
         Proof::Token { issued, generation: None } => {
-            let until = row.map_or(0, |row| row.tokens_until.0).max(device.map_or(0, |row| row.tokens_until.0));
-            if until > 0 && issued.0 <= until {
+            let until = row.map_or(LogTime(0), |row| row.tokens_until);
+            if is_taken_back(*issued, until.max(device.map_or(LogTime(0), |row| row.tokens_until))) {
                 return refused(Reason::Revoked, "the token was taken back");
             }
         }
@@ -492,6 +493,17 @@ fn may_come(rows: &View<'_>, user: Option<UserId>, device: Option<&Device>, proo
 pub const NO_LOGIN: &str = "user name and password do not belong together";
 /// What is said to who may not make an account.
 pub const NO_REGISTRATION: &str = "accounts are not made so here";
+
+/// Whether a token that was made then is good no more.
+#[must_use]
+pub fn is_taken_back(issued: LogTime, until: LogTime) -> bool {
+    until.0 > 0 && issued <= until
+}
+
+fn tokens_until(rows: &View<'_>, user: UserId, device: DeviceId) -> LogTime {
+    let of_user = rows.user(user).map_or(LogTime(0), |row| row.tokens_until);
+    of_user.max(rows.device(device).map_or(LogTime(0), |row| row.tokens_until))
+}
 
 fn generation(rows: &View<'_>, user: UserId, device: DeviceId) -> Generation {
     Generation {

@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::{Connected, PublishAck};
 use longwire_protocol::reason::Refusal;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::grants::Grants;
 use super::rows::DeviceCursor;
@@ -73,6 +73,8 @@ pub struct Attached {
     pub cursor: Option<DeviceCursor>,
     /// The generation of tokens that are good for it: its user's, and its own.
     pub generation: Generation,
+    /// Tokens made up to then are not.
+    pub tokens_until: LogTime,
 }
 
 /// Tokens of the broker's own name the generation that they are of: how often those of the user, and those of the device,

@@ -11,6 +11,7 @@ mod files;
 mod groups;
 mod hostile;
 mod load;
+mod logins;
 mod process;
 mod refusals;
 mod restored;

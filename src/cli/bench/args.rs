@@ -251,6 +251,7 @@ impl Issuer {
             publish: vec!["**".to_owned()],
             read: vec!["**".to_owned()],
             admin: false,
+            generation: None,
         };
         auth::issue(&claims, &self.key).map_err(Fail::failed)
     }
