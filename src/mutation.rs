@@ -90,6 +90,14 @@ pub enum Mutation {
     GhostTakesOver,
     /// A session is taken over by one that is not attached, since its group failed.
     TakenOverByNobody,
+    /// What was recalled is shown all the same.
+    RecalledShown,
+    /// Whoever may publish edits what others sent.
+    AnyoneEdits,
+    /// What was recalled counts as unread all the same.
+    RecalledCounts,
+    /// An item that waits in a lane is sent though its message was recalled meanwhile.
+    RecalledInLane,
     /// Who is blocked goes on writing to who blocked it.
     BlockedMayWrite,
     /// Who is blocked opens a conversation with who blocked it.
@@ -104,7 +112,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 52] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -148,6 +156,10 @@ impl Mutation {
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
         Self::TakenOverByNobody,
+        Self::RecalledShown,
+        Self::AnyoneEdits,
+        Self::RecalledCounts,
+        Self::RecalledInLane,
         Self::BlockedMayWrite,
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,

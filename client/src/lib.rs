@@ -70,6 +70,7 @@ mod intake;
 mod item;
 mod link;
 mod login;
+mod messages;
 mod outbox;
 mod requests;
 mod settle;

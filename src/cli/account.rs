@@ -83,7 +83,7 @@ pub(super) struct Plain {
 #[derive(Debug, ClapArgs)]
 pub(super) struct NameDevice {
     /// The number of a device
-    device: u64,
+    number: u64,
     /// What to call it
     label: String,
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(super) struct NameDevice {
 #[derive(Debug, ClapArgs)]
 pub(super) struct Revoke {
     /// The number of a device
-    device: u64,
+    number: u64,
     #[command(flatten)]
     connection: ConnectArgs,
 }
@@ -138,11 +138,11 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         Command::Devices(args) => devices(&connect(&args.connection).await?, args.json).await,
         Command::NameDevice(args) => {
             let client = connect(&args.connection).await?;
-            done(&client, client.name_device(args.device, args.label).await).await
+            done(&client, client.name_device(args.number, args.label).await).await
         }
         Command::Revoke(args) => {
             let client = connect(&args.connection).await?;
-            done(&client, client.revoke_device(args.device).await).await
+            done(&client, client.revoke_device(args.number).await).await
         }
         Command::Profile(args) => {
             let profile = packet::Profile {

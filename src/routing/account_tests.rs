@@ -79,7 +79,7 @@ impl World {
     fn publish(&mut self, session: &Arc<Session>, id: u64, action: Action) -> Vec<Effect> {
         let publish = packet::Publish { message_id: id, action: Some(action), ..packet::Publish::default() };
         let digest = digest(&publish);
-        self.decide(Op::Publish(Publish { session: Arc::clone(session), publish, digest, mark_countable: None }))
+        self.decide(Op::Publish(Publish { session: Arc::clone(session), publish, digest, found: None }))
     }
 
     fn devices(&self) -> Vec<DeviceId> {

@@ -9,12 +9,13 @@ use prost::Message as _;
 
 use super::account::is_own;
 use super::change::Change;
-use super::core::Effect;
+use super::core::{Effect, Found};
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
+use super::messages::mentioned;
 use super::outbox::Session;
 use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, partition};
-use super::view::{Rows as _, View};
+use super::view::{Rows as _, Tidings, View};
 use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
 
@@ -94,7 +95,7 @@ impl Draft<'_, '_> {
         publish: packet::Publish,
         told: MessageId,
         digest: u64,
-        mark_countable: u64,
+        found: Option<Found>,
     ) -> Result<PublishAck, No> {
         let floor = self.view.device(session.device).map_or(MessageId(0), |device| device.floor);
         let ticket = Ticket {
@@ -110,17 +111,18 @@ impl Draft<'_, '_> {
         if conversation.is_some() && is_own(publish.action.as_ref()) {
             return Err(No(Reason::InvalidArgument, "what is about the user itself names no conversation"));
         }
+        let target = if let Some(Found::Target(target)) = found { target } else { None };
+        if publish.beside.is_some() && !matches!(publish.action, None | Some(Action::Edit(_))) {
+            return Err(No(Reason::InvalidArgument, "only a message or an edit has something beside its content"));
+        }
         let ack = match publish.action {
-            None => {
-                self.may_publish(session, conversation)?;
-                let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
-                return Ok(self.publish_entry(
-                    session,
-                    conversation,
-                    &ticket,
-                    entry,
-                    &Body::Plain { sender: session.user },
-                ));
+            None => return self.message(session, &ticket, publish),
+            Some(Action::Edit(_)) => self.edit(session, &ticket, publish, target),
+            Some(Action::Recall(_)) => self.recall(session, &ticket, &publish, target),
+            Some(Action::React(ref react)) => self.react(session, &ticket, &publish, react.clone(), target),
+            Some(Action::Hide(hide)) => self.hide(session, &ticket, &publish, hide, target),
+            Some(Action::SetSettings(set)) => {
+                self.set_settings(session, &ticket, conversation, set.settings.unwrap_or_default())
             }
             Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
             Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
@@ -129,7 +131,10 @@ impl Draft<'_, '_> {
             Some(Action::Leave(_)) => self.leave(session, &ticket, conversation),
             Some(Action::SetRole(set)) => self.set_role(session, &ticket, conversation, &set),
             Some(Action::SetLabel(set)) => self.set_label(session, &ticket, conversation, set.label),
-            Some(Action::SetMark(set)) => self.set_mark(session, &ticket, conversation, Seq(set.seq), mark_countable),
+            Some(Action::SetMark(set)) => {
+                let countable = if let Some(Found::Countable(countable)) = found { countable } else { 0 };
+                self.set_mark(session, &ticket, conversation, Seq(set.seq), countable)
+            }
             Some(Action::SetProfile(set)) => self.set_profile(session, &ticket, set),
             Some(Action::SetContact(set)) => self.set_contact(session, &ticket, set),
             Some(Action::Block(block)) => self.block(session, &ticket, block),
@@ -159,7 +164,7 @@ impl Draft<'_, '_> {
         self.view.member(id, session.user).map_or(Role::None, Member::role)
     }
 
-    fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
+    pub(super) fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
         let conversation = self.visible(session, id)?;
         let may = match conversation.kind {
             Kind::Direct => self.is_taken_by(session, conversation.pair),
@@ -190,10 +195,18 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Tells the inboxes of every change of membership that they have not heard of.
+    /// Tells the inboxes of every change of membership, and every mention, that they have not heard of.
     pub fn cross(&mut self) {
         for (source, user, crossing) in self.view.crossings() {
             let Some(inbox) = self.view.user(user).map(|row| row.inbox) else { continue };
+            let crossing = match crossing {
+                Tidings::Membership(crossing) => crossing,
+                Tidings::Mention(mention) => {
+                    let (entry, body, meta) = mentioned(mention, inbox);
+                    self.entry(EntryMeta { source, ..meta }, entry, &body);
+                    continue;
+                }
+            };
             let Some(conversation) = self.view.conversation(crossing.conversation).cloned() else { continue };
             let mut entry = packet::Entry::default();
             let body = if crossing.joined {

@@ -8,6 +8,7 @@ pub mod account_query;
 mod account_tests;
 mod actions;
 pub mod allowance;
+pub mod alteration;
 pub mod audit;
 pub mod catch_up;
 pub mod change;
@@ -20,6 +21,7 @@ pub mod fold;
 pub mod grants;
 pub mod limits;
 pub mod loading;
+pub mod messages;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod model;
 #[cfg(test)]

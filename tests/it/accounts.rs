@@ -229,7 +229,8 @@ async fn who_is_blocked_reaches_the_other_in_no_way_of_its_own() {
     assert_eq!(refusal.reason, Reason::Forbidden);
     // Shown as before.
     assert_eq!(bob.open_direct("alice").await, direct);
-    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 9, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 9, backwards: false, ..Default::default() };
     assert_eq!(texts(&bob.history(page).await.expect("history").items), ["before"]);
     let shown = bob.conversations().await.into_iter().find(|c| c.id == direct).expect("listed");
     assert_eq!((shown.role(), shown.members), (Role::Member, 2));
@@ -261,7 +262,8 @@ async fn who_is_blocked_reaches_the_other_in_no_way_of_its_own() {
     assert_eq!(alice.entry(of_dave).await.content, "hello");
     // Nothing in Bob's inbox is about it.
     let inbox = bob.connected.inbox;
-    let page = packet::HistoryRequest { conversation: inbox, from_seq: 0, limit: 200, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: inbox, from_seq: 0, limit: 200, backwards: false, ..Default::default() };
     let kinds = bob.history(page).await.expect("history").items;
     assert!(kinds.iter().filter_map(entry).all(|e| matches!(e.kind(), EntryKind::Joined | EntryKind::Left)));
     alice.act(0, unblock("bob")).await.expect("unblocked");
@@ -354,7 +356,8 @@ async fn a_revoked_device_is_cut_and_its_tokens_are_good_no_more() {
     assert_eq!(world.refused(stale).await.reason, Reason::IncarnationStale);
     let mut again = world.wire(with(token("alice", now + 60), "laptop")).await;
     assert!(again.connected.device == lost && again.connected.incarnation > incarnation, "the same device, anew");
-    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 9, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 9, backwards: false, ..Default::default() };
     let items = again.history(page).await.expect("history").items;
     let own = |item: &packet::Item| match &item.kind {
         Some(packet::item::Kind::Own(own)) => Some((own.incarnation, own.message_id)),

@@ -12,6 +12,7 @@ mod groups;
 mod hostile;
 mod load;
 mod logins;
+mod messages;
 mod process;
 mod refusals;
 mod restored;

@@ -236,6 +236,12 @@ impl Model {
                 self.announced.insert((user, joined.conversation), stored.seq.0);
             }
             EntryKind::Left | EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
+            EntryKind::Edit
+            | EntryKind::Recall
+            | EntryKind::Reaction
+            | EntryKind::Mentioned
+            | EntryKind::Settings
+            | EntryKind::Hidden => panic!("nobody does this: {wire:?}"),
         }
     }
 
