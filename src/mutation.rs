@@ -106,13 +106,11 @@ pub enum Mutation {
     BlockedMayAdd,
     /// Who is blocked sees the profile of who blocked it.
     ProfilesIgnoreBlocks,
-    /// A session goes on when its device was revoked.
-    RevokedDeviceGoesOn,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 51] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -164,7 +162,6 @@ impl Mutation {
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,
         Self::ProfilesIgnoreBlocks,
-        Self::RevokedDeviceGoesOn,
     ];
 
     /// Whether this bug is planted.

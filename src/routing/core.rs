@@ -412,9 +412,6 @@ impl Core {
 
     /// Ends the session of a device, and nothing of it counts from here on.
     fn cut(&mut self, device: DeviceId, draft: &mut Draft<'_, '_>) {
-        if Mutation::RevokedDeviceGoesOn.is_planted() {
-            return;
-        }
         self.untaken.remove(&device);
         if let Some(fence) = self.fences.remove(&device) {
             draft.effects.push(Effect::Close(fence.outbox, Refusal::connection(Reason::Revoked)));
