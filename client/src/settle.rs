@@ -78,6 +78,8 @@ impl Settling {
                     Action::CreateGroup(_)
                     | Action::Join(_)
                     | Action::SetSettings(_)
+                    | Action::Ban(_)
+                    | Action::SetJoinKey(_)
                     | Action::SetProfile(_)
                     | Action::SetContact(_)
                     | Action::Block(_)
@@ -89,6 +91,7 @@ impl Settling {
                     Action::Leave(_)
                     | Action::SetRole(_)
                     | Action::SetLabel(_)
+                    | Action::SetInfo(_)
                     | Action::Edit(_)
                     | Action::Recall(_)
                     | Action::React(_),
@@ -191,6 +194,7 @@ fn is_of(publish: &packet::Publish, entry: &packet::Entry) -> bool {
     let membership = entry.membership.as_ref().filter(|_| entry.kind() == EntryKind::Membership);
     match &publish.action {
         None => entry.kind() == EntryKind::Message && entry.content == publish.content,
+        Some(Action::SetInfo(set)) => entry.kind() == EntryKind::Info && entry.info == set.info,
         Some(Action::SetLabel(set)) => entry.kind() == EntryKind::Label && entry.label == set.label,
         Some(Action::SetRole(set)) => membership.is_some_and(|one| one.name == set.user && one.role == set.role),
         Some(Action::Edit(edit)) => {
@@ -291,7 +295,7 @@ mod tests {
             (1, act(0, Action::OpenDirect(packet::OpenDirect { user: "bob".to_owned() }))),
             (2, act(0, Action::CreateGroup(packet::CreateGroup::default()))),
             (3, act(0, Action::OpenChannel(packet::OpenChannel { name: "news".to_owned() }))),
-            (4, act(2, Action::Join(packet::Join {}))),
+            (4, act(2, Action::Join(packet::Join::default()))),
             (5, act(1, Action::SetMark(packet::SetMark { seq: 5 }))),
             (6, set_label("found")),
             (7, set_label("not found")),

@@ -36,6 +36,14 @@ pub const USER_NAME_BYTES_MAX: usize = 64;
 pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
 /// The longest label of a group.
 pub const LABEL_BYTES_MAX: usize = 256;
+/// The longest reference to a group's picture.
+pub const PICTURE_BYTES_MAX: usize = 1024;
+/// The longest description of a group.
+pub const DESCRIPTION_BYTES_MAX: usize = 1024;
+/// The shortest key with which a group is joined: 128 bits, if they are chosen by chance.
+pub const JOIN_KEY_BYTES_MIN: usize = 16;
+/// The longest key with which a group is joined.
+pub const JOIN_KEY_BYTES_MAX: usize = 64;
 /// The longest `agent`, which is for people who read logs.
 pub const AGENT_BYTES_MAX: usize = 64;
 /// The longest cursor.
@@ -142,7 +150,7 @@ pub const DEVICE_UNSEEN_MS: u64 = 60 * 86_400_000;
 /// The longest `display_name` of a profile.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
 /// The longest `picture` of a profile.
-pub const PICTURE_BYTES_MAX: usize = 512;
+pub const PROFILE_PICTURE_BYTES_MAX: usize = 512;
 /// The longest `data` of a profile.
 pub const PROFILE_DATA_BYTES_MAX: usize = 1024;
 /// The most users that `ProfilesRequest` may name: their profiles fit a frame.
@@ -176,7 +184,8 @@ const _: () = {
     assert!(ACK_DELAY_MS < ACK_OVERDUE_MS && ACK_ANSWER_DELAY_MS < ACK_ANSWER_MS);
     assert!(TLS_MS < AUTH_MS);
     // A page of profiles, and one of contacts, is one frame.
-    let profile = DISPLAY_NAME_BYTES_MAX + PICTURE_BYTES_MAX + PROFILE_DATA_BYTES_MAX + USER_NAME_BYTES_MAX + 32;
+    let profile =
+        DISPLAY_NAME_BYTES_MAX + PROFILE_PICTURE_BYTES_MAX + PROFILE_DATA_BYTES_MAX + USER_NAME_BYTES_MAX + 32;
     assert!(PROFILES_MAX * profile < FRAME_BYTES_MAX as usize);
     let contact = NICK_BYTES_MAX + CONTACT_DATA_BYTES_MAX + USER_NAME_BYTES_MAX + 32;
     assert!(PAGE_ITEMS_MAX * contact < FRAME_BYTES_MAX as usize);

@@ -5,9 +5,11 @@ pub mod connection;
 mod lanes;
 pub mod listener;
 pub mod login;
+pub mod parked;
 mod publishing;
 pub mod pump;
 mod requests;
+pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod tls;

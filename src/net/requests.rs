@@ -32,10 +32,16 @@ pub(super) enum Job {
 }
 
 impl Live {
-    pub(super) fn request(&mut self, request: packet::Request, wire: &mut BrokerSession<Place>, shared: &Shared) {
+    pub(super) fn request(
+        &mut self,
+        request: packet::Request,
+        wire: &mut BrokerSession<Place>,
+        shared: &Shared,
+        now: Millis,
+    ) {
         let id = request.id;
         match request.op {
-            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared) {
+            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared, now) {
                 Ok(answer) => {
                     wire.respond(packet::Response { id, result: Some(response::Result::Refresh(answer)) });
                 }
@@ -46,9 +52,14 @@ impl Live {
         }
     }
 
-    fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
+    fn refresh(
+        &mut self,
+        refresh: &packet::RefreshRequest,
+        shared: &Shared,
+        now: Millis,
+    ) -> Result<packet::RefreshAnswer, Refusal> {
         if refresh.token.is_empty() {
-            return self.refresh_own(shared);
+            return self.refresh_own(shared, now);
         }
         let identity =
             shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
@@ -65,17 +76,18 @@ impl Live {
             return Err(token_refusal(TokenError::Revoked));
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
-            self.session.grants.store(Arc::new(grants(&identity)));
+            self.session.grants.store(grants(&identity));
             // Channels are in bulk. What is read from the log for it is looked at once more when it leaves.
             self.session.outbox.lock().bulk.look_again();
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
-        self.identity = Arc::new(identity);
+        self.identity = identity;
+        self.look_at_expiry(shared, now);
         Ok(packet::RefreshAnswer { expires_in_ms, token: String::new() })
     }
 
     /// A token of the broker's own in place of another that is.
-    fn refresh_own(&mut self, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
+    fn refresh_own(&mut self, shared: &Shared, at: Millis) -> Result<packet::RefreshAnswer, Refusal> {
         let accounts = shared.authority.accounts().filter(|_| self.identity.generation.is_some());
         let Some(accounts) = accounts else {
             let refusal = Refusal::connection(Reason::Forbidden);
@@ -88,10 +100,11 @@ impl Live {
             tracing::error!(error, "no token can be made");
             Refusal::connection(Reason::Internal)
         })?;
-        self.session.grants.store(Arc::new(grants(&identity)));
+        self.session.grants.store(grants(&identity));
         self.session.outbox.lock().bulk.look_again();
         let expires_in_ms = (identity.expires - now).saturating_mul(1_000);
         self.identity = Arc::new(identity);
+        self.look_at_expiry(shared, at);
         Ok(packet::RefreshAnswer { expires_in_ms, token })
     }
 
@@ -102,7 +115,7 @@ impl Live {
             && !wire.has_answers_waiting()
             && let Some(job) = self.jobs.pop_front()
         {
-            let max = self.item_bytes_max;
+            let max = self.item_bytes_max as usize;
             match job {
                 Job::Request(id, op) => match answer(shared, &self.session, &op, quick(shared)) {
                     Err(Miss::Disk) => {

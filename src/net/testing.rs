@@ -65,5 +65,5 @@ pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
         generation,
         tokens_until: LogTime(0),
     };
-    Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, usize::MAX, Millis(0))
+    Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, u32::MAX, Millis(0))
 }

@@ -12,7 +12,7 @@ use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{
     BLOCKED_MAX, CONTACT_DATA_BYTES_MAX, CONTACTS_MAX, DEVICE_UNSEEN_MS, DISPLAY_NAME_BYTES_MAX, NICK_BYTES_MAX,
-    PICTURE_BYTES_MAX, PROFILE_DATA_BYTES_MAX, SEEN_EVERY_MS,
+    PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, SEEN_EVERY_MS,
 };
 use super::names::{valid_label, valid_user_name};
 use super::outbox::Session;
@@ -47,7 +47,7 @@ impl Draft<'_, '_> {
     ) -> Result<PublishAck, No> {
         let profile = set.profile.unwrap_or_default();
         is_text(&profile.display_name, DISPLAY_NAME_BYTES_MAX)?;
-        is_text(&profile.picture, PICTURE_BYTES_MAX)?;
+        is_text(&profile.picture, PROFILE_PICTURE_BYTES_MAX)?;
         fits(profile.data.len(), PROFILE_DATA_BYTES_MAX)?;
         let row = Profile {
             display_name: profile.display_name.as_str().into(),

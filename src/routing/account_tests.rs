@@ -11,7 +11,6 @@ use prost::Message as _;
 use super::core::{Attach, Core, Effect, Op, Proof, Publish, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
-use super::grants::Grants;
 use super::limits::{DEVICE_UNSEEN_MS, DEVICES_MAX, SEEN_EVERY_MS};
 use super::outbox::{Attached, Generation, Outbox, Session};
 use super::rows::{Key, Secret};
@@ -52,7 +51,7 @@ impl World {
         let attach = Attach {
             user: "ann".into(),
             device: device.into(),
-            grants: Grants::default(),
+            grants: Arc::default(),
             proof,
             incarnation: Incarnation(incarnation),
             first_unanswered: MessageId(1),
@@ -266,7 +265,7 @@ fn what_was_checked_before_is_asked_again_when_it_is_decided() {
     let attach = Attach {
         user: "ben".into(),
         device: "phone".into(),
-        grants: Grants::default(),
+        grants: Arc::default(),
         proof: register(Some("one")),
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),

@@ -54,7 +54,7 @@ pub struct Attach {
     /// The device it names itself.
     pub device: Box<str>,
     /// What its token lets it do with channels.
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     /// How it is known to be that user.
     pub proof: Proof,
     /// The incarnation of its outbox; 0 to get a new one.
@@ -122,6 +122,8 @@ pub struct Target {
     pub is_message: bool,
     /// Its place among the countable entries.
     pub countable: u64,
+    /// Its time.
+    pub time: LogTime,
 }
 
 /// Whether a publish has to be looked up in the log before it is decided.
@@ -356,7 +358,7 @@ impl Core {
             device,
             incarnation,
             first_unanswered,
-            grants: ArcSwap::from_pointee(attach.grants),
+            grants: ArcSwap::new(attach.grants),
             outbox: attach.outbox,
         });
         let taken = match self.fences.get(&device) {

@@ -13,6 +13,7 @@ mod hostile;
 mod load;
 mod logins;
 mod messages;
+mod parked;
 mod process;
 mod refusals;
 mod restored;

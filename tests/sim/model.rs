@@ -239,6 +239,7 @@ impl Model {
             EntryKind::Edit
             | EntryKind::Recall
             | EntryKind::Reaction
+            | EntryKind::Info
             | EntryKind::Mentioned
             | EntryKind::Settings
             | EntryKind::Hidden => panic!("nobody does this: {wire:?}"),
@@ -362,6 +363,9 @@ impl Model {
             Change::Retained { floor } => {
                 assert!(floor.0 >= self.floor, "the floor never falls");
                 self.floor = floor.0;
+            }
+            Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
+                panic!("nobody does this: {change:?}")
             }
             Change::IncarnationGiven { .. }
             | Change::FloorRaised { .. }

@@ -159,7 +159,9 @@ impl Model {
             }
             EntryKind::Message | EntryKind::Membership | EntryKind::Label => {}
             EntryKind::Edit | EntryKind::Recall => return self.handle_alteration(entry, live),
-            EntryKind::Reaction | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => return,
+            EntryKind::Reaction | EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
+                return;
+            }
             EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => return,
         }
         if let Some(membership) = &entry.membership
