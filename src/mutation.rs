@@ -100,11 +100,19 @@ pub enum Mutation {
     RecalledInLane,
     /// A ban does not hold against the join key.
     BannedJoins,
+    /// Who is blocked goes on writing to who blocked it.
+    BlockedMayWrite,
+    /// Who is blocked opens a conversation with who blocked it.
+    BlockedMayOpen,
+    /// Who is blocked brings who blocked it into groups.
+    BlockedMayAdd,
+    /// Who is blocked sees the profile of who blocked it.
+    ProfilesIgnoreBlocks,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 52] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -153,6 +161,10 @@ impl Mutation {
         Self::RecalledCounts,
         Self::RecalledInLane,
         Self::BannedJoins,
+        Self::BlockedMayWrite,
+        Self::BlockedMayOpen,
+        Self::BlockedMayAdd,
+        Self::ProfilesIgnoreBlocks,
     ];
 
     /// Whether this bug is planted.

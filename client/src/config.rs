@@ -10,6 +10,7 @@ use bytes::Bytes;
 use longwire_protocol::packet::{CatchUpMode, Window};
 
 use crate::dial::Dialer;
+use crate::login::Login;
 use crate::outbox::{Outbox, OutboxLimits};
 
 /// What a client is started with: what must be decided goes into [`Config::new`], the rest has a default.
@@ -113,6 +114,8 @@ pub enum TokenSource {
     Fixed(String),
     /// Asked at each connect, and in time before the last one expires. An error is told as the reason of a retry.
     Provider(Arc<dyn Fn() -> TokenFuture + Send + Sync>),
+    /// From the broker itself, for a user name and a password.
+    Login(Login),
 }
 
 impl TokenSource {
@@ -128,6 +131,8 @@ impl TokenSource {
         match self {
             Self::Fixed(token) => Box::pin(std::future::ready(Ok(token.clone()))),
             Self::Provider(provide) => provide(),
+            // None yet: the password goes in its place.
+            Self::Login(login) => Box::pin(std::future::ready(Ok(login.token().unwrap_or_default()))),
         }
     }
 }
@@ -135,6 +140,12 @@ impl TokenSource {
 impl From<String> for TokenSource {
     fn from(token: String) -> Self {
         Self::Fixed(token)
+    }
+}
+
+impl From<Login> for TokenSource {
+    fn from(login: Login) -> Self {
+        Self::Login(login)
     }
 }
 
@@ -150,6 +161,7 @@ impl fmt::Debug for TokenSource {
         f.write_str(match self {
             Self::Fixed(_) => "Fixed(..)",
             Self::Provider(_) => "Provider(..)",
+            Self::Login(_) => "Login(..)",
         })
     }
 }

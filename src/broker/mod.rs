@@ -226,6 +226,7 @@ impl Rooms {
             draining: AtomicBool::new(false),
             fed: Arc::clone(&fed),
             allowance: Mutex::default(),
+            logins: Default::default(),
             is_memory_short: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });

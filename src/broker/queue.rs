@@ -207,7 +207,9 @@ fn named(op: &Op) -> usize {
 fn session(op: &Op) -> Option<SessionNumber> {
     match op {
         Op::Publish(publish) => Some(publish.session.number),
-        Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::Detach(session, _) => Some(session.number),
+        Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::See(session) | Op::Detach(session, _) => {
+            Some(session.number)
+        }
         Op::Attach(_) | Op::Retain(_) => None,
     }
 }

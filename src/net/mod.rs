@@ -4,6 +4,7 @@
 pub mod connection;
 mod lanes;
 pub mod listener;
+pub mod login;
 pub mod parked;
 mod publishing;
 pub mod pump;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub fed: Arc<AtomicU64>,
     /// What users may still make.
     pub allowance: Mutex<Allowance>,
+    /// Passwords that are being checked.
+    pub logins: login::Logins,
     /// The process takes more memory than it shall: nobody new is let in.
     pub is_memory_short: AtomicBool,
     /// Connections there are, from accept to close.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use longwire_protocol::packet::Lane;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, LogTime, Millis};
 
 use super::Shared;
 use super::connection::token_refusal;
@@ -20,7 +20,8 @@ use crate::auth::Identity;
 use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads};
 use crate::routing::core::Op;
-use crate::routing::outbox::{Attached, Session};
+use crate::routing::limits::SEEN_EVERY_MS;
+use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
 use crate::routing::stream::Place;
@@ -40,6 +41,12 @@ pub(super) struct Live {
     pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
     pub(super) believed_at: u64,
+    /// The generation of tokens that are good for the device.
+    pub(super) generation: Generation,
+    /// Tokens made up to then are not.
+    pub(super) tokens_until: LogTime,
+    /// When the commit thread was last told that the device is here.
+    seen_at: Millis,
     /// When to look at the token's end again.
     expiry: Millis,
     pub(super) express: Reading,
@@ -104,6 +111,9 @@ impl Live {
             session: attached.session,
             identity,
             believed_at,
+            generation: attached.generation,
+            tokens_until: attached.tokens_until,
+            seen_at: now,
             expiry: now,
             express: Reading::Idle,
             bulk: Reading::Idle,
@@ -205,7 +215,8 @@ impl Live {
         self.cursor.is_late(now)
     }
 
-    /// Ends the session when its token has expired or was taken back.
+    /// Ends the session when its token has expired or was taken back. Looked at once an hour at the least, which is also how
+    /// often the device is known to be here.
     pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) {
         let generation = shared.authority.generation();
         if generation != self.believed_at {
@@ -213,6 +224,10 @@ impl Live {
             if shared.authority.is_revoked(&self.identity) && !Mutation::RevokedGoesOn.is_planted() {
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
+        }
+        if now.since(self.seen_at) >= SEEN_EVERY_MS {
+            self.seen_at = now;
+            shared.queue.push_one(Op::See(Arc::clone(&self.session)));
         }
         if self.look_at_expiry(shared, now) && !Mutation::ExpiredGoesOn.is_planted() {
             wire.close(token_refusal(crate::auth::TokenError::Expired));

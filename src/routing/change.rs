@@ -4,7 +4,7 @@
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::rows::{DeviceCursor, Kind};
+use super::rows::{DeviceCursor, Kind, Secret};
 use crate::store::{Origin, Position};
 
 /// A change of state; folded into rows by [`super::fold`].
@@ -122,6 +122,34 @@ pub enum Change {
         conversation: ConversationId,
         /// The digest of their ids.
         digest: u128,
+    },
+    /// A device was seen at the time of its frame. Rides along; takes no position.
+    DeviceSeen {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device that was forgotten came again.
+    DeviceReturned {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A user got an account or another password, or lost both.
+    AccountSet {
+        /// Whose.
+        user: UserId,
+        /// What the password is checked by; `None`: there is none.
+        password: Option<Secret>,
+        /// Whether the account is closed.
+        is_closed: bool,
+        /// Whether tokens made before are good no more.
+        cuts: bool,
+    },
+    /// An invitation was used.
+    InvitationUsed {
+        /// Its id.
+        id: Box<str>,
+        /// When it ends, in seconds since 1970.
+        until: u64,
     },
 }
 

@@ -7,22 +7,23 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, Connected, PublishAck};
+use longwire_protocol::packet::{self, Connected, DeviceChangeKind, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, SessionNumber, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::account::is_own;
 use super::change::Change;
 use super::draft::{Draft, No};
 use super::fold::next_id;
 use super::grants::Grants;
 use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use super::messages::is_about_a_message;
-use super::outbox::{Attached, Outbox, Session};
-use super::rows::{Counted, DeviceCursor, partition};
-use super::view::Rows as _;
+use super::outbox::{Attached, Generation, Outbox, Session};
+use super::rows::{Counted, Device, DeviceCursor, Key, Secret, partition};
+use super::view::{Rows as _, View};
 use crate::mutation::Mutation;
 use crate::store::Position;
 
@@ -37,6 +38,8 @@ pub enum Op {
     GiveUp(Arc<Session>, MessageId),
     /// A device stands here by its acks.
     StoreCursor(Arc<Session>, DeviceCursor),
+    /// A session has lived on for a while: its device is seen.
+    See(Arc<Session>),
     /// A session is over.
     Detach(Arc<Session>, Option<DeviceCursor>),
     /// Everything below is expired: decided by the commit thread, which knows the time and the store.
@@ -52,12 +55,40 @@ pub struct Attach {
     pub device: Box<str>,
     /// What its token lets it do with channels.
     pub grants: Arc<Grants>,
+    /// How it is known to be that user.
+    pub proof: Proof,
     /// The incarnation of its outbox; 0 to get a new one.
     pub incarnation: Incarnation,
     /// Its first unanswered message id; 0 or 1 where it has none.
     pub first_unanswered: MessageId,
     /// Where its replies and items will go.
     pub outbox: Arc<Outbox>,
+}
+
+/// How a device is known to be its user's.
+#[derive(Debug)]
+pub enum Proof {
+    /// By a token.
+    Token {
+        /// When it was made, as far as it says.
+        issued: LogTime,
+        /// Of which generation it is, if it is the broker's own.
+        generation: Option<Generation>,
+    },
+    /// By the password that was checked against this.
+    Password {
+        /// What it was checked by: another one may have been set meanwhile.
+        checked: Secret,
+        /// What a new password is to be checked by, if it brings one.
+        new: Option<Secret>,
+    },
+    /// It is the first: the account is made with it.
+    Registration {
+        /// What the password is to be checked by.
+        password: Secret,
+        /// The invitation that it came with: its id, and when it ends, in seconds since 1970.
+        invitation: Option<(Box<str>, u64)>,
+    },
 }
 
 /// A publish, with what was worked out before it came to the commit thread.
@@ -178,6 +209,7 @@ impl Core {
                 if self.fence(&session).is_some() {
                     self.untaken.remove(&session.device);
                     draft.store_cursor(session.device, cursor);
+                    draft.see_device(session.device);
                 }
             }
             Op::Detach(session, cursor) => {
@@ -186,9 +218,15 @@ impl Core {
                     if let Some(cursor) = cursor.or(taken) {
                         self.untaken.remove(&session.device);
                         draft.store_cursor(session.device, cursor);
+                        draft.see_device(session.device);
                     }
                 }
                 draft.effects.push(Effect::Detach(session));
+            }
+            Op::See(session) => {
+                if self.fence(&session).is_some() {
+                    draft.see_device(session.device);
+                }
             }
             Op::Retain(floor) => {
                 draft.change(&Change::Retained { floor });
@@ -242,8 +280,16 @@ impl Core {
             let refusal = Refusal::connection(Reason::IncarnationStale);
             return Err(refusal.because(format!("incarnation {} is older than {stored}", attach.incarnation)));
         }
-        if device.is_none() && user.and_then(|u| draft.view.user(u)).is_some_and(|u| u.devices as usize >= DEVICES_MAX)
-        {
+        may_come(&draft.view, user, row.as_ref(), &attach.proof)?;
+        // A device that is new, or comes again after it was forgotten.
+        let is_new = row.as_ref().is_none_or(|row| row.is_gone);
+        let fences = &self.fences;
+        let expired = match user.filter(|_| is_new && draft.writable) {
+            Some(user) => draft.expired_devices(user, |device| fences.contains_key(&device)),
+            None => Vec::new(),
+        };
+        let devices = user.and_then(|user| draft.view.user(user)).map_or(0, |user| user.devices.len());
+        if is_new && devices - expired.len() >= DEVICES_MAX {
             let refusal = Refusal::connection(Reason::QuotaExceeded);
             return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
         }
@@ -259,7 +305,8 @@ impl Core {
             Some(row) if incarnation == row.incarnation => row.floor,
             _ => MessageId(1),
         };
-        let changes = device.is_none() || incarnation != stored || first_unanswered > floor;
+        let is_account = !matches!(attach.proof, Proof::Token { .. } | Proof::Password { new: None, .. });
+        let changes = is_new || is_account || incarnation != stored || first_unanswered > floor;
         if changes && !draft.writable {
             return Err(Refusal::connection(Reason::StoreUnavailable).retry_after(2_000));
         }
@@ -279,7 +326,13 @@ impl Core {
             Some(user) => user,
             None => draft.create_user(&attach.user),
         };
+        expired.iter().for_each(|device| draft.tell_device(user, *device, DeviceChangeKind::DeviceExpired));
+        let has_others = draft.view.user(user).is_some_and(|row| !row.devices.is_empty());
         let device = match device {
+            Some(device) if is_new => {
+                draft.change(&Change::DeviceReturned { device });
+                device
+            }
             Some(device) => device,
             None => {
                 let device = DeviceId(next_id(&draft.view, Counted::Devices, partition(user.0)));
@@ -287,6 +340,11 @@ impl Core {
                 device
             }
         };
+        if is_new && has_others {
+            draft.tell_device(user, device, DeviceChangeKind::DeviceAdded);
+        }
+        self.take_account(user, device, attach.proof, draft);
+        draft.see_device(device);
         if incarnation != stored {
             draft.change(&Change::IncarnationGiven { device, incarnation });
         }
@@ -321,6 +379,7 @@ impl Core {
             // The point of takeover: from here on nothing of the older session counts, and its acks are final.
             draft.effects.push(Effect::Close(old.outbox, Refusal::connection(Reason::TakenOver)));
         }
+        let generation = generation(&draft.view, user, device);
         let connected = Connected {
             user: user.0,
             device: device.0,
@@ -330,8 +389,35 @@ impl Core {
             inbox: draft.view.user(user).map_or(0, |row| row.inbox.0),
             ..Connected::default()
         };
-        draft.effects.push(Effect::Attach(Attached { session, connected, cursor }));
+        let tokens_until = tokens_until(&draft.view, user, device);
+        draft.effects.push(Effect::Attach(Attached { session, connected, cursor, generation, tokens_until }));
         Ok(())
+    }
+
+    /// The account that is made, or the new password that is set, as a device comes. With a new password everything else
+    /// that was let in with the old one ends.
+    fn take_account(&mut self, user: UserId, device: DeviceId, proof: Proof, draft: &mut Draft<'_, '_>) {
+        let password = match proof {
+            Proof::Token { .. } | Proof::Password { new: None, .. } => return,
+            Proof::Password { new: Some(new), .. } => new,
+            Proof::Registration { password, invitation } => {
+                if let Some((id, until)) = invitation {
+                    draft.change(&Change::InvitationUsed { id, until });
+                }
+                password
+            }
+        };
+        draft.change(&Change::AccountSet { user, password: Some(password), is_closed: false, cuts: true });
+        let devices = draft.view.user(user).map_or_else(Vec::new, |row| row.devices.clone());
+        devices.into_iter().filter(|other| *other != device).for_each(|other| self.cut(other, draft));
+    }
+
+    /// Ends the session of a device, and nothing of it counts from here on.
+    fn cut(&mut self, device: DeviceId, draft: &mut Draft<'_, '_>) {
+        self.untaken.remove(&device);
+        if let Some(fence) = self.fences.remove(&device) {
+            draft.effects.push(Effect::Close(fence.outbox, Refusal::connection(Reason::Revoked)));
+        }
     }
 
     fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {
@@ -339,13 +425,21 @@ impl Core {
         // A fenced session is answered nothing: its successor repeats what matters.
         let Some(fence) = self.fence(&session) else { return };
         let id = MessageId(publish.message_id);
-        let conversation = ConversationId(publish.conversation);
+        let conversation = match is_own(publish.action.as_ref()) {
+            true => draft.view.user(session.user).map_or(ConversationId(0), |user| user.inbox),
+            false => ConversationId(publish.conversation),
+        };
         // What lies below the first unanswered is settled.
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
         let told = fence.told;
+        let cuts = match &publish.action {
+            Some(Action::RevokeDevice(revoke)) => Cuts::Device(DeviceId(revoke.device)),
+            Some(Action::SetAccount(set)) => Cuts::User(set.user.clone()),
+            _ => Cuts::Nobody,
+        };
         let lacks_found = found.is_none() && needs_found(&publish);
-        let outcome = match draft.known(&session, &publish, told, digest) {
+        let outcome = match draft.known(&session, &publish, conversation, told, digest) {
             Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
                 return draft.effects.push(Effect::Repeat(session, ack));
@@ -371,6 +465,90 @@ impl Core {
                 Err(refusal)
             }
         };
+        let is_done = answer.is_ok();
         draft.effects.push(Effect::Answer(session, conversation, answer));
+        if is_done {
+            // After the answer, which may be for the very session that ends.
+            match cuts {
+                Cuts::Nobody => {}
+                Cuts::Device(device) => self.cut(device, draft),
+                Cuts::User(name) => {
+                    let user = draft.view.user_named(&name).and_then(|user| draft.view.user(user));
+                    let devices = user.map_or_else(Vec::new, |user| user.devices.clone());
+                    devices.into_iter().for_each(|device| self.cut(device, draft));
+                }
+            }
+        }
+    }
+}
+
+/// Whose sessions a publish ends.
+enum Cuts {
+    Nobody,
+    Device(DeviceId),
+    User(String),
+}
+
+/// Whether what a device comes with still holds: it may have been taken back since it was looked at.
+fn may_come(rows: &View<'_>, user: Option<UserId>, device: Option<&Device>, proof: &Proof) -> Result<(), Refusal> {
+    let row = user.and_then(|user| rows.user(user));
+    let refused = |reason, why| Err(Refusal::connection(reason).because(why));
+    if row.is_some_and(|row| row.is_closed) {
+        return refused(Reason::Revoked, "the account is closed");
+    }
+    match proof {
+        Proof::Token { generation: Some(generation), .. } => {
+            let now = Generation {
+                user: row.map_or(0, |row| row.generation),
+                device: device.map_or(0, |row| row.generation),
+            };
+            if *generation != now {
+                return refused(Reason::Revoked, "the token was taken back");
+            }
+        }
+        Proof::Token { issued, generation: None } => {
+            let until = row.map_or(LogTime(0), |row| row.tokens_until);
+            if is_taken_back(*issued, until.max(device.map_or(LogTime(0), |row| row.tokens_until))) {
+                return refused(Reason::Revoked, "the token was taken back");
+            }
+        }
+        Proof::Password { checked, .. } => {
+            if user.and_then(|user| rows.password(user)) != Some(checked) {
+                return refused(Reason::Unauthenticated, NO_LOGIN);
+            }
+        }
+        Proof::Registration { invitation, .. } => {
+            if row.is_some_and(|row| row.is_someone) {
+                return refused(Reason::NameTaken, "");
+            }
+            let id = invitation.as_ref().map(|(id, _)| id);
+            if id.is_some_and(|id| rows.row(&Key::Invitation(id.clone())).is_some()) {
+                return refused(Reason::Forbidden, NO_REGISTRATION);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a password that is not the user's, and of a user that there is not.
+pub const NO_LOGIN: &str = "user name and password do not belong together";
+/// What is said to who may not make an account.
+pub const NO_REGISTRATION: &str = "accounts are not made so here";
+
+/// Whether a token that was made then is good no more.
+#[must_use]
+pub fn is_taken_back(issued: LogTime, until: LogTime) -> bool {
+    until.0 > 0 && issued <= until
+}
+
+fn tokens_until(rows: &View<'_>, user: UserId, device: DeviceId) -> LogTime {
+    let of_user = rows.user(user).map_or(LogTime(0), |row| row.tokens_until);
+    of_user.max(rows.device(device).map_or(LogTime(0), |row| row.tokens_until))
+}
+
+fn generation(rows: &View<'_>, user: UserId, device: DeviceId) -> Generation {
+    Generation {
+        user: rows.user(user).map_or(0, |row| row.generation),
+        device: rows.device(device).map_or(0, |row| row.generation),
     }
 }

@@ -6,7 +6,7 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, PublishAck};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, SessionNumber};
 
-use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::core::{Attach, Core, Effect, Op, Proof, Publish, digest};
 use super::draft::Draft;
 use super::loading::load;
 use super::outbox::{Attached, Outbox, Session};
@@ -36,6 +36,7 @@ fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>
         user: user.into(),
         device: "phone".into(),
         grants: Arc::default(),
+        proof: Proof::Token { issued: LogTime(0), generation: None },
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
         outbox: Arc::clone(outbox),

@@ -7,6 +7,7 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, DeviceId, MessageId, Seq, UserId};
 use prost::Message as _;
 
+use super::account::is_own;
 use super::change::Change;
 use super::core::{Effect, Found};
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
@@ -37,12 +38,13 @@ pub struct Draft<'s, 'g> {
 }
 
 impl Draft<'_, '_> {
-    /// The answer to a publish that is known, or why its id cannot be accepted. `told` is the highest first unanswered id
-    /// that the session told.
+    /// The answer to a publish that is known, or why its id cannot be accepted. `conversation` is where its entry stands or
+    /// will stand, `told` the highest first unanswered id that the session told.
     pub(super) fn known(
         &self,
         session: &Session,
         publish: &packet::Publish,
+        conversation: ConversationId,
         told: MessageId,
         digest: u64,
     ) -> Result<Option<PublishAck>, No> {
@@ -62,13 +64,13 @@ impl Draft<'_, '_> {
             if kept.digest != digest {
                 return Err(No(Reason::IdConflict, "the id was used for something else"));
             }
-            let conversation = if kept.opened { kept.conversation.0 } else { 0 };
+            let is_told = kept.opened || is_own(publish.action.as_ref());
+            let conversation = if is_told { kept.conversation.0 } else { 0 };
             return Ok(Some(PublishAck { message_id: id.0, seq: kept.seq.0, time: kept.time.0, conversation }));
         }
         if id.0 - floor.0 >= ID_SPAN_MAX {
             return Err(No(Reason::IdSpanExceeded, "more than 256 ids above the first unanswered"));
         }
-        let conversation = ConversationId(publish.conversation);
         // What opened a conversation did not name it, and is in order among its like alone.
         let is_later = |k: &Kept| {
             k.id > id && k.conversation == conversation && (!k.opened || Mutation::OpenedMakesStale.is_planted())
@@ -106,6 +108,9 @@ impl Draft<'_, '_> {
             digest,
         };
         let conversation = ConversationId(publish.conversation);
+        if conversation.is_some() && is_own(publish.action.as_ref()) {
+            return Err(No(Reason::InvalidArgument, "what is about the user itself names no conversation"));
+        }
         let target = if let Some(Found::Target(target)) = found { target } else { None };
         if publish.beside.is_some() && !matches!(publish.action, None | Some(Action::Edit(_))) {
             return Err(No(Reason::InvalidArgument, "only a message or an edit has something beside its content"));
@@ -133,6 +138,12 @@ impl Draft<'_, '_> {
                 let countable = if let Some(Found::Countable(countable)) = found { countable } else { 0 };
                 self.set_mark(session, &ticket, conversation, Seq(set.seq), countable)
             }
+            Some(Action::SetProfile(set)) => self.set_profile(session, &ticket, set),
+            Some(Action::SetContact(set)) => self.set_contact(session, &ticket, set),
+            Some(Action::Block(block)) => self.block(session, &ticket, block),
+            Some(Action::NameDevice(name)) => self.name_device(session, &ticket, name),
+            Some(Action::RevokeDevice(revoke)) => self.revoke_device(session, &ticket, DeviceId(revoke.device)),
+            Some(Action::SetAccount(set)) => self.set_account(session, &ticket, set),
         }?;
         self.cross();
         Ok(ack)
@@ -159,7 +170,7 @@ impl Draft<'_, '_> {
     pub(super) fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
         let conversation = self.visible(session, id)?;
         let may = match conversation.kind {
-            Kind::Direct => true,
+            Kind::Direct => self.is_taken_by(session, conversation.pair),
             Kind::Group => {
                 let least = Policy::least(conversation.more.policy.publishes, Role::Member);
                 self.role(session, id) as i32 >= least
@@ -171,6 +182,12 @@ impl Draft<'_, '_> {
             Kind::Inbox => false,
         };
         if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
+    }
+
+    /// Whether the other one of a direct conversation takes what the session's user says.
+    fn is_taken_by(&self, session: &Session, (a, b): (UserId, UserId)) -> bool {
+        let other = if a == session.user { b } else { a };
+        !self.view.refuses(other, session.user) || Mutation::BlockedMayWrite.is_planted()
     }
 
     /// A group in which the session has at least this role.
@@ -316,7 +333,7 @@ impl Draft<'_, '_> {
     }
 
     /// Appends an entry: gives it its seq and time, encodes it once, folds it.
-    fn entry(&mut self, mut meta: EntryMeta, mut entry: packet::Entry, body: &Body) -> Seq {
+    pub(super) fn entry(&mut self, mut meta: EntryMeta, mut entry: packet::Entry, body: &Body) -> Seq {
         let head = self.view.conversation(meta.conversation).map(|row| row.head).unwrap_or_default();
         let time = self.frame.time();
         meta.seq = head.seq.next();

@@ -12,7 +12,7 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::alteration::withheld;
-use super::core::{Attach, Core, Effect, Found, Op, Publish, Target, digest};
+use super::core::{Attach, Core, Effect, Found, Op, Proof, Publish, Target, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::limits::INTERVALS_MAX;
@@ -104,6 +104,7 @@ impl<'a> World<'a> {
             user: USERS[user].into(),
             device: "phone".into(),
             grants: Arc::default(),
+            proof: Proof::Token { issued: LogTime(0), generation: None },
             incarnation,
             first_unanswered,
             outbox: Arc::new(Outbox::default()),

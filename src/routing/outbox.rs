@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::{Connected, PublishAck};
 use longwire_protocol::reason::Refusal;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::grants::Grants;
 use super::rows::DeviceCursor;
@@ -71,6 +71,20 @@ pub struct Attached {
     pub connected: Connected,
     /// Where the device stands by its acks, as far as the broker knows.
     pub cursor: Option<DeviceCursor>,
+    /// The generation of tokens that are good for it: its user's, and its own.
+    pub generation: Generation,
+    /// Tokens made up to then are not.
+    pub tokens_until: LogTime,
+}
+
+/// Tokens of the broker's own name the generation that they are of: how often those of the user, and those of the device,
+/// were taken back when they were made. No clock is as sharp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Generation {
+    /// The user's.
+    pub user: u32,
+    /// The device's.
+    pub device: u32,
 }
 
 /// What stands in an outbox.

@@ -235,7 +235,7 @@ impl Model {
                 self.covered.insert((user, joined.conversation), joined.seq);
                 self.announced.insert((user, joined.conversation), stored.seq.0);
             }
-            EntryKind::Left => {}
+            EntryKind::Left | EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
             EntryKind::Edit
             | EntryKind::Recall
             | EntryKind::Reaction
@@ -270,6 +270,10 @@ impl Model {
             // The first entry makes its owner a member.
             (Kind::Group, EntryKind::Membership) => role >= Role::Member as i32 || conversation.head() == 0,
             (Kind::Group | Kind::Direct, _) => role >= Role::Member as i32,
+            // What the user says about itself.
+            (Kind::Inbox, EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device) => {
+                conversation.pair.0 == user
+            }
             (Kind::Inbox, _) => false,
         };
         assert!(may, "user {user} with role {role} writes {kind:?} into conversation {id}");
@@ -363,7 +367,13 @@ impl Model {
             Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
                 panic!("nobody does this: {change:?}")
             }
-            Change::IncarnationGiven { .. } | Change::FloorRaised { .. } | Change::CursorStored { .. } => {}
+            Change::IncarnationGiven { .. }
+            | Change::FloorRaised { .. }
+            | Change::CursorStored { .. }
+            | Change::DeviceSeen { .. }
+            | Change::DeviceReturned { .. }
+            | Change::AccountSet { .. }
+            | Change::InvitationUsed { .. } => {}
         }
     }
 

@@ -6,6 +6,7 @@
 mod checks;
 mod happens;
 mod oracle;
+mod own;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -256,6 +257,7 @@ impl History {
                 let of = &mut self.devices[device];
                 (of.user_id, of.incarnation) = (connected.user, connected.incarnation);
                 self.oracle.user(connected.user, connected.inbox, USERS[of.user]);
+                self.oracle.device(connected.user, connected.device);
             }
             ClientEvent::PublishAck(ack) => {
                 if is_newest {

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longwire_protocol::ids::MessageId;
-use longwire_protocol::packet::response;
+use longwire_protocol::packet::{RefreshRequest, request, response};
 use longwire_protocol::session::Millis;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::backoff::Backoff;
 use crate::command::Command;
-use crate::config::{Config, TokenFuture};
+use crate::config::{Config, TokenFuture, TokenSource};
 use crate::error::{Failure, OutboxError, PublishError, RequestError};
 use crate::intake::Shared;
 use crate::link::LinkError;
@@ -221,7 +221,12 @@ impl Task {
                 }
                 if online.refresh_at.is_some_and(|at| instant >= at) {
                     online.refresh_at = None;
-                    self.refreshing = Some(self.config.token.token());
+                    match &self.config.token {
+                        TokenSource::Login(_) => {
+                            self.requests.ask(request::Op::Refresh(RefreshRequest::default()), None);
+                        }
+                        source => self.refreshing = Some(source.token()),
+                    }
                 }
                 if let Err(refusal) = online.link.session.handle_deadline(now) {
                     return self.disconnected(LinkError::Refused(refusal));

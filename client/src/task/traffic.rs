@@ -146,6 +146,9 @@ impl Task {
     }
 
     pub(super) fn handle_response(&mut self, response: packet::Response) {
+        if let Some(response::Result::Refresh(answer)) = &response.result {
+            self.take_token(&answer.token);
+        }
         if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase)
             && answer.expires_in_ms != 0
         {

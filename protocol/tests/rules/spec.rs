@@ -186,6 +186,28 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ),
         ("conversations with news in a catch-up", limits::CATCH_UP_CONVERSATIONS_MAX.to_string()),
         ("devices of a user", limits::DEVICES_MAX.to_string()),
+        ("device unseen before it is forgotten", format!("{} days", limits::DEVICE_UNSEEN_MS / 86_400_000)),
+        (
+            "profile: name, picture, data",
+            format!(
+                "{}, {}, {} bytes",
+                limits::DISPLAY_NAME_BYTES_MAX,
+                limits::PROFILE_PICTURE_BYTES_MAX,
+                limits::PROFILE_DATA_BYTES_MAX
+            ),
+        ),
+        ("users in `ProfilesRequest`", limits::PROFILES_MAX.to_string()),
+        (
+            "contacts of a user",
+            format!(
+                "{}, with a nick of {} and data of {} bytes",
+                limits::CONTACTS_MAX,
+                limits::NICK_BYTES_MAX,
+                limits::CONTACT_DATA_BYTES_MAX
+            ),
+        ),
+        ("users whom a user blocks", limits::BLOCKED_MAX.to_string()),
+        ("password", format!("{} to {} bytes", limits::PASSWORD_BYTES_MIN, limits::PASSWORD_BYTES_MAX)),
         ("channels watched", limits::WATCHES_MAX.to_string()),
     ];
     let mut table = String::from("| what | limit |\n|---|---|\n");

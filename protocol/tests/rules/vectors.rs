@@ -37,6 +37,23 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
             catch_up: packet::CatchUpMode::All as i32,
             background: true,
             agent: "longwire/0.1".into(),
+            login: None,
+        }),
+    );
+    let login = packet::Login {
+        user: "ada".into(),
+        password: "correct horse".into(),
+        new_password: "battery staple".into(),
+        register: true,
+        invitation: "aaaa.bbbb.cccc".into(),
+    };
+    add(
+        "connect_login",
+        Kind::Connect(packet::Connect {
+            version: 1,
+            device: "d".into(),
+            login: Some(Box::new(login)),
+            ..Default::default()
         }),
     );
     add(
@@ -62,6 +79,20 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
             reset_common_time: 34_359_000_000,
             token_expires_in_ms: 3_600_000,
             features: vec!["typing".into()],
+            token: String::new(),
+        }),
+    );
+    add(
+        "connected_with_token",
+        Kind::Connected(packet::Connected {
+            user: 4_097,
+            device: 8_193,
+            session: 77,
+            incarnation: 3,
+            first_unanswered: 1,
+            inbox: 4_099,
+            token: "aaaa.bbbb.cccc".into(),
+            ..Default::default()
         }),
     );
     let publish = |id, action| Kind::Publish(packet::Publish { message_id: id, action, ..Default::default() });
@@ -92,6 +123,21 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_remove", on(7, Action::SetRole(packet::SetRole { user: user(), role: 0 })));
     add("publish_set_label", on(8, Action::SetLabel(packet::SetLabel { label: "the team".into() })));
     add("publish_set_mark", on(9, Action::SetMark(packet::SetMark { seq: 300 })));
+    let profile = Some(profile());
+    add("publish_set_profile", publish(10, Some(Action::SetProfile(packet::SetProfile { profile }))));
+    let contact = packet::SetContact { user: user(), nick: "mum".into(), data: content.clone(), remove: false };
+    add("publish_set_contact", publish(11, Some(Action::SetContact(contact))));
+    let gone = packet::SetContact { user: user(), remove: true, ..Default::default() };
+    add("publish_remove_contact", publish(12, Some(Action::SetContact(gone))));
+    add("publish_block", publish(13, Some(Action::Block(packet::Block { user: user(), undo: false }))));
+    add("publish_unblock", publish(14, Some(Action::Block(packet::Block { user: user(), undo: true }))));
+    let label = packet::NameDevice { device: 8_193, label: "the old one".into() };
+    add("publish_name_device", publish(15, Some(Action::NameDevice(label))));
+    add("publish_revoke_device", publish(16, Some(Action::RevokeDevice(packet::RevokeDevice { device: 8_193 }))));
+    let account = packet::SetAccount { user: user(), password_hash: "$argon2id$v=19$".into(), close: false };
+    add("publish_set_account", publish(17, Some(Action::SetAccount(account))));
+    let closed = packet::SetAccount { user: user(), close: true, ..Default::default() };
+    add("publish_close_account", publish(18, Some(Action::SetAccount(closed))));
     add(
         "publish_ack",
         Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),
@@ -124,6 +170,16 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
         add(name, kind);
     }
     vectors
+}
+
+fn profile() -> packet::Profile {
+    let data = Bytes::from_static(&[1, 2, 3]);
+    packet::Profile { display_name: "Ada L.".into(), picture: "media/4f2a".into(), data }
+}
+
+fn contact() -> packet::Contact {
+    let data = Bytes::from_static(&[7]);
+    packet::Contact { user: 4_098, name: "bob".into(), nick: "Bobby".into(), data, removed: false }
 }
 
 fn entry(seq: u64) -> packet::Entry {
@@ -374,6 +430,41 @@ fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
                 ..of(packet::EntryKind::Left)
             }))],
         ),
+        (
+            "deliver_profile",
+            Express,
+            18,
+            vec![item(Entry(packet::Entry { profile: Some(profile()), ..of(packet::EntryKind::Profile) }))],
+        ),
+        (
+            "deliver_contact",
+            Express,
+            19,
+            vec![item(Entry(packet::Entry { contact: Some(contact()), ..of(packet::EntryKind::Contact) }))],
+        ),
+        (
+            "deliver_blocked",
+            Express,
+            20,
+            vec![item(Entry(packet::Entry {
+                blocked: Some(packet::Blocked { user: 4_098, name: "bob".into(), undone: true }),
+                ..of(packet::EntryKind::Blocked)
+            }))],
+        ),
+        (
+            "deliver_device",
+            Express,
+            21,
+            vec![item(Entry(packet::Entry {
+                device: Some(packet::DeviceChange {
+                    device: 8_193,
+                    name: "laptop".into(),
+                    label: "at work".into(),
+                    kind: packet::DeviceChangeKind::DeviceRevoked as i32,
+                }),
+                ..of(packet::EntryKind::Device)
+            }))],
+        ),
         ("deliver_own", Express, 6, vec![item(Own(own.clone()))]),
         (
             "deliver_own_with_entry",
@@ -418,6 +509,12 @@ fn requests() -> Vec<(&'static str, u64, Op)> {
         ("request_watch", 6, Op::Watch(packet::WatchRequest { conversation: 9, stop: false })),
         ("request_watch_stop", 7, Op::Watch(packet::WatchRequest { conversation: 9, stop: true })),
         ("request_refresh", 8, Op::Refresh(packet::RefreshRequest { token: "aaaa.bbbb.cccc".into() })),
+        ("request_refresh_own", 9, Op::Refresh(packet::RefreshRequest::default())),
+        ("request_profiles", 10, Op::Profiles(packet::ProfilesRequest { users: vec![4_097, 4_098] })),
+        ("request_contacts", 11, Op::Contacts(packet::ContactsRequest { before: 7, limit: 50 })),
+        ("request_blocked", 12, Op::Blocked(packet::BlockedRequest { after_user: 4_097, limit: 50 })),
+        ("request_devices", 13, Op::Devices(packet::DevicesRequest {})),
+        ("request_accounts", 14, Op::Accounts(packet::AccountsRequest { after_user: 4_097, limit: 50 })),
     ]
 }
 
@@ -448,6 +545,23 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         ..Default::default()
     };
     let member = packet::Member { user: 4_098, name: "bob".into(), role: packet::Role::Owner as i32 };
+    let device = packet::Device {
+        device: 8_193,
+        name: "laptop".into(),
+        label: "at work".into(),
+        created: 1,
+        seen: 34_359_738_368,
+        online: true,
+        own: true,
+    };
+    let account = packet::Account {
+        user: 4_097,
+        name: "ada".into(),
+        has_password: true,
+        closed: false,
+        devices: 2,
+        conversations: 12,
+    };
     vec![
         ("response_history", 1, Answer::History(packet::HistoryPage { items, next_seq: 10, head_seq: 300 })),
         ("response_history_empty", 2, Answer::History(packet::HistoryPage::default())),
@@ -463,7 +577,34 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         ("response_members", 4, Answer::Members(packet::MembersPage { members: vec![member.clone()], next: 4_098 })),
         ("response_users", 5, Answer::Users(packet::UsersPage { users: vec![member] })),
         ("response_watch", 6, Answer::Watch(packet::WatchAnswer { head_seq: 300 })),
-        ("response_refresh", 7, Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000 })),
+        (
+            "response_refresh",
+            7,
+            Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000, ..Default::default() }),
+        ),
+        (
+            "response_refresh_own",
+            9,
+            Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000, token: "aaaa.bbbb.cccc".into() }),
+        ),
+        (
+            "response_profiles",
+            10,
+            Answer::Profiles(packet::ProfilesPage {
+                profiles: vec![packet::UserProfile { user: 4_097, name: "ada".into(), profile: Some(profile()) }],
+            }),
+        ),
+        ("response_contacts", 11, Answer::Contacts(packet::ContactsPage { contacts: vec![contact()], next: 7 })),
+        (
+            "response_blocked",
+            12,
+            Answer::Blocked(packet::BlockedPage {
+                users: vec![packet::Blocked { user: 4_098, name: "bob".into(), undone: false }],
+                next: 4_098,
+            }),
+        ),
+        ("response_devices", 13, Answer::Devices(packet::DevicesPage { devices: vec![device] })),
+        ("response_accounts", 14, Answer::Accounts(packet::AccountsPage { accounts: vec![account], next: 4_097 })),
     ]
 }
 

@@ -162,6 +162,7 @@ impl Model {
             EntryKind::Reaction | EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
                 return;
             }
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => return,
         }
         if let Some(membership) = &entry.membership
             && membership.user != self.me
