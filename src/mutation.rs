@@ -90,11 +90,19 @@ pub enum Mutation {
     GhostTakesOver,
     /// A session is taken over by one that is not attached, since its group failed.
     TakenOverByNobody,
+    /// A will that was published stays, and is published again.
+    WillStays,
+    /// After a start nobody looks for devices that do not come back.
+    WillsForgottenAtStart,
+    /// Signals go to who is no member any more.
+    SignalsIgnoreRights,
+    /// Presence is told to anybody.
+    PresenceIgnoresRights,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 47] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -138,6 +146,10 @@ impl Mutation {
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
         Self::TakenOverByNobody,
+        Self::WillStays,
+        Self::WillsForgottenAtStart,
+        Self::SignalsIgnoreRights,
+        Self::PresenceIgnoresRights,
     ];
 
     /// Whether this bug is planted.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use longwire_protocol::limits::REQUESTS_MAX;
-use longwire_protocol::packet::{self, WatchRequest, request, response};
+use longwire_protocol::limits::{REQUESTS_MAX, USERS_MAX};
+use longwire_protocol::packet::{self, PresenceRequest, WatchRequest, request, response};
 use longwire_protocol::reason::Refusal;
 use tokio::sync::oneshot;
 
@@ -42,6 +42,8 @@ pub(crate) struct Requests {
     waiting: VecDeque<Request>,
     under_way: BTreeMap<u64, Request>,
     watches: BTreeSet<u64>,
+    /// Whose presence is subscribed to.
+    presences: BTreeSet<u64>,
 }
 
 impl Requests {
@@ -68,8 +70,22 @@ impl Requests {
         self.ask(request::Op::Watch(WatchRequest { conversation, stop: true }), None);
     }
 
+    /// Has presence told, on this connection and those after it. At most 200 users.
+    pub(crate) fn subscribe(&mut self, users: Vec<u64>, reply: Option<Reply>) {
+        self.presences.extend(&users);
+        self.ask(request::Op::Presence(PresenceRequest { users, stop: false }), reply);
+    }
+
+    /// Ends [`Requests::subscribe`].
+    pub(crate) fn unsubscribe(&mut self, users: Vec<u64>) {
+        self.presences.retain(|user| !users.contains(user));
+        self.ask(request::Op::Presence(PresenceRequest { users, stop: true }), None);
+    }
+
     /// A connection stands: what is watched is watched there too.
     pub(crate) fn connected(&mut self) {
+        let users: Vec<u64> = self.presences.iter().copied().collect();
+        users.chunks(USERS_MAX).for_each(|users| self.subscribe(users.to_vec(), None));
         for conversation in self.watches.clone() {
             self.ask(request::Op::Watch(WatchRequest { conversation, stop: false }), None);
         }

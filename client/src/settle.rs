@@ -70,7 +70,13 @@ impl Settling {
         for (id, publish) in held {
             match publish.action {
                 // Found or merged, however often: nothing is to be known.
-                Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetMark(_)) => verdict.sent.push(id),
+                Some(
+                    Action::OpenDirect(_)
+                    | Action::OpenChannel(_)
+                    | Action::SetMark(_)
+                    | Action::SetWill(_)
+                    | Action::ShowPresence(_),
+                ) => verdict.sent.push(id),
                 // No entry carries their id, and a second time would be a second group, or undo what came after.
                 Some(Action::CreateGroup(_) | Action::Join(_)) => verdict.doubtful.push(id),
                 Some(Action::Leave(_) | Action::SetRole(_) | Action::SetLabel(_)) | None => {

@@ -290,7 +290,7 @@ async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => shared.wheel.turn(shared.clock.now()),
+            _ = tick.tick() => shared.tick(),
         }
     }
 }

@@ -11,9 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, MessageId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, FrameCodec, Incarnation, MessageId, Millis, features, packet};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
@@ -22,7 +21,7 @@ use super::Shared;
 use super::pump::Live;
 use super::wheel::SLOT_MS;
 use crate::auth::{Identity, TokenError};
-use crate::routing::core::{Attach, Op};
+use crate::routing::core::{Attach, Op, Parting};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::loading::{Want, load, read_blocking, try_read};
 use crate::routing::outbox::{Outbox, Reply};
@@ -187,6 +186,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             grants: grants(&identity),
             incarnation: Incarnation(connect.incarnation),
             first_unanswered: MessageId(connect.first_unanswered),
+            hears_signals: connect.features.iter().any(|feature| feature == features::SIGNALS),
+            is_background: connect.background,
             outbox: Arc::clone(&self.outbox),
         };
         let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
@@ -251,6 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                             break;
                         }
                     };
+                    connected.features = features::ALL.map(str::to_owned).to_vec();
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
                     connected.token_expires_in_ms =
@@ -310,8 +312,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     {
                         continue;
                     }
-                    self.unsent = BytesMut::new();
-                    return Pin::new(&mut self.io).poll_flush(context);
+                    if let Stage::Live(live) = &self.stage {
+                        live.send_signals(&mut self.session, scratch, WRITE_BYTES);
+                    }
+                    if scratch.is_empty() {
+                        self.unsent = BytesMut::new();
+                        return Pin::new(&mut self.io).poll_flush(context);
+                    }
                 }
                 while !scratch.is_empty() {
                     match Pin::new(&mut self.io).poll_write(context, scratch) {
@@ -387,7 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         // An answer has left, and the next one may be worked on.
-        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs());
+        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs() || live.has_news());
         if again && written {
             context.waker().wake_by_ref();
         }
@@ -426,7 +433,7 @@ impl<S> Drop for Connection<S> {
                 };
                 for reply in replies {
                     if let Reply::Attached(attached) = reply {
-                        self.shared.queue.push_one(Op::Detach(attached.session, None));
+                        self.shared.queue.push_one(Op::Detach(attached.session, None, Parting::Lost));
                     }
                 }
             }

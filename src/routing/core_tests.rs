@@ -34,6 +34,8 @@ fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) 
         grants: Grants::default(),
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
+        hears_signals: false,
+        is_background: false,
         outbox: Arc::clone(outbox),
     };
     decide(core, state, Op::Attach(Box::new(attach))).into_iter().find_map(|effect| match effect {

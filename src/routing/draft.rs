@@ -4,7 +4,7 @@
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role, item};
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{ConversationId, DeviceId, MessageId, Seq, UserId};
+use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
@@ -12,7 +12,8 @@ use super::core::Effect;
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::outbox::Session;
-use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, partition};
+use super::rights;
+use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, partition};
 use super::view::{Rows as _, View};
 use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
@@ -107,7 +108,7 @@ impl Draft<'_, '_> {
         let conversation = ConversationId(publish.conversation);
         let ack = match publish.action {
             None => {
-                self.may_publish(session, conversation)?;
+                rights::may_publish(&self.view, session, conversation)?;
                 let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
                 return Ok(self.publish_entry(
                     session,
@@ -125,6 +126,8 @@ impl Draft<'_, '_> {
             Some(Action::SetRole(set)) => self.set_role(session, &ticket, conversation, &set),
             Some(Action::SetLabel(set)) => self.set_label(session, &ticket, conversation, set.label),
             Some(Action::SetMark(set)) => self.set_mark(session, &ticket, conversation, Seq(set.seq), mark_countable),
+            Some(Action::SetWill(set)) => self.set_will(session, &ticket, conversation, &publish.content, set.after_ms),
+            Some(Action::ShowPresence(show)) => self.show_presence(session, &ticket, show),
         }?;
         self.cross();
         Ok(ack)
@@ -132,34 +135,11 @@ impl Draft<'_, '_> {
 
     /// The conversation, if the session may know of it.
     pub(super) fn visible(&self, session: &Session, id: ConversationId) -> Result<&Conversation, No> {
-        const UNKNOWN: No = No(Reason::UnknownConversation, "");
-        let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
-        let member = self.view.member(id, session.user).is_some_and(Member::is_active);
-        let granted = conversation.kind == Kind::Channel
-            && (session.grants.load().read.admit(&conversation.label)
-                || session.grants.load().publish.admit(&conversation.label));
-        if !member && !granted && Mutation::ForbiddenTells.is_planted() {
-            return Err(No(Reason::Forbidden, ""));
-        }
-        if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
+        rights::visible(&self.view, session, id)
     }
 
     pub(super) fn role(&self, session: &Session, id: ConversationId) -> Role {
-        self.view.member(id, session.user).map_or(Role::None, Member::role)
-    }
-
-    fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
-        let conversation = self.visible(session, id)?;
-        let may = match conversation.kind {
-            Kind::Direct => true,
-            Kind::Group => self.role(session, id) as i32 >= Role::Member as i32,
-            Kind::Channel => {
-                session.grants.load().publish.admit(&conversation.label)
-                    || Mutation::PublishIgnoresPatterns.is_planted()
-            }
-            Kind::Inbox => false,
-        };
-        if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
+        rights::role(&self.view, session.user, id)
     }
 
     /// A group in which the session has at least this role.
@@ -284,6 +264,12 @@ impl Draft<'_, '_> {
     pub(super) fn change(&mut self, change: &Change) {
         let position = self.frame.push_change(|out| change.encode(out));
         fold_change(&mut self.view, position, self.frame.time(), change);
+    }
+
+    pub(super) fn note_seen(&mut self, user: UserId, time: LogTime) {
+        let change = Change::Seen { user, time };
+        self.frame.push_rider(|out| change.encode(out));
+        fold_change(&mut self.view, Position(0), self.frame.time(), &change);
     }
 
     pub(super) fn store_cursor(&mut self, device: DeviceId, cursor: DeviceCursor) {

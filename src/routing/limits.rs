@@ -2,8 +2,8 @@
 
 pub use longwire_protocol::limits::{
     CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX, CHANNEL_NAME_BYTES_MAX,
-    DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, USER_NAME_BYTES_MAX,
-    USERS_MAX, WATCHES_MAX,
+    DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, SIGNAL_READERS_MAX,
+    USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
 };
 
 /// Conversations of one user, the inbox not counted.
@@ -28,5 +28,7 @@ pub const TAKEOVER_WINDOW_MS: u64 = 60_000;
 pub const LANE_QUEUE_ITEMS_MAX: usize = 256;
 /// Bytes ready in a lane, likewise.
 pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
+/// Subscriptions to presence of all sessions: some 150 MB at the most.
+pub const PRESENCES_IN_ALL_MAX: usize = 1_000_000;
 /// Positions without anything for a device after which it is told so.
 pub const PROGRESS_POSITIONS: u64 = 100_000;

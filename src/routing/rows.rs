@@ -236,6 +236,21 @@ pub enum Counted {
     Conversations,
 }
 
+/// What a device leaves to be published when it is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Will {
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is published.
+    pub conversation: ConversationId,
+    /// What is published.
+    pub content: Box<[u8]>,
+    /// How long the device is gone before.
+    pub after_ms: u32,
+    /// It is a channel, and the token with which this was set may publish there.
+    pub by_token: bool,
+}
+
 /// The key of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Key {
@@ -263,6 +278,12 @@ pub enum Key {
     Crossing(Position, UserId),
     /// The retention floor.
     Floor,
+    /// A device's will.
+    Will(DeviceId),
+    /// To whom a user shows its presence, if that was ever said.
+    Audience(UserId),
+    /// When a user's newest session ended.
+    Seen(UserId),
 }
 
 impl Key {
@@ -307,12 +328,21 @@ impl Key {
         key
     }
 
+    /// What the keys of all wills of a partition begin with.
+    #[must_use]
+    pub fn wills_prefix(partition: u16) -> Vec<u8> {
+        let mut key = Self::Will(DeviceId(partition.into())).encode();
+        key.truncate(3);
+        key
+    }
+
     /// The partition a row belongs to.
     #[must_use]
     pub fn partition(&self) -> u16 {
         match self {
             Self::User(id) | Self::DeviceName(id, _) | Self::Direct(id, _) | Self::Duty(id, _) => partition(id.0),
-            Self::Device(id) => partition(id.0),
+            Self::Audience(id) | Self::Seen(id) => partition(id.0),
+            Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) => partition(id.0),
             Self::UserName(name) | Self::Channel(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
@@ -359,6 +389,12 @@ pub enum Row {
     Crossing(Crossing),
     /// Under [`Key::Floor`].
     Floor(Position),
+    /// Under [`Key::Will`].
+    Will(Will),
+    /// Under [`Key::Audience`], as on the wire.
+    Audience(i32),
+    /// Under [`Key::Seen`].
+    Seen(LogTime),
 }
 
 impl Row {

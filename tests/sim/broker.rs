@@ -278,7 +278,7 @@ impl Running {
     pub(crate) fn set_time(&self, now_ms: u64, unix_ms: u64) {
         self.hands.monotonic_ms.store(now_ms - self.started_ms, Ordering::Relaxed);
         self.hands.unix_ms.store(unix_ms, Ordering::Relaxed);
-        self.rooms.shared.wheel.turn(self.rooms.shared.clock.now());
+        self.rooms.shared.tick();
     }
 
     pub(crate) fn accept(&mut self, link: u64, wire: &Link) {

@@ -7,6 +7,7 @@ mod checks;
 mod happens;
 mod oracle;
 mod peer;
+mod present;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -49,6 +50,8 @@ struct Device {
     cursors: Vec<Bytes>,
     /// Which of the tokens it has.
     grants: usize,
+    /// Whose presence it ever asked for.
+    subscribed: BTreeSet<u64>,
     peer: Option<Peer>,
 }
 
@@ -75,6 +78,10 @@ struct History {
     next_link: u64,
     oracle: Oracle,
     opening: Option<Opening>,
+    /// Who may hear each signal, by what it says.
+    signals: BTreeMap<Bytes, BTreeSet<u64>>,
+    /// Who shows its presence to nobody.
+    hidden: BTreeSet<u64>,
     /// The token that is being exchanged for the one before.
     refreshing: Option<usize>,
     coverage: Coverage,
@@ -133,6 +140,7 @@ impl History {
                     next_id: 1,
                     cursors: Vec::new(),
                     grants: if rng.bool() { 0 } else { rng.usize(0..GRANTS.len()) },
+                    subscribed: BTreeSet::new(),
                     peer: None,
                 });
             }
@@ -157,6 +165,8 @@ impl History {
             next_link: 1,
             oracle: Oracle::default(),
             opening: None,
+            signals: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             refreshing: None,
             coverage: Coverage::default(),
             said: 0,
@@ -300,6 +310,7 @@ impl History {
                 }
                 self.told.insert(device, Ok(response.result.expect("an answer says something")));
             }
+            ClientEvent::Signal(signal) => self.check_signal(device, &signal),
             ClientEvent::Goaway { .. } => {}
         }
     }

@@ -37,16 +37,16 @@ const fn list(field: u64, count_max: usize, name: &'static str) -> Option<List> 
 /// The number of `Packet`'s highest known member.
 const PACKET_MEMBER_MAX: u64 = 19;
 /// Numbers kept for members of `Packet` to come.
-const PACKET_MEMBERS_RESERVED: std::ops::RangeInclusive<u64> = 11..=15;
+const PACKET_MEMBERS_RESERVED: std::ops::RangeInclusive<u64> = 12..=15;
 
 static PACKET: Shape = Shape {
     one_of: Some((1, PACKET_MEMBER_MAX)),
     list: None,
     nested: &[
-        (1, &Shape { one_of: Some((16, 23)), nested: &[(17, &CREATE_GROUP)], ..LEAF }),
+        (1, &Shape { one_of: Some((16, 38)), nested: &[(17, &CREATE_GROUP)], ..LEAF }),
         (4, &Shape { list: list(3, DELIVER_ITEMS_MAX, "items"), nested: &[(3, &ITEM)], ..LEAF }),
-        (8, &Shape { one_of: Some((2, 7)), nested: &[(5, &USERS_REQUEST)], ..LEAF }),
-        (9, &Shape { one_of: Some((2, 7)), nested: RESULTS, ..LEAF }),
+        (8, &Shape { one_of: Some((2, 19)), nested: &[(5, &USERS_REQUEST), (17, &USERS_REQUEST)], ..LEAF }),
+        (9, &Shape { one_of: Some((2, 19)), nested: RESULTS, ..LEAF }),
         (16, &Shape { list: list(2, FEATURES_MAX, "features"), ..LEAF }),
         (17, &Shape { list: list(20, FEATURES_MAX, "features"), ..LEAF }),
     ],
@@ -60,6 +60,7 @@ const RESULTS: &[(u64, &Shape)] = &[
     (3, &Shape { list: list(1, PAGE_ITEMS_MAX, "conversations"), ..LEAF }),
     (4, &Shape { list: list(1, PAGE_ITEMS_MAX, "members"), ..LEAF }),
     (5, &Shape { list: list(1, PAGE_ITEMS_MAX, "users"), ..LEAF }),
+    (17, &Shape { list: list(1, PAGE_ITEMS_MAX, "users"), ..LEAF }),
 ];
 
 /// Which member of `Packet` these bytes hold, or `None` where it is one that this version does not know.

@@ -89,6 +89,17 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_remove", on(7, Action::SetRole(packet::SetRole { user: user(), role: 0 })));
     add("publish_set_label", on(8, Action::SetLabel(packet::SetLabel { label: "the team".into() })));
     add("publish_set_mark", on(9, Action::SetMark(packet::SetMark { seq: 300 })));
+    let will = packet::Publish {
+        conversation: 9,
+        message_id: 10,
+        content: content.clone(),
+        action: Some(Action::SetWill(packet::SetWill { after_ms: 5_000 })),
+        ..Default::default()
+    };
+    add("publish_set_will", Kind::Publish(will));
+    add("publish_no_will", publish(11, Some(Action::SetWill(packet::SetWill { after_ms: 0 }))));
+    let to = packet::Audience::Nobody as i32;
+    add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
     add(
         "publish_ack",
         Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),
@@ -116,7 +127,23 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
         add(name, Kind::Response(packet::Response { id, result: Some(result) }));
     }
     add("goaway", Kind::Goaway(packet::Goaway { retry_after_ms: 4_000 }));
-    add("goodbye", Kind::Goodbye(packet::Goodbye {}));
+    let signal = packet::Signal { conversation: 1_048_576, ..Default::default() };
+    let kind = packet::SignalKind::App as i32;
+    let presence =
+        packet::Presence { user: 4_098, state: packet::PresenceState::Offline as i32, last_seen: 34_359_738_368 };
+    add("signal_typing", Kind::Signal(signal.clone()));
+    add("signal_app", Kind::Signal(packet::Signal { kind, content: Bytes::from_static(b"?"), ..signal.clone() }));
+    add(
+        "signal_stopped_of_another",
+        Kind::Signal(packet::Signal { kind: packet::SignalKind::Stopped as i32, user: 4_098, ..signal }),
+    );
+    let kind = packet::SignalKind::Presence as i32;
+    add(
+        "signal_presence",
+        Kind::Signal(packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() }),
+    );
+    add("goodbye_keep_will", Kind::Goodbye(packet::Goodbye { keep_will: true }));
+    add("goodbye", Kind::Goodbye(packet::Goodbye::default()));
     vectors
 }
 
@@ -224,6 +251,10 @@ fn requests() -> Vec<(&'static str, u64, Op)> {
         ("request_users", 5, Op::Users(packet::UsersRequest { users: vec![4_097, 4_098, 1] })),
         ("request_watch", 6, Op::Watch(packet::WatchRequest { conversation: 9, stop: false })),
         ("request_watch_stop", 7, Op::Watch(packet::WatchRequest { conversation: 9, stop: true })),
+        ("request_presence", 9, Op::Presence(packet::PresenceRequest { users: vec![4_097, 4_098], stop: false })),
+        ("request_presence_stop", 10, Op::Presence(packet::PresenceRequest { users: vec![4_098], stop: true })),
+        ("request_online", 11, Op::Online(packet::OnlineRequest { conversation: 9 })),
+        ("request_background", 12, Op::Background(packet::BackgroundRequest { background: true })),
         ("request_refresh", 8, Op::Refresh(packet::RefreshRequest { token: "aaaa.bbbb.cccc".into() })),
     ]
 }
@@ -265,6 +296,19 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         ("response_members", 4, Answer::Members(packet::MembersPage { members: vec![member.clone()], next: 4_098 })),
         ("response_users", 5, Answer::Users(packet::UsersPage { users: vec![member] })),
         ("response_watch", 6, Answer::Watch(packet::WatchAnswer { head_seq: 300 })),
+        (
+            "response_presence",
+            9,
+            Answer::Presence(packet::PresenceAnswer {
+                users: vec![
+                    packet::Presence { user: 4_097, ..Default::default() },
+                    packet::Presence { user: 4_098, state: packet::PresenceState::Away as i32, last_seen: 0 },
+                ],
+                shown_to: packet::Audience::Nobody as i32,
+            }),
+        ),
+        ("response_online", 11, Answer::Online(packet::OnlineAnswer { online: 1_007 })),
+        ("response_background", 12, Answer::Background(packet::BackgroundAnswer {})),
         ("response_refresh", 7, Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000 })),
     ]
 }
@@ -303,7 +347,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>, u32, &'static str)> {
         ("number_as_text", framed(&[0x52, 0x03, 0x0a, 0x01, 0x31]), PRE, malformed),
         ("too_many_features", many_features, PRE, malformed),
         ("http", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4), PRE, malformed),
-        ("unknown_member", framed(&[0x5a, 0x01, 0x78]), PRE, "ignored"),
+        ("unknown_member", framed(&[0x62, 0x01, 0x78]), PRE, "ignored"),
         ("unknown_member_as_number", framed(&[0xc0, 0x0c, 0x07]), PRE, "ignored"),
         ("unknown_field_beside_nothing", framed(&[0xfd, 0x0f, 1, 2, 3, 4]), PRE, "ignored"),
         ("heartbeat", vec![0x00], PRE, "ignored"),
