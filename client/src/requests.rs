@@ -183,6 +183,28 @@ mod tests {
     }
 
     #[test]
+    fn whose_presence_is_told_is_asked_for_on_every_connection() {
+        let mut requests = Requests::default();
+        let (reply, _answer) = oneshot::channel();
+        requests.subscribe((1..=150).collect(), Some(reply));
+        requests.subscribe((151..=300).collect(), None);
+        assert_eq!(asked(&mut requests).len(), 2);
+        requests.answered(packet::Response { id: 1, result: None });
+        requests.answered(packet::Response { id: 2, result: None });
+        requests.unsubscribe(vec![7]);
+        requests.disconnected();
+        requests.connected();
+        let again = asked(&mut requests);
+        let users = |op: &request::Op| match op {
+            request::Op::Presence(presence) if !presence.stop => presence.users.clone(),
+            other => panic!("{other:?} is asked for"),
+        };
+        assert!(again.iter().all(|op| users(op).len() <= USERS_MAX), "no more at a time than a request takes");
+        let again: Vec<u64> = again.iter().flat_map(users).collect();
+        assert_eq!(again, (1..=300).filter(|user| *user != 7).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn too_many_are_refused_and_none_waits_for_ever() {
         let mut requests = Requests::default();
         let mut answers: Vec<_> = (0..=WAITING_MAX as u64)

@@ -227,6 +227,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take_replies(&mut self, now: Millis) {
         let (mut replies, closing, goaway) = {
             let mut pending = self.outbox.lock();
+            if let Stage::Live(live) = &mut self.stage {
+                live.has_ephemeral = pending.ephemeral.is_some();
+            }
             let replies = if pending.is_loading { VecDeque::new() } else { std::mem::take(&mut pending.replies) };
             (replies, pending.closing.take(), pending.goaway.take())
         };
@@ -312,7 +315,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     {
                         continue;
                     }
-                    if let Stage::Live(live) = &self.stage {
+                    if let Stage::Live(live) = &mut self.stage {
                         live.send_signals(&mut self.session, scratch, WRITE_BYTES);
                     }
                     if scratch.is_empty() {

@@ -59,6 +59,8 @@ pub(super) struct Live {
     pub(super) cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
     pub(super) given: [Position; 2],
+    /// Something ephemeral waits in the outbox, as of this turn: most turns need not look there for it.
+    pub(super) has_ephemeral: bool,
     /// How it ends, if it does now.
     pub(super) parting: Parting,
     /// The backlog of express, and of bulk, ended here, and the `CaughtUp` waits for room.
@@ -113,6 +115,7 @@ impl Live {
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
             given: [Position(0); 2],
+            has_ephemeral: true,
             parting: Parting::Lost,
             caught_up: [None; 2],
         }

@@ -43,7 +43,7 @@ impl Live {
 
     /// Looks up the presence of which there is news.
     pub(super) fn look_up_presence(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
-        if self.away.is_some() || wire.is_closed() {
+        if !self.has_ephemeral || self.away.is_some() || wire.is_closed() {
             return;
         }
         let news = match &mut self.session.outbox.lock().ephemeral {
@@ -65,20 +65,28 @@ impl Live {
         }
     }
 
-    pub(super) fn put_presences(&self, presences: Vec<packet::Presence>) {
+    pub(super) fn put_presences(&mut self, presences: Vec<packet::Presence>) {
+        self.has_ephemeral = true;
         let mut pending = self.session.outbox.lock();
         pending.ephemeral.get_or_insert_default().put_presences(presences);
     }
 
     /// Whether presence waits to be looked up, and may be.
     pub(super) fn has_news(&self) -> bool {
-        self.away.is_none() && self.session.outbox.lock().ephemeral.as_ref().is_some_and(|waiting| waiting.has_news())
+        let may = self.has_ephemeral && self.away.is_none();
+        may && self.session.outbox.lock().ephemeral.as_ref().is_some_and(|waiting| waiting.has_news())
     }
 
     /// Appends what waits, while nothing else does.
-    pub(super) fn send_signals(&self, wire: &mut BrokerSession<Place>, out: &mut BytesMut, max: usize) {
+    pub(super) fn send_signals(&mut self, wire: &mut BrokerSession<Place>, out: &mut BytesMut, max: usize) {
+        if !self.has_ephemeral {
+            return;
+        }
         let mut pending = self.session.outbox.lock();
-        let Some(ephemeral) = &mut pending.ephemeral else { return };
+        let Some(ephemeral) = &mut pending.ephemeral else {
+            self.has_ephemeral = false;
+            return;
+        };
         while let Some(signal) = ephemeral.front()
             && wire.transmit_signal(signal, out, max)
         {
@@ -86,6 +94,7 @@ impl Live {
         }
         if ephemeral.is_empty() {
             pending.ephemeral = None;
+            self.has_ephemeral = false;
         }
     }
 
@@ -148,26 +157,29 @@ pub(super) fn presence_request(
     request: &packet::PresenceRequest,
 ) -> Result<Answer, Miss> {
     let users: Vec<UserId> = request.users.iter().take(USERS_MAX).map(|user| UserId(*user)).collect();
+    let shown_to = reads.rows(|rows| rows.audience(session.user))?.into();
+    let answer = |users| Ok(Answer::Result(response::Result::Presence(packet::PresenceAnswer { users, shown_to })));
+    if request.stop {
+        shared.registry.unsubscribe(session, &users);
+        return answer(Vec::new());
+    }
     let mut known = Vec::with_capacity(users.len());
     for user in &users {
+        // Anew for each, as above.
         known.push(reads.rows(|rows| knows(rows, session.user, *user))?);
     }
     let now = shared.clock.now();
-    let mut some: Vec<UserId> =
-        users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing).map(|(user, _)| *user).collect();
+    let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
+    let mut some: Vec<UserId> = in_company.map(|(user, _)| *user).collect();
     some.sort_unstable();
     some.dedup();
-    if request.stop {
-        shared.registry.unsubscribe(session, &users);
-    } else {
-        // Before it is looked at: what changes in between is told.
-        if let Err(reason) = shared.registry.subscribe(session, &some, now) {
-            return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
-        }
-        if session.outbox.lock().is_abandoned {
-            // The session ended meanwhile, and what it asked for was given up before this.
-            shared.registry.unsubscribe(session, &some);
-        }
+    // Before it is looked at: what changes in between is told.
+    if let Err(reason) = shared.registry.subscribe(session, &some, now) {
+        return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
+    }
+    if session.outbox.lock().is_abandoned {
+        // The session ended meanwhile, and what it asked for was given up before this.
+        shared.registry.unsubscribe(session, &some);
     }
     let mut presences = Vec::with_capacity(users.len());
     for (user, known) in users.iter().zip(known) {
@@ -176,8 +188,7 @@ pub(super) fn presence_request(
             Knows::Hidden | Knows::Nothing => hidden(*user),
         });
     }
-    let shown_to = reads.rows(|rows| rows.audience(session.user))?.into();
-    Ok(Answer::Result(response::Result::Presence(packet::PresenceAnswer { users: presences, shown_to })))
+    answer(presences)
 }
 
 /// Counts the members that are online, of whom there may be a hundred thousand: never on a thread that carries

@@ -414,3 +414,49 @@ async fn a_will_outlives_the_broker() {
     let of_group = conversations.iter().find(|of| of.id == group).expect("it is ann's");
     assert_eq!(of_group.unread, 0, "what could not be published is gone");
 }
+
+/// The SDK's end of it: R16-7 is the application's, the rest is told as it comes.
+#[tokio::test]
+async fn the_sdk_signals_and_is_told_who_is_there() {
+    use longwire_client::{Client, Signal};
+    let world = World::new().await;
+    let start = |user: &str| {
+        let mut config = world.client(user);
+        config.signals = true;
+        Client::start(config).expect("it starts")
+    };
+    let ((ann, _for_ann), (ben, for_ben)) = (start("ann"), start("ben"));
+    let direct = ann.open_direct("ben").await.expect("kept").await.expect("opened").conversation;
+    let of_ben = ben.connected().await.expect("let in").user;
+    let mut signals = ann.signals();
+    let told = ann.subscribe_presence(vec![of_ben]).await.expect("an answer");
+    assert_eq!((told.len(), told[0].state()), (1, PresenceState::Online));
+    assert_eq!(signals.next().await, Some(Signal::Presence(told[0])), "listeners are told of answers too");
+    ben.set_background(true).await.expect("taken");
+    let away = packet::Presence { state: PresenceState::Away.into(), ..told[0] };
+    assert_eq!(signals.next().await, Some(Signal::Presence(away)));
+    ben.signal(direct, SignalKind::Typing, Bytes::new()).await;
+    let typing = Signal::In { conversation: direct, user: of_ben, kind: SignalKind::Typing, content: Bytes::new() };
+    assert_eq!(signals.next().await, Some(typing));
+    assert_eq!(told_why(ann.online(direct).await), Reason::Forbidden);
+    ben.show_presence(Audience::Nobody).await.expect("kept").await.expect("set");
+    let hidden = packet::Presence { state: PresenceState::Hidden.into(), ..told[0] };
+    assert_eq!(signals.next().await, Some(Signal::Presence(hidden)));
+    ann.unsubscribe_presence(vec![of_ben]).await;
+
+    ben.set_will(direct, "taken back", std::time::Duration::ZERO).await.expect("kept").await.expect("set");
+    ben.clear_will().await.expect("kept").await.expect("taken back");
+    let after = std::time::Duration::from_secs(1);
+    ben.set_will(direct, "farewell", after).await.expect("kept").await.expect("set");
+    // Its task ends with the last of its handles, and says goodbye: whoever closes is not lost.
+    drop((ben, for_ben));
+    ann.close().await;
+    assert_eq!(signals.next().await, None, "nothing comes any more");
+}
+
+fn told_why<T: std::fmt::Debug>(answer: Result<T, longwire_client::RequestError>) -> Reason {
+    match answer {
+        Err(longwire_client::RequestError::Refused(refusal)) => refusal.reason,
+        other => panic!("{other:?} is no refusal"),
+    }
+}

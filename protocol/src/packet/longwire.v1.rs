@@ -616,7 +616,7 @@ pub struct PresenceRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PresenceAnswer {
-    /// In the order asked for.
+    /// In the order asked for; none with `stop`.
     #[prost(message, repeated, tag = "1")]
     pub users: ::prost::alloc::vec::Vec<Presence>,
     /// To whom the asking user shows its own.
