@@ -16,6 +16,8 @@ pub struct Clock {
     source: Source,
     birth_unix_ms: u64,
     anchor: Mutex<Anchor>,
+    /// The log's time when somebody last asked for it.
+    latest: AtomicU64,
     has_jumped: AtomicBool,
 }
 
@@ -97,7 +99,8 @@ impl Clock {
         let wall = source.unix_ms().saturating_sub(birth_unix_ms);
         let has_jumped = wall + JUMP_MS < last.0;
         let anchor = Anchor { monotonic_ms: source.monotonic_ms(), log_ms: wall.max(last.0) };
-        Self { source, birth_unix_ms, anchor: Mutex::new(anchor), has_jumped: AtomicBool::new(has_jumped) }
+        let latest = AtomicU64::new(anchor.log_ms);
+        Self { source, birth_unix_ms, anchor: Mutex::new(anchor), latest, has_jumped: AtomicBool::new(has_jumped) }
     }
 
     /// Monotonic time, since the broker started.
@@ -123,6 +126,12 @@ impl Clock {
         self.log_time_at(self.now().0, self.unix_ms())
     }
 
+    /// The log's time when somebody last asked for it: a quarter of a second ago at the most, while the wheel turns.
+    #[must_use]
+    pub fn latest(&self) -> LogTime {
+        LogTime(self.latest.load(Ordering::Relaxed))
+    }
+
     /// Whether the machine's clock has jumped: expiry and retention by age wait.
     #[must_use]
     pub fn has_jumped(&self) -> bool {
@@ -146,6 +155,7 @@ impl Clock {
         }
         let now = if jumped { expected } else { wall.max(anchor.log_ms) };
         *anchor = Anchor { monotonic_ms: monotonic_ms.max(anchor.monotonic_ms), log_ms: now.max(anchor.log_ms) };
+        self.latest.store(anchor.log_ms, Ordering::Relaxed);
         LogTime(now)
     }
 }
@@ -161,6 +171,7 @@ mod tests {
             source: Source::machine(),
             birth_unix_ms: 1_000,
             anchor: Mutex::new(Anchor { monotonic_ms: 0, log_ms: 10 * DAY }),
+            latest: AtomicU64::new(10 * DAY),
             has_jumped: AtomicBool::new(false),
         }
     }

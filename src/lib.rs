@@ -13,3 +13,4 @@ pub mod routing;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod vital;

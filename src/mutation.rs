@@ -90,6 +90,14 @@ pub enum Mutation {
     GhostTakesOver,
     /// A session is taken over by one that is not attached, since its group failed.
     TakenOverByNobody,
+    /// What was recalled is shown all the same.
+    RecalledShown,
+    /// Whoever may publish edits what others sent.
+    AnyoneEdits,
+    /// What was recalled counts as unread all the same.
+    RecalledCounts,
+    /// An item that waits in a lane is sent though its message was recalled meanwhile.
+    RecalledInLane,
     /// A will that was published stays, and is published again.
     WillStays,
     /// After a start nobody looks for devices that do not come back.
@@ -102,7 +110,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 51] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -146,6 +154,10 @@ impl Mutation {
         Self::RevokedGoesOn,
         Self::GhostTakesOver,
         Self::TakenOverByNobody,
+        Self::RecalledShown,
+        Self::AnyoneEdits,
+        Self::RecalledCounts,
+        Self::RecalledInLane,
         Self::WillStays,
         Self::WillsForgottenAtStart,
         Self::SignalsIgnoreRights,

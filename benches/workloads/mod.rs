@@ -188,7 +188,7 @@ fn history(_turns: usize) -> Box<dyn FnMut()> {
         world.turn(&mut wire);
         wire.drop_heard();
     }
-    let page = packet::HistoryRequest { conversation, from_seq: 0, limit: 50, backwards: true };
+    let page = packet::HistoryRequest { conversation, from_seq: 0, limit: 50, backwards: true, compact: false };
     let asked = Kind::Request(packet::Request { id: 1, op: Some(request::Op::History(page)) });
     let mut bytes = BytesMut::new();
     encode(&asked, &mut bytes);

@@ -280,11 +280,11 @@ impl Client {
         Ok(Publication { message_id, outcome })
     }
 
-    async fn act(&self, conversation: u64, action: Action) -> Result<Publication, PublishError> {
+    pub(crate) async fn act(&self, conversation: u64, action: Action) -> Result<Publication, PublishError> {
         self.send(None, packet::Publish { conversation, action: Some(action), ..Default::default() }).await
     }
 
-    async fn send(&self, id: Option<u64>, publish: packet::Publish) -> Result<Publication, PublishError> {
+    pub(crate) async fn send(&self, id: Option<u64>, publish: packet::Publish) -> Result<Publication, PublishError> {
         let (saved, taken) = oneshot::channel();
         let (answer, outcome) = oneshot::channel();
         let command = Command::Publish { id, publish, saved, answer };
@@ -322,7 +322,8 @@ impl Client {
         direction: Direction,
     ) -> Result<packet::HistoryPage, RequestError> {
         let backwards = direction == Direction::Backwards;
-        let op = request::Op::History(packet::HistoryRequest { conversation, from_seq, limit, backwards });
+        let op =
+            request::Op::History(packet::HistoryRequest { conversation, from_seq, limit, backwards, compact: false });
         match self.request(op).await? {
             response::Result::History(page) => Ok(page),
             _ => Err(RequestError::WrongAnswer),
@@ -335,10 +336,7 @@ impl Client {
     /// # Errors
     /// As [`Client::history`].
     pub async fn conversations(&self, before: u64, limit: u32) -> Result<packet::ConversationsPage, RequestError> {
-        match self.request(request::Op::Conversations(packet::ConversationsRequest { before, limit })).await? {
-            response::Result::Conversations(page) => Ok(page),
-            _ => Err(RequestError::WrongAnswer),
-        }
+        self.conversations_since(0, before, limit).await
     }
 
     /// A page of a conversation's members, by user id; `after_user` is `next` of the page before, 0 for the first.
@@ -464,7 +462,7 @@ impl Client {
         }
     }
 
-    async fn request(&self, op: request::Op) -> Result<response::Result, RequestError> {
+    pub(crate) async fn request(&self, op: request::Op) -> Result<response::Result, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.answer(Command::Request { op, reply }, answer).await
     }

@@ -54,6 +54,7 @@ mod handle;
 mod intake;
 mod item;
 mod link;
+mod messages;
 mod outbox;
 mod requests;
 mod settle;

@@ -74,12 +74,21 @@ impl Settling {
                     Action::OpenDirect(_)
                     | Action::OpenChannel(_)
                     | Action::SetMark(_)
+                    | Action::Hide(_)
                     | Action::SetWill(_)
                     | Action::ShowPresence(_),
                 ) => verdict.sent.push(id),
                 // No entry carries their id, and a second time would be a second group, or undo what came after.
-                Some(Action::CreateGroup(_) | Action::Join(_)) => verdict.doubtful.push(id),
-                Some(Action::Leave(_) | Action::SetRole(_) | Action::SetLabel(_)) | None => {
+                Some(Action::CreateGroup(_) | Action::Join(_) | Action::SetSettings(_)) => verdict.doubtful.push(id),
+                Some(
+                    Action::Leave(_)
+                    | Action::SetRole(_)
+                    | Action::SetLabel(_)
+                    | Action::Edit(_)
+                    | Action::Recall(_)
+                    | Action::React(_),
+                )
+                | None => {
                     let conversation = publish.conversation;
                     let search = searches.entry(conversation).or_insert_with(|| Search {
                         conversation,
@@ -102,7 +111,7 @@ impl Settling {
     pub(crate) fn next_request(&self) -> Option<HistoryRequest> {
         let search = self.searches.last()?;
         let (conversation, from_seq) = (search.conversation, search.next_seq);
-        Some(HistoryRequest { conversation, from_seq, limit: PAGE, backwards: true })
+        Some(HistoryRequest { conversation, from_seq, limit: PAGE, backwards: true, compact: false })
     }
 
     /// The page that was asked for, as a session of this incarnation got it.
@@ -179,6 +188,11 @@ fn is_of(publish: &packet::Publish, entry: &packet::Entry) -> bool {
         None => entry.kind() == EntryKind::Message && entry.content == publish.content,
         Some(Action::SetLabel(set)) => entry.kind() == EntryKind::Label && entry.label == set.label,
         Some(Action::SetRole(set)) => membership.is_some_and(|one| one.name == set.user && one.role == set.role),
+        Some(Action::Edit(edit)) => {
+            entry.kind() == EntryKind::Edit && entry.edit == edit.seq && entry.content == publish.content
+        }
+        Some(Action::Recall(recall)) => entry.recall.as_ref().is_some_and(|one| one.seq == recall.seq),
+        Some(Action::React(react)) => entry.reaction.as_ref() == Some(react),
         Some(Action::Leave(_)) => membership.is_some_and(|one| one.role() == Role::None),
         Some(_) => false,
     }

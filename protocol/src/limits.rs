@@ -44,6 +44,28 @@ pub const CURSOR_BYTES_MAX: usize = 1024;
 pub const GROUP_USERS_MAX: usize = 1000;
 /// The most users that `UsersRequest` may name.
 pub const USERS_MAX: usize = 200;
+/// The most users that one message mentions: each gets an entry of its own in its inbox.
+pub const MENTIONS_MAX: usize = 50;
+/// The most attachments of one message.
+pub const ATTACHMENTS_MAX: usize = 16;
+/// The most bytes of a message's attachments, encoded: with fifty mentions they fit what stands around a content.
+pub const ATTACHMENTS_BYTES_MAX: usize = 2 * KIB as usize;
+/// The longest reaction.
+pub const REACTION_BYTES_MAX: usize = 32;
+/// The most different reactions to one message.
+pub const REACTIONS_MAX: usize = 64;
+/// The most edits of one message.
+pub const EDITS_MAX: usize = 100;
+/// The longest time that a message with an expiry is shown: a year.
+pub const EXPIRES_MS_MAX: u64 = 366 * 86_400_000;
+/// The most messages of one conversation that are yet to expire.
+pub const EXPIRING_MAX: usize = 1_000;
+/// The most stretches of recalled and expired messages in one conversation.
+pub const RECALLED_MAX: usize = 10_000;
+/// The most messages of one conversation that a user hides.
+pub const HIDDEN_MAX: usize = 1_000;
+/// The most members of a conversation whose marks reach the others by themselves.
+pub const RECEIPTS_MEMBERS_MAX: u32 = 200;
 /// The most items in one `Deliver`: the largest window.
 pub const DELIVER_ITEMS_MAX: usize = WINDOW_ITEMS_MAX as usize;
 
@@ -51,6 +73,9 @@ pub const DELIVER_ITEMS_MAX: usize = WINDOW_ITEMS_MAX as usize;
 pub const PAGE_ITEMS_MAX: usize = 200;
 /// The most bytes of items in a page of history, unless its first item alone is larger.
 pub const PAGE_BYTES_MAX: usize = 128 * KIB as usize;
+
+/// How much of the newest message's content a list of conversations has.
+pub const PREVIEW_BYTES_MAX: usize = 512;
 
 /// The most ids from the oldest unanswered to the newest, both included.
 pub const ID_SPAN_MAX: u64 = 256;
@@ -142,6 +167,7 @@ const _: () = {
     // A page of history is one frame: its items, or its single large one, fit.
     assert!(PAGE_BYTES_MAX < FRAME_BYTES_MAX as usize);
     assert!(2 * GROUP_USERS_MAX * (USER_NAME_BYTES_MAX + 2) < FRAME_BYTES_MAX as usize);
+    assert!(ATTACHMENTS_BYTES_MAX + MENTIONS_MAX * 10 + 1024 < (FRAME_BYTES_MAX - PAYLOAD_BYTES_MAX) as usize);
     assert!(PUBLISH_WINDOW.items as u64 <= ID_SPAN_MAX);
     // A full run of the largest content fits the publish window.
     assert!(PUBLISH_WINDOW.bytes >= FRAME_BYTES_MAX);

@@ -3,6 +3,7 @@
 pub mod commit;
 pub mod queue;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -27,6 +28,7 @@ use crate::routing::feed::Feed;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
 use crate::tasks::Tasks;
+use crate::vital;
 use commit::{Commit, Counters, Parts, Retention, recover};
 use queue::Queue;
 
@@ -76,15 +78,12 @@ impl Broker {
     pub fn start(parts: BrokerParts) -> Result<Self, ReadError> {
         let accept = parts.accept;
         let Rooms { shared, commit, feed, counters } = Rooms::new(parts, Source::machine(), Tasks::Pool)?;
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new().name(name.into()).spawn(body).expect("the machine gives a thread")
-        };
-        let feed = spawn("longwire-feed", Box::new(move || feed.run()));
-        let commit = spawn("longwire-commit", Box::new(move || commit.run()));
+        let feed = vital::spawn("longwire-feed", move || feed.run()).expect("the machine gives a thread");
+        let commit = vital::spawn("longwire-commit", move || commit.run()).expect("the machine gives a thread");
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        tracker.spawn(run_wheel(Arc::clone(&shared), stop.clone()));
+        tracker.spawn(vital::task(run_wheel(Arc::clone(&shared), stop.clone())));
         if let Some(most) = accept.memory_bytes {
-            tracker.spawn(watch_memory(Arc::clone(&shared), most, stop.clone()));
+            tracker.spawn(vital::task(watch_memory(Arc::clone(&shared), most, stop.clone())));
         }
         Ok(Self {
             shared,
@@ -100,15 +99,14 @@ impl Broker {
     }
 
     /// Accepts connections on a bound socket.
-    pub fn listen(&self, socket: TcpListener, security: Security) {
-        let listener = Listener {
-            socket,
-            security,
-            limits: self.accept,
-            shared: Arc::clone(&self.shared),
-            tracker: self.tracker.clone(),
-        };
-        self.listeners.spawn(listener.run(self.stop_listeners.clone()));
+    ///
+    /// # Errors
+    /// When the machine gives no threads for the handshakes of TLS.
+    pub fn listen(&self, socket: TcpListener, security: Security) -> io::Result<()> {
+        let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
+        let listener = Listener::new(socket, security, self.accept, shared, tracker)?;
+        self.listeners.spawn(vital::task(listener.run(self.stop_listeners.clone())));
+        Ok(())
     }
 
     /// Whose tokens are believed; after a change, wake all with [`Broker::recheck`].
@@ -169,10 +167,8 @@ impl Broker {
         self.shared.queue.stop();
         let (commit, feed) = (self.commit, self.feed);
         // The commit thread ends once its queue is empty, the feed once the commit thread is gone.
-        let joined = tokio::task::spawn_blocking(move || (commit.join(), feed.join())).await;
-        if !matches!(joined, Ok((Ok(()), Ok(())))) {
-            tracing::error!("a thread of the broker had failed");
-        }
+        // Vital, both: they cannot have panicked.
+        let _ = tokio::task::spawn_blocking(move || (commit.join(), feed.join())).await;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         tracing::info!(
             operations = count(&self.counters.ops),
@@ -290,7 +286,10 @@ async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => shared.tick(),
+            _ = tick.tick() => {
+                shared.clock.log_time();
+                shared.tick();
+            }
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The queue in front of the commit thread, and how much of it makes a group.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use longwire_protocol::SessionNumber;
-use longwire_protocol::packet::publish::Action;
+use longwire_protocol::packet::{self, publish::Action};
 
-use crate::routing::core::Op;
+use crate::routing::core::{Op, Publish};
 
 /// What an operation takes beside the contents of a publish, about.
 const OP_BYTES: usize = 1 << 10;
@@ -19,6 +20,8 @@ const GROUP_BYTES_MAX: usize = 256 << 10;
 /// Bytes of contents that may wait in the queue; beyond, publishes are refused with *overloaded*. Publish windows bound
 /// it first: this is what 256 sessions may have under way at once.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Users that an operation names from which on it waits beside the others: as many entries, and as many in inboxes.
+const LARGE_FROM_NAMED: usize = 32;
 /// How long a busy commit thread waits for a group to fill.
 const GATHER: Duration = Duration::from_millis(1);
 /// A group that was as large as this makes the commit thread busy: more is gathered before the next fsync.
@@ -40,8 +43,58 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     ops: VecDeque<Op>,
+    /// Operations that name many users, each of which the commit thread decides for as long as a thousand messages, and
+    /// what their sessions queued behind them. The two take turns: so a message waits for one such operation at the most,
+    /// however many there are.
+    large: VecDeque<Op>,
+    /// How many of those are each session's.
+    large_of: HashMap<SessionNumber, usize>,
+    /// Whether the next turn is that of [`Waiting::large`].
+    is_turn_of_large: bool,
     bytes: usize,
     stopping: bool,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.large.is_empty()
+    }
+
+    /// Behind what its session has queued before.
+    fn put(&mut self, op: Op) {
+        let Some(session) = session(&op) else { return self.ops.push_back(op) };
+        if named(&op) >= LARGE_FROM_NAMED || self.large_of.contains_key(&session) {
+            *self.large_of.entry(session).or_default() += 1;
+            self.large.push_back(op);
+        } else {
+            self.ops.push_back(op);
+        }
+    }
+
+    /// Takes a group; returns its bytes.
+    fn take(&mut self, group: &mut Vec<Op>) -> usize {
+        let is_large = !self.large.is_empty() && (self.is_turn_of_large || self.ops.is_empty());
+        self.is_turn_of_large = !is_large;
+        let ops = if is_large { &mut self.large } else { &mut self.ops };
+        let mut bytes = 0;
+        while let Some(op) = ops.front()
+            && group.len() < GROUP_OPS_MAX
+            && bytes < GROUP_BYTES_MAX
+        {
+            bytes += weight(op);
+            if is_large
+                && let Some(session) = session(op)
+                && let Entry::Occupied(mut count) = self.large_of.entry(session)
+            {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+            group.extend(ops.pop_front());
+        }
+        bytes
+    }
 }
 
 /// Room that operations take while what they look at is being loaded, given back when this is dropped.
@@ -75,11 +128,11 @@ impl Queue {
             return false;
         }
         waiting.bytes += bytes;
-        let before = waiting.ops.len();
-        waiting.ops.extend(ops.drain(..));
+        let (was_empty, before) = (waiting.is_empty(), waiting.ops.len());
+        ops.drain(..).for_each(|op| waiting.put(op));
         let after = waiting.ops.len();
         drop(waiting);
-        if before == 0 || (before < GATHER_OPS && after >= GATHER_OPS) {
+        if was_empty || (before < GATHER_OPS && after >= GATHER_OPS) {
             self.filled.notify_one();
         }
         true
@@ -89,7 +142,7 @@ impl Queue {
     pub fn push_one(&self, op: Op) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.bytes += weight(&op);
-        waiting.ops.push_back(op);
+        waiting.put(op);
         drop(waiting);
         self.filled.notify_one();
     }
@@ -97,7 +150,7 @@ impl Queue {
     /// Whether anything waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).ops.is_empty()
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Ends the commit thread once everything queued is done.
@@ -112,23 +165,15 @@ impl Queue {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut waiting, _) = self
             .filled
-            .wait_timeout_while(waiting, patience, |w| w.ops.is_empty() && !w.stopping)
+            .wait_timeout_while(waiting, patience, |w| w.is_empty() && !w.stopping)
             .unwrap_or_else(PoisonError::into_inner);
-        if is_busy && waiting.ops.len() < GATHER_OPS && !waiting.ops.is_empty() {
+        if is_busy && waiting.ops.len() < GATHER_OPS && !waiting.ops.is_empty() && waiting.large.is_empty() {
             (waiting, _) = self
                 .filled
                 .wait_timeout_while(waiting, GATHER, |w| w.ops.len() < GATHER_OPS && !w.stopping)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let mut bytes = 0;
-        while let Some(op) = waiting.ops.front()
-            && group.len() < GROUP_OPS_MAX
-            && bytes < GROUP_BYTES_MAX
-        {
-            bytes += weight(op);
-            group.extend(waiting.ops.pop_front());
-        }
-        waiting.bytes -= bytes;
+        waiting.bytes -= waiting.take(group);
         !(group.is_empty() && waiting.stopping)
     }
 }
@@ -146,6 +191,25 @@ fn turns(group: &[Op]) -> usize {
     });
     let mut last = SessionNumber(0);
     sessions.filter(|number| std::mem::replace(&mut last, *number) != *number).count()
+}
+
+/// How many users an operation names.
+fn named(op: &Op) -> usize {
+    match op {
+        Op::Publish(Publish { publish: packet::Publish { action: Some(Action::CreateGroup(create)), .. }, .. }) => {
+            create.users.len()
+        }
+        _ => 0,
+    }
+}
+
+/// Whose it is; a session that is only coming has nothing queued before.
+fn session(op: &Op) -> Option<SessionNumber> {
+    match op {
+        Op::Publish(publish) => Some(publish.session.number),
+        Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::Detach(session, ..) => Some(session.number),
+        Op::Attach(_) | Op::Retain(_) | Op::Fate(..) => None,
+    }
 }
 
 fn weight(op: &Op) -> usize {
@@ -168,17 +232,15 @@ fn weight(op: &Op) -> usize {
 mod tests {
 
     use longwire_protocol::MessageId;
-    use longwire_protocol::packet::{self, CreateGroup};
+    use longwire_protocol::packet::CreateGroup;
 
     use super::*;
-    use crate::routing::core::Publish;
-
     use crate::routing::limits::{GROUP_USERS_MAX, LABEL_BYTES_MAX, USER_NAME_BYTES_MAX};
     use crate::routing::outbox::Session;
 
     fn op(session: &Arc<Session>, action: Option<Action>) -> Op {
         let publish = packet::Publish { action, ..packet::Publish::default() };
-        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, mark_countable: None })
+        Op::Publish(Publish { session: Arc::clone(session), publish, digest: 0, found: None })
     }
 
     /// The creation of a group of as many as it may name.
@@ -203,6 +265,37 @@ mod tests {
         let is_creation = |op: &Op| matches!(op, Op::Publish(p) if p.publish.action.is_some());
         let groups: Vec<Vec<bool>> = (0..3).map(|_| take(&queue).iter().map(is_creation).collect()).collect();
         assert_eq!(groups, [vec![true], vec![true], vec![false, false]]);
+    }
+
+    /// `bench hostile` found messages behind a hundred creations, for seconds.
+    #[test]
+    fn a_message_waits_for_one_creation_at_the_most_and_nobody_is_overtaken_by_its_own() {
+        let session = |number| Arc::new(Session { number: SessionNumber(number), ..Session::of_test() });
+        let (queue, [maker, other]) = (Queue::default(), [session(1), session(2)]);
+        let whose = |group: Vec<Op>| -> Vec<(u64, bool)> {
+            group.iter().map(|op| (super::session(op).map_or(0, |s| s.0), named(op) > 0)).collect()
+        };
+        assert!(queue.push(&mut (0..3).map(|_| creation(&maker)).collect()));
+        queue.push_one(Op::GiveUp(Arc::clone(&maker), MessageId(1)));
+        assert!(queue.push(&mut vec![op(&other, None), op(&other, None)]));
+        let mut groups = Vec::new();
+        while !queue.is_empty() {
+            groups.push(whose(take(&queue)));
+        }
+        let (large, small) = (vec![(1, true)], vec![(2, false), (2, false)]);
+        assert_eq!(groups, [small, large.clone(), large.clone(), large, vec![(1, false)]]);
+        // Both have something all the time: they take turns.
+        for _ in 0..3 {
+            assert!(queue.push(&mut vec![creation(&maker), op(&maker, None)]));
+            assert!(queue.push(&mut vec![op(&other, None)]));
+            assert_eq!(whose(take(&queue)), [(2, false)]);
+            assert!(queue.push(&mut vec![op(&other, None)]));
+            assert_eq!(whose(take(&queue)), [(1, true)]);
+            assert_eq!(whose(take(&queue)), [(2, false)]);
+            assert_eq!(whose(take(&queue)), [(1, false)]);
+        }
+        let waiting = queue.waiting.lock().expect("unpoisoned");
+        assert!(waiting.large_of.is_empty() && waiting.bytes == 0, "nothing is left of them: {waiting:?}");
     }
 
     /// And no queue longer than anybody else: it is refused in time, in order and whole, and taken up again once there

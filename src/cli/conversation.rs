@@ -316,5 +316,15 @@ pub(super) fn words(entry: &packet::Entry) -> String {
         EntryKind::Label => format!("* the label is now {:?}", entry.label),
         EntryKind::Joined => "* joined a conversation".to_owned(),
         EntryKind::Left => "* left a conversation".to_owned(),
+        EntryKind::Edit => format!("* {} is now: {}", entry.edit, String::from_utf8_lossy(&entry.content)),
+        EntryKind::Recall => format!("* {} was recalled", entry.recall.as_ref().map_or(0, |recall| recall.seq)),
+        EntryKind::Reaction => match &entry.reaction {
+            Some(react) if react.reaction.is_empty() => format!("* the reaction to {} was taken back", react.seq),
+            Some(react) => format!("* {} to {}", react.reaction, react.seq),
+            None => "* a reaction".to_owned(),
+        },
+        EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
+        EntryKind::Settings => "* set how a conversation is shown".to_owned(),
+        EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),
     }
 }

@@ -203,12 +203,12 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
     if let (Some(socket), Some(certificate)) = (tls_socket, &certificate) {
         address = socket.local_addr().ok();
         tracing::info!(address = %address.map_or_else(String::new, |a| a.to_string()), "listening with TLS");
-        broker.listen(socket, certificate.security());
+        broker.listen(socket, certificate.security()).map_err(no_door)?;
     }
     if let Some(socket) = plain_socket {
         let plain = socket.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
         tracing::warn!(address = plain, "listening without TLS: anyone on the way can read and change everything");
-        broker.listen(socket, Security::Plain);
+        broker.listen(socket, Security::Plain).map_err(no_door)?;
     }
     if let (Some(dev), Some(address)) = (&dev, address) {
         dev.greet(address);
@@ -223,6 +223,10 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         () = broker.drain(settings.drain_timeout) => Ok(()),
         Some(()) = stop.recv() => Err(Fail::failed("stopped at once; nothing acked is lost")),
     }
+}
+
+fn no_door(error: std::io::Error) -> Fail {
+    Fail::failed(format!("nobody could be let in: {error}"))
 }
 
 #[cfg(not(feature = "faults"))]

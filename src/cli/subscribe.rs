@@ -256,6 +256,8 @@ impl Follower {
                 HeadReason::Recalled => "recalled",
                 HeadReason::Erased => "erased",
                 HeadReason::NotYours => "not yours",
+                HeadReason::HiddenByUser => "hidden",
+                HeadReason::Folded => "told with its message",
             };
             let from = head.from_seq.max(self.sink.kept.next_seq);
             if head.reason() != HeadReason::NotYours {

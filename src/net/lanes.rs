@@ -218,7 +218,10 @@ impl Live {
         }
         let has_given = !out.is_empty();
         for ready in out {
-            self.give(lane, ready, wire, now);
+            // It may have been found before the token changed.
+            if catch_up.may_leave(&self.session, ready.place.conversation) {
+                self.give(lane, ready, wire, now);
+            }
         }
         match step {
             Ok(Step::Done(target)) => {

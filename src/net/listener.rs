@@ -1,6 +1,7 @@
 //! Listeners: accept, within bounds; handshake in a task of its own; then the connection's own small task.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
 use super::{Shared, tls};
+use crate::vital::caught;
 
 /// The part of all handshakes under way that one address has at most: a quarter. So who opens sockets and says nothing
 /// keeps nobody else out.
@@ -50,16 +52,15 @@ pub enum Security {
 
 /// One listening socket.
 pub struct Listener {
-    /// The socket.
-    pub socket: TcpListener,
-    /// How its connections are secured.
-    pub security: Security,
-    /// Its bounds.
-    pub limits: AcceptLimits,
+    socket: TcpListener,
+    security: Security,
+    limits: AcceptLimits,
     /// What its connections share.
-    pub shared: Arc<Shared>,
+    shared: Arc<Shared>,
     /// Who waits for its connections to end.
-    pub tracker: TaskTracker,
+    tracker: TaskTracker,
+    /// Where handshakes are made, if any are.
+    shakes: Option<Handshakes>,
 }
 
 /// How much of something each address has.
@@ -122,8 +123,7 @@ struct Gate {
     connections: Arc<Addresses>,
     handshaking: Arc<Addresses>,
     handshakes: Arc<Semaphore>,
-    /// Where handshakes are made, if any are, and where connections live afterwards.
-    shakes: Option<Handshakes>,
+    /// Where connections live.
     net: Handle,
 }
 
@@ -135,15 +135,21 @@ struct Handshakes(Option<Runtime>);
 const HANDSHAKES_NICE: i32 = 10;
 
 impl Handshakes {
-    fn start() -> std::io::Result<Self> {
+    fn start() -> io::Result<Self> {
+        Self::start_as(tokio::runtime::Builder::new_multi_thread().thread_name("longwire-tls"))
+    }
+
+    fn start_as(builder: &mut tokio::runtime::Builder) -> io::Result<Self> {
         let lower = || {
             // Linux gives each thread its own nice value. If it is refused, the work is done at the usual one.
             if let Err(error) = rustix::process::setpriority_process(None, HANDSHAKES_NICE) {
                 tracing::debug!(%error, "handshakes keep the usual priority");
             }
         };
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.thread_name("longwire-tls").on_thread_start(lower).enable_time().build().map(|made| Self(Some(made)))
+        // tokio panics where it gets no thread.
+        let built = caught(|| builder.on_thread_start(lower).enable_time().build());
+        let built = built.unwrap_or_else(|_| Err(io::Error::other("there are no threads for TLS handshakes")));
+        built.map(|made| Self(Some(made)))
     }
 
     fn spawn(&self, handshake: impl Future<Output = ()> + Send + 'static) {
@@ -178,23 +184,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Placed<S> {
 }
 
 impl Listener {
+    /// A listener on a bound socket, whose connections share `shared` and are waited for by `tracker`.
+    ///
+    /// # Errors
+    /// When the machine gives no threads for the handshakes of TLS.
+    pub fn new(
+        socket: TcpListener,
+        security: Security,
+        limits: AcceptLimits,
+        shared: Arc<Shared>,
+        tracker: TaskTracker,
+    ) -> io::Result<Self> {
+        let shakes = match security {
+            Security::Plain => None,
+            Security::Tls(_) => Some(Handshakes::start()?),
+        };
+        Ok(Self { socket, security, limits, shared, tracker, shakes })
+    }
+
     /// Accepts until told to stop.
     ///
     /// # Cancel safety
     /// Cancel safe: a connection is either handed to its task or not accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let shakes = match self.security {
-            Security::Plain => None,
-            Security::Tls(_) => match Handshakes::start() {
-                Ok(shakes) => Some(shakes),
-                Err(error) => return tracing::error!(%error, "there are no threads for handshakes: nobody is let in"),
-            },
-        };
         let gate = Gate {
             connections: Arc::default(),
             handshaking: Arc::default(),
             handshakes: Arc::new(Semaphore::new(self.limits.handshakes)),
-            shakes,
             net: Handle::current(),
         };
         loop {
@@ -239,7 +255,7 @@ impl Listener {
                 let Some(turn) = gate.handshaking.take(address, handshakes_per_address) else { return };
                 let Ok(permit) = Arc::clone(&gate.handshakes).try_acquire_owned() else { return };
                 let acceptor = TlsAcceptor::from(config.load_full());
-                let (Some(shakes), net) = (&gate.shakes, gate.net.clone()) else { return };
+                let (Some(shakes), net) = (&self.shakes, gate.net.clone()) else { return };
                 shakes.spawn(async move {
                     let limited =
                         |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
@@ -280,6 +296,15 @@ mod tests {
         let stat = told.await.expect("it runs").expect("Linux tells");
         let nice = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(16));
         assert_eq!(nice, Some(HANDSHAKES_NICE.to_string().as_str()));
+    }
+
+    /// A broker must not go on without a door: who starts it is told.
+    #[test]
+    fn no_threads_for_handshakes_is_an_error_and_no_panic() {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        // No machine has the memory for such a stack.
+        let started = Handshakes::start_as(builder.worker_threads(1).thread_stack_size(1 << 60));
+        assert!(started.is_err_and(|error| error.to_string().contains("handshakes")));
     }
 
     #[test]

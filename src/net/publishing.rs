@@ -12,9 +12,10 @@ use super::pump::{Live, blocking, quick};
 use crate::mutation::Mutation;
 use crate::routing::allowance::makes;
 use crate::routing::catch_up::{Miss, Reads};
-use crate::routing::core::{Op, Publish, digest};
+use crate::routing::core::{Found, Op, Publish, Target, digest, needs_found};
 use crate::routing::fold::is_countable;
 use crate::routing::loading::load;
+use crate::routing::messages::{target, target_of};
 use crate::routing::rehearsal::rehearse;
 use crate::routing::stream::Place;
 use crate::routing::view::Rows as _;
@@ -22,6 +23,13 @@ use crate::store::{PageLimit, ReadError};
 
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
 const PREPARED_FOR_MS: u64 = 30_000;
+
+/// What an operation may make to be tried out in the turn of its connection.
+const REHEARSED_HERE_MAX: u32 = 32;
+
+/// How often an operation is rehearsed and what it lacks loaded: one row leads to the next, a few times. A cache that is
+/// too small lets go of what was loaded; then the commit thread fetches what is missing.
+const REHEARSALS_MAX: usize = 8;
 
 impl Live {
     pub(super) fn publish(
@@ -43,8 +51,8 @@ impl Live {
         }
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);
-        let mut publish = Publish { session, publish, digest, mark_countable: None };
-        count_mark(&mut publish, quick(shared));
+        let mut publish = Publish { session, publish, digest, found: None };
+        find(&mut publish, quick(shared));
         self.ops.push(Op::Publish(publish));
     }
 
@@ -102,14 +110,17 @@ impl Live {
         for op in &self.ops {
             let Op::Publish(publish) = op else { continue };
             let conversation = ConversationId(publish.publish.conversation);
-            let is_message = publish.publish.action.is_none();
+            let is_message = publish.publish.action.is_none() && publish.publish.beside.is_none();
             let was_prepared = |(known, then): (_, Millis)| known == conversation && now.since(then) < PREPARED_FOR_MS;
             if is_message && self.prepared.is_some_and(was_prepared) {
                 continue;
             }
-            let is_mark = matches!(publish.publish.action, Some(Action::SetMark(_)));
+            // Trying it out takes as long as deciding it: not on a thread that carries connections.
+            if makes(&publish.publish) > REHEARSED_HERE_MAX {
+                return false;
+            }
             let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
-            if !rehearse(state, publish).is_empty() || (is_mark && publish.mark_countable.is_none()) {
+            if !rehearse(state, publish).is_empty() || (publish.found.is_none() && needs_found(&publish.publish)) {
                 return false;
             }
             if is_message {
@@ -125,8 +136,8 @@ impl Live {
 fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     for op in ops {
         let Op::Publish(publish) = op else { continue };
-        count_mark(publish, blocking(shared));
-        loop {
+        find(publish, blocking(shared));
+        for _ in 0..REHEARSALS_MAX {
             let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
             if cold.is_empty() {
                 break;
@@ -137,14 +148,32 @@ fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Looks up what stands below a mark, and clamps it to the head as it is now. What cannot be read stays open.
-fn count_mark(op: &mut Publish, reads: Reads<'_>) {
-    if let Some(Action::SetMark(set)) = &mut op.publish.action
-        && op.mark_countable.is_none()
-        && let Ok((seq, countable)) = countable_at(reads, ConversationId(op.publish.conversation), Seq(set.seq))
-    {
-        (set.seq, op.mark_countable) = (seq.0, Some(countable));
+/// Looks up in the log what a publish is about: what stands below a mark, which is clamped to the head as it is now, or an
+/// earlier message. What cannot be read stays open.
+fn find(op: &mut Publish, reads: Reads<'_>) {
+    if op.found.is_some() || !needs_found(&op.publish) {
+        return;
     }
+    let (conversation, seq) = target_of(&op.publish);
+    if let Some(Action::SetMark(set)) = &mut op.publish.action {
+        if let Ok((seq, countable)) = countable_at(reads, conversation, Seq(set.seq)) {
+            (set.seq, op.found) = (seq.0, Some(Found::Countable(countable)));
+        }
+    } else if let Ok(target) = target_at(reads, conversation, seq) {
+        op.found = Some(Found::Target(target));
+    }
+}
+
+/// The entry of a conversation at a seq, if it has it.
+fn target_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Result<Option<Target>, Miss> {
+    let head = reads.rows(|rows| rows.conversation(conversation).map(|row| row.head.seq).unwrap_or_default())?;
+    if seq > head {
+        return Ok(None);
+    }
+    let one = PageLimit { entries: 1, bytes: usize::MAX };
+    let found = reads.range(conversation, seq, seq, false, one)?;
+    let entry = found.first().filter(|entry| entry.seq == seq);
+    Ok(entry.and_then(|entry| target(&entry.item, entry.countable)))
 }
 
 /// A mark's seq, at most the head's, and the countable entries up to it. Reads one entry.
@@ -168,4 +197,100 @@ fn countable_at(reads: Reads<'_>, conversation: ConversationId, seq: Seq) -> Res
         }
         None => (seq, head.countable),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{Mutex, RwLock, Weak};
+
+    use bytes::{Bytes, BytesMut};
+    use longwire_protocol::packet::packet::Kind;
+    use longwire_protocol::{BrokerLimits, Frame, UserId};
+
+    use super::*;
+    use crate::net::testing::{live, shared};
+    use crate::routing::outbox::Session;
+    use crate::routing::rows::{Key, Row};
+    use crate::routing::state::State;
+    use crate::store::{MemoryLog, Position, SavedState};
+
+    /// A saved state under a cache that holds nothing: whenever it is read, what was read before is let go.
+    #[derive(Default)]
+    struct Leaky {
+        state: Mutex<Weak<Shared>>,
+        reads: AtomicUsize,
+    }
+
+    impl Leaky {
+        fn is_read(&self) {
+            assert!(self.reads.fetch_add(1, Relaxed) < 100, "it is loaded over and over");
+            if let Some(shared) = self.state.lock().expect("unpoisoned").upgrade() {
+                shared.state.write().expect("unpoisoned").forget();
+            }
+        }
+    }
+
+    impl SavedState for Leaky {
+        fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+            self.is_read();
+            let bob = (Key::UserName("bob".into()).encode(), Row::UserName(UserId(2)).encode());
+            Ok(keys.iter().map(|key| (*key == bob.0).then(|| bob.1.clone())).collect())
+        }
+
+        fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+            Ok(())
+        }
+    }
+
+    /// Whoever is refused for the length of the queue is told when to come again.
+    #[test]
+    fn an_overloaded_broker_refuses_with_a_wait() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let session = Arc::new(Session::of_test());
+        let message = |message_id| {
+            let content = Bytes::from_static(&[0; 128 << 10]);
+            let publish = packet::Publish { message_id, content, ..packet::Publish::default() };
+            Op::Publish(Publish { session: Arc::clone(&session), digest: 0, publish, found: None })
+        };
+        while shared.queue.push(&mut vec![message(1)]) {}
+        let mut wire = BrokerSession::new(Millis(0), BrokerLimits::default());
+        let mut says = |kind| drop(wire.handle_frame(Millis(0), Frame::Packet(kind), 10).expect("keeps to the rules"));
+        let (token, device) = ("a token".into(), "phone".into());
+        says(Kind::Connect(packet::Connect { version: 1, token, device, ..packet::Connect::default() }));
+        wire.accept(Millis(0), packet::Connected::default());
+        let mut says = |kind| drop(wire.handle_frame(Millis(0), Frame::Packet(kind), 10).expect("keeps to the rules"));
+        for message_id in [7, 8] {
+            says(Kind::Publish(packet::Publish { message_id, first_unanswered: 7, ..packet::Publish::default() }));
+        }
+        let mut out = BytesMut::new();
+        while wire.poll_transmit(Millis(0), &mut out, usize::MAX) {}
+        out.clear();
+        let mut live = live(Arc::clone(&session), &shared);
+        live.ops = vec![message(7), message(8)];
+        live.flush_ops(&mut wire, &shared, Millis(0));
+        while wire.poll_transmit(Millis(0), &mut out, usize::MAX) {}
+        for id in [7, 8] {
+            let packet = packet::Packet::decode_length_delimited(&mut out).expect("a packet").kind;
+            let Some(Kind::Refused(refusal)) = packet else { unreachable!("{packet:?}") };
+            assert_eq!((refusal.message_id, refusal.code), (id, Reason::Overloaded.number()));
+            assert!(refusal.retry_after_ms > 0, "{refusal:?}");
+        }
+        assert!(out.is_empty() && live.ops.is_empty());
+    }
+
+    #[test]
+    fn a_cache_that_holds_nothing_does_not_keep_an_operation_from_being_decided() {
+        let saved = Arc::new(Leaky::default());
+        let state = State::over(Arc::clone(&saved) as Arc<dyn SavedState>, Position(0), 0).expect("reads");
+        let mut shared = shared(&MemoryLog::new(0, usize::MAX));
+        Arc::get_mut(&mut shared).expect("nobody else has it").state = Arc::new(RwLock::new(state));
+        *saved.state.lock().expect("unpoisoned") = Arc::downgrade(&shared);
+        let session = Arc::new(Session::of_test());
+        let action = Some(Action::OpenDirect(packet::OpenDirect { user: "bob".into() }));
+        let publish = packet::Publish { message_id: 1, action, ..packet::Publish::default() };
+        let publish = Publish { session, digest: digest(&publish), publish, found: None };
+        prepare(&shared, &mut [Op::Publish(publish)]).expect("loads");
+        assert!(saved.reads.load(Relaxed) > REHEARSALS_MAX, "it was tried that often");
+    }
 }

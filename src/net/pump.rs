@@ -337,7 +337,7 @@ impl Live {
 
 /// Reads that never block.
 pub(super) fn quick(shared: &Shared) -> Reads<'_> {
-    Reads { history: &*shared.history, state: &shared.state, may_block: false }
+    Reads { history: &*shared.history, state: &shared.state, now: shared.clock.latest(), may_block: false }
 }
 
 /// Reads that may block on the disk.

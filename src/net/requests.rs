@@ -12,6 +12,7 @@ use super::connection::{grants, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
 use super::signals::{carry, online_request, presence_request};
 use crate::mutation::Mutation;
+use crate::routing::alteration::withheld;
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::feed::{head_item, item_for};
 use crate::routing::limits::{USERS_MAX, WATCHES_MAX};
@@ -69,6 +70,8 @@ impl Live {
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
             self.session.grants.store(Arc::new(grants(&identity)));
+            // Channels are in bulk. What is read from the log for it is looked at once more when it leaves.
+            self.session.outbox.lock().bulk.look_again();
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = Arc::new(identity);
@@ -155,12 +158,16 @@ fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Read
             }
         }
         request::Op::Conversations(request) => {
-            let page = reads.rows(|rows| query::conversations(rows, session, request))?;
+            let page = query::conversations(reads, session, request)?;
             Answer::Result(response::Result::Conversations(page))
         }
         request::Op::Members(request) => {
             let page = reads.rows(|rows| query::members(rows, session, request))?;
             page.map(response::Result::Members).into()
+        }
+        request::Op::Receipts(request) => {
+            let page = reads.rows(|rows| query::receipts(rows, session, request))?;
+            page.map(response::Result::Receipts).into()
         }
         request::Op::Users(request) => {
             // Anew for each, since each may cost a walk over all conversations of one of the two.
@@ -248,7 +255,12 @@ fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usiz
     let one = PageLimit { entries: 1, bytes: usize::MAX };
     let seq = if Mutation::ResendsAnother.is_planted() { place.seq.next() } else { place.seq };
     let entries = reads.range(place.conversation, seq, seq, false, one)?;
+    let gone = reads.rows(|rows| {
+        let conversation = rows.conversation(place.conversation)?;
+        withheld(rows, conversation, place.conversation, place.seq, reads.now)
+    })?;
     Ok(match entries.first() {
+        Some(_) if let Some(reason) = gone => head_item(place.conversation, place.seq, place.seq, reason, 0),
         Some(entry) => {
             let item = item_for(&session.outbox.lock(), session, entry);
             fit(place, item, bytes_max)
@@ -307,8 +319,14 @@ mod tests {
         let shared = shared(&log);
         let id = ConversationId(5);
         let pair = (UserId(0), UserId(0));
-        let channel =
-            Conversation { kind: Kind::Channel, label: "news".into(), pair, head: Head::default(), members: 0 };
+        let channel = Conversation {
+            kind: Kind::Channel,
+            label: "news".into(),
+            pair,
+            head: Head::default(),
+            members: 0,
+            more: Default::default(),
+        };
         let (key, row) = (Key::Conversation(id).encode(), Row::Conversation(channel).encode());
         shared.state.write().expect("unpoisoned").load_row(&key, &row).expect("a row");
         for (is_over, watchers) in [(false, 1), (true, 0)] {

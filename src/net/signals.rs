@@ -139,7 +139,7 @@ fn presences(
 }
 
 fn hidden(user: UserId) -> packet::Presence {
-    packet::Presence { user: user.0, state: PresenceState::Hidden.into(), last_seen: 0 }
+    packet::Presence { user: user.0, state: PresenceState::NotShown.into(), last_seen: 0 }
 }
 
 fn failure(miss: Miss) -> ReadError {

@@ -194,7 +194,10 @@ impl Draft<'_, '_> {
             true => (head.seq, head.countable),
             false => (seq, if Mutation::MarkCountsNothing.is_planted() { 0 } else { countable }),
         };
-        if seq > member.mark {
+        // A conversation that is shown as unread is so until the next mark, be it the same.
+        let is_shown_unread =
+            self.view.settings(session.user, id).is_some_and(|settings| settings.marked_unread > member.mark_position);
+        if seq > member.mark || is_shown_unread {
             self.change(&Change::MarkSet { user: session.user, conversation: id, seq, countable });
         }
         Ok(self.answered(ticket, id, false))

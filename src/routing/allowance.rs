@@ -24,11 +24,13 @@ pub struct Allowance {
     swept: Millis,
 }
 
-/// How many conversations and users a publish makes or names: what it is charged with. Nothing for a group of more users
+/// How many conversations and users a publish makes, names or mentions: what it is charged with. Nothing for a group of more users
 /// than may be named at once: that one is refused for good, and makes nothing.
 #[must_use]
 pub fn makes(publish: &packet::Publish) -> u32 {
+    let mentions = publish.beside.as_ref().map_or(0, |beside| beside.mentions.len());
     match &publish.action {
+        None | Some(Action::Edit(_)) => u32::try_from(mentions).unwrap_or(u32::MAX),
         Some(Action::CreateGroup(create)) if create.users.len() > GROUP_USERS_MAX => 0,
         Some(Action::CreateGroup(create)) => 1 + u32::try_from(create.users.len()).unwrap_or(u32::MAX - 1),
         Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetRole(_)) => 1,

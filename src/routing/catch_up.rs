@@ -3,17 +3,18 @@
 //! beyond that the one entry that waits for room.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::RwLock;
 
 use longwire_protocol::packet::HeadReason;
-use longwire_protocol::{ConversationId, Seq};
+use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
 
-use super::feed::{head_item, item_for, mark_item};
+use super::alteration::withheld;
+use super::feed::{head_item, item_for, mark_item, tells_marks};
 use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
 use super::loading::{read_blocking, try_read};
 use super::outbox::Session;
-use super::rows::Kind;
+use super::rows::{Kind, Member, MoreOfConversation};
 use super::state::State;
 use super::stream::{News, Place, Ready, Turn};
 use super::view::{Reader, Rows as _};
@@ -41,6 +42,8 @@ pub struct Reads<'a> {
     pub history: &'a dyn History,
     /// The rows of state.
     pub state: &'a RwLock<State>,
+    /// The log's time: what has expired by now is not shown.
+    pub now: LogTime,
     /// Whether the disk may be asked.
     pub may_block: bool,
 }
@@ -101,6 +104,8 @@ pub struct CatchUp {
     page: PageLimit,
     /// The bytes of what was read and not handed out.
     kept: usize,
+    /// The labels of the channels among what is read: the token may change meanwhile.
+    channels: HashMap<ConversationId, Box<str>>,
 }
 
 /// The next thing of one conversation.
@@ -111,12 +116,12 @@ struct Due {
     what: What,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum What {
     /// Entries, the first of them read already; more of them up to `last`.
     Entries { read: VecDeque<StoredEntry>, next: Seq, last: Seq, joined: Position },
     /// A mark.
-    Mark(Seq),
+    Mark { user: UserId, seq: Seq, joined: Position },
     /// Entries that are not sent.
     Head { from: Seq, to: Seq, reason: HeadReason },
 }
@@ -126,7 +131,7 @@ impl Due {
     fn bytes(&self) -> usize {
         match &self.what {
             What::Entries { read, .. } => read.iter().map(|entry| entry.item.len()).sum(),
-            What::Mark(_) | What::Head { .. } => 0,
+            What::Mark { .. } | What::Head { .. } => 0,
         }
     }
 }
@@ -159,6 +164,8 @@ struct Candidate {
     head: Seq,
     intervals: Vec<(Seq, Seq)>,
     joined: Position,
+    /// The label of a channel.
+    label: Option<Box<str>>,
 }
 
 /// Where a lane stands and what it looks for.
@@ -167,7 +174,7 @@ pub struct Plan {
     target: Position,
     sent: Position,
     candidates: Vec<Candidate>,
-    marks: Vec<(Position, ConversationId, Seq)>,
+    marks: Vec<(Position, ConversationId, What)>,
     skips: bool,
 }
 
@@ -201,11 +208,37 @@ impl Plan {
             for conversation in duties {
                 let Some(member) = rows.member(*conversation, session.user) else { continue };
                 if member.mark_position > sent && member.mark_position <= target && member.is_active() {
-                    plan.marks.push((member.mark_position, *conversation, member.mark));
+                    let own = What::Mark { user: UserId(0), seq: member.mark, joined: Position(0) };
+                    plan.marks.push((member.mark_position, *conversation, own));
                 }
             }
         }
+        if turn.marks {
+            duties.iter().for_each(|conversation| plan.consider_marks(rows, session.user, *conversation, is_express));
+        }
         plan
+    }
+
+    /// The marks of others.
+    fn consider_marks(&mut self, rows: &Reader<'_>, user: UserId, id: ConversationId, is_express: bool) {
+        let Some(conversation) = rows.conversation(id) else { return };
+        let has_news = conversation.more.marked > self.sent && conversation.kind.is_express() == is_express;
+        if !has_news || !tells_marks(conversation) || !rows.member(id, user).is_some_and(Member::is_active) {
+            return;
+        }
+        let joined = rows.duty(user, id).map_or(Position(0), |duty| if is_express { Position(0) } else { duty.joined });
+        let pair = [conversation.pair.0, conversation.pair.1];
+        let others: Vec<UserId> = match conversation.kind {
+            Kind::Direct => pair.into(),
+            _ => rows.members(id).iter().copied().collect(),
+        };
+        for other in others.into_iter().filter(|other| *other != user) {
+            let Some(member) = rows.member(id, other).filter(|member| member.is_active()) else { continue };
+            if member.mark_position > self.sent && member.mark_position <= self.target {
+                let what = What::Mark { user: other, seq: member.mark, joined };
+                self.marks.push((member.mark_position, id, what));
+            }
+        }
     }
 
     /// How many conversations have news.
@@ -232,6 +265,7 @@ impl Plan {
             return;
         }
         let head = conversation.head.seq;
+        let label = (conversation.kind == Kind::Channel).then(|| conversation.label.clone());
         let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
         let watched = watched.map(|from| if Mutation::WatchedFromBefore.is_planted() { Seq(1) } else { from });
         let candidate = match (duty, member) {
@@ -250,16 +284,37 @@ impl Plan {
                 let is_announced = is_express && !Mutation::WaitsForExpired.is_planted();
                 let joined = if is_announced { Position(0) } else { duty.joined };
                 let from = duty.since.next();
-                Candidate { conversation: id, from, head, intervals, joined }
+                Candidate { conversation: id, from, head, intervals, joined, label }
             }
             _ => {
                 let Some(from) = watched else { return };
-                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0) }
+                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0), label }
             }
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
             self.candidates.push(candidate);
         }
+    }
+}
+
+/// What is withheld of the conversation that was looked at last: looked up again with each step, since a message may be
+/// recalled while it waits to be handed out.
+#[derive(Default)]
+struct Gone {
+    conversation: ConversationId,
+    span: MoreOfConversation,
+}
+
+impl Gone {
+    fn reason(&mut self, reads: Reads<'_>, id: ConversationId, seq: Seq) -> Result<Option<HeadReason>, Miss> {
+        if self.conversation != id {
+            let span = reads.rows(|rows| rows.conversation(id).map(|row| row.more).unwrap_or_default())?;
+            *self = Self { conversation: id, span };
+        }
+        if !self.span.may_be_withheld(seq) {
+            return Ok(None);
+        }
+        reads.rows(|rows| withheld(rows, rows.conversation(id)?, id, seq, reads.now))
     }
 }
 
@@ -297,7 +352,8 @@ impl CatchUp {
             bytes: KEPT_BYTES_MAX / conversations,
         };
         let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
-        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page, kept: 0 };
+        let channels = plan.candidates.iter().filter_map(|c| Some((c.conversation, c.label.clone()?))).collect();
+        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page, kept: 0, channels };
         let floor = reads.history.floor();
         for candidate in &plan.candidates {
             let id = candidate.conversation;
@@ -332,8 +388,9 @@ impl CatchUp {
                 catch_up.put(Due { position, conversation: id, what }, 0);
             }
         }
-        for &(position, conversation, seq) in &plan.marks {
-            catch_up.due.push(Reverse(Due { position, conversation, what: What::Mark(seq) }));
+        for (position, conversation, what) in &plan.marks {
+            let what = what.clone();
+            catch_up.due.push(Reverse(Due { position: *position, conversation: *conversation, what }));
         }
         Ok(catch_up)
     }
@@ -350,11 +407,12 @@ impl CatchUp {
         express_sent: Position,
         out: &mut Vec<Ready>,
     ) -> Result<Step, Miss> {
+        let mut gone = Gone::default();
         while let Some(Reverse(next)) = self.due.peek() {
             if next.position > self.target {
                 break;
             }
-            if let What::Entries { joined, .. } = &next.what
+            if let What::Entries { joined, .. } | What::Mark { joined, .. } = &next.what
                 && *joined > express_sent
                 && !Mutation::JoinedNotAwaited.is_planted()
             {
@@ -366,9 +424,12 @@ impl CatchUp {
             let Some(Reverse(mut due)) = self.due.pop() else { break };
             self.kept -= due.bytes();
             let conversation = due.conversation;
+            if !self.may_leave(session, conversation) {
+                continue;
+            }
             let alone = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
             let ready = match &mut due.what {
-                What::Mark(seq) => Ready { place: alone, item: mark_item(conversation, *seq) },
+                What::Mark { user, seq, .. } => Ready { place: alone, item: mark_item(conversation, *user, *seq) },
                 What::Head { from, to, reason } => {
                     Ready { place: alone, item: head_item(conversation, *from, *to, *reason, 0) }
                 }
@@ -421,7 +482,16 @@ impl CatchUp {
                         Ready { place: Place { position: entry.position, ..alone }, item }
                     } else {
                         let place = Place { position: entry.position, conversation, seq: entry.seq };
-                        Ready { place, item: item_for(&session.outbox.lock(), session, entry) }
+                        match gone.reason(reads, conversation, entry.seq) {
+                            Ok(None) => Ready { place, item: item_for(&session.outbox.lock(), session, entry) },
+                            Ok(Some(reason)) => {
+                                Ready { place, item: head_item(conversation, entry.seq, entry.seq, reason, 0) }
+                            }
+                            Err(miss) => {
+                                self.put(due, 1);
+                                return Err(miss);
+                            }
+                        }
                     }
                 }
             };
@@ -451,6 +521,15 @@ impl CatchUp {
             }
         }
         Ok(Step::Done(self.target))
+    }
+
+    /// Whether the session's token, as it is now, lets something of this conversation leave.
+    #[must_use]
+    pub fn may_leave(&self, session: &Session, conversation: ConversationId) -> bool {
+        let label = self.channels.get(&conversation);
+        label.is_none_or(|label| {
+            session.grants.load().read.admit(label) || Mutation::CatchUpIgnoresPatterns.is_planted()
+        })
     }
 
     /// Puts back what comes later. Of its entries, those behind the first `least` are let go where too much would be

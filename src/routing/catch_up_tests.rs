@@ -35,6 +35,7 @@ fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64
         head: Seq(head),
         intervals: vec![(Seq(1), Seq(head))],
         joined: Position(0),
+        label: None,
     };
     let candidates = conversations.into_iter().map(candidate).collect();
     Plan { target: log.tail(), sent: Position(sent), candidates, marks: Vec::new(), skips: false }
@@ -43,15 +44,18 @@ fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64
 /// Steps with room for `items`, of any size; returns how it ended and what was handed out.
 fn step(catch_up: &mut CatchUp, log: &MemoryLog, items: usize) -> (Step, Vec<Ready>) {
     let history = log.history();
-    let reads = Reads { history: &*history, state: &RwLock::default(), may_block: false };
+    let reads = Reads { history: &*history, state: &RwLock::default(), now: LogTime(0), may_block: false };
     let (mut room, mut out) = (Room { items, bytes: usize::MAX, is_empty: true }, Vec::new());
     let step = catch_up.step(reads, &Session::of_test(), &mut room, Position(0), &mut out).expect("in memory");
     (step, out)
 }
 
 fn begin(plan: &Plan, log: &MemoryLog) -> CatchUp {
-    CatchUp::begin(plan, Reads { history: &*log.history(), state: &RwLock::default(), may_block: false })
-        .expect("in memory")
+    CatchUp::begin(
+        plan,
+        Reads { history: &*log.history(), state: &RwLock::default(), now: LogTime(0), may_block: false },
+    )
+    .expect("in memory")
 }
 
 /// What a client learns of each conversation: its seqs from and to, and whether they came as an entry.
@@ -138,7 +142,7 @@ fn an_entry_that_waits_for_room_is_kept_whatever_its_size() {
     let log = log([(1, 100_000), (1, 100_000)]);
     let mut catch_up = begin(&plan(&log, 0, [(1, 2)]), &log);
     let history = log.history();
-    let reads = Reads { history: &*history, state: &RwLock::default(), may_block: false };
+    let reads = Reads { history: &*history, state: &RwLock::default(), now: LogTime(0), may_block: false };
     let mut out = Vec::new();
     for _ in 0..3 {
         let mut room = Room { items: 8, bytes: 1_000, is_empty: false };

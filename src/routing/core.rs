@@ -19,6 +19,7 @@ use super::draft::{Draft, No};
 use super::fold::next_id;
 use super::grants::Grants;
 use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
+use super::messages::is_about_a_message;
 use super::outbox::{Attached, Outbox, Session};
 use super::rows::{Counted, DeviceCursor, partition};
 use super::view::Rows as _;
@@ -86,8 +87,34 @@ pub struct Publish {
     pub publish: packet::Publish,
     /// See [`digest`].
     pub digest: u64,
-    /// For a mark: the countable entries up to it; `None` while they are not looked up.
-    pub mark_countable: Option<u64>,
+    /// What had to be looked up in the log; `None` while it is not.
+    pub found: Option<Found>,
+}
+
+/// What was looked up in the log before a publish came to the commit thread, which waits for no read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// For a mark: the countable entries up to it.
+    Countable(u64),
+    /// For what is about an earlier message: that message, if there is one.
+    Target(Option<Target>),
+}
+
+/// An entry that a publish is about. Entries never change, so it may be looked up ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Who published it.
+    pub sender: UserId,
+    /// Whether it is a message.
+    pub is_message: bool,
+    /// Its place among the countable entries.
+    pub countable: u64,
+}
+
+/// Whether a publish has to be looked up in the log before it is decided.
+#[must_use]
+pub fn needs_found(publish: &packet::Publish) -> bool {
+    matches!(publish.action, Some(Action::SetMark(_))) || is_about_a_message(publish)
 }
 
 /// What is to be done once the frame is committed.
@@ -126,12 +153,16 @@ struct Fence {
     told: MessageId,
     takeovers: u32,
     takeovers_since_ms: u64,
+    /// Where the device stood by its acks to the session that this one took over: not stored, while this one acks nothing.
+    taken: Option<DeviceCursor>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Core {
     fences: HashMap<DeviceId, Fence>,
+    /// The same of takeovers whose group was not committed, until the device's next cursor is stored.
+    untaken: HashMap<DeviceId, DeviceCursor>,
     newest_session: SessionNumber,
     /// The devices that are gone and have a will.
     gone: Gone,
@@ -153,7 +184,7 @@ const FATE_AGAIN_MS: u64 = 1_000;
 #[must_use]
 pub fn digest(publish: &packet::Publish) -> u64 {
     let seed = xxh3_64(&publish.conversation.to_le_bytes());
-    if publish.action.is_none() {
+    if publish.action.is_none() && publish.beside.is_none() {
         return xxh3_64_with_seed(&publish.content, seed);
     }
     let bare = packet::Publish { message_id: 0, first_unanswered: 0, ..publish.clone() };
@@ -164,7 +195,14 @@ impl Core {
     /// A core whose sessions are numbered above `newest_session`.
     #[must_use]
     pub fn new(newest_session: SessionNumber) -> Self {
-        Self { fences: HashMap::new(), newest_session, gone: Gone::default(), seen: BTreeMap::new(), seen_since_ms: 0 }
+        Self {
+            fences: HashMap::new(),
+            untaken: HashMap::new(),
+            newest_session,
+            gone: Gone::default(),
+            seen: BTreeMap::new(),
+            seen_since_ms: 0,
+        }
     }
 
     /// Decides one operation: drafts its rows, adds its records, names its effects. `now_ms` is monotonic; `writable`
@@ -180,13 +218,15 @@ impl Core {
             }
             Op::StoreCursor(session, cursor) => {
                 if self.fence(&session).is_some() {
+                    self.untaken.remove(&session.device);
                     draft.store_cursor(session.device, cursor);
                 }
             }
             Op::Detach(session, cursor, parting) => {
-                if self.fence(&session).is_some() {
+                if let Some(taken) = self.fence(&session).map(|fence| fence.taken) {
                     self.fences.remove(&session.device);
-                    if let Some(cursor) = cursor {
+                    if let Some(cursor) = cursor.or(taken) {
+                        self.untaken.remove(&session.device);
                         draft.store_cursor(session.device, cursor);
                     }
                     self.part(session.device, parting, draft);
@@ -278,10 +318,14 @@ impl Core {
         }
     }
 
-    /// The session was not attached after all: the group was not committed.
+    /// The session was not attached after all: the group was not committed. What was acked to the one that it was to take
+    /// over holds for the next.
     pub fn forget(&mut self, session: &Session) {
-        if self.fence(session).is_some() {
+        if let Some(taken) = self.fence(session).map(|fence| fence.taken) {
             self.fences.remove(&session.device);
+            if let Some(taken) = taken {
+                self.untaken.insert(session.device, taken);
+            }
         }
     }
 
@@ -379,7 +423,11 @@ impl Core {
             is_background: attach.is_background.into(),
             outbox: attach.outbox,
         });
-        let mut cursor = row.and_then(|row| row.cursor);
+        let taken = match self.fences.get(&device) {
+            Some(old) => old.outbox.lock().acked.or(old.taken),
+            None => self.untaken.get(&device).copied(),
+        };
+        let cursor = taken.or(row.and_then(|row| row.cursor));
         let fence = Fence {
             session: session.number,
             outbox: Arc::clone(&session.outbox),
@@ -387,10 +435,10 @@ impl Core {
             told: first_unanswered,
             takeovers: takeovers.0,
             takeovers_since_ms: takeovers.1,
+            taken,
         };
         if let Some(old) = self.fences.insert(device, fence) {
             // The point of takeover: from here on nothing of the older session counts, and its acks are final.
-            cursor = old.outbox.lock().acked.or(cursor);
             draft.effects.push(Effect::Close(old.outbox, Refusal::connection(Reason::TakenOver)));
         }
         let connected = Connected {
@@ -407,7 +455,7 @@ impl Core {
     }
 
     fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {
-        let Publish { session, publish, digest, mark_countable } = op;
+        let Publish { session, publish, digest, found } = op;
         // A fenced session is answered nothing: its successor repeats what matters.
         let Some(fence) = self.fence(&session) else { return };
         let id = MessageId(publish.message_id);
@@ -416,19 +464,19 @@ impl Core {
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
         let told = fence.told;
-        let lacks_count = matches!(publish.action, Some(Action::SetMark(_))) && mark_countable.is_none();
+        let lacks_found = found.is_none() && needs_found(&publish);
         let outcome = match draft.known(&session, &publish, told, digest) {
             Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
                 return draft.effects.push(Effect::Repeat(session, ack));
             }
             Ok(Some(ack)) => Ok(ack),
-            // What stands below a mark could not be read: the disk is in trouble.
-            Ok(None) if !draft.writable || lacks_count => Err(No(Reason::StoreUnavailable, "")),
+            // What it is about could not be read: the disk is in trouble.
+            Ok(None) if !draft.writable || lacks_found => Err(No(Reason::StoreUnavailable, "")),
             Ok(None) if fence.open.blocks(conversation.0, id) && !Mutation::AfterIgnored.is_planted() => {
                 Err(No(Reason::After, ""))
             }
-            Ok(None) => draft.append(&session, publish, told, digest, mark_countable.unwrap_or(0)),
+            Ok(None) => draft.append(&session, publish, told, digest, found),
             Err(no) => Err(no),
         };
         fence.open.close(id);

@@ -6,12 +6,13 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, PublishAck};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, SessionNumber};
 
-use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::core::{Attach, Core, Effect, Op, Parting, Publish, digest};
 use super::draft::Draft;
 use super::grants::Grants;
 use super::loading::load;
-use super::outbox::{Outbox, Session};
+use super::outbox::{Attached, Outbox, Session};
 use super::rehearsal::rehearse;
+use super::rows::DeviceCursor;
 use super::state::{Lookup, State};
 use super::view::{Overlay, View};
 use crate::store::{FrameBuilder, Log as _, MemoryLog, Position, SegmentId};
@@ -28,6 +29,10 @@ fn decide(core: &mut Core, state: &mut State, op: Op) -> Vec<Effect> {
 }
 
 fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) -> Option<Arc<Session>> {
+    attached(core, state, user, outbox).map(|attached| attached.session)
+}
+
+fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) -> Option<Attached> {
     let attach = Attach {
         user: user.into(),
         device: "phone".into(),
@@ -39,14 +44,14 @@ fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) 
         outbox: Arc::clone(outbox),
     };
     decide(core, state, Op::Attach(Box::new(attach))).into_iter().find_map(|effect| match effect {
-        Effect::Attach(attached) => Some(attached.session),
+        Effect::Attach(attached) => Some(attached),
         _ => None,
     })
 }
 
 fn op(session: &Arc<Session>, conversation: u64, action: Option<Action>) -> Publish {
     let publish = packet::Publish { conversation, message_id: 1, action, ..packet::Publish::default() };
-    Publish { session: Arc::clone(session), digest: digest(&publish), publish, mark_countable: None }
+    Publish { session: Arc::clone(session), digest: digest(&publish), publish, found: None }
 }
 
 fn created(core: &mut Core, state: &mut State, session: &Arc<Session>) -> PublishAck {
@@ -69,6 +74,32 @@ fn an_attach_whose_connection_is_gone_takes_nothing_over() {
     assert!(attach(&mut core, &mut state, "ann", &gone).is_none());
     assert!(session.outbox.lock().closing.is_none(), "the newer one was told nothing");
     created(&mut core, &mut state, &session);
+}
+
+/// What a device acked is not sent to it again because somebody came between who acked nothing, or whose group failed.
+#[test]
+fn acks_outlive_takeovers_that_fail_and_sessions_that_ack_nothing() {
+    let (mut core, mut state) = (Core::new(SessionNumber(0)), State::default());
+    let acked = DeviceCursor { segment: SegmentId(1), express: Position(5), bulk: Position(3) };
+    let outbox = Arc::<Outbox>::default();
+    attached(&mut core, &mut state, "ann", &outbox).expect("attached");
+    outbox.lock().acked = Some(acked);
+
+    let failed = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    core.forget(&failed.session);
+    let failed = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    assert_eq!(failed.cursor, Some(acked), "the takeover before it failed");
+    core.forget(&failed.session);
+    attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    let silent = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    assert_eq!(silent.cursor, Some(acked), "the one that it took over acked nothing");
+    decide(&mut core, &mut state, Op::Detach(silent.session, None, Parting::Lost));
+    let later = DeviceCursor { express: Position(9), ..acked };
+    let next = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    assert_eq!(next.cursor, Some(acked), "nobody was there meanwhile");
+    decide(&mut core, &mut state, Op::Detach(next.session, Some(later), Parting::Lost));
+    let last = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    assert_eq!(last.cursor, Some(later), "what is stored later goes before");
 }
 
 /// Else whoever guesses ids would have the lists of large groups loaded.

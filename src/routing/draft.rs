@@ -8,13 +8,14 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserI
 use prost::Message as _;
 
 use super::change::Change;
-use super::core::Effect;
+use super::core::{Effect, Found};
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
+use super::messages::mentioned;
 use super::outbox::Session;
 use super::rights;
 use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, partition};
-use super::view::{Rows as _, View};
+use super::view::{Rows as _, Tidings, View};
 use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
 
@@ -93,7 +94,7 @@ impl Draft<'_, '_> {
         publish: packet::Publish,
         told: MessageId,
         digest: u64,
-        mark_countable: u64,
+        found: Option<Found>,
     ) -> Result<PublishAck, No> {
         let floor = self.view.device(session.device).map_or(MessageId(0), |device| device.floor);
         let ticket = Ticket {
@@ -106,17 +107,18 @@ impl Draft<'_, '_> {
             digest,
         };
         let conversation = ConversationId(publish.conversation);
+        let target = if let Some(Found::Target(target)) = found { target } else { None };
+        if publish.beside.is_some() && !matches!(publish.action, None | Some(Action::Edit(_))) {
+            return Err(No(Reason::InvalidArgument, "only a message or an edit has something beside its content"));
+        }
         let ack = match publish.action {
-            None => {
-                rights::may_publish(&self.view, session, conversation)?;
-                let entry = packet::Entry { content: publish.content, ..packet::Entry::default() };
-                return Ok(self.publish_entry(
-                    session,
-                    conversation,
-                    &ticket,
-                    entry,
-                    &Body::Plain { sender: session.user },
-                ));
+            None => return self.message(session, &ticket, publish),
+            Some(Action::Edit(_)) => self.edit(session, &ticket, publish, target),
+            Some(Action::Recall(_)) => self.recall(session, &ticket, &publish, target),
+            Some(Action::React(ref react)) => self.react(session, &ticket, &publish, react.clone(), target),
+            Some(Action::Hide(hide)) => self.hide(session, &ticket, &publish, hide, target),
+            Some(Action::SetSettings(set)) => {
+                self.set_settings(session, &ticket, conversation, set.settings.unwrap_or_default())
             }
             Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
             Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
@@ -125,7 +127,10 @@ impl Draft<'_, '_> {
             Some(Action::Leave(_)) => self.leave(session, &ticket, conversation),
             Some(Action::SetRole(set)) => self.set_role(session, &ticket, conversation, &set),
             Some(Action::SetLabel(set)) => self.set_label(session, &ticket, conversation, set.label),
-            Some(Action::SetMark(set)) => self.set_mark(session, &ticket, conversation, Seq(set.seq), mark_countable),
+            Some(Action::SetMark(set)) => {
+                let countable = if let Some(Found::Countable(countable)) = found { countable } else { 0 };
+                self.set_mark(session, &ticket, conversation, Seq(set.seq), countable)
+            }
             Some(Action::SetWill(set)) => self.set_will(session, &ticket, conversation, &publish.content, set.after_ms),
             Some(Action::ShowPresence(show)) => self.show_presence(session, &ticket, show),
         }?;
@@ -142,6 +147,10 @@ impl Draft<'_, '_> {
         rights::role(&self.view, session.user, id)
     }
 
+    pub(super) fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
+        rights::may_publish(&self.view, session, id).map(|_| ())
+    }
+
     /// A group in which the session has at least this role.
     pub(super) fn group(&self, session: &Session, id: ConversationId, least: Role) -> Result<(), No> {
         if self.visible(session, id)?.kind != Kind::Group {
@@ -153,10 +162,18 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Tells the inboxes of every change of membership that they have not heard of.
+    /// Tells the inboxes of every change of membership, and every mention, that they have not heard of.
     pub fn cross(&mut self) {
         for (source, user, crossing) in self.view.crossings() {
             let Some(inbox) = self.view.user(user).map(|row| row.inbox) else { continue };
+            let crossing = match crossing {
+                Tidings::Membership(crossing) => crossing,
+                Tidings::Mention(mention) => {
+                    let (entry, body, meta) = mentioned(mention, inbox);
+                    self.entry(EntryMeta { source, ..meta }, entry, &body);
+                    continue;
+                }
+            };
             let Some(conversation) = self.view.conversation(crossing.conversation).cloned() else { continue };
             let mut entry = packet::Entry::default();
             let body = if crossing.joined {

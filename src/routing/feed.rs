@@ -10,15 +10,21 @@ use longwire_protocol::{ConversationId, Incarnation, Seq, UserId};
 use prost::Message as _;
 
 use super::change::Change;
+use super::limits::RECEIPTS_MEMBERS_MAX;
 use super::loading::load;
 use super::outbox::{Pending, Session};
 use super::registry::Registry;
-use super::rows::{Conversation, Kind};
+use super::rows::{Conversation, Kind, Member};
 use super::state::State;
 use super::stream::{Place, Ready};
 use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 use crate::store::{Frame, Position, Record, StoredEntry};
+
+/// How often the readers of an entry are loaded, if they are let go before they are looked at.
+const LOOKS_MAX: usize = 8;
+/// The largest encoded entry that recalls another: seven numbers of ten bytes, and what stands before them.
+const RECALL_BYTES_MAX: usize = 96;
 
 /// See the module.
 #[derive(Debug)]
@@ -42,13 +48,7 @@ impl Feed {
                 Record::Entry(entry) => self.entry(entry),
                 Record::Change(change) => {
                     if let Ok(Change::MarkSet { user, conversation, seq, .. }) = Change::decode(&change.body) {
-                        let place = Place { position: change.position, conversation: ConversationId(0), seq: Seq(0) };
-                        let ready = Ready { place, item: mark_item(conversation, seq) };
-                        let touched = &mut self.touched;
-                        self.registry.each_of(user, |session| {
-                            session.outbox.lock().express.push(ready.clone(), true);
-                            touched.push(Arc::clone(session));
-                        });
+                        self.mark(change.position, user, conversation, seq);
                     }
                 }
                 Record::Rider(_) => {}
@@ -61,8 +61,51 @@ impl Feed {
         }
     }
 
+    /// A mark goes to its user's devices, and to the other members where they are few (SPEC R6.1-6).
+    fn mark(&mut self, position: Position, user: UserId, conversation: ConversationId, seq: Seq) {
+        let place = Place { position, conversation: ConversationId(0), seq: Seq(0) };
+        let own = Ready { place, item: mark_item(conversation, UserId(0), seq) };
+        let touched = &mut self.touched;
+        self.registry.each_of(user, |session| {
+            session.outbox.lock().express.push(own.clone(), true);
+            touched.push(Arc::clone(session));
+        });
+        let others = self.who_else(user, conversation);
+        for (other, is_express, joined) in others {
+            let ready = Ready { place, item: mark_item(conversation, user, seq) };
+            let touched = &mut self.touched;
+            self.registry.each_of(other, |session| {
+                let mut pending = session.outbox.lock();
+                let admits = is_express || pending.express.sent() >= joined;
+                pending.lane(is_express).push(ready.clone(), admits);
+                drop(pending);
+                touched.push(Arc::clone(session));
+            });
+        }
+    }
+
+    /// The other members of a conversation that are told of a user's mark, whether it rides express, and where they were
+    /// told of the conversation.
+    fn who_else(&self, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
+        for _ in 0..LOOKS_MAX {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let rows = Reader::new(&state);
+            let others = others_told(&rows, user, id);
+            if rows.cold() == 0 {
+                return others;
+            }
+            let wants = rows.into_cold();
+            drop(state);
+            if let Err(error) = load(&self.state, &wants) {
+                tracing::error!(%error, "who is told of a mark is not known: they hear of the next one");
+                break;
+            }
+        }
+        Vec::new()
+    }
+
     fn entry(&mut self, entry: &StoredEntry) {
-        loop {
+        for _ in 0..LOOKS_MAX {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let rows = Reader::new(&state);
             let conversation = rows.conversation(entry.conversation);
@@ -70,7 +113,8 @@ impl Feed {
             let members = is_listed.then(|| rows.members(entry.conversation));
             if rows.cold() == 0 {
                 let Some(conversation) = conversation else { return };
-                let mut to = Recipients { entry, conversation, state: &state, touched: &mut self.touched };
+                let recalled = recalled(&rows, conversation, entry);
+                let mut to = Recipients { entry, conversation, state: &state, recalled, touched: &mut self.touched };
                 return to.push_to_all(&self.registry, members);
             }
             // It was at hand a moment ago, when the entry was decided; only a cache that is far too small lets it go.
@@ -78,9 +122,10 @@ impl Feed {
             drop(state);
             if let Err(error) = load(&self.state, &wants) {
                 tracing::error!(%error, "the readers of an entry are not known: everyone online looks for themselves");
-                return self.tell_everyone(entry);
+                break;
             }
         }
+        self.tell_everyone(entry);
     }
 
     fn tell_everyone(&mut self, entry: &StoredEntry) {
@@ -100,6 +145,8 @@ struct Recipients<'a> {
     entry: &'a StoredEntry,
     conversation: &'a Conversation,
     state: &'a State,
+    /// What this entry recalls: it leaves the lanes in which it waits.
+    recalled: Vec<Seq>,
     touched: &'a mut Vec<Arc<Session>>,
 }
 
@@ -169,9 +216,29 @@ impl Recipients<'_> {
     fn push(&mut self, session: &Arc<Session>, admits: impl FnOnce(&Pending) -> bool) {
         let mut pending = session.outbox.lock();
         let admits = admits(&pending);
+        let lane = pending.lane(self.conversation.kind.is_express());
+        for seq in &self.recalled {
+            lane.withdraw(self.entry.conversation, *seq);
+        }
         push(&mut pending, session, self.entry, self.conversation.kind.is_express(), admits);
         self.touched.push(Arc::clone(session));
     }
+}
+
+/// The seqs that nobody is shown any more from this entry on: a recalled message and its edits.
+fn recalled(rows: &Reader<'_>, conversation: &Conversation, entry: &StoredEntry) -> Vec<Seq> {
+    // Few entries are looked into: where nothing is withheld this is no recall, and a recall has no content.
+    let may_recall = conversation.more.withheld.0.is_some() && entry.item.len() <= RECALL_BYTES_MAX;
+    let item = may_recall.then(|| packet::Item::decode(&entry.item[..]).ok()).flatten();
+    let Some(item::Kind::Entry(packet::Entry { recall: Some(recall), .. })) = item.and_then(|item| item.kind) else {
+        return Vec::new();
+    };
+    if Mutation::RecalledInLane.is_planted() {
+        return Vec::new();
+    }
+    let target = Seq(recall.seq);
+    let edits = rows.altered(entry.conversation, target).map_or(&[][..], |altered| &altered.edits);
+    edits.iter().copied().chain([target]).collect()
 }
 
 fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_express: bool, admits: bool) {
@@ -214,10 +281,32 @@ pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content
     encode(item::Kind::Own(own))
 }
 
-/// A `Mark` of the device's own user.
+/// Whether the members of a conversation are told of each other's marks (SPEC R6.1-6).
 #[must_use]
-pub fn mark_item(conversation: ConversationId, seq: Seq) -> Bytes {
-    encode(item::Kind::Mark(packet::Mark { conversation: conversation.0, user: 0, seq: seq.0 }))
+pub fn tells_marks(conversation: &Conversation) -> bool {
+    matches!(conversation.kind, Kind::Direct | Kind::Group) && conversation.members <= RECEIPTS_MEMBERS_MAX
+}
+
+fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
+    let Some(conversation) = rows.conversation(id).filter(|conversation| tells_marks(conversation)) else {
+        return Vec::new();
+    };
+    let is_express = conversation.kind.is_express();
+    let told = |other: UserId| {
+        let (member, duty) = (rows.member(id, other), rows.duty(other, id));
+        let is_told = other != user && member.is_some_and(Member::is_active);
+        is_told.then_some((other, is_express, duty.map_or(Position(0), |duty| duty.joined)))
+    };
+    match conversation.kind {
+        Kind::Direct => [conversation.pair.0, conversation.pair.1].into_iter().filter_map(told).collect(),
+        _ => rows.members(id).iter().copied().filter_map(told).collect(),
+    }
+}
+
+/// A `Mark` of a user; 0 for the device's own.
+#[must_use]
+pub fn mark_item(conversation: ConversationId, user: UserId, seq: Seq) -> Bytes {
+    encode(item::Kind::Mark(packet::Mark { conversation: conversation.0, user: user.0, seq: seq.0 }))
 }
 
 /// A `Head`: a range that is not sent, and why.
@@ -246,4 +335,83 @@ pub fn progress_item() -> Bytes {
 
 fn encode(kind: item::Kind) -> Bytes {
     packet::Item { kind: Some(kind) }.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{Mutex, Weak};
+
+    use longwire_protocol::LogTime;
+
+    use super::*;
+    use crate::routing::rows::{Head, MoreOfConversation, Row};
+    use crate::routing::stream::{News, Turn};
+    use crate::store::{EntryMeta, FrameBuilder, ReadError, SavedState, SegmentId};
+
+    /// A saved state that cannot be read, or under a cache that holds nothing.
+    #[derive(Default)]
+    struct Unhelpful {
+        fails: bool,
+        state: Mutex<Weak<RwLock<State>>>,
+        reads: AtomicUsize,
+    }
+
+    impl SavedState for Unhelpful {
+        fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+            let Some(state) = self.state.lock().expect("unpoisoned").upgrade() else {
+                return Ok(vec![None; keys.len()]);
+            };
+            assert!(self.reads.fetch_add(1, Relaxed) < 100, "it is loaded over and over");
+            if self.fails {
+                return Err(ReadError("as the test asked".into()));
+            }
+            // Once it is read, it is let go: the look that follows is too late.
+            let (label, pair, head) = ("".into(), (UserId(0), UserId(0)), Head::default());
+            let more = MoreOfConversation::default();
+            let group = Conversation { kind: Kind::Group, label, pair, head, members: 2, more };
+            let found = keys.iter().map(|_| Some(Row::Conversation(group.clone()).encode())).collect();
+            std::thread::scope(|scope| {
+                scope.spawn(|| state.write().expect("unpoisoned").forget());
+            });
+            Ok(found)
+        }
+
+        fn each(&self, _: &[u8], _: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
+            if let Some(state) = self.state.lock().expect("unpoisoned").upgrade() {
+                state.write().expect("unpoisoned").forget();
+            }
+            Ok(())
+        }
+    }
+
+    /// Whoever may be a reader and is online looks in the log: nobody misses an entry because the disk is in trouble.
+    #[test]
+    fn where_readers_cannot_be_loaded_everyone_online_looks_for_themselves() {
+        for fails in [true, false] {
+            let saved = Arc::new(Unhelpful { fails, ..Unhelpful::default() });
+            let state = State::over(Arc::clone(&saved) as Arc<dyn SavedState>, Position(0), 0).expect("reads");
+            let state = Arc::new(RwLock::new(state));
+            *saved.state.lock().expect("unpoisoned") = Arc::downgrade(&state);
+            let (registry, session) = (Arc::new(Registry::default()), Arc::new(Session::of_test()));
+            registry.attach(&session, longwire_protocol::Millis(0));
+            for is_express in [true, false] {
+                let mut pending = session.outbox.lock();
+                let lane = pending.lane(is_express);
+                lane.begin_turn().expect("it is behind");
+                assert!(lane.end_turn(Position(0)), "and live now");
+            }
+            let mut frame = FrameBuilder::new(SegmentId(1), Position(1), LogTime(0));
+            let meta = EntryMeta { conversation: ConversationId(5), seq: Seq(1), ..EntryMeta::default() };
+            let entry = packet::Item { kind: Some(item::Kind::Entry(packet::Entry::default())) };
+            frame.push_entry(&meta, |out| out.extend_from_slice(&entry.encode_to_vec()));
+            Feed::new(state, registry).feed(&frame.finish());
+            for is_express in [true, false] {
+                let turn = session.outbox.lock().lane(is_express).begin_turn();
+                let news = News::Of(vec![ConversationId(5)]);
+                assert_eq!(turn, Some(Turn { news, marks: false, target: Some(Position(1)) }), "fails: {fails}");
+            }
+            assert!(saved.reads.load(Relaxed) > 0, "it was tried");
+        }
+    }
 }

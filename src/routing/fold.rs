@@ -5,11 +5,12 @@ use longwire_protocol::packet::{self, EntryKind, Role, item};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
 use prost::Message as _;
 
+use super::alteration::{Alteration, Personally, fold_alteration, fold_message, fold_personally};
 use super::change::Change;
 use super::limits::{ID_SPAN_MAX, INTERVALS_MAX};
 use super::rows::{
-    Conversation, Counted, Crossing, Device, Duty, Head, Interval, Kept, Key, Kind, Member, Row, User, partition,
-    partition_of_name,
+    Conversation, Counted, Crossing, Device, Duty, Head, Interval, Kept, Key, Kind, Member, MoreOfConversation, Row,
+    User, partition, partition_of_name,
 };
 use super::view::{Rows, View};
 use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
@@ -17,10 +18,25 @@ use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
 /// What the fold needs of an entry's contents.
 #[derive(Clone, Debug)]
 pub enum Body {
-    /// Nothing: a message, or a kind that changes no row but the head.
-    Plain {
+    /// Nothing: a kind that changes no row but the head.
+    Plain,
+    /// A message.
+    Message {
         /// Who published it.
         sender: UserId,
+        /// Whose attention it asks for.
+        mentions: Vec<u64>,
+        /// When it ceases to be shown; 0: never.
+        expires: LogTime,
+    },
+    /// Something about an earlier message.
+    Alteration(Alteration),
+    /// In an inbox: something that concerns its user alone.
+    Personally {
+        /// In this conversation.
+        conversation: ConversationId,
+        /// What.
+        what: Personally,
     },
     /// Someone's role changed.
     Membership {
@@ -56,16 +72,38 @@ impl Body {
         let Some(item::Kind::Entry(entry)) = item.kind else {
             return Err(ReadError("an entry of the log holds another kind of item".into()));
         };
-        let plain = Self::Plain { sender: UserId(entry.sender) };
-        Ok(match (entry.kind(), &entry.membership, &entry.joined, &entry.left) {
-            (EntryKind::Membership, Some(m), _, _) => Self::Membership { user: UserId(m.user), role: m.role() },
-            (EntryKind::Label, _, _, _) => Self::Label(entry.label.into()),
-            (EntryKind::Joined, _, Some(j), _) => {
-                Self::Joined { conversation: ConversationId(j.conversation), seq: Seq(j.seq) }
+        Ok(Self::of_entry(&entry))
+    }
+
+    /// The body of an entry.
+    #[must_use]
+    pub fn of_entry(entry: &packet::Entry) -> Self {
+        let sender = UserId(entry.sender);
+        match entry.kind() {
+            EntryKind::Message => Self::Message {
+                sender,
+                mentions: entry.beside.as_ref().map_or_else(Vec::new, |beside| beside.mentions.clone()),
+                expires: LogTime(entry.expires),
+            },
+            EntryKind::Membership => entry.membership.as_ref().map_or(Self::Plain, |membership| Self::Membership {
+                user: UserId(membership.user),
+                role: membership.role(),
+            }),
+            EntryKind::Label => Self::Label(entry.label.as_str().into()),
+            EntryKind::Joined => entry.joined.as_ref().map_or(Self::Plain, |joined| Self::Joined {
+                conversation: ConversationId(joined.conversation),
+                seq: Seq(joined.seq),
+            }),
+            EntryKind::Left => entry
+                .left
+                .as_ref()
+                .map_or(Self::Plain, |left| Self::Left { conversation: ConversationId(left.conversation) }),
+            EntryKind::Edit | EntryKind::Recall | EntryKind::Reaction => {
+                Alteration::of(entry).map_or(Self::Plain, Self::Alteration)
             }
-            (EntryKind::Left, _, _, Some(l)) => Self::Left { conversation: ConversationId(l.conversation) },
-            _ => plain,
-        })
+            EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => Personally::of(entry)
+                .map_or(Self::Plain, |(conversation, what)| Self::Personally { conversation, what }),
+        }
     }
 }
 
@@ -114,13 +152,20 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
             assert_eq!(conversation.head.seq.next(), meta.seq, "seqs have no hole");
             countable_before = conversation.head.countable;
             conversation.head = head;
+            if matches!(body, Body::Message { .. }) {
+                conversation.more.message = meta.seq;
+            }
+            if matches!(body, Body::Message { .. } | Body::Membership { .. } | Body::Label(_)) {
+                conversation.more.activity = position;
+            }
         }
     });
     if meta.origin.device.is_some() {
         answer(view, meta, time, false);
     }
     match body {
-        Body::Plain { sender } => {
+        Body::Plain => {}
+        Body::Message { sender, mentions, expires } => {
             // Who writes has read what stands above: the own mark goes along, so own entries never count as unread. A will
             // comes from no device: nobody wrote it just now.
             if meta.origin.device.is_some() && view.member(meta.conversation, *sender).is_some() {
@@ -130,6 +175,13 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
                         member.mark_countable = meta.countable;
                     }
                 });
+            }
+            fold_message(view, meta, (position, time), *sender, mentions, *expires);
+        }
+        Body::Alteration(alteration) => fold_alteration(view, meta, position, time, alteration),
+        Body::Personally { conversation, what } => {
+            if let Some(user) = inbox_owner(view, meta.conversation) {
+                fold_personally(view, user, *conversation, what, position, meta.source);
             }
         }
         Body::Membership { user, role } => {
@@ -243,12 +295,17 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         }
         Change::MarkSet { user, conversation, seq, countable } => {
             view.update(Key::Member(*conversation, *user), |row| {
-                if let Row::Member(member) = row
-                    && *seq > member.mark
-                {
-                    member.mark = *seq;
-                    member.mark_countable = *countable;
+                if let Row::Member(member) = row {
+                    if *seq > member.mark {
+                        member.mark = *seq;
+                        member.mark_countable = *countable;
+                    }
                     member.mark_position = position;
+                }
+            });
+            view.update(Key::Conversation(*conversation), |row| {
+                if let Row::Conversation(row) = row {
+                    row.more.marked = position;
                 }
             });
         }
@@ -301,7 +358,14 @@ fn raise_floor(device: &mut Device, floor: MessageId) {
 }
 
 fn create(view: &mut View<'_>, conversation: ConversationId, kind: Kind, label: &str, pair: (UserId, UserId)) {
-    let row = Conversation { kind, label: label.into(), pair, head: Head::default(), members: 0 };
+    let row = Conversation {
+        kind,
+        label: label.into(),
+        pair,
+        head: Head::default(),
+        members: 0,
+        more: MoreOfConversation::default(),
+    };
     view.create(Key::Conversation(conversation), Row::Conversation(row));
     count(view, Counted::Conversations, conversation.0);
 }

@@ -1,9 +1,10 @@
 //! The quotas of routing: those that the wire names, and those that only this broker knows.
 
 pub use longwire_protocol::limits::{
-    CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX, CHANNEL_NAME_BYTES_MAX,
-    DEVICES_MAX, GROUP_USERS_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, SIGNAL_READERS_MAX,
-    USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
+    ATTACHMENTS_BYTES_MAX, CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX,
+    CHANNEL_NAME_BYTES_MAX, DEVICES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, GROUP_USERS_MAX, HIDDEN_MAX,
+    ID_SPAN_MAX, LABEL_BYTES_MAX, MENTIONS_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, REACTION_BYTES_MAX, REACTIONS_MAX,
+    RECALLED_MAX, RECEIPTS_MEMBERS_MAX, SIGNAL_READERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
 };
 
 /// Conversations of one user, the inbox not counted.
@@ -20,6 +21,8 @@ pub const MAKES_PER_SECOND: u32 = 100;
 pub const MEMBERS_MAX: u32 = 100_000;
 /// Stretches of seqs kept for a member that came and went; older ones are no longer theirs.
 pub const INTERVALS_MAX: usize = 16;
+/// Messages that mention a user, kept for each conversation; older ones are no longer counted.
+pub const MENTIONS_KEPT_MAX: usize = 256;
 /// Takeovers of one device within [`TAKEOVER_WINDOW_MS`] before newcomers are told to wait.
 pub const TAKEOVERS_MAX: u32 = 4;
 /// See [`TAKEOVERS_MAX`].

@@ -3,6 +3,7 @@
 
 mod actions;
 pub mod allowance;
+pub mod alteration;
 pub mod audit;
 pub mod catch_up;
 pub mod change;
@@ -15,6 +16,7 @@ pub mod fold;
 pub mod grants;
 pub mod limits;
 pub mod loading;
+pub mod messages;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod model;
 #[cfg(test)]

@@ -2,16 +2,17 @@
 //! that fail to commit, devices that come and go, and the state rebuilt from the frames alone. What happens is chosen by
 //! chance in tests and by a fuzzer's bytes in the target `core`. Not part of a broker.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, PublishAck, Role};
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber};
+use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
-use super::core::{Attach, Core, Effect, Op, Parting, Publish, digest};
+use super::alteration::withheld;
+use super::core::{Attach, Core, Effect, Found, Op, Parting, Publish, Target, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::grants::Grants;
@@ -19,7 +20,7 @@ use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
 use super::rehearsal::{rehearse, rehearse_attach};
-use super::rows::{Key, Row};
+use super::rows::{Count, Key, Row};
 use super::state::State;
 use super::view::{Overlay, Reader, Rows as _, View};
 use crate::store::{Frame, FrameBuilder, Log as _, MemoryLog, Position};
@@ -180,9 +181,15 @@ impl<'a> World<'a> {
         read_blocking(&self.state, &mut read).expect("reads")
     }
 
-    fn publish(&mut self, user: usize, publish: packet::Publish, commits: bool) -> Option<Result<PublishAck, Refusal>> {
+    fn publish(
+        &mut self,
+        user: usize,
+        publish: packet::Publish,
+        found: Found,
+        commits: bool,
+    ) -> Option<Result<PublishAck, Refusal>> {
         let session = Arc::clone(&self.sessions[user]);
-        let op = Publish { session, digest: digest(&publish), publish, mark_countable: Some(0) };
+        let op = Publish { session, digest: digest(&publish), publish, found: Some(found) };
         let effects = self.group(vec![Op::Publish(op)], commits);
         effects.into_iter().find_map(|effect| match effect {
             Effect::Answer(_, _, answer) => Some(answer),
@@ -227,6 +234,11 @@ struct Naive {
     /// From and to (0: open) of what each user may see, in seqs.
     intervals: HashMap<usize, Vec<(u64, u64)>>,
     marks: HashMap<usize, u64>,
+    recalled: BTreeSet<u64>,
+    expires: HashMap<u64, u64>,
+    hidden: HashMap<usize, BTreeSet<u64>>,
+    reactions: HashMap<(u64, usize), String>,
+    mentions: HashMap<usize, Vec<u64>>,
 }
 
 impl Naive {
@@ -250,11 +262,26 @@ impl Naive {
         }
     }
 
-    fn unread(&self, user: usize) -> u64 {
+    /// The message at a seq as it is looked up, users known by `ids`.
+    fn target(&self, seq: u64, ids: &[UserId]) -> Option<Target> {
+        let entry = self.entries.get(usize::try_from(seq).ok()?.checked_sub(1)?)?;
+        let countable = self.entries[..seq as usize].iter().flatten().count() as u64;
+        Some(Target { sender: entry.map_or(UserId(0), |sender| ids[sender]), is_message: entry.is_some(), countable })
+    }
+
+    /// Whether a message is shown to those who may see it.
+    fn is_shown(&self, seq: u64, now: u64) -> bool {
+        let has_expired = self.expires.get(&seq).is_some_and(|expires| *expires <= now);
+        let is_message = seq > 0 && self.entries.get(seq as usize - 1).is_some_and(Option::is_some);
+        is_message && !has_expired && !self.recalled.contains(&seq)
+    }
+
+    fn unread(&self, user: usize, now: u64) -> u64 {
         let Some(&(from, 0)) = self.intervals.get(&user).and_then(|i| i.last()) else { return 0 };
         let mark = self.marks.get(&user).copied().unwrap_or(0);
         let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq > mark && *seq >= from);
-        above.filter(|(_, sender)| sender.is_some()).count() as u64
+        let is_hidden = |seq: u64| self.hidden.get(&user).is_some_and(|hidden| hidden.contains(&seq));
+        above.filter(|(seq, _)| self.is_shown(*seq, now) && !is_hidden(*seq)).count() as u64
     }
 
     fn sees(&self, user: usize, seq: u64) -> bool {
@@ -283,12 +310,27 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let role = [Role::None, Role::Reader, Role::Member, Role::Admin][world.choices.below(4)];
         let set = packet::SetRole { user: USERS[other].into(), role: role.into() };
         let mark = world.choices.below(8) as u64;
-        let action = match world.choices.below(10) {
+        let now = world.frames.len() as u64;
+        let head = model.get(&conversation).map_or(0, |naive| naive.entries.len());
+        let seq = world.choices.below(head + 2) as u64;
+        let reaction = ["", "+1", "ha"][world.choices.below(3)];
+        let ids: Vec<UserId> = world.sessions.iter().map(|session| session.user).collect();
+        let mut beside = None;
+        let action = match world.choices.below(20) {
             0 => Some(Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: vec![USERS[other].into()] })),
             1 | 2 => Some(Action::SetRole(set)),
             3 => Some(Action::Leave(packet::Leave {})),
             // Marks at the head alone: what lies below is worked out before the core is asked.
             4 => Some(Action::SetMark(packet::SetMark { seq: 1_000 + mark })),
+            5 | 6 => Some(Action::Edit(packet::Edit { seq })),
+            7 | 8 => Some(Action::Recall(packet::Recall { seq })),
+            9 => Some(Action::React(packet::React { seq, reaction: reaction.into() })),
+            10 | 11 => Some(Action::Hide(packet::Hide { seq, undo: mark == 0 })),
+            12 | 13 => {
+                let mentions = vec![ids[other].0, ids[user].0, ids[other].0];
+                beside = Some(packet::Beside { mentions, expires_in_ms: mark * 20, ..packet::Beside::default() });
+                None
+            }
             _ => None,
         };
         let creates = matches!(action, Some(Action::CreateGroup(_)));
@@ -299,18 +341,23 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             first_unanswered: id,
             content: Bytes::from(context.clone()),
             action: action.clone(),
+            beside: beside.clone(),
+        };
+        let found = match &action {
+            Some(Action::SetMark(_)) => Found::Countable(0),
+            _ => Found::Target(model.get(&conversation).and_then(|naive| naive.target(seq, &ids))),
         };
         if world.choices.below(10) == 0 {
             // The group is lost: nothing of it shows, and the id is free.
-            let _ = world.publish(user, publish.clone(), false);
+            let _ = world.publish(user, publish.clone(), found, false);
         }
-        let answer = world.publish(user, publish.clone(), true).expect("an answer");
+        let answer = world.publish(user, publish.clone(), found, true).expect("an answer");
         if world.choices.below(16) == 15 {
             world.reconnect(user, MessageId(id));
         }
         // Whatever it was, repeating it says the same and changes nothing.
         let frames = world.frames.len();
-        let again = world.publish(user, publish.clone(), true).expect("an answer");
+        let again = world.publish(user, publish.clone(), found, true).expect("an answer");
         match (&answer, &again) {
             (Ok(ack), Ok(repeated)) => {
                 assert_eq!(ack, repeated, "{context}");
@@ -334,18 +381,21 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             }
             (_, std::collections::btree_map::Entry::Vacant(_)) => Err(Reason::UnknownConversation),
             (action, std::collections::btree_map::Entry::Occupied(mut slot)) => {
-                apply(slot.get_mut(), user, other, role, action.as_ref())
+                apply(slot.get_mut(), user, other, role, (action.as_ref(), beside.as_ref()), now)
             }
         };
         if world.choices.below(8) == 7 && !answered.is_empty() {
             // Something older, said again: it is settled, and whatever is answered, nothing comes of it.
             let (user, publish, ack) = answered[known % answered.len()].clone();
             let frames = world.frames.len();
-            let again = world.publish(user, publish, true).expect("an answer");
+            let again = world.publish(user, publish, found, true).expect("an answer");
             assert!(again.as_ref().map_or(true, |again| *again == ack), "{context}: {again:?}");
             assert!(world.frames[frames].records.is_empty(), "{context}: a repeat changes nothing");
         }
-        assert_eq!(answer.map(|ack| ack.seq).map_err(|refusal| refusal.reason), expected, "{context}");
+        let is_hide = matches!(action, Some(Action::Hide(_)));
+        // What one hides is told to the own inbox, and has its seq.
+        let answer = answer.map(|ack| if is_hide { 0 } else { ack.seq }).map_err(|refusal| refusal.reason);
+        assert_eq!(answer, expected, "{context}: {action:?}");
         model.remove(&0);
 
         for (id, naive) in &model {
@@ -360,11 +410,29 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                 let duties = world.read(|rows| rows.duties(id_of_user).contains(&ConversationId(*id)));
                 assert_eq!(duties, duty, "{context}: the list of duties");
                 let member = member.as_ref();
-                let unread = member.map_or(0, |member| member.unread(&row.head));
-                assert_eq!(unread, naive.unread(user), "{context}: unread of {user} in {id}");
+                let uncounted = world.read(|rows| rows.uncounted(ConversationId(*id)).cloned());
+                let personal = world.read(|rows| rows.personal(id_of_user, ConversationId(*id)).cloned());
+                let mentions = personal.as_ref().map_or(&[][..], |personal| &personal.mentions);
+                let expected = naive.mentions.get(&user).map_or(&[][..], Vec::as_slice);
+                assert!(mentions.iter().map(|seq| &seq.0).eq(expected), "{context}: mentions of {user} in {id}");
+                let now = world.frames.len() as u64;
+                let (uncounted, personal) = (uncounted.as_ref(), personal.as_ref());
+                let count = Count { head: &row.head, uncounted, personal, now: LogTime(now) };
+                let unread = member.map_or(0, |member| member.unread(&count));
+                assert_eq!(unread, naive.unread(user, now), "{context}: unread of {user} in {id}");
                 for seq in 1..=row.head.seq.0 {
                     let sees = member.is_some_and(|member| member.sees(Seq(seq)));
                     assert_eq!(sees, naive.sees(user, seq), "{context}: {user} sees {seq} of {id}");
+                    let is_message = naive.entries[seq as usize - 1].is_some();
+                    let reason = world.read(|rows| withheld(rows, &row, ConversationId(*id), Seq(seq), LogTime(now)));
+                    if is_message {
+                        assert_eq!(reason.is_none(), naive.is_shown(seq, now), "{context}: {seq} of {id} is shown");
+                    }
+                    let reaction = world.read(|rows| {
+                        rows.reaction(ConversationId(*id), Seq(seq), id_of_user).unwrap_or_default().to_owned()
+                    });
+                    let expected = naive.reactions.get(&(seq, user)).map_or("", String::as_str);
+                    assert_eq!(reaction, expected, "{context}: the reaction of {user} to {seq} of {id}");
                 }
             }
         }
@@ -376,7 +444,14 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
 }
 
 /// What the rights table says, written the other way round.
-fn apply(naive: &mut Naive, user: usize, other: usize, role: Role, action: Option<&Action>) -> Result<u64, Reason> {
+fn apply(
+    naive: &mut Naive,
+    user: usize,
+    other: usize,
+    role: Role,
+    (action, beside): (Option<&Action>, Option<&packet::Beside>),
+    now: u64,
+) -> Result<u64, Reason> {
     let own = naive.role(user);
     if own == Role::None {
         return Err(Reason::UnknownConversation);
@@ -405,11 +480,68 @@ fn apply(naive: &mut Naive, user: usize, other: usize, role: Role, action: Optio
         Some(Action::SetMark(_)) => {
             naive.marks.insert(user, naive.entries.len() as u64);
         }
+        Some(Action::Edit(edit)) => {
+            if own == Role::Reader {
+                return Err(Reason::Forbidden);
+            }
+            if !naive.is_shown(edit.seq, now) || !naive.sees(user, edit.seq) {
+                return Err(Reason::InvalidArgument);
+            }
+            if naive.entries[edit.seq as usize - 1] != Some(user) {
+                return Err(Reason::Forbidden);
+            }
+            naive.entries.push(None);
+        }
+        Some(Action::Recall(recall)) => {
+            if naive.recalled.contains(&recall.seq) && naive.sees(user, recall.seq) {
+                return Ok(naive.entries.len() as u64);
+            }
+            if !naive.is_shown(recall.seq, now) || !naive.sees(user, recall.seq) {
+                return Err(Reason::InvalidArgument);
+            }
+            let is_own = naive.entries[recall.seq as usize - 1] == Some(user);
+            if !is_own && !matches!(own, Role::Admin | Role::Owner) {
+                return Err(Reason::Forbidden);
+            }
+            naive.recalled.insert(recall.seq);
+            naive.entries.push(None);
+        }
+        Some(Action::React(react)) => {
+            if !naive.is_shown(react.seq, now) || !naive.sees(user, react.seq) {
+                return Err(Reason::InvalidArgument);
+            }
+            let given = naive.reactions.entry((react.seq, user)).or_default();
+            if *given != react.reaction {
+                given.clone_from(&react.reaction);
+                naive.entries.push(None);
+            }
+        }
+        Some(Action::Hide(hide)) => {
+            if !naive.is_shown(hide.seq, now) || !naive.sees(user, hide.seq) {
+                return Err(Reason::InvalidArgument);
+            }
+            let hidden = naive.hidden.entry(user).or_default();
+            if hide.undo {
+                hidden.remove(&hide.seq);
+            } else {
+                hidden.insert(hide.seq);
+            }
+            return Ok(0);
+        }
         _ => {
             if own == Role::Reader {
                 return Err(Reason::Forbidden);
             }
             naive.entries.push(Some(user));
+            let seq = naive.entries.len() as u64;
+            if let Some(beside) = beside {
+                if beside.expires_in_ms > 0 {
+                    naive.expires.insert(seq, now + beside.expires_in_ms);
+                }
+                if other != user && naive.role(other) != Role::None {
+                    naive.mentions.entry(other).or_default().push(seq);
+                }
+            }
             naive.marks.insert(user, naive.entries.len() as u64);
         }
     }

@@ -31,12 +31,12 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
         let _ = rows.members(conversation);
     }
     let mut cold = rows.into_cold();
-    if publish.action.is_some() {
+    if publish.action.is_some() || publish.beside.is_some() {
         let mut overlay = Overlay::default();
         let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), state.time);
         let view = View::rehearsal(state, &mut overlay);
         let mut draft = Draft { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
-        let _ = draft.append(session, publish.clone(), MessageId(0), op.digest, 0);
+        let _ = draft.append(session, publish.clone(), MessageId(0), op.digest, op.found);
         cold.extend(draft.view.into_cold());
     }
     cold

@@ -1,7 +1,10 @@
 //! The rows of derived state: what is known of users, devices, conversations and members, each under its key.
 //! A row is small, cloned freely, and encoded only when the background thread saves it.
+//!
+//! What rows of format 1 did not have stands behind the row, in a value of its own ([`MoreOfConversation`]): bytes that end
+//! before it are such a row, and it has its default.
 
-use longwire_protocol::packet::{ConversationKind, Role};
+use longwire_protocol::packet::{ConversationKind, HeadReason, Role};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -93,6 +96,181 @@ pub struct Conversation {
     pub head: Head,
     /// How many members it has now.
     pub members: u32,
+    /// What rows of format 1 do not have.
+    #[serde(skip)]
+    pub more: MoreOfConversation,
+}
+
+/// What stands behind a [`Conversation`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoreOfConversation {
+    /// The newest message; 0 while there is none, or none since it is kept.
+    pub message: Seq,
+    /// The position of the newest entry that people see as activity: a message or a change of membership.
+    pub activity: Position,
+    /// The position of the newest mark that a member set.
+    pub marked: Position,
+    /// The lowest and highest seq that has a row [`Altered`]; 0 where there is none.
+    pub altered: (Seq, Seq),
+    /// The lowest and highest seq that is not to be shown any more, or will not be one day; 0 where there is none.
+    pub withheld: (Seq, Seq),
+}
+
+/// Whether a seq lies between two, both included.
+fn spans((low, high): (Seq, Seq), seq: Seq) -> bool {
+    low.is_some() && low <= seq && seq <= high
+}
+
+/// Widens a span to a seq.
+fn widen((low, high): &mut (Seq, Seq), seq: Seq) {
+    *low = if low.is_some() { seq.min(*low) } else { seq };
+    *high = seq.max(*high);
+}
+
+impl MoreOfConversation {
+    /// Whether a seq may have a row [`Altered`].
+    #[must_use]
+    pub fn may_be_altered(&self, seq: Seq) -> bool {
+        spans(self.altered, seq)
+    }
+
+    /// Whether a seq may have to be withheld.
+    #[must_use]
+    pub fn may_be_withheld(&self, seq: Seq) -> bool {
+        spans(self.withheld, seq)
+    }
+
+    /// A seq has a row [`Altered`] from here on.
+    pub fn note_altered(&mut self, seq: Seq) {
+        widen(&mut self.altered, seq);
+    }
+
+    /// A seq is to be withheld, now or one day.
+    pub fn note_withheld(&mut self, seq: Seq) {
+        self.note_altered(seq);
+        widen(&mut self.withheld, seq);
+    }
+}
+
+/// What became of an entry after it was published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Altered {
+    /// It is shown to nobody any more.
+    pub is_recalled: bool,
+    /// It is shown to nobody from this time on; 0 where it does not expire.
+    pub expires: LogTime,
+    /// Its edits, oldest first; at most [`super::limits::EDITS_MAX`].
+    pub edits: Vec<Seq>,
+    /// How often each reaction was given, at most [`super::limits::REACTIONS_MAX`] of them.
+    pub reactions: Vec<(Box<str>, u64)>,
+}
+
+impl Altered {
+    /// Why the entry is not shown at this time; `None` while it is.
+    #[must_use]
+    pub fn withheld(&self, now: LogTime) -> Option<HeadReason> {
+        if self.is_recalled {
+            Some(HeadReason::Recalled)
+        } else if self.expires.0 > 0 && self.expires <= now {
+            Some(HeadReason::Expired)
+        } else {
+            None
+        }
+    }
+}
+
+/// Which of a conversation's countable entries count no more. They are told by their place among the countable ones, so
+/// that what goes in a run is one stretch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uncounted {
+    /// Stretches of them, ascending, both ends included, never touching.
+    pub stretches: Vec<(u64, u64)>,
+    /// Those that will not count from a time on, by that time.
+    pub expiring: Vec<(LogTime, u64)>,
+}
+
+impl Uncounted {
+    /// The countable entry `at` counts no more.
+    pub fn add(&mut self, at: u64) {
+        let i = self.stretches.partition_point(|(_, to)| *to < at);
+        if self.stretches.get(i).is_some_and(|(from, _)| *from <= at) {
+            return;
+        }
+        let joins_last = i > 0 && self.stretches[i - 1].1 + 1 == at;
+        let joins_next = self.stretches.get(i).is_some_and(|(from, _)| *from == at + 1);
+        match (joins_last, joins_next) {
+            (true, true) => self.stretches[i - 1].1 = self.stretches.remove(i).1,
+            (true, false) => self.stretches[i - 1].1 = at,
+            (false, true) => self.stretches[i].0 = at,
+            (false, false) => self.stretches.insert(i, (at, at)),
+        }
+    }
+
+    /// The countable entry `at` will not count from `expires` on.
+    pub fn add_expiring(&mut self, expires: LogTime, at: u64) {
+        let i = self.expiring.partition_point(|known| *known < (expires, at));
+        self.expiring.insert(i, (expires, at));
+    }
+
+    /// How many are yet to expire at this time.
+    #[must_use]
+    pub fn expiring_after(&self, now: LogTime) -> usize {
+        self.expiring.len() - self.expiring.partition_point(|(expires, _)| *expires <= now)
+    }
+
+    /// What has expired by now goes to the stretches.
+    pub fn settle(&mut self, now: LogTime) {
+        let expired = self.expiring.partition_point(|(expires, _)| *expires <= now);
+        for (_, at) in self.expiring.drain(..expired).collect::<Vec<_>>() {
+            self.add(at);
+        }
+    }
+
+    /// Whether the countable entry `at` counts no more at this time.
+    #[must_use]
+    pub fn has(&self, at: u64, now: LogTime) -> bool {
+        let i = self.stretches.partition_point(|(_, to)| *to < at);
+        self.stretches.get(i).is_some_and(|(from, _)| *from <= at)
+            || self.expiring.iter().take_while(|(expires, _)| *expires <= now).any(|(_, expired)| *expired == at)
+    }
+
+    /// How many of those above `after` count no more at this time.
+    #[must_use]
+    pub fn above(&self, after: u64, now: LogTime) -> u64 {
+        let i = self.stretches.partition_point(|(_, to)| *to <= after);
+        let gone: u64 = self.stretches[i..].iter().map(|(from, to)| to - after.max(from - 1)).sum();
+        let in_stretch = |at: u64| {
+            let i = self.stretches.partition_point(|(_, to)| *to < at);
+            self.stretches.get(i).is_some_and(|(from, _)| *from <= at)
+        };
+        let expired = self.expiring.iter().take_while(|(expires, _)| *expires <= now);
+        gone + expired.filter(|(_, at)| *at > after && !in_stretch(*at)).count() as u64
+    }
+}
+
+/// What a user set for a conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// No notifications until this time.
+    pub muted_until: u64,
+    /// Shown at the top.
+    pub is_pinned: bool,
+    /// Shown elsewhere.
+    pub is_archived: bool,
+    /// Shown as unread from the position at which that was set, until the next mark; 0 where it was not.
+    pub marked_unread: Position,
+    /// When this was set.
+    pub position: Position,
+}
+
+/// What of a conversation concerns one user alone, beside settings: in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personal {
+    /// The messages the user hides, each with its place among the countable ones; at most
+    /// [`super::limits::HIDDEN_MAX`].
+    pub hidden: Vec<(Seq, u64)>,
+    /// The newest messages that mention the user; at most [`super::limits::MENTIONS_KEPT_MAX`].
+    pub mentions: Vec<Seq>,
 }
 
 /// The kind of a conversation; its lane follows from it and never changes.
@@ -153,6 +331,19 @@ pub struct Member {
     pub mark_position: Position,
 }
 
+/// What there is to be counted, and what is not to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Count<'a> {
+    /// The conversation's newest entry.
+    pub head: &'a Head,
+    /// What counts no more for anybody.
+    pub uncounted: Option<&'a Uncounted>,
+    /// What counts no more for this user.
+    pub personal: Option<&'a Personal>,
+    /// At this time.
+    pub now: LogTime,
+}
+
 impl Member {
     /// Its role.
     #[must_use]
@@ -192,14 +383,21 @@ impl Member {
         })
     }
 
-    /// The countable entries above the mark that it may read, given the conversation's head.
+    /// The countable entries above the mark that it may read, less those that are recalled, expired or hidden: SPEC R7-7.
     #[must_use]
-    pub fn unread(&self, head: &Head) -> u64 {
+    pub fn unread(&self, count: &Count<'_>) -> u64 {
         let Some(last) = self.intervals.last() else { return 0 };
         if last.to.is_some() {
             return 0;
         }
-        head.countable.saturating_sub(self.mark_countable.max(last.countable_before))
+        let after = self.mark_countable.max(last.countable_before);
+        let all = count.head.countable.saturating_sub(after);
+        let gone = count.uncounted.map_or(0, |uncounted| uncounted.above(after, count.now));
+        let is_gone = |at: u64| count.uncounted.is_some_and(|uncounted| uncounted.has(at, count.now));
+        let hidden = count
+            .personal
+            .map_or(0, |personal| personal.hidden.iter().filter(|(_, at)| *at > after && !is_gone(*at)).count() as u64);
+        all.saturating_sub(gone).saturating_sub(hidden)
     }
 }
 
@@ -212,6 +410,15 @@ pub struct Duty {
     pub joined: Position,
     /// Whether the inbox has said `left` since.
     pub closed: bool,
+}
+
+/// A message that mentions a user, which the user's inbox has not heard of yet. Under [`Key::Crossing`] too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mention {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message.
+    pub seq: Seq,
 }
 
 /// A change of membership that the user's inbox has not heard of yet.
@@ -278,6 +485,16 @@ pub enum Key {
     Crossing(Position, UserId),
     /// The retention floor.
     Floor,
+    /// What became of an entry.
+    Altered(ConversationId, Seq),
+    /// A user's reaction to a message.
+    Reaction(ConversationId, Seq, UserId),
+    /// Which of a conversation's messages count no more.
+    Uncounted(ConversationId),
+    /// What a user set for a conversation.
+    Settings(UserId, ConversationId),
+    /// What of a conversation concerns a user alone.
+    Personal(UserId, ConversationId),
     /// A device's will.
     Will(DeviceId),
     /// To whom a user shows its presence, if that was ever said.
@@ -343,7 +560,9 @@ impl Key {
             Self::User(id) | Self::DeviceName(id, _) | Self::Direct(id, _) | Self::Duty(id, _) => partition(id.0),
             Self::Audience(id) | Self::Seen(id) => partition(id.0),
             Self::Device(id) | Self::Will(id) => partition(id.0),
-            Self::Conversation(id) | Self::Member(id, _) => partition(id.0),
+            Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
+            Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
+            Self::Altered(id, _) | Self::Reaction(id, _, _) => partition(id.0),
             Self::UserName(name) | Self::Channel(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
             Self::Crossing(_, user) => partition(user.0),
@@ -389,6 +608,18 @@ pub enum Row {
     Crossing(Crossing),
     /// Under [`Key::Floor`].
     Floor(Position),
+    /// Under [`Key::Altered`].
+    Altered(Altered),
+    /// Under [`Key::Reaction`].
+    Reaction(Box<str>),
+    /// Under [`Key::Uncounted`].
+    Uncounted(Uncounted),
+    /// Under [`Key::Settings`].
+    Settings(Settings),
+    /// Under [`Key::Personal`].
+    Personal(Personal),
+    /// Under [`Key::Crossing`].
+    Mention(Mention),
     /// Under [`Key::Will`].
     Will(Will),
     /// Under [`Key::Audience`], as on the wire.
@@ -401,15 +632,27 @@ impl Row {
     /// The bytes that the store keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a row has no field that cannot be encoded")
+        const ENCODES: &str = "a row has no field that cannot be encoded";
+        let bytes = postcard::to_stdvec(self).expect(ENCODES);
+        match self {
+            Self::Conversation(row) => postcard::to_extend(&row.more, bytes).expect(ENCODES),
+            _ => bytes,
+        }
     }
 
     /// The row of these bytes.
     ///
     /// # Errors
-    /// When they are no row of this version.
+    /// When they are no row of this version or an older one.
     pub fn decode(bytes: &[u8]) -> Result<Self, ReadError> {
-        postcard::from_bytes(bytes).map_err(|error| ReadError(format!("a row of the state is unreadable: {error}")))
+        let unreadable = |error| ReadError(format!("a row of the state is unreadable: {error}"));
+        let (mut row, behind) = postcard::take_from_bytes(bytes).map_err(unreadable)?;
+        if let Self::Conversation(row) = &mut row
+            && !behind.is_empty()
+        {
+            row.more = postcard::from_bytes(behind).map_err(unreadable)?;
+        }
+        Ok(row)
     }
 }
 

@@ -8,8 +8,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{ConversationId, Seq};
 
+use super::feed::head_item;
 use super::limits::{CATCH_UP_CONVERSATIONS_MAX, LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX};
 use crate::mutation::Mutation;
 use crate::store::Position;
@@ -113,17 +115,40 @@ impl Lane {
         if self.live && admits && Mutation::FullQueueForgets.is_planted() {
             return;
         }
+        self.note(ready.place);
+    }
+
+    /// There is something at a place that is to be looked for.
+    fn note(&mut self, place: Place) {
         self.live = false;
-        if !ready.place.conversation.is_some() {
+        if !place.conversation.is_some() {
             self.marks = true;
         } else if let News::Of(news) = &mut self.news
-            && !news.contains(&ready.place.conversation)
+            && !news.contains(&place.conversation)
         {
             if news.len() < CATCH_UP_CONVERSATIONS_MAX {
-                news.push(ready.place.conversation);
+                news.push(place.conversation);
             } else {
                 self.news = News::Any;
             }
+        }
+    }
+
+    /// What the session may see has changed: what is ready is looked for anew.
+    pub fn look_again(&mut self) {
+        self.ready_bytes = 0;
+        for ready in std::mem::take(&mut self.ready) {
+            self.note(ready.place);
+        }
+    }
+
+    /// An entry that waits here is shown to nobody any more: it is reported in its place.
+    pub fn withdraw(&mut self, conversation: ConversationId, seq: Seq) {
+        let is_it = |ready: &&mut Ready| ready.place.conversation == conversation && ready.place.seq == seq;
+        if let Some(ready) = self.ready.iter_mut().find(is_it) {
+            let head = head_item(conversation, seq, seq, HeadReason::Recalled, 0);
+            self.ready_bytes = self.ready_bytes - ready.item.len() + head.len();
+            ready.item = head;
         }
     }
 

@@ -8,10 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use elsa::FrozenMap;
 use foldhash::fast::RandomState;
 use longwire_protocol::packet::Audience;
-use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
+use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
 use super::loading::{Kept, Want};
-use super::rows::{Conversation, Counted, Crossing, Device, Duty, Key, Member, Row, User};
+use super::rows::{
+    Altered, Conversation, Counted, Crossing, Device, Duty, Key, Member, Mention, Personal, Row, Settings, Uncounted,
+    User,
+};
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
 
@@ -66,6 +69,31 @@ pub trait Rows {
         if let Row::Duty(row) = self.row(&Key::Duty(user, conversation))? { Some(row) } else { None }
     }
 
+    /// What became of an entry, where something did.
+    fn altered(&self, conversation: ConversationId, seq: Seq) -> Option<&Altered> {
+        if let Row::Altered(row) = self.row(&Key::Altered(conversation, seq))? { Some(row) } else { None }
+    }
+
+    /// A user's reaction to a message.
+    fn reaction(&self, conversation: ConversationId, seq: Seq, user: UserId) -> Option<&str> {
+        if let Row::Reaction(row) = self.row(&Key::Reaction(conversation, seq, user))? { Some(row) } else { None }
+    }
+
+    /// Which messages of a conversation count no more.
+    fn uncounted(&self, conversation: ConversationId) -> Option<&Uncounted> {
+        if let Row::Uncounted(row) = self.row(&Key::Uncounted(conversation))? { Some(row) } else { None }
+    }
+
+    /// What a user set for a conversation.
+    fn settings(&self, user: UserId, conversation: ConversationId) -> Option<&Settings> {
+        if let Row::Settings(row) = self.row(&Key::Settings(user, conversation))? { Some(row) } else { None }
+    }
+
+    /// What of a conversation concerns a user alone.
+    fn personal(&self, user: UserId, conversation: ConversationId) -> Option<&Personal> {
+        if let Row::Personal(row) = self.row(&Key::Personal(user, conversation))? { Some(row) } else { None }
+    }
+
     /// To whom a user shows its presence.
     fn audience(&self, id: UserId) -> Audience {
         let Some(Row::Audience(audience)) = self.row(&Key::Audience(id)) else { return Audience::default() };
@@ -81,6 +109,15 @@ pub trait Rows {
     fn counter(&self, counted: Counted, partition: u16) -> u64 {
         if let Some(Row::Counter(n)) = self.row(&Key::Counter(counted, partition)) { *n } else { 0 }
     }
+}
+
+/// What an inbox is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tidings {
+    /// That its user's membership changed.
+    Membership(Crossing),
+    /// That a message mentions its user.
+    Mention(Mention),
 }
 
 /// Reads of what is committed. Something cold reads as if it were not there, and is noted: an answer holds only if
@@ -291,9 +328,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The crossings under way, oldest first.
+    /// What inboxes are to be told, oldest first.
     #[must_use]
-    pub fn crossings(&self) -> Vec<(Position, UserId, Crossing)> {
+    pub fn crossings(&self) -> Vec<(Position, UserId, Tidings)> {
         let mut all: BTreeMap<_, _> = self.committed.state.crossings().iter().map(|(key, row)| (*key, row)).collect();
         for (key, row) in &self.overlay.rows {
             if let Key::Crossing(position, user) = key {
@@ -304,7 +341,8 @@ impl<'a> View<'a> {
             }
         }
         let crossing = |((position, user), row): ((Position, UserId), &Row)| match row {
-            Row::Crossing(crossing) => Some((position, user, *crossing)),
+            Row::Crossing(crossing) => Some((position, user, Tidings::Membership(*crossing))),
+            Row::Mention(mention) => Some((position, user, Tidings::Mention(*mention))),
             _ => None,
         };
         all.into_iter().filter_map(crossing).collect()

@@ -116,7 +116,7 @@ impl Draft<'_, '_> {
         };
         let session = will.session(&label);
         // Who may not publish there any more has left nothing.
-        let _forbidden = self.append(&session, publish, MessageId::NONE, 0, 0);
+        let _forbidden = self.append(&session, publish, MessageId::NONE, 0, None);
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `fail=N` | the N-th call to the disk fails, counted from the start of the process |
 //! | `fail_from=N` | that one fails, and every one after it |
 //! | `late` | a write that fails is done all the same |
+//! | `panic=THREAD` | the calls of the thread of this name panic |
 //! | `stall=N:MS` | the N-th call takes so many milliseconds longer |
 //! | `seal=N` | memtables hold N entries, and the journal's file stays small, so that a short life sees every kind of call |
 //! | `clock=FILE` | not the store's: see `clock` |
@@ -24,11 +25,12 @@ use super::options::StoreOptions;
 use super::redb_log::RedbLog;
 
 /// What is to happen; see the module.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     fail: Option<u64>,
     fail_from: Option<u64>,
     is_late: bool,
+    panic: Option<String>,
     stall: Option<(u64, Duration)>,
     seal: Option<usize>,
 }
@@ -47,6 +49,7 @@ impl Faults {
                 "fail" => faults.fail = Some(number(value)?),
                 "fail_from" => faults.fail_from = Some(number(value)?),
                 "late" => faults.is_late = true,
+                "panic" => faults.panic = Some(value.to_owned()),
                 "stall" => {
                     let (at, ms) = value.split_once(':').ok_or_else(|| format!("{part:?} is no fault"))?;
                     faults.stall = Some((number(at)?, Duration::from_millis(number(ms)?)));
@@ -92,6 +95,8 @@ impl Plan {
             tracing::warn!(call, what, "this call stalls");
             std::thread::sleep(duration);
         }
+        let panics = self.faults.panic.as_deref();
+        assert!(panics.is_none() || panics != std::thread::current().name(), "call {call} panics: {what}");
         if self.faults.fail == Some(call) || self.faults.fail_from.is_some_and(|from| call >= from) {
             tracing::warn!(call, what, "this call fails");
             return Err(io::Error::other(format!("call {call} fails: {what}")));
@@ -218,11 +223,12 @@ mod tests {
 
     #[test]
     fn a_list_of_faults_is_read_and_nonsense_is_not() {
-        let all = Faults::parse("fail=3,late,stall=4:250,seal=16,clock=x").expect("a list");
+        let all = Faults::parse("fail=3,late,panic=store-builder,stall=4:250,seal=16,clock=x").expect("a list");
         let expected = Faults {
             fail: Some(3),
             fail_from: None,
             is_late: true,
+            panic: Some("store-builder".into()),
             stall: Some((4, Duration::from_millis(250))),
             seal: Some(16),
         };

@@ -1,13 +1,13 @@
 //! Opening and creating the redb files of a store, and what can be wrong with them.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Builder, Database, DatabaseError, StorageError, WriteTransaction};
 
 use super::ReadError;
 use super::disk::{Disk, Meter, MeteredFile};
+use crate::vital::caught;
 
 /// Why a store was not opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(super) fn path(disk: &dyn Disk, name: &str) -> String {
 /// redb trusts its pages and may panic where they are not what it wrote: that is an error of the file, like any other.
 pub(super) fn guarded<T, E: From<ReadError>>(name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let panicked = |_| Err(ReadError(format!("{name} is damaged: redb cannot make sense of its pages")).into());
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+    caught(work).unwrap_or_else(panicked)
 }
 
 /// Opens a file that is there. One that was not closed is repaired by redb.

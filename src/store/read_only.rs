@@ -186,3 +186,32 @@ impl StorageBackend for Overlay {
         self.inner.query_lock_range(start, end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::SimDisk;
+
+    #[test]
+    fn who_only_looks_changes_nothing() {
+        let disk = SimDisk::default();
+        let file = disk.open("a").expect("made");
+        file.set_len(8).and_then(|()| file.write(0, b"as it is")).and_then(|()| file.close()).expect("written");
+        let bytes = disk.bytes("a");
+        let looker = ReadOnlyDisk::new(Arc::new(disk.clone()));
+
+        let seen = looker.open("a").expect("there");
+        seen.write(0, b"it seems").and_then(|()| seen.sync_data()).expect("kept in memory");
+        let mut read = [0; 8];
+        seen.read(0, &mut read).expect("read");
+        assert_eq!(&read, b"it seems");
+        for changed in [looker.rename("a", "b"), looker.remove("a"), looker.shorten("a", 1).map(drop)] {
+            assert_eq!(changed.expect_err("refused").kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        looker.sync_names().expect("nothing to do");
+        assert_eq!((disk.bytes("a"), disk.names()), (bytes, vec!["a".to_owned()]));
+        assert!(looker.exists("a").expect("asked") && !looker.exists("b").expect("asked"));
+        assert_eq!(looker.list("").expect("asked"), disk.list("").expect("asked"));
+        assert_eq!((looker.place(), looker.allocated("a").ok()), (disk.place(), disk.allocated("a").ok()));
+    }
+}

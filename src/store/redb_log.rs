@@ -24,6 +24,7 @@ use super::view::View;
 use super::{
     AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta,
 };
+use crate::vital;
 
 /// Memtables that may wait for the background thread, the one that it works on included.
 const SEALED_MAX: usize = 2;
@@ -97,8 +98,7 @@ impl RedbLog {
     /// See [`OpenError`].
     pub fn open_disk(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, OpenError> {
         Self::open_with(disk, options, |builder| {
-            let thread = std::thread::Builder::new().name("store-builder".to_owned());
-            Ok(Background::Thread(Some(thread.spawn(|| builder.run())?)))
+            Ok(Background::Thread(Some(vital::spawn("store-builder", || builder.run())?)))
         })
     }
 
@@ -331,9 +331,9 @@ impl RedbLog {
         self.desk.stop();
         if let Background::Thread(thread) = &mut self.background
             && let Some(thread) = thread.take()
-            && thread.join().is_err()
         {
-            tracing::error!("the background thread of the store panicked");
+            // Vital: it cannot have panicked.
+            let _ = thread.join();
         }
     }
 

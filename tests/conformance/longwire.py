@@ -94,6 +94,9 @@ LISTS = {
     ("ConversationsPage", "conversations"): 200,
     ("MembersPage", "members"): 200,
     ("UsersPage", "users"): 200,
+    ("Beside", "mentions"): 50,
+    ("Beside", "attachments"): 16,
+    ("ReceiptsPage", "marks"): 200,
     ("PresenceRequest", "users"): 200,
     ("PresenceAnswer", "users"): 200,
 }

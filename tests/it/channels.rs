@@ -27,7 +27,8 @@ async fn patterns_decide_and_the_rest_does_not_exist() {
     let hello = packet::Publish { conversation: channel, ..packet::Publish::default() };
     assert_eq!(reader.publish(hello.clone()).await.expect_err("reads").reason, Reason::Forbidden);
     assert_eq!(other.publish(hello).await.expect_err("hidden").reason, Reason::UnknownConversation);
-    let page = packet::HistoryRequest { conversation: channel, from_seq: 0, limit: 10, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: channel, from_seq: 0, limit: 10, backwards: false, compact: false };
     assert_eq!(texts(&reader.history(page).await.expect("readable").items), ["20.5"]);
     assert_eq!(other.history(page).await.expect_err("hidden").reason, Reason::UnknownConversation);
     assert_eq!(writer.history(page).await.expect_err("writes only").reason, Reason::UnknownConversation);
@@ -80,4 +81,54 @@ async fn an_empty_channel_that_was_left_is_left_and_can_be_watched() {
     reader.ask(packet::request::Op::Watch(watch)).await.expect("watching");
     writer.say(channel, "heard").await;
     assert_eq!(&reader.entry(channel).await.content[..], b"heard");
+}
+
+/// What waits for the window's room, or stands in the log, when a token is exchanged for a narrower one, does not leave.
+#[tokio::test]
+async fn a_narrower_token_takes_away_what_has_not_left_yet() {
+    let world = World::new().await;
+    let mut writer = granted(&world, "writer", &["**"], &[]).await;
+    let news = writer.open_channel("news").await.expect("opened");
+    let mut reader = granted(&world, "reader", &[], &["**"]).await;
+    reader.act(news, Action::Join(packet::Join {})).await.expect("joined");
+    reader.caught_up().await;
+    let cursor = reader.settle().await;
+    let group = writer.create_group("g", &["reader"]).await;
+    let one = Some(packet::Window { items: 1, bytes: 1 << 16 });
+    let claims = |read: &[&str]| {
+        let mut claims = world.claims("reader");
+        claims.read = read.iter().map(|&pattern| pattern.to_owned()).collect();
+        world.token(&claims)
+    };
+    for is_live in [true, false] {
+        reader.leave().await;
+        let texts_of = ["one", "two", "three"];
+        if !is_live {
+            for text in texts_of {
+                writer.say(news, text).await;
+            }
+        }
+        let connect = world.resume("reader", cursor.clone());
+        let connect = packet::Connect { token: claims(&["**"]), bulk: one, ..connect };
+        reader = world.dial(connect).await;
+        reader.connected().await.expect("let in");
+        if is_live {
+            reader.caught_up().await;
+            reader.stores = false;
+            for text in texts_of {
+                writer.say(news, text).await;
+            }
+        }
+        reader.stores = false;
+        let first = reader.entry(news).await;
+        assert_eq!(&first.content[..], b"one", "live: {is_live}");
+        let refresh = packet::RefreshRequest { token: claims(&["other"]) };
+        reader.ask(packet::request::Op::Refresh(refresh)).await.expect("refreshed");
+        writer.say(group, "fence").await;
+        reader.stores = true;
+        reader.store_all().await;
+        let is_fence = |item: &packet::Item| texts(std::slice::from_ref(item)) == ["fence"];
+        let came = reader.until(is_fence).await;
+        assert_eq!(texts(&came), ["fence"], "live: {is_live}");
+    }
 }

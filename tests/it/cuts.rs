@@ -157,7 +157,8 @@ async fn every_cut(way: Way) {
         let known = converse(proxy.port, back, direct).await;
 
         let context = format!("{way:?}, cut after {cuts} bytes");
-        let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 100, backwards: false };
+        let page =
+            packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 100, backwards: false, compact: false };
         let items = alice.history(page).await.expect("a page").items;
         assert_eq!(texts(&items), ["a1", "a2", "a3", "b1", "b2"], "{context}");
         assert_eq!(known.acked, BTreeMap::from([(1, 4), (2, 5)]), "{context}: the acks are right");

@@ -313,3 +313,33 @@ async fn files_that_cannot_grow_refuse_publishes_until_they_can() {
     talks.pair.more(20, "when files may grow").await;
     talks.end(&mut process, "files that cannot grow").await;
 }
+
+/// Without the thread that makes runs, a broker would go on until its journal is full. It ends, loudly, and the next one has
+/// everything that was acked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_thread_that_it_needs_ends_the_broker() {
+    let mut process = Process::new();
+    let mut wire = let_in(process.port, &process.connect("ann", "phone")).await;
+    let direct = wire.open_direct("ben").await;
+    let mut acked = wire.say(direct, "before").await.seq;
+    process.kill();
+
+    process.setup.faults = "seal=16,panic=store-builder".into();
+    process.start();
+    let mut wire = let_in(process.port, &process.connect("ann", "tablet")).await;
+    for message in 0..100 {
+        let publish = Publish { conversation: direct, content: format!("{message}").into(), ..Publish::default() };
+        let Ok(ack) = wire.publish(publish).await else { break };
+        acked = ack.seq;
+    }
+    assert_eq!(process.ends().await.code(), Some(70), "{:#?}", process.log());
+    assert!(process.logged("store-builder") > 0, "it says which: {:#?}", process.log());
+
+    process.setup.faults.clear();
+    process.start();
+    let mut wire = let_in(process.port, &process.connect("ann", "desk")).await;
+    let head = wire.say(direct, "after").await.seq;
+    assert!(head > acked, "{acked} was acked, {head} comes next");
+    assert!(process.drain().success());
+    process.assert_sound("after a panic");
+}

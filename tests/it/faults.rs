@@ -155,7 +155,8 @@ async fn after_a_failed_sync_readers_are_served_and_nothing_is_written() {
     sleep(Duration::from_millis(1_200)).await;
     let refusal = alice.publish_as(message(direct, 3)).await.expect_err("refused");
     assert_eq!(refusal.reason, Reason::OutcomeUnknown);
-    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: false, compact: false };
     assert_eq!(texts(&alice.history(page).await.expect("readable").items), ["m2"]);
 }
 
@@ -174,7 +175,8 @@ async fn s13_under_pressure_publishes_wait_and_everything_else_passes() {
     assert_eq!(refusal.reason, Reason::StoreUnavailable);
     assert_eq!(bob.entry(direct).await.seq, 1);
     bob.flush().await;
-    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: false, compact: false };
     bob.history(page).await.expect("served");
     log.press(Pressure::Open);
     assert_eq!(alice.publish_as(message(direct, 3)).await.expect("acked").seq, 2);

@@ -70,7 +70,7 @@ async fn the_removal_is_the_last_thing_that_a_removed_member_sees() {
     let items = bob.until(|item| entry(item).is_some_and(|e| e.conversation == direct)).await;
     let above = items.iter().filter_map(entry).any(|e| e.conversation == group && e.seq > removal);
     assert!(!above, "{items:?}");
-    let page = packet::HistoryRequest { conversation: group, from_seq: 0, limit: 100, backwards: true };
+    let page = packet::HistoryRequest { conversation: group, from_seq: 0, limit: 100, backwards: true, compact: false };
     let page = bob.history(page).await.expect("the past stays");
     assert_eq!(page.head_seq, removal);
     assert_eq!(page.items.iter().filter_map(entry).map(|e| e.seq).max(), Some(removal));
@@ -122,7 +122,8 @@ async fn s4_leaving_and_returning_while_a_device_is_away_shows_nothing_of_betwee
         items.iter().filter_map(entry).filter(|e| e.conversation != group).map(packet::Entry::kind).collect();
     assert_eq!(kinds, [packet::EntryKind::Left, packet::EntryKind::Joined]);
     assert_eq!(texts(&items), ["again"]);
-    let page = packet::HistoryRequest { conversation: group, from_seq: 0, limit: 100, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: group, from_seq: 0, limit: 100, backwards: false, compact: false };
     let page = bob.history(page).await.expect("history");
     assert!(!texts(&page.items).contains(&"secret".to_owned()));
     assert!(page.items.iter().filter_map(entry).any(|e| e.seq == rejoin));

@@ -10,6 +10,7 @@ mod files;
 mod groups;
 mod hostile;
 mod load;
+mod messages;
 mod present;
 mod process;
 mod refusals;

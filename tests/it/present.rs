@@ -236,13 +236,13 @@ async fn what_is_hidden_looks_as_if_it_were_not_there() {
     let (of_ann, of_ben) = (ann.connected.user, ben.connected.user);
     let asked = [999_999_999, stranger.connected.user, of_ben, of_ann];
     let answer = ann.presence(&asked).await.expect("an answer");
-    let hidden = |user| packet::Presence { user, state: PresenceState::Hidden.into(), last_seen: 0 };
+    let hidden = |user| packet::Presence { user, state: PresenceState::NotShown.into(), last_seen: 0 };
     let online = |user| packet::Presence { user, state: PresenceState::Online.into(), last_seen: 0 };
     assert_eq!(answer.users, [hidden(asked[0]), hidden(asked[1]), online(of_ben), online(of_ann)]);
 
     ben.show(Audience::Nobody).await;
-    assert_eq!(ann.change_of(of_ben).await, PresenceState::Hidden, "R16-12: told once");
-    assert_eq!(ann.state_of(of_ben).await, PresenceState::Hidden);
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::NotShown, "R16-12: told once");
+    assert_eq!(ann.state_of(of_ben).await, PresenceState::NotShown);
     let own = ben.presence(&[of_ann, of_ben]).await.expect("an answer");
     assert_eq!(own.users, [hidden(of_ann), online(of_ben)], "who hides sees nobody but itself");
     assert_eq!(own.shown_to(), Audience::Nobody);
@@ -263,7 +263,7 @@ async fn to_whom_presence_is_shown_is_kept() {
     world.restart().await;
     let (mut ann, mut ben) = (world.user("ann").await, world.user("ben").await);
     assert_eq!(ann.presence(&[]).await.expect("an answer").shown_to(), Audience::Nobody);
-    assert_eq!(ben.state_of(ann.connected.user).await, PresenceState::Hidden);
+    assert_eq!(ben.state_of(ann.connected.user).await, PresenceState::NotShown);
 }
 
 /// R16-13: the end of a session is known after a restart of the broker.
@@ -440,7 +440,7 @@ async fn the_sdk_signals_and_is_told_who_is_there() {
     assert_eq!(signals.next().await, Some(typing));
     assert_eq!(told_why(ann.online(direct).await), Reason::Forbidden);
     ben.show_presence(Audience::Nobody).await.expect("kept").await.expect("set");
-    let hidden = packet::Presence { state: PresenceState::Hidden.into(), ..told[0] };
+    let hidden = packet::Presence { state: PresenceState::NotShown.into(), ..told[0] };
     assert_eq!(signals.next().await, Some(Signal::Presence(hidden)));
     ann.unsubscribe_presence(vec![of_ben]).await;
 

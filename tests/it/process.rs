@@ -134,6 +134,19 @@ impl Process {
         kill_process(self.pid(), signal).expect("signalled");
     }
 
+    /// Waits until it has ended by itself; returns how.
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.as_mut().expect("it was started").try_wait().expect("a child") {
+                self.child = None;
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it ends: {:#?}", self.log());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| child.try_wait().expect("a child").is_some())

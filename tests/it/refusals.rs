@@ -88,7 +88,8 @@ async fn the_largest_numbers_of_the_wire_do_no_harm() {
     };
     assert_eq!((page.members.len(), page.next), (0, 0));
     for (backwards, entries) in [(true, 2), (false, 0)] {
-        let page = packet::HistoryRequest { conversation: group, from_seq: max, limit: u32::MAX, backwards };
+        let page =
+            packet::HistoryRequest { conversation: group, from_seq: max, limit: u32::MAX, backwards, compact: false };
         assert_eq!(alice.history(page).await.expect("a page").items.len(), entries);
     }
     let mark = packet::publish::Action::SetMark(packet::SetMark { seq: max });

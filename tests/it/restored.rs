@@ -87,7 +87,8 @@ impl Phone {
     /// What alice wrote there, as bob reads it.
     async fn alices(&self, conversation: u64) -> Vec<String> {
         let mut bob = self.world.user("bob").await;
-        let mut page = packet::HistoryRequest { conversation, from_seq: 0, limit: 200, backwards: false };
+        let mut page =
+            packet::HistoryRequest { conversation, from_seq: 0, limit: 200, backwards: false, compact: false };
         let mut found = Vec::new();
         loop {
             let answer = bob.history(page).await.expect("a page");

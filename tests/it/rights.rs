@@ -55,7 +55,8 @@ async fn attempt(wire: &mut Wire, id: u64, what: Try) -> May {
     match what {
         Try::Say => may(wire.insist(Publish { conversation: id, ..Publish::default() }).await),
         Try::Read => {
-            let request = packet::HistoryRequest { conversation: id, from_seq: 0, limit: 10, backwards: false };
+            let request =
+                packet::HistoryRequest { conversation: id, from_seq: 0, limit: 10, backwards: false, compact: false };
             may(wire.history(request).await)
         }
         Try::Members => {
@@ -248,7 +249,8 @@ async fn nobody_gets_what_is_not_theirs_live_after_an_absence_or_from_history() 
         let mut wire = world.wire(back).await;
         assert_eq!(secrets(&wire.caught_up().await), sorted, "{name}, after an absence");
         for id in [group, direct, channel] {
-            let request = packet::HistoryRequest { conversation: id, from_seq: 0, limit: 100, backwards: false };
+            let request =
+                packet::HistoryRequest { conversation: id, from_seq: 0, limit: 100, backwards: false, compact: false };
             let page = wire.history(request).await.map(|page| secrets(&page.items)).unwrap_or_default();
             let may_read = expected.contains(&id) || (n == 1 && id == channel);
             assert_eq!(page, if may_read { vec![id] } else { vec![] }, "{name}, from the history of {id}");

@@ -43,7 +43,7 @@ async fn what_changes_nothing_is_acked_and_writes_no_entry() {
     let world = World::new().await;
     let (mut alice, _bob) = (world.user("alice").await, world.user("bob").await);
     let group = alice.create_group("g", &["bob", "alice", "bob"]).await;
-    let page = packet::HistoryRequest { conversation: group, from_seq: 1, limit: 10, backwards: false };
+    let page = packet::HistoryRequest { conversation: group, from_seq: 1, limit: 10, backwards: false, compact: false };
     assert_eq!(alice.history(page).await.expect("history").items.len(), 2, "one entry for each member");
     for (user, role) in [("bob", Role::Member), ("carol", Role::None)] {
         let ack = alice.set_role(group, user, role).await.expect("acked");

@@ -146,7 +146,8 @@ async fn a_drain_tells_everyone_when_to_come_back_and_loses_nothing() {
     assert!(ended.retry_after_ms > 0);
     world.start().await;
     let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
-    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: false };
+    let page =
+        packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: false, compact: false };
     let page = alice.history(page).await.expect("history");
     assert_eq!(page.items.len(), 1);
     assert_eq!(page.head_seq, acked.seq);

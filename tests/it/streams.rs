@@ -332,7 +332,7 @@ async fn s11_a_client_restored_from_a_backup_finds_what_it_had_sent() {
     let is_own_of_1 = |item: &packet::Item| matches!(&item.kind, Some(item::Kind::Own(own)) if own.incarnation == 1);
     assert!(items.iter().all(is_own_of_1));
     // History says so too, for whoever had them skipped.
-    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: true };
+    let page = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 10, backwards: true, compact: false };
     let items = alice.history(page).await.expect("a page").items;
     assert_eq!(texts(&items), ["after two", "after one", "before the backup"]);
     assert!(items.iter().all(is_own_of_1));
@@ -446,7 +446,8 @@ async fn what_has_left_memory_is_caught_up_with_and_paged_just_the_same() {
             assert_eq!(&bob.entry(conversation).await.content[..], b"live");
         }
     }
-    let page = packet::HistoryRequest { conversation: groups[0], from_seq: 0, limit: 200, backwards: true };
+    let page =
+        packet::HistoryRequest { conversation: groups[0], from_seq: 0, limit: 200, backwards: true, compact: false };
     let page = live[0].history(page).await.expect("a page");
     assert_eq!(page.items.iter().filter_map(entry).count(), 102, "all since the own membership");
 }
@@ -465,7 +466,8 @@ async fn s12_what_retention_lets_go_is_reported_as_expired() {
     world.retention = longwire::broker::commit::Retention { age_ms: None, bytes: Some(1) };
     world.start().await;
     let back = packet::Connect { catch_up: CatchUpMode::All.into(), ..back };
-    let whole = packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 200, backwards: false };
+    let whole =
+        packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 200, backwards: false, compact: false };
     let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
     let expired = loop {
         let page = alice.history(whole).await.expect("a page");

@@ -73,7 +73,7 @@ async fn a_certificate_is_exchanged_without_dropping_a_connection_and_a_bad_one_
     let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = socket.local_addr().expect("its address").port();
     let token = || world.token(&world.claims("alice"));
-    world.broker().listen(socket, certificate.security());
+    world.broker().listen(socket, certificate.security()).expect("listens");
 
     let (old, _old_deliveries) = client(token(), port, folder.path(), "old");
     let session = old.connected().await.expect("let in").session;
@@ -252,7 +252,7 @@ async fn shows(world: &World, change: impl FnOnce(&mut rcgen::CertificateParams)
     let certificate = Certificate::read(path("cert.pem"), path("key.pem")).expect("a certificate");
     let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = socket.local_addr().expect("its address").port();
-    world.broker().listen(socket, certificate.security());
+    world.broker().listen(socket, certificate.security()).expect("listens");
     (port, folder)
 }
 

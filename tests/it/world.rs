@@ -81,7 +81,7 @@ impl World {
         .expect("the broker starts");
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         self.port = socket.local_addr().expect("its address").port();
-        broker.listen(socket, Security::Plain);
+        broker.listen(socket, Security::Plain).expect("listens");
         self.broker = Some(broker);
     }
 
@@ -412,7 +412,7 @@ impl Wire {
 
     /// Every page of a conversation's history, of at most `limit` items each.
     pub(crate) async fn pages(&mut self, conversation: u64, limit: u32, backwards: bool) -> Vec<packet::HistoryPage> {
-        let mut request = packet::HistoryRequest { conversation, from_seq: 0, limit, backwards };
+        let mut request = packet::HistoryRequest { conversation, from_seq: 0, limit, backwards, compact: false };
         let mut pages = Vec::new();
         loop {
             let page = self.history(request).await.expect("a page");
@@ -430,7 +430,7 @@ impl Wire {
     }
 
     pub(crate) async fn conversations_page(&mut self, before: u64, limit: u32) -> packet::ConversationsPage {
-        let request = packet::ConversationsRequest { before, limit };
+        let request = packet::ConversationsRequest { before, limit, since: 0 };
         match self.ask(packet::request::Op::Conversations(request)).await.expect("a page") {
             packet::response::Result::Conversations(page) => page,
             other => panic!("{other:?} answers a request for conversations"),
@@ -466,6 +466,19 @@ impl Wire {
         items.extend(self.until(is_caught_up).await);
         items.retain(|item| !is_caught_up(item));
         items
+    }
+
+    /// Stores what came while it did not.
+    pub(crate) async fn store_all(&mut self) {
+        let now = self.now();
+        for lane in [Lane::Express, Lane::Bulk] {
+            let last = self.seen[lane as usize];
+            if last > 0 {
+                self.session.stored(now, lane, last);
+            }
+        }
+        self.session.flush_acks();
+        self.flush().await;
     }
 
     /// Waits for a cursor that covers all that came so far.

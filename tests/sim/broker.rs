@@ -278,6 +278,7 @@ impl Running {
     pub(crate) fn set_time(&self, now_ms: u64, unix_ms: u64) {
         self.hands.monotonic_ms.store(now_ms - self.started_ms, Ordering::Relaxed);
         self.hands.unix_ms.store(unix_ms, Ordering::Relaxed);
+        self.rooms.shared.clock.log_time();
         self.rooms.shared.tick();
     }
 

@@ -251,6 +251,12 @@ impl Model {
                 self.announced.insert((user, joined.conversation), stored.seq.0);
             }
             EntryKind::Left => {}
+            EntryKind::Edit
+            | EntryKind::Recall
+            | EntryKind::Reaction
+            | EntryKind::Mentioned
+            | EntryKind::Settings
+            | EntryKind::Hidden => panic!("nobody does this: {wire:?}"),
         }
     }
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{Source, files, has_word, none};
 
 /// The rooms of the broker, each with those it may know. All may know the protocol.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("auth", &[]),
-    ("broker", &["auth", "clock", "config", "mutation", "net", "routing", "store", "tasks", "telemetry"]),
+    ("broker", &["auth", "clock", "config", "mutation", "net", "routing", "store", "tasks", "telemetry", "vital"]),
     ("cli", &["auth", "broker", "clock", "config", "net", "routing", "store", "telemetry"]),
     ("clock", &[]),
     ("config", &[]),
@@ -17,11 +17,12 @@ const ROOMS: [(&str, &[&str]); 12] = [
     // The way to the commit thread is the one thing it knows of the broker: see BEHIND_A_DOOR.
     // Asked in every room where the simulator plants bugs; nothing without its feature.
     ("mutation", &[]),
-    ("net", &["auth", "broker", "clock", "mutation", "routing", "store", "tasks"]),
+    ("net", &["auth", "broker", "clock", "mutation", "routing", "store", "tasks", "vital"]),
     ("routing", &["mutation", "store"]),
-    ("store", &[]),
+    ("store", &["vital"]),
     ("tasks", &[]),
     ("telemetry", &[]),
+    ("vital", &[]),
 ];
 
 /// Arrows that reach one name alone.

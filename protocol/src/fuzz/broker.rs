@@ -191,7 +191,7 @@ impl Story {
                 first_unanswered: input.number(),
                 conversation: u64::from(input.byte() % 8),
                 content: vec![1; input.choice(&ITEM_BYTES)].into(),
-                action: None,
+                ..Default::default()
             }),
             4 => {
                 let watch = packet::WatchRequest { ..Default::default() };

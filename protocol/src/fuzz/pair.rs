@@ -190,7 +190,7 @@ impl World {
                 message_id: id,
                 first_unanswered: self.first_unanswered(),
                 content: vec![1; len].into(),
-                action: None,
+                ..Default::default()
             };
             if !link.client.publish_room().admits(frame::encoded_len(&Kind::Publish(publish.clone()))) {
                 return;

@@ -129,7 +129,7 @@ pub struct Connected {
 // ---------------------------------------------------------------------------------------------- publishing
 
 /// What a device wants appended or changed. Without an action it is a message.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Publish {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
@@ -139,13 +139,16 @@ pub struct Publish {
     pub content: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "4")]
     pub first_unanswered: u64,
-    /// 5 to 15: kept for what stands beside the content (target, mentions, expiry).
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 37, 38")]
+    /// What stands beside the content of a message.
+    #[prost(message, optional, tag = "5")]
+    pub beside: ::core::option::Option<Beside>,
+    /// 6 to 15: kept.
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 37, 38")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
 pub mod publish {
-    /// 5 to 15: kept for what stands beside the content (target, mentions, expiry).
+    /// 6 to 15: kept.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Action {
         #[prost(message, tag = "16")]
@@ -164,11 +167,57 @@ pub mod publish {
         SetLabel(super::SetLabel),
         #[prost(message, tag = "23")]
         SetMark(super::SetMark),
+        #[prost(message, tag = "24")]
+        Edit(super::Edit),
+        #[prost(message, tag = "25")]
+        Recall(super::Recall),
+        #[prost(message, tag = "26")]
+        React(super::React),
+        #[prost(message, tag = "27")]
+        Hide(super::Hide),
+        #[prost(message, tag = "28")]
+        SetSettings(super::SetSettings),
         #[prost(message, tag = "37")]
         SetWill(super::SetWill),
         #[prost(message, tag = "38")]
         ShowPresence(super::ShowPresence),
     }
+}
+/// What the broker knows of a message beside its content.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Beside {
+    /// The message that this one answers.
+    #[prost(uint64, tag = "1")]
+    pub reply_to: u64,
+    /// Users whose attention is asked for: their inboxes get a MENTIONED each.
+    #[prost(uint64, repeated, tag = "2")]
+    pub mentions: ::prost::alloc::vec::Vec<u64>,
+    /// Everybody's attention is asked for.
+    #[prost(bool, tag = "3")]
+    pub mentions_all: bool,
+    /// How long it is shown; absent (0): for good.
+    #[prost(uint64, tag = "4")]
+    pub expires_in_ms: u64,
+    #[prost(bool, tag = "5")]
+    pub forwarded: bool,
+    /// Nobody is to be disturbed for it.
+    #[prost(bool, tag = "6")]
+    pub silent: bool,
+    #[prost(message, repeated, tag = "7")]
+    pub attachments: ::prost::alloc::vec::Vec<Attachment>,
+}
+/// Something that is kept elsewhere.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attachment {
+    /// Where it is, as the clients know it.
+    #[prost(string, tag = "1")]
+    pub reference: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub media_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenDirect {
@@ -210,6 +259,54 @@ pub struct SetLabel {
 pub struct SetMark {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
+}
+/// The content is in place of that of the own message `seq`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Edit {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+}
+/// Nobody is shown the message `seq` any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recall {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+}
+/// The user's one reaction to the message `seq`; empty takes it back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct React {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(string, tag = "2")]
+    pub reaction: ::prost::alloc::string::String,
+}
+/// The user is not shown the message `seq` any more, or, with `undo`, is again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hide {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(bool, tag = "2")]
+    pub undo: bool,
+}
+/// In place of all that was set before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetSettings {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<Settings>,
+}
+/// What a user set for a conversation, on all devices.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Settings {
+    /// No notifications until then; the largest number: for good.
+    #[prost(uint64, tag = "1")]
+    pub muted_until: u64,
+    #[prost(bool, tag = "2")]
+    pub pinned: bool,
+    #[prost(bool, tag = "3")]
+    pub archived: bool,
+    /// Shown as unread until the next mark.
+    #[prost(bool, tag = "4")]
+    pub marked_unread: bool,
 }
 /// Publishes the content once this device has gone without a Goodbye for so long (0: 30 s). Without a conversation there
 /// is no will any more.
@@ -286,14 +383,14 @@ pub struct Cursor {
     pub cursor: ::prost::bytes::Bytes,
 }
 /// An item of a kind that a client does not know is counted, stored and acked like any other.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Item {
     #[prost(oneof = "item::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<item::Kind>,
 }
 /// Nested message and enum types in `Item`.
 pub mod item {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Entry(super::Entry),
@@ -309,7 +406,7 @@ pub mod item {
         CaughtUp(super::CaughtUp),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entry {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
@@ -323,7 +420,12 @@ pub struct Entry {
     pub content: ::prost::bytes::Bytes,
     #[prost(enumeration = "EntryKind", tag = "6")]
     pub kind: i32,
-    /// 7 to 15: kept for target, mentions, expiry.
+    #[prost(message, optional, tag = "7")]
+    pub beside: ::core::option::Option<Beside>,
+    /// When it ceases to be shown; absent (0): never.
+    #[prost(uint64, tag = "8")]
+    pub expires: u64,
+    /// 9 to 15: kept.
     #[prost(message, optional, tag = "16")]
     pub membership: ::core::option::Option<Membership>,
     #[prost(string, tag = "17")]
@@ -332,6 +434,78 @@ pub struct Entry {
     pub joined: ::core::option::Option<Joined>,
     #[prost(message, optional, tag = "19")]
     pub left: ::core::option::Option<Left>,
+    /// The seq of the own message that the content is in place of.
+    #[prost(uint64, tag = "20")]
+    pub edit: u64,
+    #[prost(message, optional, tag = "21")]
+    pub recall: ::core::option::Option<Recalled>,
+    #[prost(message, optional, tag = "22")]
+    pub reaction: ::core::option::Option<React>,
+    /// 23: kept.
+    #[prost(message, optional, tag = "24")]
+    pub mentioned: ::core::option::Option<Mentioned>,
+    #[prost(message, optional, tag = "25")]
+    pub settings: ::core::option::Option<Settled>,
+    #[prost(message, optional, tag = "26")]
+    pub hidden: ::core::option::Option<Hidden>,
+    /// In the compact view alone.
+    #[prost(message, optional, tag = "27")]
+    pub compacted: ::core::option::Option<Compacted>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recalled {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// How many messages there were up to that one, itself included.
+    #[prost(uint64, tag = "2")]
+    pub countable: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mentioned {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Settled {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+    #[prost(message, optional, tag = "2")]
+    pub settings: ::core::option::Option<Settings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hidden {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    #[prost(bool, tag = "3")]
+    pub undo: bool,
+    /// How many messages there were up to that one, itself included.
+    #[prost(uint64, tag = "4")]
+    pub countable: u64,
+}
+/// What became of a message since, in the compact view.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Compacted {
+    /// The seq and time of its newest edit, whose content this entry has; absent (0): it was not edited.
+    #[prost(uint64, tag = "1")]
+    pub edit: u64,
+    #[prost(uint64, tag = "2")]
+    pub edit_time: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub reactions: ::prost::alloc::vec::Vec<ReactionCount>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReactionCount {
+    #[prost(string, tag = "1")]
+    pub reaction: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// The asking user is among them.
+    #[prost(bool, tag = "3")]
+    pub own: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Membership {
@@ -368,7 +542,7 @@ pub struct Left {
     pub seq: u64,
 }
 /// The device's own entry. `entry` is absent where the device has the content.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Own {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
@@ -415,7 +589,7 @@ pub struct Progress {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CaughtUp {
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Conversation {
     #[prost(uint64, tag = "1")]
     pub id: u64,
@@ -440,6 +614,14 @@ pub struct Conversation {
     pub unread: u64,
     #[prost(uint64, tag = "11")]
     pub members: u64,
+    /// Messages that mention the user, among the unread ones.
+    #[prost(uint64, tag = "12")]
+    pub mentions: u64,
+    #[prost(message, optional, tag = "13")]
+    pub settings: ::core::option::Option<Settings>,
+    /// The newest message, as the compact view has it; absent where there is none, or it is not to be shown.
+    #[prost(message, optional, tag = "14")]
+    pub last: ::core::option::Option<Entry>,
 }
 // ---------------------------------------------------------------------------------------------- requests
 
@@ -448,7 +630,7 @@ pub struct Conversation {
 pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 17, 18, 19")]
+    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 17, 18, 19")]
     pub op: ::core::option::Option<request::Op>,
 }
 /// Nested message and enum types in `Request`.
@@ -467,6 +649,8 @@ pub mod request {
         Watch(super::WatchRequest),
         #[prost(message, tag = "7")]
         Refresh(super::RefreshRequest),
+        #[prost(message, tag = "8")]
+        Receipts(super::ReceiptsRequest),
         #[prost(message, tag = "17")]
         Presence(super::PresenceRequest),
         #[prost(message, tag = "18")]
@@ -479,7 +663,7 @@ pub mod request {
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 17, 18, 19")]
+    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 17, 18, 19")]
     pub result: ::core::option::Option<response::Result>,
 }
 /// Nested message and enum types in `Response`.
@@ -498,6 +682,8 @@ pub mod response {
         Watch(super::WatchAnswer),
         #[prost(message, tag = "7")]
         Refresh(super::RefreshAnswer),
+        #[prost(message, tag = "8")]
+        Receipts(super::ReceiptsPage),
         #[prost(message, tag = "17")]
         Presence(super::PresenceAnswer),
         #[prost(message, tag = "18")]
@@ -517,6 +703,9 @@ pub struct HistoryRequest {
     pub limit: u32,
     #[prost(bool, tag = "4")]
     pub backwards: bool,
+    /// Messages as they are now: edits, recalls and reactions stand with what they are about.
+    #[prost(bool, tag = "5")]
+    pub compact: bool,
 }
 /// In the order asked for; every seq of the page is in an Entry, an Own with its entry, or inside a Head.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -536,6 +725,9 @@ pub struct ConversationsRequest {
     pub before: u64,
     #[prost(uint32, tag = "2")]
     pub limit: u32,
+    /// `changes` of an earlier page: only what changed since.
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConversationsPage {
@@ -543,6 +735,14 @@ pub struct ConversationsPage {
     pub conversations: ::prost::alloc::vec::Vec<Conversation>,
     #[prost(uint64, tag = "2")]
     pub next: u64,
+    /// What is unread in all conversations of the user.
+    #[prost(uint64, tag = "3")]
+    pub unread_total: u64,
+    #[prost(uint64, tag = "4")]
+    pub mentions_total: u64,
+    /// For `since` of a later request.
+    #[prost(uint64, tag = "5")]
+    pub changes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MembersRequest {
@@ -594,6 +794,24 @@ pub struct WatchRequest {
 pub struct WatchAnswer {
     #[prost(uint64, tag = "1")]
     pub head_seq: u64,
+}
+/// Who has read how far, by rising user id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReceiptsRequest {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+    #[prost(uint64, tag = "2")]
+    pub after_user: u64,
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReceiptsPage {
+    #[prost(message, repeated, tag = "1")]
+    pub marks: ::prost::alloc::vec::Vec<Mark>,
+    /// `after_user` of the next page; 0: there is no more.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
@@ -850,6 +1068,16 @@ pub enum EntryKind {
     /// In an inbox: the user was added to a conversation, or is no longer in it.
     Joined = 3,
     Left = 4,
+    Edit = 5,
+    Recall = 6,
+    Reaction = 7,
+    /// 8: kept.
+    /// In an inbox: a message mentions the user.
+    Mentioned = 9,
+    /// In an inbox: what the user set for a conversation.
+    Settings = 10,
+    /// In an inbox: the user hides a message, or shows it again.
+    Hidden = 11,
 }
 impl EntryKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -863,6 +1091,12 @@ impl EntryKind {
             Self::Label => "LABEL",
             Self::Joined => "JOINED",
             Self::Left => "LEFT",
+            Self::Edit => "EDIT",
+            Self::Recall => "RECALL",
+            Self::Reaction => "REACTION",
+            Self::Mentioned => "MENTIONED",
+            Self::Settings => "SETTINGS",
+            Self::Hidden => "HIDDEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -873,6 +1107,12 @@ impl EntryKind {
             "LABEL" => Some(Self::Label),
             "JOINED" => Some(Self::Joined),
             "LEFT" => Some(Self::Left),
+            "EDIT" => Some(Self::Edit),
+            "RECALL" => Some(Self::Recall),
+            "REACTION" => Some(Self::Reaction),
+            "MENTIONED" => Some(Self::Mentioned),
+            "SETTINGS" => Some(Self::Settings),
+            "HIDDEN" => Some(Self::Hidden),
             _ => None,
         }
     }
@@ -887,6 +1127,10 @@ pub enum HeadReason {
     Recalled = 3,
     Erased = 4,
     NotYours = 5,
+    /// The user hid it.
+    HiddenByUser = 6,
+    /// In the compact view: what it says stands with its message.
+    Folded = 7,
 }
 impl HeadReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -901,6 +1145,8 @@ impl HeadReason {
             Self::Recalled => "RECALLED",
             Self::Erased => "ERASED",
             Self::NotYours => "NOT_YOURS",
+            Self::HiddenByUser => "HIDDEN_BY_USER",
+            Self::Folded => "FOLDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -912,6 +1158,8 @@ impl HeadReason {
             "RECALLED" => Some(Self::Recalled),
             "ERASED" => Some(Self::Erased),
             "NOT_YOURS" => Some(Self::NotYours),
+            "HIDDEN_BY_USER" => Some(Self::HiddenByUser),
+            "FOLDED" => Some(Self::Folded),
             _ => None,
         }
     }
@@ -1031,7 +1279,7 @@ impl SignalKind {
 #[repr(i32)]
 pub enum PresenceState {
     /// Not for the asking user to know, whether there is such a user or not.
-    Hidden = 0,
+    NotShown = 0,
     Offline = 1,
     /// Online, and nobody looks at a device.
     Away = 2,
@@ -1044,7 +1292,7 @@ impl PresenceState {
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::Hidden => "HIDDEN",
+            Self::NotShown => "NOT_SHOWN",
             Self::Offline => "OFFLINE",
             Self::Away => "AWAY",
             Self::Online => "ONLINE",
@@ -1053,7 +1301,7 @@ impl PresenceState {
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "HIDDEN" => Some(Self::Hidden),
+            "NOT_SHOWN" => Some(Self::NotShown),
             "OFFLINE" => Some(Self::Offline),
             "AWAY" => Some(Self::Away),
             "ONLINE" => Some(Self::Online),

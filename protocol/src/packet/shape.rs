@@ -6,7 +6,10 @@
 
 use crate::{
     frame::Malformed,
-    limits::{DELIVER_ITEMS_MAX, FEATURES_MAX, GROUP_USERS_MAX, NESTING_MAX, PAGE_ITEMS_MAX, USERS_MAX},
+    limits::{
+        ATTACHMENTS_MAX, DELIVER_ITEMS_MAX, FEATURES_MAX, GROUP_USERS_MAX, MENTIONS_MAX, NESTING_MAX, PAGE_ITEMS_MAX,
+        USERS_MAX,
+    },
     varint::{self, Varint},
 };
 
@@ -14,8 +17,8 @@ use crate::{
 struct Shape {
     /// The fields of its `oneof`, of which at most one may be there, once: from this number to that.
     one_of: Option<(u64, u64)>,
-    /// Its one repeated field, and how often that may be there.
-    list: Option<List>,
+    /// Its repeated fields, at most [`LISTS_MAX`], and how often each may be there.
+    lists: &'static [List],
     /// The fields that are messages to be entered.
     nested: &'static [(u64, &'static Shape)],
 }
@@ -28,10 +31,17 @@ struct List {
     name: &'static str,
 }
 
-const LEAF: Shape = Shape { one_of: None, list: None, nested: &[] };
+/// The most repeated fields of one message that are counted.
+const LISTS_MAX: usize = 2;
 
-const fn list(field: u64, count_max: usize, name: &'static str) -> Option<List> {
-    Some(List { field, packed: false, count_max, name })
+const LEAF: Shape = Shape { one_of: None, lists: &[], nested: &[] };
+
+const fn list(field: u64, count_max: usize, name: &'static str) -> List {
+    List { field, packed: false, count_max, name }
+}
+
+const fn numbers(field: u64, count_max: usize, name: &'static str) -> List {
+    List { field, packed: true, count_max, name }
 }
 
 /// The number of `Packet`'s highest known member.
@@ -41,26 +51,28 @@ const PACKET_MEMBERS_RESERVED: std::ops::RangeInclusive<u64> = 12..=15;
 
 static PACKET: Shape = Shape {
     one_of: Some((1, PACKET_MEMBER_MAX)),
-    list: None,
+    lists: &[],
     nested: &[
-        (1, &Shape { one_of: Some((16, 38)), nested: &[(17, &CREATE_GROUP)], ..LEAF }),
-        (4, &Shape { list: list(3, DELIVER_ITEMS_MAX, "items"), nested: &[(3, &ITEM)], ..LEAF }),
+        (1, &Shape { one_of: Some((16, 38)), nested: &[(5, &BESIDE), (17, &CREATE_GROUP)], ..LEAF }),
+        (4, &Shape { lists: &[list(3, DELIVER_ITEMS_MAX, "items")], nested: &[(3, &ITEM)], ..LEAF }),
         (8, &Shape { one_of: Some((2, 19)), nested: &[(5, &USERS_REQUEST), (17, &USERS_REQUEST)], ..LEAF }),
         (9, &Shape { one_of: Some((2, 19)), nested: RESULTS, ..LEAF }),
-        (16, &Shape { list: list(2, FEATURES_MAX, "features"), ..LEAF }),
-        (17, &Shape { list: list(20, FEATURES_MAX, "features"), ..LEAF }),
+        (16, &Shape { lists: &[list(2, FEATURES_MAX, "features")], ..LEAF }),
+        (17, &Shape { lists: &[list(20, FEATURES_MAX, "features")], ..LEAF }),
     ],
 };
-static CREATE_GROUP: Shape = Shape { list: list(2, GROUP_USERS_MAX, "users"), ..LEAF };
+static BESIDE: Shape =
+    Shape { lists: &[numbers(2, MENTIONS_MAX, "mentions"), list(7, ATTACHMENTS_MAX, "attachments")], ..LEAF };
+static CREATE_GROUP: Shape = Shape { lists: &[list(2, GROUP_USERS_MAX, "users")], ..LEAF };
 static ITEM: Shape = Shape { one_of: Some((1, 6)), ..LEAF };
-static USERS_REQUEST: Shape =
-    Shape { list: Some(List { field: 1, packed: true, count_max: USERS_MAX, name: "users" }), ..LEAF };
+static USERS_REQUEST: Shape = Shape { lists: &[numbers(1, USERS_MAX, "users")], ..LEAF };
 const RESULTS: &[(u64, &Shape)] = &[
-    (2, &Shape { list: list(1, PAGE_ITEMS_MAX, "items"), nested: &[(1, &ITEM)], ..LEAF }),
-    (3, &Shape { list: list(1, PAGE_ITEMS_MAX, "conversations"), ..LEAF }),
-    (4, &Shape { list: list(1, PAGE_ITEMS_MAX, "members"), ..LEAF }),
-    (5, &Shape { list: list(1, PAGE_ITEMS_MAX, "users"), ..LEAF }),
-    (17, &Shape { list: list(1, PAGE_ITEMS_MAX, "users"), ..LEAF }),
+    (2, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "items")], nested: &[(1, &ITEM)], ..LEAF }),
+    (3, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "conversations")], ..LEAF }),
+    (4, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "members")], ..LEAF }),
+    (5, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "users")], ..LEAF }),
+    (8, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "marks")], ..LEAF }),
+    (17, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "users")], ..LEAF }),
 ];
 
 /// Which member of `Packet` these bytes hold, or `None` where it is one that this version does not know.
@@ -111,24 +123,26 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Option<u64>, Malformed> {
 struct Level {
     shape: &'static Shape,
     end: usize,
-    listed: usize,
+    listed: [usize; LISTS_MAX],
     has_member: bool,
 }
 
 impl Level {
     const fn new(shape: &'static Shape, end: usize) -> Self {
-        Self { shape, end, listed: 0, has_member: false }
+        Self { shape, end, listed: [0; LISTS_MAX], has_member: false }
     }
 
     /// Counts a field of this message; says whether it is a member of the `oneof`.
     fn count(&mut self, number: u64, body: Option<std::ops::Range<usize>>, bytes: &[u8]) -> Result<bool, Malformed> {
-        if let Some(list) = self.shape.list.as_ref().filter(|list| list.field == number) {
-            self.listed += match body {
+        if let Some((list, listed)) =
+            self.shape.lists.iter().zip(&mut self.listed).find(|(list, _)| list.field == number)
+        {
+            *listed += match body {
                 // A packed run: every varint ends with a byte whose top bit is clear.
                 Some(body) if list.packed => bytes[body].iter().filter(|&&byte| byte < 0x80).count(),
                 _ => 1,
             };
-            if self.listed > list.count_max {
+            if *listed > list.count_max {
                 return Err(Malformed::TooMany(list.name));
             }
         }

@@ -104,7 +104,7 @@ impl World {
                 message_id: *next_id,
                 first_unanswered,
                 content,
-                action: None,
+                ..Default::default()
             });
             *next_id += 1;
         }

@@ -24,7 +24,7 @@ fn any_kind() -> impl Strategy<Value = Kind> {
                     message_id,
                     content: content.into(),
                     first_unanswered: first,
-                    action: None,
+                    ..Default::default()
                 })
             }
         ),

@@ -144,6 +144,9 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     );
     add("goodbye_keep_will", Kind::Goodbye(packet::Goodbye { keep_will: true }));
     add("goodbye", Kind::Goodbye(packet::Goodbye::default()));
+    for (name, kind) in about_messages() {
+        add(name, kind);
+    }
     vectors
 }
 
@@ -156,6 +159,142 @@ fn entry(seq: u64) -> packet::Entry {
         content: Bytes::from_static(b"good morning"),
         ..Default::default()
     }
+}
+
+/// What can be said about messages beside publishing them.
+fn about_messages() -> Vec<(&'static str, Kind)> {
+    use packet::item::Kind::Entry;
+    let on = |message_id, action| {
+        let action = Some(action);
+        Kind::Publish(packet::Publish { conversation: 9, message_id, action, ..Default::default() })
+    };
+    let attachment = packet::Attachment {
+        reference: "https://media.example.org/7f3a".into(),
+        media_type: "image/jpeg".into(),
+        name: "beach.jpg".into(),
+        bytes: 182_044,
+    };
+    let beside = packet::Beside {
+        reply_to: 300,
+        mentions: vec![4_097, 4_098],
+        mentions_all: true,
+        expires_in_ms: 604_800_000,
+        forwarded: true,
+        silent: true,
+        attachments: vec![attachment],
+    };
+    let content = Bytes::from_static("look ☀".as_bytes());
+    let settings = packet::Settings { muted_until: 34_359_838_368, pinned: true, archived: true, marked_unread: true };
+    let message = packet::Publish {
+        conversation: 9,
+        message_id: 10,
+        content: content.clone(),
+        beside: Some(beside.clone()),
+        ..Default::default()
+    };
+    let edit = packet::Publish {
+        conversation: 9,
+        message_id: 11,
+        content: content.clone(),
+        action: Some(Action::Edit(packet::Edit { seq: 300 })),
+        ..Default::default()
+    };
+    let of = |kind: packet::EntryKind| packet::Entry { kind: kind as i32, content: Bytes::new(), ..entry(310) };
+    let entries = vec![
+        (
+            "deliver_message_with_everything",
+            packet::Entry {
+                beside: Some(packet::Beside { expires_in_ms: 0, ..beside }),
+                expires: 34_964_538_368,
+                ..entry(310)
+            },
+        ),
+        ("deliver_edit", packet::Entry { edit: 300, content, ..of(packet::EntryKind::Edit) }),
+        (
+            "deliver_recall",
+            packet::Entry {
+                recall: Some(packet::Recalled { seq: 300, countable: 250 }),
+                ..of(packet::EntryKind::Recall)
+            },
+        ),
+        (
+            "deliver_reaction",
+            packet::Entry {
+                reaction: Some(packet::React { seq: 300, reaction: "👍".into() }),
+                ..of(packet::EntryKind::Reaction)
+            },
+        ),
+        (
+            "deliver_mentioned",
+            packet::Entry {
+                mentioned: Some(packet::Mentioned { conversation: 9, seq: 310 }),
+                ..of(packet::EntryKind::Mentioned)
+            },
+        ),
+        (
+            "deliver_settings",
+            packet::Entry {
+                settings: Some(packet::Settled { conversation: 9, settings: Some(settings) }),
+                ..of(packet::EntryKind::Settings)
+            },
+        ),
+        (
+            "deliver_hidden",
+            packet::Entry {
+                hidden: Some(packet::Hidden { conversation: 9, seq: 300, undo: true, countable: 250 }),
+                ..of(packet::EntryKind::Hidden)
+            },
+        ),
+    ];
+    let last = packet::Entry {
+        compacted: Some(packet::Compacted {
+            edit: 305,
+            edit_time: 34_359_738_400,
+            reactions: vec![packet::ReactionCount { reaction: "👍".into(), count: 3, own: true }],
+        }),
+        ..entry(300)
+    };
+    let conversation = packet::Conversation {
+        id: 9,
+        unread: 2,
+        mentions: 1,
+        settings: Some(settings),
+        last: Some(last),
+        ..Default::default()
+    };
+    let page = packet::ConversationsPage {
+        conversations: vec![conversation],
+        next: 0,
+        unread_total: 7,
+        mentions_total: 1,
+        changes: 1_000_000,
+    };
+    let marks = vec![packet::Mark { conversation: 9, user: 4_098, seq: 299 }];
+    let request = |id, op| Kind::Request(packet::Request { id, op: Some(op) });
+    let response = |id, result| Kind::Response(packet::Response { id, result: Some(result) });
+    let history = packet::HistoryRequest { conversation: 9, limit: 50, compact: true, ..Default::default() };
+    let since = packet::ConversationsRequest { since: 999_000, limit: 20, ..Default::default() };
+    let mut all = vec![
+        ("publish_message_with_everything", Kind::Publish(message)),
+        ("publish_edit", Kind::Publish(edit)),
+        ("publish_recall", on(12, Action::Recall(packet::Recall { seq: 300 }))),
+        ("publish_react", on(13, Action::React(packet::React { seq: 300, reaction: "👍".into() }))),
+        ("publish_hide", on(14, Action::Hide(packet::Hide { seq: 300, undo: true }))),
+        ("publish_set_settings", on(15, Action::SetSettings(packet::SetSettings { settings: Some(settings) }))),
+        ("request_history_compact", request(10, Op::History(history))),
+        ("request_conversations_since", request(11, Op::Conversations(since))),
+        (
+            "request_receipts",
+            request(12, Op::Receipts(packet::ReceiptsRequest { conversation: 9, after_user: 4_097, limit: 100 })),
+        ),
+        ("response_conversations_with_everything", response(11, Answer::Conversations(page))),
+        ("response_receipts", response(12, Answer::Receipts(packet::ReceiptsPage { marks, next: 4_098 }))),
+    ];
+    for (n, (name, entry)) in (20..).zip(entries) {
+        let items = vec![packet::Item { kind: Some(Entry(entry)) }];
+        all.push((name, Kind::Deliver(packet::Deliver { lane: packet::Lane::Express as i32, n, items })));
+    }
+    all
 }
 
 fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
@@ -238,7 +377,7 @@ fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
 }
 
 fn requests() -> Vec<(&'static str, u64, Op)> {
-    let history = packet::HistoryRequest { conversation: 9, from_seq: 0, limit: 50, backwards: false };
+    let history = packet::HistoryRequest { conversation: 9, from_seq: 0, limit: 50, ..Default::default() };
     vec![
         ("request_history", 1, Op::History(history)),
         (
@@ -246,7 +385,11 @@ fn requests() -> Vec<(&'static str, u64, Op)> {
             2,
             Op::History(packet::HistoryRequest { from_seq: 300, backwards: true, ..history }),
         ),
-        ("request_conversations", 3, Op::Conversations(packet::ConversationsRequest { before: 0, limit: 20 })),
+        (
+            "request_conversations",
+            3,
+            Op::Conversations(packet::ConversationsRequest { limit: 20, ..Default::default() }),
+        ),
         ("request_members", 4, Op::Members(packet::MembersRequest { conversation: 9, after_user: 4_097, limit: 100 })),
         ("request_users", 5, Op::Users(packet::UsersRequest { users: vec![4_097, 4_098, 1] })),
         ("request_watch", 6, Op::Watch(packet::WatchRequest { conversation: 9, stop: false })),
@@ -283,6 +426,7 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         mark: 298,
         unread: 2,
         members: 2,
+        ..Default::default()
     };
     let member = packet::Member { user: 4_098, name: "bob".into(), role: packet::Role::Owner as i32 };
     vec![
@@ -291,7 +435,11 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         (
             "response_conversations",
             3,
-            Answer::Conversations(packet::ConversationsPage { conversations: vec![conversation], next: 12 }),
+            Answer::Conversations(packet::ConversationsPage {
+                conversations: vec![conversation.clone()],
+                next: 12,
+                ..Default::default()
+            }),
         ),
         ("response_members", 4, Answer::Members(packet::MembersPage { members: vec![member.clone()], next: 4_098 })),
         ("response_users", 5, Answer::Users(packet::UsersPage { users: vec![member] })),
@@ -346,6 +494,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>, u32, &'static str)> {
         ("text_that_is_no_utf8", framed(&[0x82, 0x01, 0x03, 0x1a, 0x01, 0xff]), PRE, malformed),
         ("number_as_text", framed(&[0x52, 0x03, 0x0a, 0x01, 0x31]), PRE, malformed),
         ("too_many_features", many_features, PRE, malformed),
+        ("too_many_mentions", framed(&[&[0x0a, 0x37, 0x2a, 0x35, 0x12, 0x33][..], &[1; 51]].concat()), PRE, malformed),
         ("http", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4), PRE, malformed),
         ("unknown_member", framed(&[0x62, 0x01, 0x78]), PRE, "ignored"),
         ("unknown_member_as_number", framed(&[0xc0, 0x0c, 0x07]), PRE, "ignored"),

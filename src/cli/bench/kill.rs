@@ -226,7 +226,13 @@ async fn check(pair: &Pair, way: &Way, issuer: &Issuer) -> Result<u64, Fail> {
     let mut wire = Wire::connect(way, None, fresh(issuer.token(&pair.name)?, "check".to_owned())).await?;
     let (mut stored, mut from_seq) = (Vec::new(), 0);
     loop {
-        let page = packet::HistoryRequest { conversation: pair.conversation, from_seq, limit: 200, backwards: false };
+        let page = packet::HistoryRequest {
+            conversation: pair.conversation,
+            from_seq,
+            limit: 200,
+            backwards: false,
+            compact: false,
+        };
         let packet::response::Result::History(page) = wire.ask(packet::request::Op::History(page)).await? else {
             return Err(Fail::failed("the broker answers something else than was asked"));
         };

@@ -20,7 +20,7 @@ async fn listen_with_tls(world: &World) -> (u16, tempfile::TempDir) {
     let certificate = Certificate::read(folder.path().join("cert.pem"), folder.path().join("key.pem"));
     let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = socket.local_addr().expect("its address").port();
-    world.broker().listen(socket, certificate.expect("a certificate").security());
+    world.broker().listen(socket, certificate.expect("a certificate").security()).expect("listens");
     (port, folder)
 }
 

@@ -126,10 +126,20 @@ impl Device {
             }
             Some(item::Kind::Head(head)) => self.check_head(lane, head, wire, around),
             Some(item::Kind::Mark(mark)) => {
-                let member =
-                    around.model.conversations.get(&mark.conversation).and_then(|c| c.members.get(&self.user_id));
-                assert!(member.is_some_and(|m| m.mark >= mark.seq), "a mark that nobody set: {mark:?}");
-                around.coverage.count("marks");
+                let about = around.model.conversations.get(&mark.conversation).expect("a mark is in a conversation");
+                let own = about.members.get(&self.user_id).expect("who is told of marks is a member, or was one");
+                if mark.user == 0 {
+                    assert!(own.mark >= mark.seq, "a mark that nobody set: {mark:?}");
+                    around.coverage.count("marks");
+                } else {
+                    let of = about.members.get(&mark.user).expect("the mark is a member's");
+                    assert!(of.mark >= mark.seq, "a mark that nobody set: {mark:?}");
+                    assert!(matches!(about.kind, Kind::Direct | Kind::Group), "marks of {:?} reach nobody", about.kind);
+                    assert_eq!(about.is_express(), lane == Lane::Express, "a lane follows from the kind");
+                    let last = own.intervals.last().map_or(0, |(_, to)| *to);
+                    assert!(mark.seq <= last, "{}: a mark set after the user was removed: {mark:?}", self.name);
+                    around.coverage.count("marks of others");
+                }
             }
             Some(item::Kind::CaughtUp(_)) => {
                 assert!(!std::mem::replace(&mut wire.seen.caught_up[at], true), "caught up twice");

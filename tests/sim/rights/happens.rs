@@ -116,7 +116,7 @@ impl History {
         let message_id = of.next_id;
         of.next_id += 1;
         let content = Bytes::copy_from_slice(content.as_bytes());
-        packet::Publish { conversation, message_id, first_unanswered: message_id, content, action }
+        packet::Publish { conversation, message_id, first_unanswered: message_id, content, action, beside: None }
     }
 
     pub(super) fn step(&mut self) {

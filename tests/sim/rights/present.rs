@@ -72,7 +72,7 @@ impl History {
             let other = presence.user;
             let is_hidden = self.hidden.contains(&user) || self.hidden.contains(&other);
             let may = other == user || (self.oracle.share(user, other) && !is_hidden);
-            assert_eq!(presence.state() != PresenceState::Hidden, may, "what {user} may know of {other}");
+            assert_eq!(presence.state() != PresenceState::NotShown, may, "what {user} may know of {other}");
             assert!(may || presence.last_seen == 0, "nor when it was seen");
             self.coverage.count(if may { "presences told" } else { "presences hidden" });
         }

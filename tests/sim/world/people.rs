@@ -102,8 +102,9 @@ impl World {
                 from_seq: self.rng.u64(0..=head + 1),
                 limit: self.rng.u32(0..40),
                 backwards: self.rng.bool(),
+                compact: false,
             }),
-            36 => request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 50 }),
+            36 => request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 50, since: 0 }),
             37 => {
                 let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
                 request::Op::Members(members)

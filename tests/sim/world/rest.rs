@@ -116,6 +116,7 @@ impl World {
                         from_seq: 0,
                         limit: self.rng.u32(1..200),
                         backwards: self.rng.bool(),
+                        compact: false,
                     };
                     self.devices[device].request(request::Op::History(history));
                     let is_active = self.model.conversations[id].members[&user].is_active();
@@ -126,7 +127,7 @@ impl World {
                 }
                 self.settle();
             }
-            let all = packet::ConversationsRequest { before: 0, limit: 200 };
+            let all = packet::ConversationsRequest { before: 0, limit: 200, since: 0 };
             self.devices[device].request(request::Op::Conversations(all));
         }
         self.settle();

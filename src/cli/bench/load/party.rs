@@ -297,7 +297,14 @@ impl Publish for Wire {
             Body::Mark(seq) => (Bytes::new(), Some(packet::publish::Action::SetMark(packet::SetMark { seq }))),
         };
         let conversation = *conversation;
-        self.session.publish(packet::Publish { conversation, message_id: id, content, first_unanswered, action });
+        self.session.publish(packet::Publish {
+            conversation,
+            message_id: id,
+            content,
+            first_unanswered,
+            action,
+            beside: None,
+        });
     }
 }
 

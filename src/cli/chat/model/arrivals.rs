@@ -161,6 +161,8 @@ impl Model {
                 return;
             }
             EntryKind::Message | EntryKind::Membership | EntryKind::Label => {}
+            EntryKind::Edit | EntryKind::Recall => return self.handle_alteration(entry, live),
+            EntryKind::Reaction | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => return,
         }
         if let Some(membership) = &entry.membership
             && membership.user != self.me
@@ -188,6 +190,22 @@ impl Model {
             && let Some(talk) = self.talk_mut(entry.conversation)
         {
             talk.name = clean(&entry.label);
+        }
+    }
+
+    /// A message has another content, or none any more.
+    fn handle_alteration(&mut self, entry: &packet::Entry, live: bool) {
+        let target = entry.recall.as_ref().map_or(entry.edit, |recall| recall.seq);
+        let text = match entry.recall {
+            Some(_) => "(recalled)".to_owned(),
+            None => format!("{} (edited)", clean(&String::from_utf8_lossy(&entry.content))),
+        };
+        let Some(talk) = self.talk_mut(entry.conversation) else { return };
+        if let Some(line) = talk.lines.get_mut(&target) {
+            line.text = text;
+        }
+        if live && entry.seq == talk.head_seq + 1 {
+            talk.head_seq = entry.seq;
         }
     }
 

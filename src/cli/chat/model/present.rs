@@ -88,7 +88,7 @@ impl Model {
             some if some.len() <= TYPING_MAX => return format!("{} type …", some.join(", ")),
             many => return format!("{} type …", many.len()),
         }
-        let state = |user: &u64| self.presences.get(user).map_or(PresenceState::Hidden, Presence::state);
+        let state = |user: &u64| self.presences.get(user).map_or(PresenceState::NotShown, Presence::state);
         let is_there = |user: &&u64| matches!(state(user), PresenceState::Online | PresenceState::Away);
         match (talk.kind, self.company.get(&talk.id)) {
             (_, None) => String::new(),
@@ -101,7 +101,7 @@ impl Model {
                         0 => "offline".to_owned(),
                         seen => format!("seen {}", age(now.saturating_sub(self.birth + seen))),
                     },
-                    Some((_, PresenceState::Hidden)) | None => String::new(),
+                    Some((_, PresenceState::NotShown)) | None => String::new(),
                 }
             }
             (_, Some(Company::Users(users))) => {
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(is(&mut model, PresenceState::Online, 0), "online");
         assert_eq!(is(&mut model, PresenceState::Away, 0), "away");
         assert_eq!(is(&mut model, PresenceState::Offline, 50_000), "seen 10s");
-        assert_eq!(is(&mut model, PresenceState::Hidden, 0), "");
+        assert_eq!(is(&mut model, PresenceState::NotShown, 0), "");
         assert_eq!(is(&mut model, PresenceState::Away, 0), "away");
         model.show(2);
         model.handle_company(2, vec![member(7, "you"), member(8, "bob"), member(9, "eve")], Vec::new());

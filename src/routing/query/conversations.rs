@@ -1,0 +1,174 @@
+//! The list of a user's conversations: the newest activity first, with what is unread in each and in all of them.
+
+use longwire_protocol::limits::PREVIEW_BYTES_MAX;
+use longwire_protocol::{ConversationId, Seq, UserId, packet};
+use prost::Message as _;
+
+use super::history::message_now;
+use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
+use crate::routing::outbox::Session;
+use crate::routing::rows::{Conversation, Count, Kind, Member};
+use crate::routing::view::{Reader, Rows as _};
+use crate::store::Position;
+
+/// One conversation of the list, and where its newest message stands.
+struct Listed {
+    activity: Position,
+    conversation: packet::Conversation,
+    message: Seq,
+}
+
+/// A page of the user's conversations, newest activity first. Costs a walk over them all.
+///
+/// # Errors
+/// See [`Miss`].
+pub fn conversations(
+    reads: Reads<'_>,
+    session: &Session,
+    request: &packet::ConversationsRequest,
+) -> Result<packet::ConversationsPage, Miss> {
+    let (mut page, listed, mut has_more) = reads.rows(|rows| list(rows, reads, session.user, request))?;
+    let (mut bytes, mut last) = (0, Position(0));
+    for mut listed in listed {
+        if listed.message.is_some() {
+            let id = ConversationId(listed.conversation.id);
+            listed.conversation.last = message_now(reads, session.user, id, listed.message)?.map(preview);
+        }
+        bytes += listed.conversation.encoded_len();
+        if bytes > PAGE_BYTES_MAX && last.0 > 0 {
+            has_more = true;
+            break;
+        }
+        last = listed.activity;
+        page.conversations.push(listed.conversation);
+    }
+    page.next = if has_more { last.0 } else { 0 };
+    Ok(page)
+}
+
+/// A message as a list shows it: the beginning of its content, and nothing that is attached.
+fn preview(mut message: packet::Entry) -> packet::Entry {
+    message.content.truncate(PREVIEW_BYTES_MAX);
+    if let Some(beside) = &mut message.beside {
+        beside.attachments.clear();
+    }
+    message
+}
+
+fn list(
+    rows: &Reader<'_>,
+    reads: Reads<'_>,
+    user: UserId,
+    request: &packet::ConversationsRequest,
+) -> (packet::ConversationsPage, Vec<Listed>, bool) {
+    let before = if request.before == 0 { Position(u64::MAX) } else { Position(request.before) };
+    let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
+    let mut page = packet::ConversationsPage { changes: rows.state().tail.0, ..packet::ConversationsPage::default() };
+    let mut newest: Vec<(Position, ConversationId)> = Vec::new();
+    for id in rows.duties(user) {
+        // All are asked for before one is judged: what is cold is loaded at once.
+        let (duty, conversation, member) = (rows.duty(user, *id), rows.conversation(*id), rows.member(*id, user));
+        let (Some(duty), Some(conversation), Some(member)) = (duty, conversation, member) else { continue };
+        if duty.closed || conversation.kind == Kind::Inbox {
+            continue;
+        }
+        if request.before == 0 {
+            let (unread, mentions) = unread(rows, reads, user, *id, conversation, member);
+            page.unread_total += unread;
+            page.mentions_total += mentions;
+        }
+        // Rows of format 1 do not tell activity apart.
+        let activity = conversation.more.activity;
+        let activity = if activity.0 == 0 { conversation.head.position } else { activity }.max(duty.joined);
+        let has_changed = || {
+            let settings = rows.settings(user, *id).map_or(Position(0), |settings| settings.position);
+            let newest = conversation.head.position.max(duty.joined).max(member.mark_position).max(settings);
+            newest > Position(request.since)
+        };
+        if activity < before && (request.since == 0 || has_changed()) {
+            newest.push((activity, *id));
+        }
+    }
+    newest.sort_unstable_by(|a, b| b.cmp(a));
+    let has_more = newest.len() > limit;
+    newest.truncate(limit);
+    let summary = |(activity, id): &(Position, ConversationId)| {
+        let (conversation, message) = summary(rows, reads, user, *id)?;
+        Some(Listed { activity: *activity, conversation, message })
+    };
+    let listed = newest.iter().filter_map(summary).collect();
+    (page, listed, has_more)
+}
+
+/// What is unread, and how much of it mentions the user.
+fn unread(
+    rows: &Reader<'_>,
+    reads: Reads<'_>,
+    user: UserId,
+    id: ConversationId,
+    conversation: &Conversation,
+    member: &Member,
+) -> (u64, u64) {
+    if !member.is_active() {
+        return (0, 0);
+    }
+    let has_gone = conversation.more.withheld.0.is_some();
+    let uncounted = has_gone.then(|| rows.uncounted(id)).flatten();
+    // Nothing is unread: neither hidden nor mentioning messages change that.
+    if member.unread(&Count { head: &conversation.head, uncounted, personal: None, now: reads.now }) == 0 {
+        return (0, 0);
+    }
+    let personal = rows.personal(user, id);
+    let unread = member.unread(&Count { head: &conversation.head, uncounted, personal, now: reads.now });
+    let mentions = personal.map_or(0, |personal| {
+        let above = personal.mentions.iter().filter(|seq| **seq > member.mark && member.sees(**seq));
+        let is_shown = |seq: &&Seq| {
+            let is_withheld = crate::routing::alteration::withheld(rows, conversation, id, **seq, reads.now).is_some();
+            !is_withheld && personal.hidden.binary_search_by_key(*seq, |(hidden, _)| *hidden).is_err()
+        };
+        above.filter(is_shown).count() as u64
+    });
+    (unread, mentions)
+}
+
+fn summary(
+    rows: &Reader<'_>,
+    reads: Reads<'_>,
+    user: UserId,
+    id: ConversationId,
+) -> Option<(packet::Conversation, Seq)> {
+    let conversation = rows.conversation(id)?;
+    let member = rows.member(id, user)?;
+    let label = if conversation.kind == Kind::Direct {
+        let (a, b) = conversation.pair;
+        rows.user(if a == user { b } else { a }).map_or_else(String::new, |row| row.name.to_string())
+    } else {
+        conversation.label.to_string()
+    };
+    let (unread, mentions) = unread(rows, reads, user, id, conversation, member);
+    let settings = rows.settings(user, id).map(|settings| packet::Settings {
+        muted_until: settings.muted_until,
+        pinned: settings.is_pinned,
+        archived: settings.is_archived,
+        marked_unread: settings.marked_unread > member.mark_position,
+    });
+    let message = conversation.more.message;
+    let summary = packet::Conversation {
+        id: id.0,
+        kind: conversation.kind.wire().into(),
+        label,
+        role: member.role,
+        head_seq: conversation.head.seq.0,
+        head_time: conversation.head.time.0,
+        first_seq: 0,
+        visible_from: member.intervals.last().map_or(1, |i| i.from.0),
+        mark: member.mark.0,
+        unread,
+        members: u64::from(conversation.members),
+        mentions,
+        settings: settings.filter(|settings| *settings != packet::Settings::default()),
+        last: None,
+    };
+    Some((summary, if member.sees(message) { message } else { Seq(0) }))
+}
