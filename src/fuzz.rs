@@ -3,9 +3,12 @@
 
 use std::path::Path;
 use std::sync::LazyLock;
+use std::task::Poll;
 
 use crate::auth::{AUDIENCE, Authority, Claims, Identity, issue};
 use crate::config;
+use crate::net::parked::records::QUIET_MAX;
+use crate::net::parked::testing::Pair;
 use crate::net::tls;
 use crate::routing::model::{Choices, Warmth, live};
 use crate::routing::resume;
@@ -80,7 +83,7 @@ pub fn token(data: &[u8]) {
         };
         issue(&claims, KEY).expect("a token")
     });
-    static GOOD: LazyLock<Identity> = LazyLock::new(|| AUTHORITY.verify(&TOKEN, 0).expect("believed"));
+    static GOOD: LazyLock<std::sync::Arc<Identity>> = LazyLock::new(|| AUTHORITY.verify(&TOKEN, 0).expect("believed"));
     let Some((&what, bytes)) = data.split_first() else { return };
     let token = if what & 1 == 0 {
         bytes.to_vec()
@@ -131,6 +134,55 @@ pub fn certificate(data: &[u8]) {
     }
 }
 
+/// What a client that holds the keys of a parked connection may send: each record of any type, whole or damaged, the
+/// bytes cut anywhere. A small model says what has to come of it.
+///
+/// # Panics
+/// If something else is read than was said, or the connection goes on where it must not.
+pub fn parked(data: &[u8]) {
+    const TYPES: [u8; 6] = [23, 23, 22, 21, 20, 24];
+    let mut forger = Pair::new(0, 0, &[]).into_forger();
+    let (mut said, mut rest) = (Vec::new(), data);
+    // What was said of a `KeyUpdate` so far, records without data in a row, and whether the keys are old.
+    let (mut update, mut quiet, mut is_old) = (0, 0, false);
+    let mut end = Poll::Pending;
+    while let [how, length, behind @ ..] = rest {
+        let (plain, behind) = behind.split_at(behind.len().min(usize::from(*length)));
+        let (typ, is_damaged) = (TYPES[usize::from(how % 6)], how & 0x80 != 0);
+        forger.say_damaged(typ, plain, is_damaged);
+        rest = behind;
+        if end.is_ready() {
+            continue;
+        }
+        let is_data = typ == 23 && !plain.is_empty();
+        quiet = if is_data { 0 } else { quiet + 1 };
+        let broken = Poll::Ready(false);
+        end = match (typ, plain) {
+            _ if is_damaged || is_old => broken,
+            (22, _) if quiet <= QUIET_MAX => {
+                let so_far = [&[24, 0, 0, 1][..update], plain].concat();
+                let is_whole = matches!(so_far[..], [24, 0, 0, 1, 0 | 1]);
+                let is_part = !plain.is_empty() && [24, 0, 0, 1].starts_with(&so_far);
+                (update, is_old) = (if is_part { so_far.len() } else { 0 }, is_whole);
+                if is_whole || is_part { Poll::Pending } else { broken }
+            }
+            _ if update > 0 || quiet > QUIET_MAX => broken,
+            (23, _) => {
+                said.extend_from_slice(plain);
+                Poll::Pending
+            }
+            (21, [_, 0]) => Poll::Ready(true),
+            (21, [_, 90]) => Poll::Pending,
+            _ => broken,
+        };
+    }
+    let piece = data.first().map_or(0, |piece| usize::from(*piece));
+    let (read, ended) = forger.read(piece);
+    assert_eq!(read, said, "what was said before the end is read, and nothing else");
+    let ended = ended.map_or(Poll::Pending, |end| Poll::Ready(end.is_ok()));
+    assert_eq!(ended, end, "it ends as it must");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +226,36 @@ mod tests {
     #[test]
     fn the_kept_corpus_of_certificate_passes() {
         replay("certificate", certificate);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_parked_passes() {
+        replay("parked", parked);
+    }
+
+    #[test]
+    fn any_records_of_who_holds_the_keys_are_judged_as_the_model_does() {
+        for seed in 0..300 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut data = vec![random.u8(..)];
+            for _ in 0..random.usize(..60) {
+                let how = random.u8(..6) | if random.u8(..40) == 0 { 0x80 } else { 0 };
+                let plain: &[u8] = match random.u8(..8) {
+                    0 => &[24, 0, 0, 1, 0],
+                    1 => &[24, 0],
+                    2 => &[0, 1, 1],
+                    3 => &[1, 90],
+                    4 => &[1, 0],
+                    5 => &[],
+                    _ => b"data",
+                };
+                let how = if random.u8(..4) > 0 && plain == b"data" { 0 } else { how };
+                data.extend([&[how, plain.len() as u8], plain].concat());
+            }
+            // The first byte says how it is cut, too.
+            data[0] = data.get(1).copied().unwrap_or(0);
+            parked(&data[1..]);
+        }
     }
 
     #[test]

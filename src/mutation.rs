@@ -98,6 +98,8 @@ pub enum Mutation {
     RecalledCounts,
     /// An item that waits in a lane is sent though its message was recalled meanwhile.
     RecalledInLane,
+    /// A ban does not hold against the join key.
+    BannedJoins,
     /// A will that was published stays, and is published again.
     WillStays,
     /// After a start nobody looks for devices that do not come back.
@@ -110,7 +112,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -158,6 +160,7 @@ impl Mutation {
         Self::AnyoneEdits,
         Self::RecalledCounts,
         Self::RecalledInLane,
+        Self::BannedJoins,
         Self::WillStays,
         Self::WillsForgottenAtStart,
         Self::SignalsIgnoreRights,

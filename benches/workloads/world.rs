@@ -18,13 +18,16 @@ use longwire_protocol::frame::{Frame, FrameCodec, encode};
 use longwire_protocol::packet::packet::Kind;
 use longwire_protocol::packet::{self, publish::Action};
 use longwire_protocol::{BrokerLimits, limits};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
+use tokio::io::{AsyncWrite as _, DuplexStream};
 use tokio_util::codec::Decoder as _;
+use tokio_util::io::poll_read_buf;
 
 /// What a pipe holds: more than any turn writes.
 const PIPE_BYTES: usize = 1 << 20;
 /// When the wall clock stands still, in seconds since 1970.
 const NOW_UNIX_S: u64 = 1_750_000_000;
+/// How long it has run then.
+const UPTIME_MS: u64 = 60_000;
 
 /// The broker.
 pub(crate) struct World {
@@ -50,6 +53,8 @@ impl World {
         authority.set_issuers(&[("bench".into(), public_key.into_bytes())]).expect("a key");
         let hands = Arc::new(Hands::default());
         hands.unix_ms.store(NOW_UNIX_S * 1_000, Ordering::Relaxed);
+        // Not at the very start, when no cursor was sent yet as far as a connection can tell.
+        hands.monotonic_ms.store(UPTIME_MS, Ordering::Relaxed);
         let accept =
             AcceptLimits { connections: 10_000, connections_per_address: 10_000, handshakes: 100, memory_bytes: None };
         let parts = BrokerParts {
@@ -129,16 +134,14 @@ impl Wire {
         assert!(matches!(wrote, Poll::Ready(Ok(wrote)) if wrote == bytes.len()), "the pipe has room");
     }
 
-    /// Reads what has come.
+    /// Reads what has come, into memory that is not cleared first: that would be counted.
     fn hear(&mut self) {
-        let mut bytes = [0; 16 << 10];
+        self.heard.reserve(PIPE_BYTES);
         loop {
-            let mut read = ReadBuf::new(&mut bytes);
-            let poll = Pin::new(&mut self.end).poll_read(&mut Context::from_waker(Waker::noop()), &mut read);
-            if poll.is_pending() || read.filled().is_empty() {
+            let read = poll_read_buf(Pin::new(&mut self.end), &mut Context::from_waker(Waker::noop()), &mut self.heard);
+            if matches!(read, Poll::Pending | Poll::Ready(Ok(0))) {
                 return;
             }
-            self.heard.extend_from_slice(read.filled());
         }
     }
 

@@ -142,7 +142,7 @@ impl Client {
         users: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Publication, PublishError> {
         let users = users.into_iter().map(Into::into).collect();
-        self.act(0, Action::CreateGroup(packet::CreateGroup { label: label.into(), users })).await
+        self.act(0, Action::CreateGroup(packet::CreateGroup { label: label.into(), users, ..Default::default() })).await
     }
 
     /// Opens a channel by name, or finds it. The ack names the conversation.
@@ -158,7 +158,7 @@ impl Client {
     /// # Errors
     /// As [`Client::publish`].
     pub async fn join(&self, conversation: u64) -> Result<Publication, PublishError> {
-        self.act(conversation, Action::Join(packet::Join {})).await
+        self.act(conversation, Action::Join(packet::Join::default())).await
     }
 
     /// Leaves a conversation.

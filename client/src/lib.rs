@@ -50,6 +50,7 @@ mod config;
 mod delivery;
 mod dial;
 mod error;
+mod groups;
 mod handle;
 mod intake;
 mod item;

@@ -20,7 +20,8 @@ impl Client {
         beside: packet::Beside,
     ) -> Result<Publication, PublishError> {
         let content = content.into();
-        self.send(None, packet::Publish { conversation, content, beside: Some(beside), ..Default::default() }).await
+        self.send(None, packet::Publish { conversation, content, beside: Some(Box::new(beside)), ..Default::default() })
+            .await
     }
 
     /// Gives an own message another content (SPEC R5.6-4).

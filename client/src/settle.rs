@@ -79,11 +79,18 @@ impl Settling {
                     | Action::ShowPresence(_),
                 ) => verdict.sent.push(id),
                 // No entry carries their id, and a second time would be a second group, or undo what came after.
-                Some(Action::CreateGroup(_) | Action::Join(_) | Action::SetSettings(_)) => verdict.doubtful.push(id),
+                Some(
+                    Action::CreateGroup(_)
+                    | Action::Join(_)
+                    | Action::SetSettings(_)
+                    | Action::Ban(_)
+                    | Action::SetJoinKey(_),
+                ) => verdict.doubtful.push(id),
                 Some(
                     Action::Leave(_)
                     | Action::SetRole(_)
                     | Action::SetLabel(_)
+                    | Action::SetInfo(_)
                     | Action::Edit(_)
                     | Action::Recall(_)
                     | Action::React(_),
@@ -186,6 +193,7 @@ fn is_of(publish: &packet::Publish, entry: &packet::Entry) -> bool {
     let membership = entry.membership.as_ref().filter(|_| entry.kind() == EntryKind::Membership);
     match &publish.action {
         None => entry.kind() == EntryKind::Message && entry.content == publish.content,
+        Some(Action::SetInfo(set)) => entry.kind() == EntryKind::Info && entry.info == set.info,
         Some(Action::SetLabel(set)) => entry.kind() == EntryKind::Label && entry.label == set.label,
         Some(Action::SetRole(set)) => membership.is_some_and(|one| one.name == set.user && one.role == set.role),
         Some(Action::Edit(edit)) => {
@@ -286,7 +294,7 @@ mod tests {
             (1, act(0, Action::OpenDirect(packet::OpenDirect { user: "bob".to_owned() }))),
             (2, act(0, Action::CreateGroup(packet::CreateGroup::default()))),
             (3, act(0, Action::OpenChannel(packet::OpenChannel { name: "news".to_owned() }))),
-            (4, act(2, Action::Join(packet::Join {}))),
+            (4, act(2, Action::Join(packet::Join::default()))),
             (5, act(1, Action::SetMark(packet::SetMark { seq: 5 }))),
             (6, set_label("found")),
             (7, set_label("not found")),

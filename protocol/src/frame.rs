@@ -244,6 +244,14 @@ pub fn encoded_len(kind: &Kind) -> usize {
     varint::len(len as u64) + len
 }
 
+/// Whether bytes that begin with a frame begin with a publish, as far as they go: its content is a slice of them.
+#[must_use]
+pub fn begins_with_publish(bytes: &[u8]) -> bool {
+    const TAG_PUBLISH: u8 = 1 << 3 | 2;
+    let length = bytes.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    bytes.get(length) == Some(&TAG_PUBLISH)
+}
+
 /// Appends a heartbeat.
 pub fn encode_heartbeat(out: &mut BytesMut) {
     out.put_u8(HEARTBEAT);

@@ -36,6 +36,14 @@ pub const USER_NAME_BYTES_MAX: usize = 64;
 pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
 /// The longest label of a group.
 pub const LABEL_BYTES_MAX: usize = 256;
+/// The longest reference to a group's picture.
+pub const PICTURE_BYTES_MAX: usize = 1024;
+/// The longest description of a group.
+pub const DESCRIPTION_BYTES_MAX: usize = 1024;
+/// The shortest key with which a group is joined: 128 bits, if they are chosen by chance.
+pub const JOIN_KEY_BYTES_MIN: usize = 16;
+/// The longest key with which a group is joined.
+pub const JOIN_KEY_BYTES_MAX: usize = 64;
 /// The longest `agent`, which is for people who read logs.
 pub const AGENT_BYTES_MAX: usize = 64;
 /// The longest cursor.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -22,11 +22,12 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Halves {
-    newer: HashMap<Digest, Identity, foldhash::fast::RandomState>,
-    older: HashMap<Digest, Identity, foldhash::fast::RandomState>,
+    newer: HashMap<Digest, Arc<Identity>, foldhash::fast::RandomState>,
+    older: HashMap<Digest, Arc<Identity>, foldhash::fast::RandomState>,
 }
 
-/// Identities that are remembered: with what most tokens say, 300 bytes each, and never more than 1.5 KiB.
+/// Identities that are remembered: with what most tokens say, 300 bytes each, and never more than 1.5 KiB. A live session
+/// shares its own.
 const IDENTITIES_MAX: usize = 65_536;
 /// The longest token that is remembered, so that memory is bounded; longer ones are verified each time.
 const TOKEN_BYTES_MAX: usize = 768;
@@ -50,23 +51,23 @@ impl Cache {
     }
 
     /// The identity of a token that was verified; whether it still holds is the caller's to ask.
-    pub(super) fn get(&self, token: &str) -> Option<Identity> {
+    pub(super) fn get(&self, token: &str) -> Option<Arc<Identity>> {
         let key = key(token);
         let mut halves = self.lock();
         if let Some(known) = halves.newer.get(&key) {
-            return Some(known.clone());
+            return Some(Arc::clone(known));
         }
         let known = halves.older.remove(&key)?;
-        self.insert(&mut halves, key, known.clone());
+        self.insert(&mut halves, key, Arc::clone(&known));
         Some(known)
     }
 
     /// Remembers a token that was verified.
-    pub(super) fn put(&self, token: &str, identity: Identity) {
+    pub(super) fn put(&self, token: &str, identity: Arc<Identity>) {
         self.insert(&mut self.lock(), key(token), identity);
     }
 
-    fn insert(&self, halves: &mut Halves, key: Digest, identity: Identity) {
+    fn insert(&self, halves: &mut Halves, key: Digest, identity: Arc<Identity>) {
         if halves.newer.len() >= self.half {
             halves.older = mem::take(&mut halves.newer);
         }
@@ -94,8 +95,8 @@ fn key(token: &str) -> Digest {
 mod tests {
     use super::*;
 
-    fn identity(number: u64) -> Identity {
-        Identity {
+    fn identity(number: u64) -> Arc<Identity> {
+        Arc::new(Identity {
             user: number.to_string().into(),
             device: None,
             publish: Vec::new(),
@@ -103,7 +104,7 @@ mod tests {
             expires: 0,
             issued: 0,
             id: Box::default(),
-        }
+        })
     }
 
     #[test]

@@ -92,15 +92,15 @@ impl Authority {
     ///
     /// # Errors
     /// Why it is not believed. The same words for an unknown issuer and a wrong signature.
-    pub fn verify(&self, token: &str, now_unix: u64) -> Result<Identity, TokenError> {
+    pub fn verify(&self, token: &str, now_unix: u64) -> Result<Arc<Identity>, TokenError> {
         let identity = match self.verified.get(token) {
             Some(identity) if identity.expires <= now_unix => return Err(TokenError::Expired),
             Some(identity) => identity,
             None => {
                 let generation = self.generation();
-                let identity = token::verify(token, &self.issuers.load(), now_unix)?;
+                let identity = Arc::new(token::verify(token, &self.issuers.load(), now_unix)?);
                 if Cache::takes(token, &identity) {
-                    self.verified.put(token, identity.clone());
+                    self.verified.put(token, Arc::clone(&identity));
                 }
                 if self.generation() != generation {
                     // Believed by issuers that may not be any more: the next one asks again.
@@ -140,7 +140,7 @@ mod tests {
     fn a_token_that_was_believed_is_asked_about_again() {
         let (authority, token) = authority();
         for _ in 0..2 {
-            assert_eq!(authority.verify(&token, 999).map(|identity| identity.user), Ok("alice".into()));
+            assert_eq!(authority.verify(&token, 999).map(|identity| identity.user.clone()), Ok("alice".into()));
         }
         assert_eq!(authority.verify(&token, 1_000), Err(TokenError::Expired));
         authority.set_revocations(Revocations::parse("token one").expect("a revocation"));

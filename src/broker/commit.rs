@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Waker;
 use std::time::Duration;
 
 use longwire_protocol::reason::{Reason, Refusal};
@@ -16,7 +17,7 @@ use crate::mutation::Mutation;
 use crate::routing::core::{Core, Effect, Op, Parting};
 use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
-use crate::routing::outbox::{Outbox, Reply};
+use crate::routing::outbox::Reply;
 use crate::routing::registry::Registry;
 use crate::routing::state::{Changes, State};
 use crate::routing::view::{Overlay, View};
@@ -328,29 +329,26 @@ impl Commit {
 
     /// Replies leave; each touched connection is woken once.
     fn carry_out(&mut self, effects: Vec<Effect>) {
-        let mut touched: Vec<Arc<Outbox>> = Vec::new();
+        let mut wakers: Vec<Waker> = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Answer(session, _, answer) => {
                     let mut pending = session.outbox.lock();
-                    if pending.replies.is_empty() {
-                        touched.push(Arc::clone(&session.outbox));
-                    }
                     pending.replies.push_back(match answer {
                         Ok(ack) => Reply::Ack(ack),
                         Err(refusal) => Reply::Refused(refusal),
                     });
+                    wakers.extend(pending.take_waker());
                 }
                 Effect::Repeat(session, ack) => {
                     let mut pending = session.outbox.lock();
-                    if pending.replies.is_empty() {
-                        touched.push(Arc::clone(&session.outbox));
-                    }
                     pending.replies.push_back(Reply::Ack(ack));
+                    wakers.extend(pending.take_waker());
                 }
                 Effect::Refuse(outbox, refusal) => {
-                    outbox.reply(Reply::Refused(refusal));
-                    touched.push(outbox);
+                    let mut pending = outbox.lock();
+                    pending.replies.push_back(Reply::Refused(refusal));
+                    wakers.extend(pending.take_waker());
                 }
                 Effect::Attach(attached) => {
                     self.registry.attach(&attached.session, self.clock.now());
@@ -361,8 +359,7 @@ impl Commit {
                         continue;
                     }
                     pending.replies.push_back(Reply::Attached(Box::new(attached)));
-                    drop(pending);
-                    touched.push(outbox);
+                    wakers.extend(pending.take_waker());
                 }
                 Effect::Close(outbox, refusal) => outbox.close(refusal),
                 Effect::Detach(session) => {
@@ -378,9 +375,7 @@ impl Commit {
                 Effect::Fate(..) | Effect::Seen(_) => {}
             }
         }
-        for outbox in touched {
-            outbox.wake();
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// What may be there all the same is not called surely not stored.

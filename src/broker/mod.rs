@@ -22,7 +22,8 @@ use crate::auth::Authority;
 use crate::clock::{Clock, Source};
 use crate::net::Shared;
 use crate::net::connection::spread;
-use crate::net::listener::{AcceptLimits, Listener, Security};
+use crate::net::listener::{AcceptLimits, Listener, Security, carry};
+use crate::net::stream::ByteStream;
 use crate::net::wheel::{SLOT_MS, Wheel};
 use crate::routing::feed::Feed;
 use crate::routing::registry::Registry;
@@ -107,6 +108,11 @@ impl Broker {
         let listener = Listener::new(socket, security, self.accept, shared, tracker)?;
         self.listeners.spawn(vital::task(listener.run(self.stop_listeners.clone())));
         Ok(())
+    }
+
+    /// Carries a connection over a stream that is connected, and secured if it shall be, without the bounds of a listener.
+    pub fn carry(&self, stream: impl ByteStream + Send + 'static) {
+        carry(stream, &self.shared, &self.tracker);
     }
 
     /// Whose tokens are believed; after a change, wake all with [`Broker::recheck`].
@@ -326,6 +332,7 @@ pub struct Certificate {
     certificate: PathBuf,
     key: PathBuf,
     config: Arc<ArcSwap<ServerConfig>>,
+    is_parked: bool,
 }
 
 impl Certificate {
@@ -335,7 +342,15 @@ impl Certificate {
     /// What is wrong with which file.
     pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Self, crate::net::tls::TlsError> {
         let config = crate::net::tls::server_config(&certificate, &key)?;
-        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)) })
+        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)), is_parked: false })
+    }
+
+    /// Connections to come that present it are parked between two records ([`crate::net::parked`]).
+    #[must_use]
+    pub fn parked(mut self) -> Self {
+        self.is_parked = true;
+        self.config.rcu(|config| parked(ServerConfig::clone(config)));
+        self
     }
 
     /// The security of a listener that presents it.
@@ -349,7 +364,14 @@ impl Certificate {
     /// # Errors
     /// What is wrong with which file.
     pub fn reload(&self) -> Result<(), crate::net::tls::TlsError> {
-        self.config.store(crate::net::tls::server_config(&self.certificate, &self.key)?);
+        let config = crate::net::tls::server_config(&self.certificate, &self.key)?;
+        self.config.store(if self.is_parked { Arc::new(parked(ServerConfig::clone(&config))) } else { config });
         Ok(())
     }
+}
+
+/// To be parked, a connection hands out its secrets.
+fn parked(mut config: ServerConfig) -> ServerConfig {
+    config.enable_secret_extraction = true;
+    config
 }

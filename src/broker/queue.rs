@@ -246,7 +246,10 @@ mod tests {
     /// The creation of a group of as many as it may name.
     fn creation(session: &Arc<Session>) -> Op {
         let users = vec!["u".repeat(USER_NAME_BYTES_MAX); GROUP_USERS_MAX];
-        op(session, Some(Action::CreateGroup(CreateGroup { label: "l".repeat(LABEL_BYTES_MAX), users })))
+        op(
+            session,
+            Some(Action::CreateGroup(CreateGroup { label: "l".repeat(LABEL_BYTES_MAX), users, ..Default::default() })),
+        )
     }
 
     fn take(queue: &Queue) -> Vec<Op> {

@@ -323,6 +323,7 @@ pub(super) fn words(entry: &packet::Entry) -> String {
             Some(react) => format!("* {} to {}", react.reaction, react.seq),
             None => "* a reaction".to_owned(),
         },
+        EntryKind::Info => "* the group says something else of itself".to_owned(),
         EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
         EntryKind::Settings => "* set how a conversation is shown".to_owned(),
         EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),

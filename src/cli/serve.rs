@@ -60,6 +60,10 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "listen")]
     no_tls: bool,
 
+    /// Park TLS connections between two records, as tls.parked says it in the configuration
+    #[arg(long)]
+    parked: bool,
+
     /// The folder of the store
     #[arg(long, env = "LONGWIRE_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
@@ -95,6 +99,7 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         written.listen.plain = args.listen_plain;
     }
     written.listen.plain_beyond_loopback |= args.plain_beyond_loopback;
+    written.tls.parked |= args.parked;
     if let Some(store) = args.store {
         written.store.path = store;
     }
@@ -130,6 +135,7 @@ impl Prepared {
             .map(|(_, certificate, key)| Certificate::read(certificate.clone(), key.clone()))
             .transpose()
             .map_err(|e| Fail::failed(e.to_string()))?;
+        let certificate = if settings.parked { certificate.map(Certificate::parked) } else { certificate };
         let authority = Authority::default();
         let mut keys = Vec::new();
         for (name, path) in &settings.issuers {

@@ -11,7 +11,7 @@ use super::pump::{Done, Live, blocking, fail, quick};
 use super::requests::fit;
 use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
-use crate::routing::feed::{caught_up_item, progress_item};
+use crate::routing::feed::{CAUGHT_UP_ITEM, PROGRESS_ITEM};
 use crate::routing::limits::PROGRESS_POSITIONS;
 use crate::routing::outbox::Session;
 use crate::routing::stream::{Place, Ready, Turn};
@@ -22,15 +22,22 @@ pub(super) enum Reading {
     /// From the outbox.
     Idle,
     /// There is something to read in the log; what is still to be found out.
-    Turning(Turning),
+    Turning(Box<Turning>),
     /// What to read is known, where each conversation goes on is not.
-    Planned(Plan),
+    Planned(Box<Plan>),
     /// From the log.
-    Log(CatchUp),
+    Log(Box<CatchUp>),
     /// From the log; what a step found there waits for its turn.
-    Found(CatchUp, Vec<Ready>, Result<Step, Miss>),
+    Found(Box<Found>),
     /// The disk is asked, off this thread.
     Away,
+}
+
+/// What a step found in the log.
+pub(super) struct Found {
+    pub(super) catch_up: Box<CatchUp>,
+    pub(super) out: Vec<Ready>,
+    pub(super) step: Result<Step, Miss>,
 }
 
 /// A lane's turn through the log.
@@ -62,19 +69,26 @@ impl Live {
             if room.items == 0 || wire.is_closed() || self.holds_for_cursor(now) || self.resends > 0 {
                 return;
             }
-            match std::mem::replace(self.reading(lane), Reading::Idle) {
-                Reading::Idle => match self.next_ready(is_express, &room, shared) {
+            if matches!(self.reading(lane), Reading::Idle) {
+                if self.give_ready(lane, wire, shared, now) {
+                    return;
+                }
+                match self.next_ready(is_express, &wire.room(lane), shared) {
                     Next::Ready(ready) => self.give(lane, ready, wire, now),
-                    Next::Turn(turning) => *self.reading(lane) = Reading::Turning(turning),
+                    Next::Turn(turning) => *self.reading(lane) = Reading::Turning(Box::new(turning)),
                     Next::Nothing => return,
-                },
+                }
+                continue;
+            }
+            match std::mem::replace(self.reading(lane), Reading::Idle) {
+                Reading::Idle => {}
                 Reading::Turning(turning) => {
                     if !self.turn(lane, turning, wire, shared) {
                         return;
                     }
                 }
-                Reading::Found(catch_up, out, step) => {
-                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
+                Reading::Found(found) => {
+                    if !self.stepped(lane, *found, wire, shared, now) {
                         return;
                     }
                 }
@@ -93,7 +107,7 @@ impl Live {
                     let express_sent = self.session.outbox.lock().express.sent();
                     let mut left = room_left(&room);
                     let step = catch_up.step(quick(shared), &self.session, &mut left, express_sent, &mut out);
-                    if !self.stepped(lane, catch_up, out, step, wire, shared, now) {
+                    if !self.stepped(lane, Found { catch_up, out, step }, wire, shared, now) {
                         return;
                     }
                 }
@@ -101,12 +115,39 @@ impl Live {
         }
     }
 
+    /// Hands over what is ready, as far as the window goes, under one lock. Returns whether that is all there is to do for
+    /// the lane: it is so for most turns.
+    fn give_ready(&mut self, lane: Lane, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) -> bool {
+        let is_express = lane == Lane::Express;
+        let index = usize::from(!is_express);
+        if self.caught_up[index].is_some() {
+            return false;
+        }
+        // Read before the lane is locked: everything up to here was pushed already.
+        let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
+        let Self { session, cursor, given, item_bytes_max, .. } = self;
+        let mut pending = session.outbox.lock();
+        let ready = pending.lane(is_express);
+        loop {
+            let room = wire.room(lane);
+            if room.items == 0 || cursor.is_late(now) {
+                return true;
+            }
+            let Some(next) = ready.take(room.bytes as usize, room.bytes == u32::MAX) else { break };
+            cursor.owed = true;
+            given[index] = next.place.position;
+            deliver(lane, next, *item_bytes_max, wire, now);
+        }
+        ready.pass(fed);
+        !ready.has_work() && fed.0 <= given[index].0 + PROGRESS_POSITIONS
+    }
+
     /// What an idle lane does next: an item that is ready, or a turn through the log.
     pub(super) fn next_ready(&mut self, is_express: bool, room: &longwire_protocol::Room, shared: &Shared) -> Next {
         // Read before the lane is locked: everything up to here was pushed already.
         let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
         if let Some(position) = self.caught_up[usize::from(!is_express)] {
-            let item = caught_up_item();
+            let item = CAUGHT_UP_ITEM.clone();
             if !room.admits(item.len()) {
                 return Next::Nothing;
             }
@@ -121,12 +162,11 @@ impl Live {
         }
         let Some(turn) = lane.begin_turn() else {
             lane.pass(fed);
-            let given = &mut self.given[usize::from(!is_express)];
-            let item = progress_item();
+            let given = self.given[usize::from(!is_express)];
             // Only a lane with nothing ready: else what waits for room lies below.
-            if !lane.has_work() && fed.0 > given.0 + PROGRESS_POSITIONS && room.admits(item.len()) {
+            if !lane.has_work() && fed.0 > given.0 + PROGRESS_POSITIONS && room.admits(PROGRESS_ITEM.len()) {
                 let place = Place { position: fed, conversation: ConversationId(0), seq: Seq(0) };
-                return Next::Ready(Ready { place, item });
+                return Next::Ready(Ready { place, item: PROGRESS_ITEM.clone() });
             }
             return Next::Nothing;
         };
@@ -139,13 +179,13 @@ impl Live {
     pub(super) fn turn(
         &mut self,
         lane: Lane,
-        turning: Turning,
+        turning: Box<Turning>,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
     ) -> bool {
         match turning.plan(quick(shared), &self.session) {
             Ok(plan) => {
-                *self.reading(lane) = Reading::Planned(plan);
+                *self.reading(lane) = Reading::Planned(Box::new(plan));
                 true
             }
             Err(Miss::Disk) if self.away.is_some() => {
@@ -158,7 +198,7 @@ impl Live {
                 self.away = Some(shared.tasks.run(move || match turning.plan(blocking(&shared_too), &session) {
                     Ok(plan) => {
                         let begun = CatchUp::begin(&plan, blocking(&shared_too));
-                        Done::Planned(lane, plan, begun)
+                        Done::Planned(lane, Box::new(plan), begun)
                     }
                     Err(Miss::Failed(error)) => Done::Failed(error),
                     Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
@@ -173,14 +213,14 @@ impl Live {
     pub(super) fn planned(
         &mut self,
         lane: Lane,
-        plan: Plan,
+        plan: Box<Plan>,
         done: Result<CatchUp, Miss>,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
     ) -> bool {
         match done {
             Ok(catch_up) => {
-                *self.reading(lane) = Reading::Log(catch_up);
+                *self.reading(lane) = Reading::Log(Box::new(catch_up));
                 true
             }
             Err(Miss::Disk) => {
@@ -201,17 +241,15 @@ impl Live {
     }
 
     /// Takes over what a step gave. Returns whether the lane can go on at once.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one step, handed over once")]
     pub(super) fn stepped(
         &mut self,
         lane: Lane,
-        mut catch_up: CatchUp,
-        out: Vec<Ready>,
-        step: Result<Step, Miss>,
+        found: Found,
         wire: &mut BrokerSession<Place>,
         shared: &Arc<Shared>,
         now: Millis,
     ) -> bool {
+        let Found { mut catch_up, out, step } = found;
         let is_express = lane == Lane::Express;
         if let Some(last) = out.last() {
             self.session.outbox.lock().lane(is_express).advance(last.place.position);
@@ -254,7 +292,7 @@ impl Live {
                     let express_sent = session.outbox.lock().express.sent();
                     let step =
                         catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
-                    Done::Stepped(lane, catch_up, out, step)
+                    Done::Stepped(lane, Box::new(Found { catch_up, out, step }))
                 }));
                 false
             }
@@ -264,15 +302,19 @@ impl Live {
 
     /// Hands an item to the session; one that the client cannot hold becomes a `Head`.
     pub(super) fn give(&mut self, lane: Lane, ready: Ready, wire: &mut BrokerSession<Place>, now: Millis) {
-        let Ready { place, item } = ready;
         self.cursor.owed = true;
-        self.given[usize::from(lane == Lane::Bulk)] = place.position;
-        let item = fit(place, item, self.item_bytes_max);
-        if Mutation::TooLargeLeftOut.is_planted() && item.len() > self.item_bytes_max.min(1_000) {
-            return;
-        }
-        wire.deliver(now, lane, place, &item);
+        self.given[usize::from(lane == Lane::Bulk)] = ready.place.position;
+        deliver(lane, ready, self.item_bytes_max, wire, now);
     }
+}
+
+fn deliver(lane: Lane, ready: Ready, item_bytes_max: u32, wire: &mut BrokerSession<Place>, now: Millis) {
+    let Ready { place, item } = ready;
+    let item = fit(place, item, item_bytes_max as usize);
+    if Mutation::TooLargeLeftOut.is_planted() && item.len() > item_bytes_max.min(1_000) as usize {
+        return;
+    }
+    wire.deliver(now, lane, place, item);
 }
 
 pub(super) enum Next {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use longwire_protocol::limits::TLS_MS;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
@@ -21,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
-use super::{Shared, tls};
+use super::stream::ByteStream;
+use super::{Shared, parked, tls};
 use crate::vital::caught;
 
 /// The part of all handshakes under way that one address has at most: a quarter. So who opens sockets and says nothing
@@ -101,7 +101,8 @@ impl Drop for Share {
 /// One connection's place among those of its address and of all.
 struct Place {
     shared: Arc<Shared>,
-    _share: Share,
+    /// None for one that no listener accepted.
+    _share: Option<Share>,
 }
 
 impl Drop for Place {
@@ -175,12 +176,20 @@ struct Placed<S> {
     _place: Place,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Placed<S> {
+impl<S: ByteStream> Future for Placed<S> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.connection).poll(context)
     }
+}
+
+/// Carries a connection over a stream, as a task that the tracker knows.
+pub(crate) fn carry(stream: impl ByteStream + Send + 'static, shared: &Arc<Shared>, tracker: &TaskTracker) {
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let place = Place { shared: Arc::clone(shared), _share: None };
+    let connection = Connection::new(stream, shared.clock.now(), Arc::clone(shared));
+    tracker.spawn(Placed { connection, _place: place });
 }
 
 impl Listener {
@@ -242,7 +251,7 @@ impl Listener {
         let address = origin(peer);
         let Some(share) = gate.connections.take(address, self.limits.connections_per_address) else { return };
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Place { shared: Arc::clone(&self.shared), _share: share };
+        let place = Place { shared: Arc::clone(&self.shared), _share: Some(share) };
         let _ = socket.set_nodelay(true);
         let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
         let accepted = shared.clock.now();
@@ -254,18 +263,27 @@ impl Listener {
                 let handshakes_per_address = self.limits.handshakes.div_ceil(HANDSHAKES_OF_AN_ADDRESS);
                 let Some(turn) = gate.handshaking.take(address, handshakes_per_address) else { return };
                 let Ok(permit) = Arc::clone(&gate.handshakes).try_acquire_owned() else { return };
-                let acceptor = TlsAcceptor::from(config.load_full());
+                let config = config.load_full();
                 let (Some(shakes), net) = (&self.shakes, gate.net.clone()) else { return };
                 shakes.spawn(async move {
-                    let limited =
-                        |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
-                    let handshake = Box::pin(acceptor.accept_with(socket, limited));
                     // It may have waited for its turn on the processor: that counts.
                     let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
-                    if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(left), handshake).await {
-                        // A task of its own, so that nothing of the handshake stays; where who is connected lives.
-                        let connection = Connection::new(stream, accepted, shared);
-                        tracker.spawn_on(Placed { connection, _place: place }, &net);
+                    let left = Duration::from_millis(left);
+                    // A task of its own for who is let in, so that nothing of the handshake stays; where others live.
+                    if config.enable_secret_extraction {
+                        let handshake = Box::pin(parked::accept(config, socket));
+                        if let Ok(Ok(stream)) = tokio::time::timeout(left, handshake).await {
+                            let connection = Connection::new(stream, accepted, shared);
+                            tracker.spawn_on(Placed { connection, _place: place }, &net);
+                        }
+                    } else {
+                        let limited =
+                            |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
+                        let handshake = Box::pin(TlsAcceptor::from(config).accept_with(socket, limited));
+                        if let Ok(Ok(stream)) = tokio::time::timeout(left, handshake).await {
+                            let connection = Connection::new(stream, accepted, shared);
+                            tracker.spawn_on(Placed { connection, _place: place }, &net);
+                        }
                     }
                     drop((permit, turn));
                 });

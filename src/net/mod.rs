@@ -4,10 +4,12 @@
 pub mod connection;
 mod lanes;
 pub mod listener;
+pub mod parked;
 mod publishing;
 pub mod pump;
 mod requests;
 mod signals;
+pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod tls;

@@ -111,8 +111,9 @@ impl Live {
             let Op::Publish(publish) = op else { continue };
             let conversation = ConversationId(publish.publish.conversation);
             let is_message = publish.publish.action.is_none() && publish.publish.beside.is_none();
-            let was_prepared = |(known, then): (_, Millis)| known == conversation && now.since(then) < PREPARED_FOR_MS;
-            if is_message && self.prepared.is_some_and(was_prepared) {
+            let (known, then) = self.prepared;
+            let was_prepared = known.is_some() && known == conversation && now.since(then) < PREPARED_FOR_MS;
+            if is_message && was_prepared {
                 continue;
             }
             // Trying it out takes as long as deciding it: not on a thread that carries connections.
@@ -124,7 +125,7 @@ impl Live {
                 return false;
             }
             if is_message {
-                self.prepared = Some((conversation, now));
+                self.prepared = (conversation, now);
             }
         }
         true

@@ -15,16 +15,16 @@ use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, Millis};
 
 use super::Shared;
 use super::connection::token_refusal;
-use super::lanes::Reading;
+use super::lanes::{Found, Reading};
 use super::requests::{Answer, Job, resend, respond};
 use crate::auth::Identity;
 use crate::mutation::Mutation;
-use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Step};
+use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads};
 use crate::routing::core::{Op, Parting};
 use crate::routing::outbox::{Attached, Session};
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
-use crate::routing::stream::{Place, Ready};
+use crate::routing::stream::Place;
 use crate::store::{Position, ReadError};
 use crate::tasks::Task;
 
@@ -41,20 +41,22 @@ pub(super) struct Live {
     pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
     pub(super) believed_at: u64,
+    /// When to look at the token's end again.
+    expiry: Millis,
     pub(super) express: Reading,
     pub(super) bulk: Reading,
     /// The one job that is under way off the worker thread, or waits for it.
     pub(super) jobs: VecDeque<Job>,
     pub(super) away: Option<Task<Done>>,
     /// Items that have to be sent again and are not yet: what is new waits, since the client drops it until then.
-    pub(super) resends: usize,
+    pub(super) resends: u32,
     /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     pub(super) ops: Vec<Op>,
     /// What the operations ahead of those look at is being loaded.
     pub(super) preparing: Option<Task<Result<Vec<Op>, ReadError>>>,
-    /// Messages into this conversation needed no loading then.
-    pub(super) prepared: Option<(ConversationId, Millis)>,
-    pub(super) item_bytes_max: usize,
+    /// Messages into this conversation, if it is one, needed no loading then.
+    pub(super) prepared: (ConversationId, Millis),
+    pub(super) item_bytes_max: u32,
     pub(super) skips: bool,
     pub(super) cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
@@ -79,10 +81,16 @@ pub(super) struct CursorState {
     sent_at: Millis,
 }
 
+impl CursorState {
+    pub(super) fn is_late(&self, now: Millis) -> bool {
+        self.owed && self.sent_at.0 != 0 && now.since(self.sent_at) >= 2 * CURSOR_EVERY_MS
+    }
+}
+
 /// What came back from the disk.
 pub(super) enum Done {
-    Planned(Lane, Plan, Result<CatchUp, Miss>),
-    Stepped(Lane, CatchUp, Vec<Ready>, Result<Step, Miss>),
+    Planned(Lane, Box<Plan>, Result<CatchUp, Miss>),
+    Stepped(Lane, Box<Found>),
     Failed(ReadError),
     Answered(u64, Result<Answer, Miss>),
     Resend { lane: Lane, n: u64, item: Result<Bytes, Miss> },
@@ -95,7 +103,7 @@ impl Live {
         attached: Attached,
         (identity, believed_at): (Arc<Identity>, u64),
         skips: bool,
-        item_bytes_max: usize,
+        item_bytes_max: u32,
         now: Millis,
     ) -> Self {
         let nowhere = DeviceCursor { segment: Default::default(), express: Position(0), bulk: Position(0) };
@@ -103,6 +111,7 @@ impl Live {
             session: attached.session,
             identity,
             believed_at,
+            expiry: now,
             express: Reading::Idle,
             bulk: Reading::Idle,
             jobs: VecDeque::new(),
@@ -110,7 +119,7 @@ impl Live {
             resends: 0,
             ops: Vec::new(),
             preparing: None,
-            prepared: None,
+            prepared: (ConversationId(0), Millis(0)),
             item_bytes_max,
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
@@ -190,14 +199,12 @@ impl Live {
         shared: &Arc<Shared>,
         now: Millis,
     ) -> bool {
-        self.check_identity(wire, shared);
         let was_resending = self.resends > 0;
         self.come_back(context, wire, shared, now);
+        // Express first: it may let bulk go on.
         for lane in [Lane::Express, Lane::Bulk] {
             self.pump_lane(lane, wire, shared, now);
         }
-        // Express may have let bulk go on.
-        self.pump_lane(Lane::Bulk, wire, shared, now);
         self.next_job(wire, shared, now);
         self.look_up_presence(wire, shared, now);
         // A job that was just started has to know whom to wake.
@@ -207,11 +214,11 @@ impl Live {
 
     /// Whether a cursor is so late that no more items are given until all that were have left, and it after them.
     pub(super) fn holds_for_cursor(&self, now: Millis) -> bool {
-        self.cursor.owed && self.cursor.sent_at.0 != 0 && now.since(self.cursor.sent_at) >= 2 * CURSOR_EVERY_MS
+        self.cursor.is_late(now)
     }
 
     /// Ends the session when its token has expired or was taken back.
-    pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared) {
+    pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) {
         let generation = shared.authority.generation();
         if generation != self.believed_at {
             self.believed_at = generation;
@@ -220,10 +227,16 @@ impl Live {
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
         }
-        let has_expired = self.identity.expires <= shared.clock.unix_ms() / 1_000;
-        if has_expired && !Mutation::ExpiredGoesOn.is_planted() {
+        if self.look_at_expiry(shared, now) && !Mutation::ExpiredGoesOn.is_planted() {
             wire.close(token_refusal(crate::auth::TokenError::Expired));
         }
+    }
+
+    /// Whether the token has expired; if not, when to look again.
+    pub(super) fn look_at_expiry(&mut self, shared: &Shared, now: Millis) -> bool {
+        let left = self.identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
+        self.expiry = now.after(left.min(LOOK_AT_EXPIRY_MS));
+        left == 0
     }
 
     /// Takes over what came back from the disk.
@@ -263,9 +276,9 @@ impl Live {
                     *self.reading(lane) = Reading::Idle;
                     self.planned(lane, plan, done, wire, shared);
                 }
-                Ok(Done::Stepped(lane, catch_up, out, step)) => {
+                Ok(Done::Stepped(lane, found)) => {
                     // Given below, unless something else has to be sent again first.
-                    *self.reading(lane) = Reading::Found(catch_up, out, step);
+                    *self.reading(lane) = Reading::Found(found);
                 }
                 Ok(Done::Presences(presences)) => self.put_presences(presences),
                 Ok(Done::Carried(Err(Miss::Failed(error))) | Done::Failed(error)) => drop(fail(wire, &error)),
@@ -315,10 +328,8 @@ impl Live {
     }
 
     /// When something is to be done without being asked: a cursor, or the token's end.
-    pub(super) fn deadline(&self, shared: &Shared, now: Millis) -> Millis {
-        let left = self.identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
-        let expiry = now.after(left.min(LOOK_AT_EXPIRY_MS));
-        if self.cursor.owed { expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { expiry }
+    pub(super) fn deadline(&self) -> Millis {
+        if self.cursor.owed { self.expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { self.expiry }
     }
 
     /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.

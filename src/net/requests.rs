@@ -45,7 +45,7 @@ impl Live {
     ) {
         let id = request.id;
         match request.op {
-            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared) {
+            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared, now) {
                 Ok(answer) => {
                     wire.respond(packet::Response { id, result: Some(response::Result::Refresh(answer)) });
                 }
@@ -61,7 +61,12 @@ impl Live {
         }
     }
 
-    fn refresh(&mut self, refresh: &packet::RefreshRequest, shared: &Shared) -> Result<packet::RefreshAnswer, Refusal> {
+    fn refresh(
+        &mut self,
+        refresh: &packet::RefreshRequest,
+        shared: &Shared,
+        now: Millis,
+    ) -> Result<packet::RefreshAnswer, Refusal> {
         let identity =
             shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
         if identity.user != self.identity.user || identity.device != self.identity.device {
@@ -69,12 +74,13 @@ impl Live {
             return Err(refusal.because("the token is for another user or device"));
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
-            self.session.grants.store(Arc::new(grants(&identity)));
+            self.session.grants.store(grants(&identity));
             // Channels are in bulk. What is read from the log for it is looked at once more when it leaves.
             self.session.outbox.lock().bulk.look_again();
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
-        self.identity = Arc::new(identity);
+        self.identity = identity;
+        self.look_at_expiry(shared, now);
         Ok(packet::RefreshAnswer { expires_in_ms })
     }
 
@@ -85,7 +91,7 @@ impl Live {
             && !wire.has_answers_waiting()
             && let Some(job) = self.jobs.pop_front()
         {
-            let max = self.item_bytes_max;
+            let max = self.item_bytes_max as usize;
             match job {
                 Job::Request(id, op) => match answer(shared, &self.session, &op, quick(shared)) {
                     Err(Miss::Disk) => {

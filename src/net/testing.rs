@@ -55,5 +55,5 @@ pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
         id: "".into(),
     };
     let attached = Attached { session, connected: packet::Connected::default(), cursor: None };
-    Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, usize::MAX, Millis(0))
+    Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, u32::MAX, Millis(0))
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longwire_protocol::limits::ALPN;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, version};
+use rustls::{CipherSuite, ServerConfig, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -69,7 +69,7 @@ pub(crate) fn configure(
         key: key.display().to_string(),
         reason,
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider());
     let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|e| pair(e.to_string()))?;
     certified.keys_match().map_err(|e| pair(e.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -78,9 +78,17 @@ pub(crate) fn configure(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![ALPN.to_vec()];
+    config.ignore_client_order = true;
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| pair(e.to_string()))?;
     Ok(Arc::new(config))
+}
+
+/// The library's own, with AES-128 and SHA-256 before the rest: see `docs/decisions/aes-128-first.md`.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
 }

@@ -9,10 +9,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::change::Change;
 use super::draft::{Draft, No, Ticket};
 use super::fold::{Body, next_id};
+use super::groups::valid_info;
 use super::limits::{GROUP_USERS_MAX, MEMBERS_MAX};
 use super::names::{valid_channel_name, valid_label, valid_user_name};
 use super::outbox::Session;
-use super::rows::{Counted, Kind, Member, partition, partition_of_name};
+use super::rows::{Counted, Kind, Member, Policy, partition, partition_of_name};
 use super::view::Rows as _;
 use crate::mutation::Mutation;
 
@@ -53,6 +54,11 @@ impl Draft<'_, '_> {
         for name in &create.users {
             valid_user_name(name)?;
         }
+        let info = valid_info(create.info.unwrap_or_default())?;
+        let made_for = create.distinct.then(|| self.participants(session, &create.users)).flatten();
+        if let Some(known) = made_for.and_then(|(digest, _)| self.view.participants(digest)) {
+            return Ok(self.answered(ticket, known, true));
+        }
         self.has_room(session, session.user)?;
         let origin = &ticket.origin;
         let key = [origin.device.0, origin.incarnation.0, origin.message_id.0].map(u64::to_le_bytes).concat();
@@ -60,6 +66,9 @@ impl Draft<'_, '_> {
         let label = create.label.into_boxed_str();
         let pair = (UserId(0), UserId(0));
         self.change(&Change::ConversationCreated { conversation, kind: Kind::Group, label, pair });
+        if *info != packet::Info::default() {
+            self.inform(session, conversation, None, info);
+        }
         self.membership(session, conversation, None, session.user, Role::Owner);
         for name in &create.users {
             let user = match self.view.user_named(name) {
@@ -70,6 +79,14 @@ impl Draft<'_, '_> {
             if !is_member && self.has_room(session, user).is_ok() {
                 self.membership(session, conversation, None, user, Role::Member);
             }
+        }
+        // Users that there were not before, and those that were left out, are known only now.
+        let made_for = create.distinct.then(|| self.participants(session, &create.users)).flatten();
+        let members = self.view.conversation(conversation).map_or(0, |row| row.members as usize);
+        if let Some((digest, users)) = made_for
+            && members == users
+        {
+            self.change(&Change::ParticipantsSet { conversation, digest });
         }
         Ok(self.answered(ticket, conversation, true))
     }
@@ -88,10 +105,19 @@ impl Draft<'_, '_> {
         Ok(self.answered(ticket, conversation, true))
     }
 
-    pub(super) fn join(&mut self, session: &Session, ticket: &Ticket, id: ConversationId) -> Result<PublishAck, No> {
+    pub(super) fn join(
+        &mut self,
+        session: &Session,
+        ticket: &Ticket,
+        id: ConversationId,
+        key: &[u8],
+    ) -> Result<PublishAck, No> {
+        if self.view.conversation(id).is_some_and(|conversation| conversation.kind == Kind::Group) {
+            return self.join_group(session, ticket, id, key);
+        }
         let conversation = self.visible(session, id)?;
         if conversation.kind != Kind::Channel {
-            return Err(No(Reason::Forbidden, "only a channel is joined; a member adds others to a group"));
+            return Err(No(Reason::Forbidden, "only channels and groups are joined"));
         }
         if !session.grants.load().read.admit(&conversation.label) {
             return Err(No(Reason::Forbidden, "the token does not allow to read this channel"));
@@ -128,7 +154,7 @@ impl Draft<'_, '_> {
         id: ConversationId,
         set: &packet::SetRole,
     ) -> Result<PublishAck, No> {
-        self.group(session, id, Role::Admin)?;
+        self.group(session, id, Role::Reader as i32)?;
         valid_user_name(&set.user)?;
         let role = Role::try_from(set.role).map_err(|_| No(Reason::InvalidArgument, "no such role"))?;
         let own = self.role(session, id);
@@ -139,6 +165,13 @@ impl Draft<'_, '_> {
         let is_owners = highest as i32 >= Role::Admin as i32 && !Mutation::AdminsDecideAll.is_planted();
         if own != Role::Owner && is_owners {
             return Err(No(Reason::Forbidden, "only the owner decides about admins"));
+        }
+        // Whom one may add, one may not yet promote or remove.
+        let adds = was == Role::None && role != Role::None;
+        let policy = self.view.conversation(id).map(|row| row.more.policy).unwrap_or_default();
+        let least = if adds { Policy::least(policy.adds, Role::Admin) } else { Role::Admin as i32 };
+        if (own as i32) < least {
+            return Err(No(Reason::Forbidden, "the role does not allow it"));
         }
         if user == Some(session.user) {
             return Err(No(Reason::InvalidArgument, "nobody changes the own role; leave instead"));
@@ -152,6 +185,9 @@ impl Draft<'_, '_> {
             None => self.create_user(&set.user),
         };
         if was == Role::None {
+            if self.view.is_banned(id, user) {
+                return Err(No(Reason::Forbidden, "the user is banned; lift that first"));
+            }
             self.has_room(session, user)?;
             if self.view.conversation(id).is_some_and(|c| c.members >= MEMBERS_MAX) {
                 return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
@@ -171,7 +207,7 @@ impl Draft<'_, '_> {
         id: ConversationId,
         label: String,
     ) -> Result<PublishAck, No> {
-        self.group(session, id, Role::Admin)?;
+        self.may_inform(session, id)?;
         valid_label(&label)?;
         let mut entry = packet::Entry { label: label.clone(), ..packet::Entry::default() };
         entry.set_kind(EntryKind::Label);

@@ -33,7 +33,9 @@ pub fn makes(publish: &packet::Publish) -> u32 {
         None | Some(Action::Edit(_)) => u32::try_from(mentions).unwrap_or(u32::MAX),
         Some(Action::CreateGroup(create)) if create.users.len() > GROUP_USERS_MAX => 0,
         Some(Action::CreateGroup(create)) => 1 + u32::try_from(create.users.len()).unwrap_or(u32::MAX - 1),
-        Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetRole(_)) => 1,
+        Some(
+            Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetRole(_) | Action::Join(_) | Action::Ban(_),
+        ) => 1,
         _ => 0,
     }
 }

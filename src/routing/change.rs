@@ -100,6 +100,29 @@ pub enum Change {
         /// The floor.
         floor: Position,
     },
+    /// A user is kept out of a group, or no longer.
+    BanSet {
+        /// The group.
+        conversation: ConversationId,
+        /// Who.
+        user: UserId,
+        /// Whether it is kept out.
+        is_banned: bool,
+    },
+    /// A group is joined with another key.
+    JoinKeySet {
+        /// The group.
+        conversation: ConversationId,
+        /// The key's digest; 0 where the group is closed.
+        digest: u128,
+    },
+    /// A group has just the users that it was made for.
+    ParticipantsSet {
+        /// The group.
+        conversation: ConversationId,
+        /// The digest of their ids.
+        digest: u128,
+    },
     /// A device left a will, in place of an earlier one.
     WillSet {
         /// Which.

@@ -65,7 +65,7 @@ pub struct Attach {
     /// The device it names itself.
     pub device: Box<str>,
     /// What its token lets it do with channels.
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     /// The incarnation of its outbox; 0 to get a new one.
     pub incarnation: Incarnation,
     /// Its first unanswered message id; 0 or 1 where it has none.
@@ -109,6 +109,8 @@ pub struct Target {
     pub is_message: bool,
     /// Its place among the countable entries.
     pub countable: u64,
+    /// Its time.
+    pub time: LogTime,
 }
 
 /// Whether a publish has to be looked up in the log before it is decided.
@@ -418,7 +420,7 @@ impl Core {
             device,
             incarnation,
             first_unanswered,
-            grants: ArcSwap::from_pointee(attach.grants),
+            grants: ArcSwap::new(attach.grants),
             hears_signals: attach.hears_signals,
             is_background: attach.is_background.into(),
             outbox: attach.outbox,

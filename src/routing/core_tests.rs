@@ -8,7 +8,6 @@ use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Session
 
 use super::core::{Attach, Core, Effect, Op, Parting, Publish, digest};
 use super::draft::Draft;
-use super::grants::Grants;
 use super::loading::load;
 use super::outbox::{Attached, Outbox, Session};
 use super::rehearsal::rehearse;
@@ -36,7 +35,7 @@ fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>
     let attach = Attach {
         user: user.into(),
         device: "phone".into(),
-        grants: Grants::default(),
+        grants: Arc::default(),
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
         hears_signals: false,
@@ -55,7 +54,8 @@ fn op(session: &Arc<Session>, conversation: u64, action: Option<Action>) -> Publ
 }
 
 fn created(core: &mut Core, state: &mut State, session: &Arc<Session>) -> PublishAck {
-    let create = Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: Vec::new() });
+    let create =
+        Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: Vec::new(), ..Default::default() });
     let effects = decide(core, state, Op::Publish(op(session, 0, Some(create))));
     let answer = effects.into_iter().find_map(|effect| match effect {
         Effect::Answer(_, _, answer) => answer.ok(),

@@ -113,6 +113,9 @@ impl Draft<'_, '_> {
         }
         let ack = match publish.action {
             None => return self.message(session, &ticket, publish),
+            Some(Action::SetInfo(set)) => self.set_info(session, &ticket, conversation, set.info.unwrap_or_default()),
+            Some(Action::Ban(ban)) => self.ban(session, &ticket, conversation, &ban),
+            Some(Action::SetJoinKey(set)) => self.set_join_key(session, &ticket, conversation, &set.key),
             Some(Action::Edit(_)) => self.edit(session, &ticket, publish, target),
             Some(Action::Recall(_)) => self.recall(session, &ticket, &publish, target),
             Some(Action::React(ref react)) => self.react(session, &ticket, &publish, react.clone(), target),
@@ -123,7 +126,7 @@ impl Draft<'_, '_> {
             Some(Action::OpenDirect(open)) => self.open_direct(session, &ticket, &open.user),
             Some(Action::CreateGroup(create)) => self.create_group(session, &ticket, create),
             Some(Action::OpenChannel(open)) => self.open_channel(session, &ticket, &open.name),
-            Some(Action::Join(_)) => self.join(session, &ticket, conversation),
+            Some(Action::Join(join)) => self.join(session, &ticket, conversation, &join.key),
             Some(Action::Leave(_)) => self.leave(session, &ticket, conversation),
             Some(Action::SetRole(set)) => self.set_role(session, &ticket, conversation, &set),
             Some(Action::SetLabel(set)) => self.set_label(session, &ticket, conversation, set.label),
@@ -152,11 +155,11 @@ impl Draft<'_, '_> {
     }
 
     /// A group in which the session has at least this role.
-    pub(super) fn group(&self, session: &Session, id: ConversationId, least: Role) -> Result<(), No> {
+    pub(super) fn group(&self, session: &Session, id: ConversationId, least: i32) -> Result<(), No> {
         if self.visible(session, id)?.kind != Kind::Group {
             return Err(No(Reason::InvalidArgument, "only groups have this"));
         }
-        if (self.role(session, id) as i32) < least as i32 {
+        if (self.role(session, id) as i32) < least {
             return Err(No(Reason::Forbidden, "the role does not allow it"));
         }
         Ok(())
@@ -229,7 +232,8 @@ impl Draft<'_, '_> {
         role: Role,
     ) -> PublishAck {
         let name = self.view.user(user).map_or_else(String::new, |row| row.name.to_string());
-        let membership = packet::Membership { user: user.0, name, role: role.into() };
+        let banned = self.view.is_banned(conversation, user);
+        let membership = packet::Membership { user: user.0, name, role: role.into(), banned };
         let mut entry = packet::Entry { membership: Some(membership), ..packet::Entry::default() };
         entry.set_kind(EntryKind::Membership);
         let none = Ticket::default();

@@ -2,7 +2,8 @@
 //! readers that are online; an item is encoded once, in the frame, and shared.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::task::Waker;
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, item};
@@ -31,17 +32,18 @@ const RECALL_BYTES_MAX: usize = 96;
 pub struct Feed {
     state: Arc<RwLock<State>>,
     registry: Arc<Registry>,
-    touched: Vec<Arc<Session>>,
+    /// Whom to wake once the frame is fed. A waker is taken with the first item, so each connection is here once.
+    wakers: Vec<Waker>,
 }
 
 impl Feed {
     /// A feed from the state's log into the registry's sessions.
     #[must_use]
     pub fn new(state: Arc<RwLock<State>>, registry: Arc<Registry>) -> Self {
-        Self { state, registry, touched: Vec::new() }
+        Self { state, registry, wakers: Vec::new() }
     }
 
-    /// Pushes what a frame holds, then wakes each touched connection once.
+    /// Pushes what a frame holds, then wakes each connection that got something once.
     pub fn feed(&mut self, frame: &Frame) {
         for record in &frame.records {
             match record {
@@ -54,32 +56,28 @@ impl Feed {
                 Record::Rider(_) => {}
             }
         }
-        self.touched.sort_unstable_by_key(|session| session.number);
-        self.touched.dedup_by_key(|session| session.number);
-        for session in self.touched.drain(..) {
-            session.outbox.wake();
-        }
+        self.wakers.drain(..).for_each(Waker::wake);
     }
 
     /// A mark goes to its user's devices, and to the other members where they are few (SPEC R6.1-6).
     fn mark(&mut self, position: Position, user: UserId, conversation: ConversationId, seq: Seq) {
         let place = Place { position, conversation: ConversationId(0), seq: Seq(0) };
         let own = Ready { place, item: mark_item(conversation, UserId(0), seq) };
-        let touched = &mut self.touched;
+        let wakers = &mut self.wakers;
         self.registry.each_of(user, |session| {
-            session.outbox.lock().express.push(own.clone(), true);
-            touched.push(Arc::clone(session));
+            let mut pending = session.outbox.lock();
+            pending.express.push(own.clone(), true);
+            wakers.extend(pending.take_waker());
         });
         let others = self.who_else(user, conversation);
         for (other, is_express, joined) in others {
             let ready = Ready { place, item: mark_item(conversation, user, seq) };
-            let touched = &mut self.touched;
+            let wakers = &mut self.wakers;
             self.registry.each_of(other, |session| {
                 let mut pending = session.outbox.lock();
                 let admits = is_express || pending.express.sent() >= joined;
                 pending.lane(is_express).push(ready.clone(), admits);
-                drop(pending);
-                touched.push(Arc::clone(session));
+                wakers.extend(pending.take_waker());
             });
         }
     }
@@ -114,7 +112,7 @@ impl Feed {
             if rows.cold() == 0 {
                 let Some(conversation) = conversation else { return };
                 let recalled = recalled(&rows, conversation, entry);
-                let mut to = Recipients { entry, conversation, state: &state, recalled, touched: &mut self.touched };
+                let mut to = Recipients { entry, conversation, state: &state, recalled, wakers: &mut self.wakers };
                 return to.push_to_all(&self.registry, members);
             }
             // It was at hand a moment ago, when the entry was decided; only a cache that is far too small lets it go.
@@ -129,13 +127,15 @@ impl Feed {
     }
 
     fn tell_everyone(&mut self, entry: &StoredEntry) {
-        for session in self.registry.all() {
+        let mut sessions = self.registry.all();
+        // In an order that repeats, for whoever drives the broker by hand.
+        sessions.sort_unstable_by_key(|session| session.number);
+        for session in sessions {
             let mut pending = session.outbox.lock();
             for is_express in [true, false] {
                 push(&mut pending, &session, entry, is_express, false);
             }
-            drop(pending);
-            self.touched.push(session);
+            self.wakers.extend(pending.take_waker());
         }
     }
 }
@@ -147,7 +147,7 @@ struct Recipients<'a> {
     state: &'a State,
     /// What this entry recalls: it leaves the lanes in which it waits.
     recalled: Vec<Seq>,
-    touched: &'a mut Vec<Arc<Session>>,
+    wakers: &'a mut Vec<Waker>,
 }
 
 impl Recipients<'_> {
@@ -164,8 +164,10 @@ impl Recipients<'_> {
                 members.iter().for_each(|user| self.push_to(registry, *user));
             }
             Some(members) => {
-                let online = registry.online().into_iter();
-                online.filter(|user| members.contains(user)).for_each(|user| self.push_to(registry, user));
+                let mut online = registry.online();
+                online.retain(|user| members.contains(user));
+                online.sort_unstable();
+                online.into_iter().for_each(|user| self.push_to(registry, user));
             }
         }
         if self.conversation.kind == Kind::Channel {
@@ -186,10 +188,10 @@ impl Recipients<'_> {
             if (is_due || is_cold) && self.is_readable(session) {
                 let joined = duty.map_or(Position(0), |duty| duty.joined);
                 let is_express = self.conversation.kind.is_express();
-                self.push(session, |pending| {
-                    !is_cold
-                        && (is_express || pending.express.sent() >= joined || Mutation::JoinedNotAwaited.is_planted())
-                });
+                let mut pending = session.outbox.lock();
+                let admits = !is_cold
+                    && (is_express || pending.express.sent() >= joined || Mutation::JoinedNotAwaited.is_planted());
+                self.push(session, &mut pending, admits);
             }
         });
     }
@@ -198,11 +200,14 @@ impl Recipients<'_> {
     fn push_to_watcher(&mut self, session: &Arc<Session>) {
         let rows = Reader::new(self.state);
         let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
-        let since = session.outbox.lock().watched_since(self.entry.conversation);
+        if has_row || !self.is_readable(session) {
+            return;
+        }
+        let mut pending = session.outbox.lock();
+        let since = pending.watched_since(self.entry.conversation);
         // What was there when watching began may be fed only now.
-        if !has_row && since.is_some_and(|since| self.entry.seq > since) && self.is_readable(session) {
-            let is_cold = rows.cold() > 0;
-            self.push(session, |_| !is_cold);
+        if since.is_some_and(|since| self.entry.seq > since) {
+            self.push(session, &mut pending, rows.cold() == 0);
         }
     }
 
@@ -213,15 +218,13 @@ impl Recipients<'_> {
             || session.grants.load().read.admit(&self.conversation.label)
     }
 
-    fn push(&mut self, session: &Arc<Session>, admits: impl FnOnce(&Pending) -> bool) {
-        let mut pending = session.outbox.lock();
-        let admits = admits(&pending);
+    fn push(&mut self, session: &Session, pending: &mut Pending, admits: bool) {
         let lane = pending.lane(self.conversation.kind.is_express());
         for seq in &self.recalled {
             lane.withdraw(self.entry.conversation, *seq);
         }
-        push(&mut pending, session, self.entry, self.conversation.kind.is_express(), admits);
-        self.touched.push(Arc::clone(session));
+        push(pending, session, self.entry, self.conversation.kind.is_express(), admits);
+        self.wakers.extend(pending.take_waker());
     }
 }
 
@@ -284,7 +287,9 @@ pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content
 /// Whether the members of a conversation are told of each other's marks (SPEC R6.1-6).
 #[must_use]
 pub fn tells_marks(conversation: &Conversation) -> bool {
-    matches!(conversation.kind, Kind::Direct | Kind::Group) && conversation.members <= RECEIPTS_MEMBERS_MAX
+    matches!(conversation.kind, Kind::Direct | Kind::Group)
+        && conversation.members <= RECEIPTS_MEMBERS_MAX
+        && !conversation.more.policy.hides_marks
 }
 
 fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
@@ -322,16 +327,10 @@ pub fn head_item(conversation: ConversationId, from: Seq, to: Seq, reason: packe
 }
 
 /// The `CaughtUp` that ends a lane's backlog.
-#[must_use]
-pub fn caught_up_item() -> Bytes {
-    encode(item::Kind::CaughtUp(packet::CaughtUp {}))
-}
+pub static CAUGHT_UP_ITEM: LazyLock<Bytes> = LazyLock::new(|| encode(item::Kind::CaughtUp(packet::CaughtUp {})));
 
 /// A `Progress`: nothing for this device up to here.
-#[must_use]
-pub fn progress_item() -> Bytes {
-    encode(item::Kind::Progress(packet::Progress {}))
-}
+pub static PROGRESS_ITEM: LazyLock<Bytes> = LazyLock::new(|| encode(item::Kind::Progress(packet::Progress {})));
 
 fn encode(kind: item::Kind) -> Bytes {
     packet::Item { kind: Some(kind) }.encode_to_vec().into()

@@ -9,8 +9,8 @@ use super::alteration::{Alteration, Personally, fold_alteration, fold_message, f
 use super::change::Change;
 use super::limits::{ID_SPAN_MAX, INTERVALS_MAX};
 use super::rows::{
-    Conversation, Counted, Crossing, Device, Duty, Head, Interval, Kept, Key, Kind, Member, MoreOfConversation, Row,
-    User, partition, partition_of_name,
+    Conversation, Counted, Crossing, Device, Duty, Head, Info, Interval, Kept, Key, Kind, Member, MoreOfConversation,
+    Past, Policy, Row, User, partition, partition_of_name,
 };
 use super::view::{Rows, View};
 use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
@@ -45,6 +45,8 @@ pub enum Body {
         /// To what.
         role: Role,
     },
+    /// The group says something else of itself.
+    Info(Box<packet::Info>),
     /// The conversation got a label.
     Label(Box<str>),
     /// In an inbox: delivery of a conversation begins after a seq.
@@ -89,6 +91,7 @@ impl Body {
                 user: UserId(membership.user),
                 role: membership.role(),
             }),
+            EntryKind::Info => Self::Info(entry.info.clone().unwrap_or_default()),
             EntryKind::Label => Self::Label(entry.label.as_str().into()),
             EntryKind::Joined => entry.joined.as_ref().map_or(Self::Plain, |joined| Self::Joined {
                 conversation: ConversationId(joined.conversation),
@@ -188,6 +191,7 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
             let at = At { conversation: meta.conversation, seq: meta.seq, countable: countable_before, position };
             change_role(view, &at, *user, *role);
         }
+        Body::Info(info) => fold_info(view, meta.conversation, info),
         Body::Label(label) => view.update(Key::Conversation(meta.conversation), |row| {
             if let Row::Conversation(conversation) = row {
                 conversation.label.clone_from(label);
@@ -320,11 +324,41 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
             }
         }),
         Change::Retained { floor } => view.put(Key::Floor, Some(Row::Floor(*floor))),
+        Change::BanSet { conversation, user, is_banned } => {
+            view.put(Key::Banned(*conversation, *user), is_banned.then_some(Row::Banned));
+        }
+        Change::JoinKeySet { conversation, digest } => {
+            let info = view.info(*conversation).cloned().unwrap_or_default();
+            view.put(Key::Info(*conversation), Some(Row::Info(Info { join_key: *digest, ..info })));
+        }
+        Change::ParticipantsSet { conversation, digest } => {
+            view.put(Key::Participants(*digest), Some(Row::ConversationName(*conversation)));
+            more(view, *conversation, |more| more.participants = *digest);
+        }
         Change::WillSet { device, will } => view.put(Key::Will(*device), Some(Row::Will(will.clone()))),
         Change::WillTaken { device } => view.put(Key::Will(*device), None),
         Change::AudienceSet { user, audience } => view.put(Key::Audience(*user), Some(Row::Audience(*audience))),
         Change::Seen { user, time } => view.put(Key::Seen(*user), Some(Row::Seen(*time))),
     }
+}
+
+fn fold_info(view: &mut View<'_>, id: ConversationId, info: &packet::Info) {
+    let join_key = view.info(id).map_or(0, |row| row.join_key);
+    let row = Info { picture: info.picture.as_str().into(), description: info.description.as_str().into(), join_key };
+    view.put(Key::Info(id), Some(Row::Info(row)));
+    more(view, id, |more| {
+        more.policy = info.policy.as_ref().map_or_else(Policy::default, Policy::of);
+        more.has_info = true;
+    });
+}
+
+/// Changes what stands behind a conversation's row.
+fn more(view: &mut View<'_>, id: ConversationId, change: impl FnOnce(&mut MoreOfConversation)) {
+    view.update(Key::Conversation(id), |row| {
+        if let Row::Conversation(row) = row {
+            change(&mut row.more);
+        }
+    });
 }
 
 /// Keeps the answer to a publish for its repeats.
@@ -421,18 +455,38 @@ fn change_role(view: &mut View<'_>, at: &At, user: UserId, role: Role) {
         row.mark = at.seq;
         row.mark_countable = at.countable;
     } else {
-        // A group begins where one comes in.
-        row.intervals.push(Interval { from: at.seq, to: Seq(0), countable_before: at.countable });
-        if row.intervals.len() > INTERVALS_MAX {
-            row.intervals.remove(0);
-        }
+        let past = view.conversation(at.conversation).map_or(Past::FromJoining, |c| c.more.policy.past);
+        come_in(&mut row, at, past);
     }
     view.put(key, Some(Row::Member(row)));
+    let made_for = view.conversation(at.conversation).map_or(0, |conversation| conversation.more.participants);
+    if made_for != 0 {
+        view.put(Key::Participants(made_for), None);
+        more(view, at.conversation, |more| more.participants = 0);
+    }
     let by = if joined { 1 } else { -1 };
     count_members(view, at.conversation, by);
     count_conversation(view, user, by);
     let crossing = Crossing { conversation: at.conversation, joined, seq: at.seq };
     view.put(Key::Crossing(at.position, user), Some(Row::Crossing(crossing)));
+}
+
+/// A group begins where one comes in, or as far before as its policy says; what was there before counts as read.
+fn come_in(row: &mut Member, at: &At, past: Past) {
+    let from = match past {
+        Past::FromJoining => at.seq,
+        Past::Everything => Seq(1),
+        Past::Last(entries) => Seq(at.seq.0.saturating_sub(entries.into()).max(1)),
+    };
+    // Stretches never overlap: what the user may read already is part of the new one, or cut where that begins.
+    row.intervals.retain(|interval| interval.from < from);
+    if let Some(last) = row.intervals.last_mut().filter(|last| last.to >= from) {
+        last.to = Seq(from.0 - 1);
+    }
+    row.intervals.push(Interval { from, to: Seq(0), countable_before: at.countable });
+    if row.intervals.len() > INTERVALS_MAX {
+        row.intervals.remove(0);
+    }
 }
 
 fn inbox_owner(view: &View<'_>, inbox: ConversationId) -> Option<UserId> {

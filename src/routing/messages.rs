@@ -53,7 +53,7 @@ impl Draft<'_, '_> {
             entry.expires = self.frame.time().0 + std::mem::take(&mut beside.expires_in_ms);
         }
         let mentions = each_once(&mut beside);
-        entry.beside = (beside != packet::Beside::default()).then_some(beside);
+        entry.beside = (*beside != packet::Beside::default()).then_some(beside);
         let body = Body::Message { sender: session.user, mentions, expires: LogTime(entry.expires) };
         let ack = self.publish_entry(session, id, ticket, entry, &body);
         self.cross();
@@ -87,7 +87,7 @@ impl Draft<'_, '_> {
         entry.expires = altered.map_or(0, |altered| altered.expires.0);
         entry.set_kind(EntryKind::Edit);
         each_once(&mut beside);
-        entry.beside = (beside != packet::Beside::default()).then_some(beside);
+        entry.beside = (*beside != packet::Beside::default()).then_some(beside);
         entry.sender = session.user.0;
         let body = Body::of_entry(&entry);
         Ok(self.publish_entry(session, id, ticket, entry, &body))
@@ -112,6 +112,10 @@ impl Draft<'_, '_> {
         let is_admin = kind == Kind::Group && self.role(session, id) as i32 >= Role::Admin as i32;
         if target.sender != session.user && !is_admin {
             return Err(No(Reason::Forbidden, "only who sent a message, or an admin, recalls it"));
+        }
+        let within = self.view.conversation(id).map_or(0, |row| row.more.policy.recall_within_ms);
+        if within > 0 && !is_admin && self.frame.time().0 > target.time.0.saturating_add(within) {
+            return Err(No(Reason::Forbidden, "the time in which one may recall is over"));
         }
         self.may_speak(session, id)?;
         if self.view.uncounted(id).is_some_and(|row| row.stretches.len() >= RECALLED_MAX) {
@@ -284,7 +288,12 @@ pub fn is_about_a_message(publish: &packet::Publish) -> bool {
 pub fn target(item: &[u8], countable: u64) -> Option<Target> {
     let item = packet::Item::decode(item).ok()?;
     let packet::item::Kind::Entry(entry) = item.kind? else { return None };
-    Some(Target { sender: UserId(entry.sender), is_message: entry.kind() == EntryKind::Message, countable })
+    Some(Target {
+        sender: UserId(entry.sender),
+        is_message: entry.kind() == EntryKind::Message,
+        countable,
+        time: LogTime(entry.time),
+    })
 }
 
 /// What an inbox is told of a message that mentions its user.

@@ -14,6 +14,7 @@ pub mod draft;
 pub mod feed;
 pub mod fold;
 pub mod grants;
+mod groups;
 pub mod limits;
 pub mod loading;
 pub mod messages;

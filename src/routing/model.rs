@@ -15,7 +15,6 @@ use super::alteration::withheld;
 use super::core::{Attach, Core, Effect, Found, Op, Parting, Publish, Target, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
-use super::grants::Grants;
 use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
@@ -104,7 +103,7 @@ impl<'a> World<'a> {
         let attach = Attach {
             user: USERS[user].into(),
             device: "phone".into(),
-            grants: Grants::default(),
+            grants: Arc::default(),
             incarnation,
             first_unanswered,
             hears_signals: false,
@@ -266,7 +265,12 @@ impl Naive {
     fn target(&self, seq: u64, ids: &[UserId]) -> Option<Target> {
         let entry = self.entries.get(usize::try_from(seq).ok()?.checked_sub(1)?)?;
         let countable = self.entries[..seq as usize].iter().flatten().count() as u64;
-        Some(Target { sender: entry.map_or(UserId(0), |sender| ids[sender]), is_message: entry.is_some(), countable })
+        Some(Target {
+            sender: entry.map_or(UserId(0), |sender| ids[sender]),
+            is_message: entry.is_some(),
+            countable,
+            time: LogTime(0),
+        })
     }
 
     /// Whether a message is shown to those who may see it.
@@ -317,7 +321,11 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let ids: Vec<UserId> = world.sessions.iter().map(|session| session.user).collect();
         let mut beside = None;
         let action = match world.choices.below(20) {
-            0 => Some(Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: vec![USERS[other].into()] })),
+            0 => Some(Action::CreateGroup(packet::CreateGroup {
+                label: "g".into(),
+                users: vec![USERS[other].into()],
+                ..Default::default()
+            })),
             1 | 2 => Some(Action::SetRole(set)),
             3 => Some(Action::Leave(packet::Leave {})),
             // Marks at the head alone: what lies below is worked out before the core is asked.
@@ -341,7 +349,7 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             first_unanswered: id,
             content: Bytes::from(context.clone()),
             action: action.clone(),
-            beside: beside.clone(),
+            beside: beside.clone().map(Box::new),
         };
         let found = match &action {
             Some(Action::SetMark(_)) => Found::Countable(0),

@@ -99,7 +99,7 @@ pub struct Pending {
     /// Lane bulk.
     pub bulk: Lane,
     /// The connection is to end with this.
-    pub closing: Option<Refusal>,
+    pub closing: Option<Box<Refusal>>,
     /// The broker is draining: come back after so many milliseconds.
     pub goaway: Option<u32>,
     /// The message ids that this session published.
@@ -157,20 +157,15 @@ impl Outbox {
 
     /// Wakes the connection's task.
     pub fn wake(&self) {
-        let waker = self.lock().waker.take();
+        let waker = self.lock().take_waker();
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Adds a reply, without waking.
-    pub fn reply(&self, reply: Reply) {
-        self.lock().replies.push_back(reply);
-    }
-
     /// Ends the connection with a refusal, and wakes its task.
     pub fn close(&self, refusal: Refusal) {
-        self.lock().closing.get_or_insert(refusal);
+        self.lock().closing.get_or_insert_with(|| Box::new(refusal));
         self.wake();
     }
 }
@@ -182,6 +177,17 @@ impl Pending {
             Some(waker) if waker.will_wake(context.waker()) => {}
             _ => self.waker = Some(context.waker().clone()),
         }
+    }
+
+    /// Whom to wake, once, and not while the outbox is locked; `None` if someone else does.
+    pub fn take_waker(&mut self) -> Option<Waker> {
+        self.waker.take()
+    }
+
+    /// Gives back memory that nothing uses.
+    pub fn shrink(&mut self) {
+        self.express.shrink();
+        self.bulk.shrink();
     }
 
     /// The session starts from this cursor.

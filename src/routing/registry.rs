@@ -22,7 +22,8 @@ impl Registry {
     /// The session is online.
     pub fn attach(&self, session: &Arc<Session>, now: Millis) {
         {
-            let mut sessions = self.sessions.entry(session.user).or_default();
+            // Most users have one device online.
+            let mut sessions = self.sessions.entry(session.user).or_insert_with(|| Vec::with_capacity(1));
             if sessions.is_empty() {
                 self.users.fetch_add(1, Ordering::Relaxed);
             }

@@ -7,7 +7,7 @@ use longwire_protocol::{ConversationId, UserId};
 
 use super::draft::No;
 use super::outbox::Session;
-use super::rows::{Conversation, Kind, Member};
+use super::rows::{Conversation, Kind, Member, Policy};
 use super::view::Rows;
 use crate::mutation::Mutation;
 
@@ -39,7 +39,10 @@ pub(super) fn may_publish<'a>(
     let conversation = visible(rows, session, id)?;
     let may = match conversation.kind {
         Kind::Direct => true,
-        Kind::Group => role(rows, session.user, id) as i32 >= Role::Member as i32,
+        Kind::Group => {
+            let least = Policy::least(conversation.more.policy.publishes, Role::Member);
+            role(rows, session.user, id) as i32 >= least
+        }
         Kind::Channel => {
             session.grants.load().publish.admit(&conversation.label) || Mutation::PublishIgnoresPatterns.is_planted()
         }

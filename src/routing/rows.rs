@@ -4,7 +4,7 @@
 //! What rows of format 1 did not have stands behind the row, in a value of its own ([`MoreOfConversation`]): bytes that end
 //! before it are such a row, and it has its default.
 
-use longwire_protocol::packet::{ConversationKind, HeadReason, Role};
+use longwire_protocol::packet::{self, ConversationKind, HeadReason, Role};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -114,6 +114,97 @@ pub struct MoreOfConversation {
     pub altered: (Seq, Seq),
     /// The lowest and highest seq that is not to be shown any more, or will not be one day; 0 where there is none.
     pub withheld: (Seq, Seq),
+    /// The part of a group's policy that each message or mark is held against.
+    pub policy: Policy,
+    /// Whether there is a row [`Info`].
+    pub has_info: bool,
+    /// The digest of the users it was made for, while it has just these; 0 where it was not made so. See
+    /// [`Key::Participants`].
+    pub participants: u128,
+}
+
+/// See [`MoreOfConversation::policy`]; roles as on the wire, 0 for the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The least role that publishes.
+    pub publishes: u8,
+    /// The least role that adds members.
+    pub adds: u8,
+    /// The least role that sets label and info.
+    pub informs: u8,
+    /// What whoever comes in may read of the past.
+    pub past: Past,
+    /// Members are not told of each other's marks.
+    pub hides_marks: bool,
+    /// For how long members may recall what they sent; 0: always.
+    pub recall_within_ms: u64,
+}
+
+impl Policy {
+    /// The policy of these words.
+    #[must_use]
+    pub fn of(policy: &packet::Policy) -> Self {
+        Self {
+            publishes: policy.publishes as u8,
+            adds: policy.adds as u8,
+            informs: policy.informs as u8,
+            past: match policy.past() {
+                packet::Past::FromJoining => Past::FromJoining,
+                packet::Past::Everything => Past::Everything,
+                packet::Past::Last => Past::Last(policy.past_entries),
+            },
+            hides_marks: policy.hides_marks,
+            recall_within_ms: policy.recall_within_ms,
+        }
+    }
+
+    /// The words of this policy.
+    #[must_use]
+    pub fn wire(&self) -> packet::Policy {
+        let (past, past_entries) = match self.past {
+            Past::FromJoining => (packet::Past::FromJoining, 0),
+            Past::Everything => (packet::Past::Everything, 0),
+            Past::Last(entries) => (packet::Past::Last, entries),
+        };
+        packet::Policy {
+            publishes: self.publishes.into(),
+            adds: self.adds.into(),
+            informs: self.informs.into(),
+            recall_within_ms: self.recall_within_ms,
+            past: past.into(),
+            past_entries,
+            hides_marks: self.hides_marks,
+        }
+    }
+
+    /// The least role of one of its fields, or `default` where it says none.
+    #[must_use]
+    pub fn least(role: u8, default: Role) -> i32 {
+        if role == 0 { default as i32 } else { role.into() }
+    }
+}
+
+/// What of a group's past whoever comes in may read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Past {
+    /// Nothing.
+    #[default]
+    FromJoining,
+    /// All of it.
+    Everything,
+    /// So many entries.
+    Last(u32),
+}
+
+/// What a group says of itself, and with what it is joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Where a picture is.
+    pub picture: Box<str>,
+    /// What it is about.
+    pub description: Box<str>,
+    /// The digest of the key with which it is joined; 0 where it is closed.
+    pub join_key: u128,
 }
 
 /// Whether a seq lies between two, both included.
@@ -312,7 +403,7 @@ pub struct Interval {
     pub from: Seq,
     /// The last seq (the removal); 0 while it is open.
     pub to: Seq,
-    /// How many countable entries there were before `from`.
+    /// How many countable entries there were when the user came in.
     pub countable_before: u64,
 }
 
@@ -495,6 +586,12 @@ pub enum Key {
     Settings(UserId, ConversationId),
     /// What of a conversation concerns a user alone.
     Personal(UserId, ConversationId),
+    /// What a group says of itself.
+    Info(ConversationId),
+    /// A user that is kept out of a group.
+    Banned(ConversationId, UserId),
+    /// The group that was made for just these users, by the digest of their ids.
+    Participants(u128),
     /// A device's will.
     Will(DeviceId),
     /// To whom a user shows its presence, if that was ever said.
@@ -562,7 +659,8 @@ impl Key {
             Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
-            Self::Altered(id, _) | Self::Reaction(id, _, _) => partition(id.0),
+            Self::Altered(id, _) | Self::Reaction(id, _, _) | Self::Info(id) | Self::Banned(id, _) => partition(id.0),
+            Self::Participants(digest) => partition(*digest as u64),
             Self::UserName(name) | Self::Channel(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
             Self::Crossing(_, user) => partition(user.0),
@@ -596,7 +694,7 @@ pub enum Row {
     DeviceName(DeviceId),
     /// Under [`Key::Conversation`].
     Conversation(Conversation),
-    /// Under [`Key::Direct`] and [`Key::Channel`].
+    /// Under [`Key::Direct`], [`Key::Channel`] and [`Key::Participants`].
     ConversationName(ConversationId),
     /// Under [`Key::Member`].
     Member(Member),
@@ -620,6 +718,10 @@ pub enum Row {
     Personal(Personal),
     /// Under [`Key::Crossing`].
     Mention(Mention),
+    /// Under [`Key::Info`].
+    Info(Info),
+    /// Under [`Key::Banned`].
+    Banned,
     /// Under [`Key::Will`].
     Will(Will),
     /// Under [`Key::Audience`], as on the wire.

@@ -45,6 +45,9 @@ pub enum News {
     Any,
 }
 
+/// Room for so many items is kept between one and the next, until the connection is at rest: the least that is ever made.
+const KEPT_ITEMS: usize = 4;
+
 /// One lane of one session.
 #[derive(Debug)]
 pub struct Lane {
@@ -161,10 +164,17 @@ impl Lane {
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.item.len();
         self.sent = ready.place.position;
-        if self.ready.is_empty() {
+        if self.ready.is_empty() && self.ready.capacity() > KEPT_ITEMS {
             self.ready = VecDeque::new();
         }
         Some(ready)
+    }
+
+    /// Gives back memory that nothing uses.
+    pub fn shrink(&mut self) {
+        if self.ready.is_empty() {
+            self.ready = VecDeque::new();
+        }
     }
 
     /// While behind, and once all that was ready is taken: what to look for above [`Self::sent`]. What is pushed from

@@ -12,8 +12,8 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
 use super::loading::{Kept, Want};
 use super::rows::{
-    Altered, Conversation, Counted, Crossing, Device, Duty, Key, Member, Mention, Personal, Row, Settings, Uncounted,
-    User,
+    Altered, Conversation, Counted, Crossing, Device, Duty, Info, Key, Member, Mention, Personal, Row, Settings,
+    Uncounted, User,
 };
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
@@ -92,6 +92,22 @@ pub trait Rows {
     /// What of a conversation concerns a user alone.
     fn personal(&self, user: UserId, conversation: ConversationId) -> Option<&Personal> {
         if let Row::Personal(row) = self.row(&Key::Personal(user, conversation))? { Some(row) } else { None }
+    }
+
+    /// What a group says of itself.
+    fn info(&self, conversation: ConversationId) -> Option<&Info> {
+        if let Row::Info(row) = self.row(&Key::Info(conversation))? { Some(row) } else { None }
+    }
+
+    /// Whether a user is kept out of a group.
+    fn is_banned(&self, conversation: ConversationId, user: UserId) -> bool {
+        self.row(&Key::Banned(conversation, user)).is_some()
+    }
+
+    /// The group that was made for just these users, by the digest of their ids.
+    fn participants(&self, digest: u128) -> Option<ConversationId> {
+        let row = self.row(&Key::Participants(digest))?;
+        if let Row::ConversationName(id) = row { Some(*id) } else { None }
     }
 
     /// To whom a user shows its presence.

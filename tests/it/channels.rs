@@ -42,7 +42,7 @@ async fn a_reader_with_a_row_misses_nothing_while_away_and_a_watcher_is_live_onl
     writer.say(channel, "old").await;
     let mut reader = granted(&world, "reader", &[], &["**"]).await;
     let mut watcher = granted(&world, "watcher", &[], &["**"]).await;
-    reader.act(channel, Action::Join(packet::Join {})).await.expect("joined");
+    reader.act(channel, Action::Join(packet::Join::default())).await.expect("joined");
     let watch = packet::WatchRequest { conversation: channel, stop: false };
     watcher.ask(packet::request::Op::Watch(watch)).await.expect("watching");
     writer.say(channel, "one").await;
@@ -70,8 +70,8 @@ async fn an_empty_channel_that_was_left_is_left_and_can_be_watched() {
     let channel = writer.open_channel("news").await.expect("opened");
     let mut reader = granted(&world, "reader", &["own"], &["**"]).await;
     let own = reader.open_channel("own").await.expect("opened");
-    reader.act(own, Action::Join(packet::Join {})).await.expect("joined");
-    reader.act(channel, Action::Join(packet::Join {})).await.expect("joined");
+    reader.act(own, Action::Join(packet::Join::default())).await.expect("joined");
+    reader.act(channel, Action::Join(packet::Join::default())).await.expect("joined");
     reader.act(channel, Action::Leave(packet::Leave {})).await.expect("left");
     writer.say(channel, "unheard").await;
     reader.say(own, "fence").await;
@@ -90,7 +90,7 @@ async fn a_narrower_token_takes_away_what_has_not_left_yet() {
     let mut writer = granted(&world, "writer", &["**"], &[]).await;
     let news = writer.open_channel("news").await.expect("opened");
     let mut reader = granted(&world, "reader", &[], &["**"]).await;
-    reader.act(news, Action::Join(packet::Join {})).await.expect("joined");
+    reader.act(news, Action::Join(packet::Join::default())).await.expect("joined");
     reader.caught_up().await;
     let cursor = reader.settle().await;
     let group = writer.create_group("g", &["reader"]).await;

@@ -11,6 +11,7 @@ mod groups;
 mod hostile;
 mod load;
 mod messages;
+mod parked;
 mod present;
 mod process;
 mod refusals;

@@ -13,7 +13,8 @@ use crate::world::{Wire, World, entry, heads, texts};
 impl Wire {
     async fn say_with(&mut self, conversation: u64, text: &str, beside: Beside) -> Result<packet::PublishAck, Refusal> {
         let content = Bytes::copy_from_slice(text.as_bytes());
-        self.insist(packet::Publish { conversation, content, beside: Some(beside), ..Default::default() }).await
+        self.insist(packet::Publish { conversation, content, beside: Some(Box::new(beside)), ..Default::default() })
+            .await
     }
 
     async fn edit(&mut self, conversation: u64, seq: u64, text: &str) -> Result<packet::PublishAck, Refusal> {
@@ -87,7 +88,7 @@ async fn what_stands_beside_a_message_comes_with_it() {
     bob.entry(direct).await;
     let got = bob.entry(direct).await;
     assert_eq!(got.expires, ack.time + 60_000, "how long became until when");
-    assert_eq!(got.beside, Some(Beside { expires_in_ms: 0, ..beside }));
+    assert_eq!(got.beside, Some(Box::new(Beside { expires_in_ms: 0, ..beside })));
 
     let cases = [
         Beside { reply_to: 100, ..Default::default() },
@@ -107,8 +108,7 @@ async fn what_stands_beside_a_message_comes_with_it() {
         assert_eq!(reason(alice.say_with(direct, "no", beside).await), Reason::InvalidArgument, "{words}");
     }
     let action = Some(Action::SetMark(packet::SetMark { seq: 1 }));
-    let marked =
-        packet::Publish { conversation: direct, action, beside: Some(Beside::default()), ..Default::default() };
+    let marked = packet::Publish { conversation: direct, action, beside: Some(Box::default()), ..Default::default() };
     assert_eq!(reason(alice.insist(marked).await), Reason::InvalidArgument, "only messages have something beside them");
 }
 

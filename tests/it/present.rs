@@ -160,7 +160,7 @@ async fn signals_of_channels_go_to_watchers_and_large_groups_have_none() {
     };
     let (mut ann, mut ben, mut cid) = (granted("ann").await, granted("ben").await, granted("cid").await);
     let channel = ann.open_channel("stage").await.expect("opened");
-    cid.act(channel, Action::Join(packet::Join {})).await.expect("joined");
+    cid.act(channel, Action::Join(packet::Join::default())).await.expect("joined");
     let watch = packet::WatchRequest { conversation: channel, stop: false };
     ben.ask(Op::Watch(watch)).await.expect("watching");
     ann.signal(channel, SignalKind::App, "live").await;

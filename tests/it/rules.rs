@@ -63,7 +63,7 @@ async fn an_action_in_the_wrong_place_is_refused() {
     let channel = alice.open_channel("a/b").await.expect("opened");
     let label = |label: &str| Action::SetLabel(packet::SetLabel { label: label.into() });
     let role = || Action::SetRole(packet::SetRole { user: "bob".into(), role: Role::Member.into() });
-    let (join, leave) = (|| Action::Join(packet::Join {}), || Action::Leave(packet::Leave {}));
+    let (join, leave) = (|| Action::Join(packet::Join::default()), || Action::Leave(packet::Leave {}));
     let mark = || Action::SetMark(packet::SetMark { seq: 1 });
     for (conversation, action, reason) in [
         (direct, label("x"), Reason::InvalidArgument),

@@ -345,7 +345,7 @@ async fn make_groups(wire: &mut Wire, count: u64, users: &[&str]) -> Vec<u64> {
     while (made.len() as u64) < count {
         while wire.next_id < first + count && wire.session.publish_room().items > 0 && wire.next_id < answered + 200 {
             let users = users.iter().map(|&user| user.to_owned()).collect();
-            let create = packet::CreateGroup { label: wire.next_id.to_string(), users };
+            let create = packet::CreateGroup { label: wire.next_id.to_string(), users, ..Default::default() };
             wire.session.publish(packet::Publish {
                 message_id: wire.next_id,
                 first_unanswered: answered + 1,
@@ -388,7 +388,8 @@ async fn s15_the_first_twenty_of_20000_conversations_after_a_cold_start() {
 
     let mut alice = world.user("alice").await;
     let mut newest = make_groups(&mut alice, 4_000, &[]).await;
-    let one_more = Action::CreateGroup(packet::CreateGroup { label: "one more".into(), users: Vec::new() });
+    let one_more =
+        Action::CreateGroup(packet::CreateGroup { label: "one more".into(), users: Vec::new(), ..Default::default() });
     assert_eq!(alice.act(0, one_more).await.expect_err("as many as it may").reason, Reason::QuotaExceeded);
     drop(alice);
     world.restart().await;

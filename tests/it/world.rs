@@ -377,7 +377,7 @@ impl Wire {
 
     pub(crate) async fn create_group(&mut self, label: &str, users: &[&str]) -> u64 {
         let users = users.iter().map(|&user| user.into()).collect();
-        let create = Action::CreateGroup(packet::CreateGroup { label: label.into(), users });
+        let create = Action::CreateGroup(packet::CreateGroup { label: label.into(), users, ..Default::default() });
         self.act(0, create).await.expect("created").conversation
     }
 

@@ -210,6 +210,8 @@ impl AsyncWrite for Pipe {
     }
 }
 
+impl longwire::net::stream::ByteStream for Pipe {}
+
 impl Drop for Pipe {
     fn drop(&mut self) {
         let mut inner = self.0.lock();

@@ -254,6 +254,7 @@ impl Model {
             EntryKind::Edit
             | EntryKind::Recall
             | EntryKind::Reaction
+            | EntryKind::Info
             | EntryKind::Mentioned
             | EntryKind::Settings
             | EntryKind::Hidden => panic!("nobody does this: {wire:?}"),
@@ -373,6 +374,9 @@ impl Model {
             Change::Retained { floor } => {
                 assert!(floor.0 >= self.floor, "the floor never falls");
                 self.floor = floor.0;
+            }
+            Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
+                panic!("nobody does this: {change:?}")
             }
             Change::WillSet { device, will } => {
                 let (user, _) = self.devices.get(&device.0).expect("a device that exists");

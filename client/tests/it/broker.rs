@@ -243,7 +243,7 @@ impl Broker {
                 break;
             }
             device.at += 1;
-            session.deliver(now, Lane::Bulk, device.at, &item);
+            session.deliver(now, Lane::Bulk, device.at, item);
             // Now and then, so that some deliveries have none.
             if device.at.is_multiple_of(CURSOR_EVERY) {
                 session.cursor(Bytes::copy_from_slice(&device.at.to_be_bytes()));

@@ -322,7 +322,7 @@ impl Story {
         counted.given += 1;
         counted.in_flight.push_back(len);
         let place = counted.given;
-        self.session.deliver(self.now, lane, place, &item(len));
+        self.session.deliver(self.now, lane, place, item(len));
     }
 
     fn answer(&mut self, input: &mut Input<'_>) {
@@ -426,7 +426,7 @@ impl Story {
             assert!(turns < 10_000, "what is queued leaves");
         }
         assert_eq!(self.session.handle_frame(self.now, Frame::Heartbeat, 1), Ok(None));
-        self.session.deliver(self.now, Lane::Express, 0, &Bytes::from_static(&[0x32, 0]));
+        self.session.deliver(self.now, Lane::Express, 0, Bytes::from_static(&[0x32, 0]));
         self.session.cursor(Bytes::new());
         assert!(!self.session.poll_transmit(self.now, &mut BytesMut::new(), 1 << 20), "the end is the end");
     }

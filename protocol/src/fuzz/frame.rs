@@ -71,7 +71,7 @@ fn feed_broker(frames: &[Frame]) {
         now = now.after(6_000);
         for lane in [Lane::Express, Lane::Bulk] {
             if session.room(lane).admits(item.len()) {
-                session.deliver(now, lane, count, &item);
+                session.deliver(now, lane, count, item.clone());
             }
         }
         session.cursor(Bytes::from_static(b"cursor"));

@@ -260,7 +260,7 @@ impl World {
             if !link.broker.room(Lane::Express).admits(item.len()) {
                 break;
             }
-            link.broker.deliver(self.now, Lane::Express, link.next_seq, &item);
+            link.broker.deliver(self.now, Lane::Express, link.next_seq, item);
             link.broker.cursor(Bytes::copy_from_slice(&link.next_seq.to_be_bytes()));
             link.next_seq += 1;
         }

@@ -140,10 +140,10 @@ pub struct Publish {
     #[prost(uint64, tag = "4")]
     pub first_unanswered: u64,
     /// What stands beside the content of a message.
-    #[prost(message, optional, tag = "5")]
-    pub beside: ::core::option::Option<Beside>,
+    #[prost(message, optional, boxed, tag = "5")]
+    pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 37, 38")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 37, 38")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -177,6 +177,12 @@ pub mod publish {
         Hide(super::Hide),
         #[prost(message, tag = "28")]
         SetSettings(super::SetSettings),
+        #[prost(message, tag = "29")]
+        SetInfo(super::SetInfo),
+        #[prost(message, tag = "30")]
+        Ban(super::Ban),
+        #[prost(message, tag = "31")]
+        SetJoinKey(super::SetJoinKey),
         #[prost(message, tag = "37")]
         SetWill(super::SetWill),
         #[prost(message, tag = "38")]
@@ -230,14 +236,22 @@ pub struct CreateGroup {
     pub label: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "2")]
     pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, boxed, tag = "3")]
+    pub info: ::core::option::Option<::prost::alloc::boxed::Box<Info>>,
+    /// Finds the group that was made so for just these users and has had them since, where there is one.
+    #[prost(bool, tag = "4")]
+    pub distinct: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenChannel {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// Of a group: with its join key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Join {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Leave {
@@ -287,6 +301,61 @@ pub struct Hide {
     pub seq: u64,
     #[prost(bool, tag = "2")]
     pub undo: bool,
+}
+/// In place of all that was there before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetInfo {
+    #[prost(message, optional, boxed, tag = "1")]
+    pub info: ::core::option::Option<::prost::alloc::boxed::Box<Info>>,
+}
+/// Removes a user, if it is a member, and keeps it out until that is lifted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ban {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub lift: bool,
+}
+/// Whoever has the key may join the group; an empty one closes it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetJoinKey {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+}
+/// What a group says of itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Info {
+    /// Where a picture is, as the clients know it.
+    #[prost(string, tag = "1")]
+    pub picture: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub policy: ::core::option::Option<Policy>,
+}
+/// What a group lets its members do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Policy {
+    /// The least role that publishes; NONE: MEMBER.
+    #[prost(enumeration = "Role", tag = "1")]
+    pub publishes: i32,
+    /// The least role that adds members; NONE: ADMIN.
+    #[prost(enumeration = "Role", tag = "2")]
+    pub adds: i32,
+    /// The least role that sets label, picture and description; NONE: ADMIN.
+    #[prost(enumeration = "Role", tag = "3")]
+    pub informs: i32,
+    /// For how long members may recall what they sent; 0: always.
+    #[prost(uint64, tag = "4")]
+    pub recall_within_ms: u64,
+    #[prost(enumeration = "Past", tag = "5")]
+    pub past: i32,
+    /// For LAST.
+    #[prost(uint32, tag = "6")]
+    pub past_entries: u32,
+    /// Members are not told of each other's marks.
+    #[prost(bool, tag = "7")]
+    pub hides_marks: bool,
 }
 /// In place of all that was set before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -420,8 +489,8 @@ pub struct Entry {
     pub content: ::prost::bytes::Bytes,
     #[prost(enumeration = "EntryKind", tag = "6")]
     pub kind: i32,
-    #[prost(message, optional, tag = "7")]
-    pub beside: ::core::option::Option<Beside>,
+    #[prost(message, optional, boxed, tag = "7")]
+    pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// When it ceases to be shown; absent (0): never.
     #[prost(uint64, tag = "8")]
     pub expires: u64,
@@ -441,7 +510,8 @@ pub struct Entry {
     pub recall: ::core::option::Option<Recalled>,
     #[prost(message, optional, tag = "22")]
     pub reaction: ::core::option::Option<React>,
-    /// 23: kept.
+    #[prost(message, optional, boxed, tag = "23")]
+    pub info: ::core::option::Option<::prost::alloc::boxed::Box<Info>>,
     #[prost(message, optional, tag = "24")]
     pub mentioned: ::core::option::Option<Mentioned>,
     #[prost(message, optional, tag = "25")]
@@ -449,8 +519,8 @@ pub struct Entry {
     #[prost(message, optional, tag = "26")]
     pub hidden: ::core::option::Option<Hidden>,
     /// In the compact view alone.
-    #[prost(message, optional, tag = "27")]
-    pub compacted: ::core::option::Option<Compacted>,
+    #[prost(message, optional, boxed, tag = "27")]
+    pub compacted: ::core::option::Option<::prost::alloc::boxed::Box<Compacted>>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Recalled {
@@ -515,6 +585,9 @@ pub struct Membership {
     pub name: ::prost::alloc::string::String,
     #[prost(enumeration = "Role", tag = "3")]
     pub role: i32,
+    /// Removed, and kept out.
+    #[prost(bool, tag = "4")]
+    pub banned: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Joined {
@@ -622,6 +695,9 @@ pub struct Conversation {
     /// The newest message, as the compact view has it; absent where there is none, or it is not to be shown.
     #[prost(message, optional, tag = "14")]
     pub last: ::core::option::Option<Entry>,
+    /// What a group says of itself; absent where it says nothing.
+    #[prost(message, optional, tag = "15")]
+    pub info: ::core::option::Option<Info>,
 }
 // ---------------------------------------------------------------------------------------------- requests
 
@@ -1031,6 +1107,36 @@ impl ResetReason {
         }
     }
 }
+/// What of a group's past whoever comes in may read. Fixed when the group is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Past {
+    FromJoining = 0,
+    Everything = 1,
+    Last = 2,
+}
+impl Past {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::FromJoining => "FROM_JOINING",
+            Self::Everything => "EVERYTHING",
+            Self::Last => "LAST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FROM_JOINING" => Some(Self::FromJoining),
+            "EVERYTHING" => Some(Self::Everything),
+            "LAST" => Some(Self::Last),
+            _ => None,
+        }
+    }
+}
 // ---------------------------------------------------------------------------------------------- delivery
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1071,7 +1177,8 @@ pub enum EntryKind {
     Edit = 5,
     Recall = 6,
     Reaction = 7,
-    /// 8: kept.
+    /// What the group says of itself.
+    Info = 8,
     /// In an inbox: a message mentions the user.
     Mentioned = 9,
     /// In an inbox: what the user set for a conversation.
@@ -1094,6 +1201,7 @@ impl EntryKind {
             Self::Edit => "EDIT",
             Self::Recall => "RECALL",
             Self::Reaction => "REACTION",
+            Self::Info => "INFO",
             Self::Mentioned => "MENTIONED",
             Self::Settings => "SETTINGS",
             Self::Hidden => "HIDDEN",
@@ -1110,6 +1218,7 @@ impl EntryKind {
             "EDIT" => Some(Self::Edit),
             "RECALL" => Some(Self::Recall),
             "REACTION" => Some(Self::Reaction),
+            "INFO" => Some(Self::Info),
             "MENTIONED" => Some(Self::Mentioned),
             "SETTINGS" => Some(Self::Settings),
             "HIDDEN" => Some(Self::Hidden),

@@ -1,10 +1,9 @@
 //! What the broker owes: acks, refusals, responses, in the order in which they became due. They leave before everything
 //! else, and say as they leave what that frees.
 
-use std::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
 
+use super::queue::Queue;
 use crate::{
     frame,
     packet::{self, packet::Kind},
@@ -14,7 +13,7 @@ use crate::{
 /// Answers that wait to leave.
 #[derive(Debug)]
 pub(super) struct Answers {
-    waiting: VecDeque<Answer>,
+    waiting: Queue<Answer>,
 }
 
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub(super) enum Frees {
 
 impl Answers {
     pub(super) const fn new() -> Self {
-        Self { waiting: VecDeque::new() }
+        Self { waiting: Queue::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -85,9 +84,7 @@ impl Answers {
 
     /// Gives back memory that nothing uses.
     pub(super) fn shrink(&mut self) {
-        if self.waiting.is_empty() {
-            self.waiting = VecDeque::new();
-        }
+        self.waiting.shrink();
     }
 }
 

@@ -391,7 +391,7 @@ impl<P: Copy> BrokerSession<P> {
 
     /// Sends an encoded [`packet::Item`] in a lane whose [`Self::room`] admits it. `place` comes back when it is acked
     /// or has to be read again.
-    pub fn deliver(&mut self, now: Millis, lane: Lane, place: P, item: &Bytes) {
+    pub fn deliver(&mut self, now: Millis, lane: Lane, place: P, item: Bytes) {
         if !self.is_closed() {
             self.lane_mut(lane).give(now, place, item);
         }
@@ -694,8 +694,8 @@ impl<P: Copy> BrokerSession<P> {
         self.ask = None;
     }
 
-    /// A heartbeat says that the client has nothing to say: what is not in use is given back.
-    fn shrink(&mut self) {
+    /// Gives back memory that is not in use. A heartbeat does so too: it says that the client has nothing to say.
+    pub fn shrink(&mut self) {
         self.publishes.shrink();
         self.express.shrink();
         self.bulk.shrink();

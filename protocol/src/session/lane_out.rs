@@ -7,11 +7,9 @@
 //! ```
 //! Invariant: `acked <= left <= given`, and `in_flight` holds exactly the numbers above `acked` up to `given`.
 
-use std::collections::VecDeque;
-
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Millis, Room};
+use super::{Millis, Room, queue::Queue};
 use crate::{
     packet::{Lane, Window},
     varint,
@@ -27,9 +25,9 @@ const TAG_ITEM: u8 = 3 << 3 | 2;
 pub(super) struct LaneOut<P> {
     window: Window,
     /// Everything given and not acked, oldest first.
-    in_flight: VecDeque<InFlight<P>>,
+    in_flight: Queue<InFlight<P>>,
     /// What waits to leave, ascending by number.
-    waiting: VecDeque<(u64, Bytes)>,
+    waiting: Queue<(u64, Bytes)>,
     /// The newest number given.
     given: u64,
     /// The newest number that has left.
@@ -51,8 +49,8 @@ impl<P: Copy> LaneOut<P> {
     pub(super) const fn new() -> Self {
         Self {
             window: Window { items: 0, bytes: 0 },
-            in_flight: VecDeque::new(),
-            waiting: VecDeque::new(),
+            in_flight: Queue::new(),
+            waiting: Queue::new(),
             given: 0,
             left: 0,
             bytes: 0,
@@ -105,12 +103,12 @@ impl<P: Copy> LaneOut<P> {
         self.waiting.front().is_none_or(|(waiting, _)| *waiting > n)
     }
 
-    pub(super) fn give(&mut self, now: Millis, place: P, item: &Bytes) {
+    pub(super) fn give(&mut self, now: Millis, place: P, item: Bytes) {
         assert!(self.room().admits(item.len()), "an item was delivered where the window has no room");
         self.given += 1;
         self.bytes += item.len() as u32;
         self.in_flight.push_back(InFlight { place, bytes: item.len() as u32, since_s: seconds(now), resent: false });
-        self.waiting.push_back((self.given, item.clone()));
+        self.waiting.push_back((self.given, item));
     }
 
     /// Puts an item on the wire once more, with its old number; nothing if it was acked meanwhile.
@@ -120,11 +118,12 @@ impl<P: Copy> LaneOut<P> {
         if n <= acked {
             return;
         }
-        let in_flight = &mut self.in_flight[(n - acked - 1) as usize];
+        let in_flight = &mut self.in_flight.get_mut()[(n - acked - 1) as usize];
         self.bytes = self.bytes - in_flight.bytes + item.len() as u32;
         *in_flight = InFlight { bytes: item.len() as u32, since_s: seconds(now), resent: true, ..*in_flight };
-        let at = self.waiting.partition_point(|(waiting, _)| *waiting < n);
-        self.waiting.insert(at, (n, item.clone()));
+        let waiting = self.waiting.get_mut();
+        let at = waiting.partition_point(|(waiting, _)| *waiting < n);
+        waiting.insert(at, (n, item.clone()));
     }
 
     /// Takes an ack of everything up to `n`, which has left; gives the place of `n` if it is news.
@@ -183,7 +182,7 @@ impl<P: Copy> LaneOut<P> {
         }
         out.put_u8(TAG_N);
         varint::write(first_n, out);
-        for (_, item) in self.waiting.drain(..count) {
+        for (_, item) in self.waiting.get_mut().drain(..count) {
             out.put_u8(TAG_ITEM);
             varint::write(item.len() as u64, out);
             out.extend_from_slice(&item);
@@ -201,17 +200,13 @@ impl<P: Copy> LaneOut<P> {
 
     /// Drops what waits to leave.
     pub(super) fn clear(&mut self) {
-        self.waiting = VecDeque::new();
+        self.waiting = Queue::new();
     }
 
     /// Gives back memory that nothing uses.
     pub(super) fn shrink(&mut self) {
-        if self.in_flight.is_empty() {
-            self.in_flight = VecDeque::new();
-        }
-        if self.waiting.is_empty() {
-            self.waiting = VecDeque::new();
-        }
+        self.in_flight.shrink();
+        self.waiting.shrink();
     }
 }
 

@@ -12,6 +12,7 @@ mod lane_in;
 mod lane_out;
 mod order;
 mod publish_window;
+mod queue;
 mod time;
 
 pub use broker::{BrokerEvent, BrokerLimits, BrokerSession};

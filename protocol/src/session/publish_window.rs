@@ -2,9 +2,7 @@
 //! the broker to see that it does not. The broker's frees an id when the answer *leaves*, so it never holds more than
 //! the client's, and a client that does not read its answers runs into its own window.
 
-use std::collections::VecDeque;
-
-use super::Room;
+use super::{Room, queue::Queue};
 use crate::packet::Window;
 
 /// Publishes without an answer, oldest first.
@@ -12,7 +10,7 @@ use crate::packet::Window;
 pub(super) struct PublishWindow {
     window: Window,
     bytes: u32,
-    open: VecDeque<Open>,
+    open: Queue<Open>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +24,7 @@ struct Open {
 
 impl PublishWindow {
     pub(super) const fn new(window: Window) -> Self {
-        Self { window, bytes: 0, open: VecDeque::new() }
+        Self { window, bytes: 0, open: Queue::new() }
     }
 
     pub(super) const fn set_window(&mut self, window: Window) {
@@ -50,7 +48,7 @@ impl PublishWindow {
 
     /// Notes that the answer waits to leave; gives the conversation, or `None` if the id has no answer to wait for.
     pub(super) fn answer(&mut self, message_id: u64) -> Option<u64> {
-        let open = self.open.iter_mut().find(|open| open.message_id == message_id && !open.answered)?;
+        let open = self.open.get_mut().iter_mut().find(|open| open.message_id == message_id && !open.answered)?;
         open.answered = true;
         Some(open.conversation)
     }
@@ -58,7 +56,7 @@ impl PublishWindow {
     /// Frees the room of an id.
     pub(super) fn free(&mut self, message_id: u64) -> bool {
         let Some(at) = self.open.iter().position(|open| open.message_id == message_id) else { return false };
-        if let Some(open) = self.open.remove(at) {
+        if let Some(open) = self.open.get_mut().remove(at) {
             self.bytes -= open.bytes;
         }
         true
@@ -74,8 +72,6 @@ impl PublishWindow {
 
     /// Gives back memory that nothing uses.
     pub(super) fn shrink(&mut self) {
-        if self.open.is_empty() {
-            self.open = VecDeque::new();
-        }
+        self.open.shrink();
     }
 }

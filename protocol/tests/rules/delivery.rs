@@ -19,7 +19,7 @@ fn runs(events: &[ClientEvent]) -> Vec<(Lane, u64, usize)> {
 
 fn deliver(pair: &mut Pair, lane: Lane, places: std::ops::RangeInclusive<u64>) {
     for place in places {
-        pair.broker.deliver(pair.now, lane, place, &item(place, 10));
+        pair.broker.deliver(pair.now, lane, place, item(place, 10));
     }
 }
 
@@ -64,7 +64,7 @@ fn a_delivery_is_plain_protobuf() {
 fn an_unknown_item_counts() {
     let mut pair = open_pair();
     let unknown = Bytes::from_static(&[0xfa, 0x01, 0x02, 0x08, 0x01]); // field 31, a message
-    pair.broker.deliver(pair.now, Lane::Express, 5, &unknown);
+    pair.broker.deliver(pair.now, Lane::Express, 5, unknown);
     let events = pair.carry_down().expect("an item");
     let [ClientEvent::Items { lane: Lane::Express, first_n: 1, items }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(items, &[packet::Item { kind: None }]);
@@ -79,11 +79,11 @@ fn a_window_has_room_for_so_many_items_and_bytes() {
     let mut pair = open_pair_with(windows(3, 512), BrokerLimits::default());
     assert_eq!(pair.broker.room(Lane::Bulk), Room { items: 3, bytes: u32::MAX });
     let item = item(1, 100);
-    pair.broker.deliver(pair.now, Lane::Bulk, 1, &item);
+    pair.broker.deliver(pair.now, Lane::Bulk, 1, item.clone());
     assert_eq!(pair.broker.room(Lane::Bulk), Room { items: 2, bytes: 512 - item.len() as u32 });
     assert_eq!(pair.broker.room(Lane::Express).items, 3, "the other lane has its own");
-    pair.broker.deliver(pair.now, Lane::Bulk, 2, &item);
-    pair.broker.deliver(pair.now, Lane::Bulk, 3, &item);
+    pair.broker.deliver(pair.now, Lane::Bulk, 2, item.clone());
+    pair.broker.deliver(pair.now, Lane::Bulk, 3, item.clone());
     assert!(!pair.broker.room(Lane::Bulk).admits(1));
     pair.carry_down().expect("items");
     pair.say_up(&ack(0, 2, 0)).expect("an ack");
@@ -94,7 +94,7 @@ fn a_window_has_room_for_so_many_items_and_bytes() {
 #[test]
 fn an_item_larger_than_the_window_goes_alone() {
     let mut pair = open_pair_with(windows(3, 512), BrokerLimits::default());
-    pair.broker.deliver(pair.now, Lane::Express, 1, &item(1, 5000));
+    pair.broker.deliver(pair.now, Lane::Express, 1, item(1, 5000));
     assert!(!pair.broker.room(Lane::Express).admits(1));
     assert_eq!(runs(&pair.carry_down().expect("an item")), [(Lane::Express, 1, 1)]);
     pair.client.stored(pair.now, Lane::Express, 1);
@@ -399,7 +399,7 @@ fn what_is_missing_twice_ends_the_connection() {
 #[test]
 fn the_wait_for_an_answer_grows_with_what_is_unacked() {
     let mut pair = open_pair();
-    pair.broker.deliver(pair.now, Lane::Express, 1, &item(1, 60 * 1024 - 40));
+    pair.broker.deliver(pair.now, Lane::Express, 1, item(1, 60 * 1024 - 40));
     pair.wait(11_000);
     pair.broker.handle_deadline(pair.now).expect("nothing ends");
     pair.broker_writes();
@@ -420,7 +420,7 @@ fn the_wait_for_an_answer_grows_with_what_is_unacked() {
 fn s10_a_large_item_crosses_a_slow_link_once() {
     const LINK_BYTES_A_MS: usize = 2;
     let mut pair = open_pair();
-    pair.broker.deliver(pair.now, Lane::Express, 1, &item(1, 60_000));
+    pair.broker.deliver(pair.now, Lane::Express, 1, item(1, 60_000));
     let (mut under_way, mut arrived) = (BytesMut::new(), BytesMut::new());
     let (mut written, mut acked) = (0, false);
     for _ in 0..200 {
@@ -478,7 +478,7 @@ fn a_long_stream_stays_within_its_window() {
     let (mut next, mut got) = (1u64, 0u64);
     for _ in 0..500 {
         while pair.broker.room(Lane::Bulk).admits(item(next, 50).len()) {
-            pair.broker.deliver(pair.now, Lane::Bulk, next, &item(next, 50));
+            pair.broker.deliver(pair.now, Lane::Bulk, next, item(next, 50));
             next += 1;
         }
         for (_, first, count) in runs(&pair.carry_down().expect("items")) {

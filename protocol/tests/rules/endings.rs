@@ -87,7 +87,7 @@ fn nothing_follows_the_last_refusal() {
     let mut pair = open_pair();
     pair.client.publish(message(1, 2, 3));
     pair.carry_up().expect("a publish");
-    pair.broker.deliver(pair.now, Lane::Bulk, 1, &item(1, 1));
+    pair.broker.deliver(pair.now, Lane::Bulk, 1, item(1, 1));
     pair.broker.acknowledge(stored(1));
     pair.broker.close(Refusal::connection(Reason::TakenOver));
     let told = pair.broker_writes();
@@ -95,7 +95,7 @@ fn nothing_follows_the_last_refusal() {
         matches!(&told[..], [Frame::Packet(Kind::PublishAck(_)), Frame::Packet(Kind::Refused(refused))] if refused.code == 12)
     );
     // Whatever the broker's other rooms still have for it is dropped.
-    pair.broker.deliver(pair.now, Lane::Bulk, 2, &item(2, 1));
+    pair.broker.deliver(pair.now, Lane::Bulk, 2, item(2, 1));
     pair.broker.acknowledge(stored(2));
     pair.broker.refuse(Refusal::connection(Reason::Internal));
     pair.broker.goaway(1);
@@ -121,7 +121,7 @@ fn a_goodbye_lets_the_answers_leave() {
 #[test]
 fn a_goodbye_acks_what_is_stored() {
     let mut pair = open_pair();
-    pair.broker.deliver(pair.now, Lane::Bulk, 1, &item(1, 1));
+    pair.broker.deliver(pair.now, Lane::Bulk, 1, item(1, 1));
     pair.carry_down().expect("an item");
     pair.client.stored(pair.now, Lane::Bulk, 1);
     pair.client.goodbye();

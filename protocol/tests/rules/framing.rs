@@ -254,3 +254,18 @@ fn the_bytes_around_a_message_are_within_their_budget() {
     item_bytes.put_u8(0);
     assert_eq!(item_bytes.len() - 1, item.encoded_len());
 }
+
+/// What begins with a publish is told from its first bytes, however long its length is spelled.
+#[test]
+fn a_publish_is_told_by_its_first_bytes() {
+    let begins = |kind: Kind| {
+        let mut bytes = BytesMut::new();
+        frame::encode(&kind, &mut bytes);
+        frame::begins_with_publish(&bytes)
+    };
+    for length in [0, 100, 1_000, 100_000] {
+        assert!(begins(Kind::Publish(packet::Publish { content: vec![0; length].into(), ..Default::default() })));
+    }
+    assert!(!begins(Kind::Ack(packet::Ack { bulk: 10, ..Default::default() })));
+    assert!(![&b""[..], b"\x00", b"\xff", b"\x05"].into_iter().any(frame::begins_with_publish));
+}

@@ -135,7 +135,7 @@ impl World {
         while broker.room(Lane::Express).items > 0 && *next_seq <= self.log.len() as u64 {
             let entry = packet::Entry { seq: *next_seq, ..Default::default() };
             let item = packet::Item { kind: Some(item::Kind::Entry(entry)) }.encode_to_vec();
-            broker.deliver(self.now, Lane::Express, *next_seq, &item.into());
+            broker.deliver(self.now, Lane::Express, *next_seq, item.into());
             broker.cursor(next_seq.to_be_bytes().to_vec().into());
             *next_seq += 1;
         }

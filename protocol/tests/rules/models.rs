@@ -167,7 +167,7 @@ proptest! {
                     for _ in 0..count {
                         if pair.broker.room(Lane::Bulk).admits(100) {
                             given += 1;
-                            pair.broker.deliver(pair.now, Lane::Bulk, given, &item(given, 20));
+                            pair.broker.deliver(pair.now, Lane::Bulk, given, item(given, 20));
                         }
                     }
                 }

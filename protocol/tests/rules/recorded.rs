@@ -135,8 +135,8 @@ impl Broker {
     fn act(&mut self, step: &str, now: Millis) -> Bytes {
         if step == "deliver" {
             for place in 1..=3 {
-                self.session.deliver(now, Lane::Express, place, &item(place, 20));
-                self.session.deliver(now, Lane::Bulk, place, &item(place, 200));
+                self.session.deliver(now, Lane::Express, place, item(place, 20));
+                self.session.deliver(now, Lane::Bulk, place, item(place, 200));
             }
             self.session.cursor(Bytes::from_static(b"cursor"));
         }

@@ -85,7 +85,7 @@ fn more_signals_than_a_session_has_are_dropped() {
 fn a_signal_leaves_when_nothing_else_does() {
     let mut pair = open_pair();
     let nothing = (false, vec![]);
-    pair.broker.deliver(pair.now, Lane::Bulk, 1, &item(1, 1));
+    pair.broker.deliver(pair.now, Lane::Bulk, 1, item(1, 1));
     assert_eq!(offer(&mut pair, PLENTY), nothing);
     pair.broker_writes();
     pair.broker.cursor(bytes::Bytes::from_static(b"c"));

@@ -134,6 +134,11 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ("messages of a conversation that a user hides", limits::HIDDEN_MAX.to_string()),
         ("members whose marks reach each other", limits::RECEIPTS_MEMBERS_MAX.to_string()),
         ("content of the newest message in a list", size(limits::PREVIEW_BYTES_MAX as u32)),
+        (
+            "reference to a picture, description of a group",
+            format!("{}, {}", size(limits::PICTURE_BYTES_MAX as u32), size(limits::DESCRIPTION_BYTES_MAX as u32)),
+        ),
+        ("join key of a group", format!("{} to {} bytes", limits::JOIN_KEY_BYTES_MIN, limits::JOIN_KEY_BYTES_MAX)),
         ("page", format!("{} entries, {}", limits::PAGE_ITEMS_MAX, size(limits::PAGE_BYTES_MAX as u32))),
         ("requests unanswered", limits::REQUESTS_MAX.to_string()),
         ("request on the wire", size(limits::REQUEST_BYTES_MAX as u32)),

@@ -75,14 +75,17 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     let users = vec![user(), "bob".into()];
     add(
         "publish_create_group",
-        publish(2, Some(Action::CreateGroup(packet::CreateGroup { label: "team".into(), users }))),
+        publish(
+            2,
+            Some(Action::CreateGroup(packet::CreateGroup { label: "team".into(), users, ..Default::default() })),
+        ),
     );
     let name = "news/local".into();
     add("publish_open_channel", publish(3, Some(Action::OpenChannel(packet::OpenChannel { name }))));
     let on = |id, action| {
         Kind::Publish(packet::Publish { conversation: 9, message_id: id, action: Some(action), ..Default::default() })
     };
-    add("publish_join", on(4, Action::Join(packet::Join {})));
+    add("publish_join", on(4, Action::Join(packet::Join::default())));
     add("publish_leave", on(5, Action::Leave(packet::Leave {})));
     let role = packet::Role::Admin as i32;
     add("publish_set_role", on(6, Action::SetRole(packet::SetRole { user: user(), role })));
@@ -144,7 +147,7 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     );
     add("goodbye_keep_will", Kind::Goodbye(packet::Goodbye { keep_will: true }));
     add("goodbye", Kind::Goodbye(packet::Goodbye::default()));
-    for (name, kind) in about_messages() {
+    for (name, kind) in about_messages().into_iter().chain(about_groups()) {
         add(name, kind);
     }
     vectors
@@ -189,7 +192,7 @@ fn about_messages() -> Vec<(&'static str, Kind)> {
         conversation: 9,
         message_id: 10,
         content: content.clone(),
-        beside: Some(beside.clone()),
+        beside: Some(Box::new(beside.clone())),
         ..Default::default()
     };
     let edit = packet::Publish {
@@ -204,7 +207,7 @@ fn about_messages() -> Vec<(&'static str, Kind)> {
         (
             "deliver_message_with_everything",
             packet::Entry {
-                beside: Some(packet::Beside { expires_in_ms: 0, ..beside }),
+                beside: Some(Box::new(packet::Beside { expires_in_ms: 0, ..beside })),
                 expires: 34_964_538_368,
                 ..entry(310)
             },
@@ -247,11 +250,11 @@ fn about_messages() -> Vec<(&'static str, Kind)> {
         ),
     ];
     let last = packet::Entry {
-        compacted: Some(packet::Compacted {
+        compacted: Some(Box::new(packet::Compacted {
             edit: 305,
             edit_time: 34_359_738_400,
             reactions: vec![packet::ReactionCount { reaction: "👍".into(), count: 3, own: true }],
-        }),
+        })),
         ..entry(300)
     };
     let conversation = packet::Conversation {
@@ -297,11 +300,58 @@ fn about_messages() -> Vec<(&'static str, Kind)> {
     all
 }
 
+/// What can be said about groups beyond making one.
+fn about_groups() -> Vec<(&'static str, Kind)> {
+    let on = |message_id, conversation, action| {
+        let action = Some(action);
+        Kind::Publish(packet::Publish { conversation, message_id, action, ..Default::default() })
+    };
+    let policy = packet::Policy {
+        publishes: packet::Role::Admin as i32,
+        adds: packet::Role::Member as i32,
+        informs: packet::Role::Owner as i32,
+        recall_within_ms: 3_600_000,
+        past: packet::Past::Last as i32,
+        past_entries: 100,
+        hides_marks: true,
+    };
+    let info = packet::Info { picture: "media/7".into(), description: "all of us".into(), policy: Some(policy) };
+    let create = packet::CreateGroup {
+        label: "team".into(),
+        users: vec!["ada".into()],
+        info: Some(Box::new(info.clone())),
+        distinct: true,
+    };
+    let key = Bytes::from_static(b"0123456789abcdef");
+    let user = || String::from("ada");
+    let membership = packet::Membership { user: 4_098, name: "bob".into(), role: 0, banned: true };
+    let of = |kind: packet::EntryKind| packet::Entry { kind: kind as i32, content: Bytes::new(), ..entry(320) };
+    let told = [
+        packet::Entry { info: Some(Box::new(info.clone())), ..of(packet::EntryKind::Info) },
+        packet::Entry { membership: Some(membership), ..of(packet::EntryKind::Membership) },
+    ];
+    let items = told.map(|entry| packet::Item { kind: Some(packet::item::Kind::Entry(entry)) }).into();
+    let conversation = packet::Conversation { id: 9, info: Some(info.clone()), ..Default::default() };
+    let page = packet::ConversationsPage { conversations: vec![conversation], ..Default::default() };
+    let result = Some(Answer::Conversations(page));
+    vec![
+        ("publish_create_group_with_everything", on(20, 0, Action::CreateGroup(create))),
+        ("publish_join_group", on(21, 9, Action::Join(packet::Join { key: key.clone() }))),
+        ("publish_set_info", on(22, 9, Action::SetInfo(packet::SetInfo { info: Some(Box::new(info)) }))),
+        ("publish_ban", on(23, 9, Action::Ban(packet::Ban { user: user(), lift: false }))),
+        ("publish_ban_lifted", on(24, 9, Action::Ban(packet::Ban { user: user(), lift: true }))),
+        ("publish_set_join_key", on(25, 9, Action::SetJoinKey(packet::SetJoinKey { key }))),
+        ("deliver_info_and_ban", Kind::Deliver(packet::Deliver { lane: packet::Lane::Bulk as i32, n: 30, items })),
+        ("response_conversations_with_info", Kind::Response(packet::Response { id: 13, result })),
+    ]
+}
+
 fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
     use packet::{Lane::*, item::Kind::*};
     let item = |kind| packet::Item { kind: Some(kind) };
     let of = |kind: packet::EntryKind| packet::Entry { kind: kind as i32, content: Bytes::new(), ..entry(300) };
-    let membership = packet::Membership { user: 4_098, name: "bob".into(), role: packet::Role::Member as i32 };
+    let membership =
+        packet::Membership { user: 4_098, name: "bob".into(), role: packet::Role::Member as i32, ..Default::default() };
     let joined = packet::Joined {
         conversation: 1_048_576,
         kind: packet::ConversationKind::Group as i32,

@@ -9,7 +9,7 @@ use longwire_client::{Address, Trust};
 
 use super::super::Fail;
 use super::cost;
-use super::load::own::OwnBroker;
+use super::load::own::{OwnBroker, OwnTls};
 use super::load::party::Broker;
 use super::load::way::Way;
 use super::load::{crew, process};
@@ -45,9 +45,17 @@ pub(super) struct BrokerArgs {
     #[arg(long, value_name = "PID", requires = "url")]
     pub(super) broker_pid: Option<u32>,
 
+    /// Count the broker's calls into the kernel as well, with `perf`, which has to be there and allowed to; costs some CPU
+    #[arg(long)]
+    pub(super) syscalls: bool,
+
     /// Without TLS, where a broker is started for it
     #[arg(long, conflicts_with = "url")]
     pub(super) plain: bool,
+
+    /// With TLS connections parked between two records, where a broker is started for it
+    #[arg(long, conflicts_with_all = ["url", "plain"])]
+    pub(super) parked: bool,
 
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Figures")]
@@ -126,6 +134,8 @@ pub(super) struct Subject {
     pub(super) name: &'static str,
     pub(super) broker: Broker,
     pub(super) pid: Option<u32>,
+    /// Whether its calls into the kernel are counted.
+    pub(super) syscalls: bool,
     /// Where it was started for this.
     pub(super) own: Option<OwnBroker>,
 }
@@ -141,7 +151,7 @@ impl BrokerArgs {
         if self.url.is_some() {
             return Ok(None);
         }
-        let own = OwnBroker::start(self.plain)?;
+        let own = OwnBroker::start(self.tls())?;
         let url = format!("{}://{}", if self.plain { "longwire" } else { "longwires" }, own.address());
         self.url = Some(url.parse().map_err(|error| Fail::failed(format!("{url}: {error}")))?);
         self.ca = Some(own.ca());
@@ -149,6 +159,15 @@ impl BrokerArgs {
         own.issuer().clone_into(&mut self.issuer);
         self.broker_pid = Some(own.pid());
         Ok(Some(own))
+    }
+
+    /// How a broker that is started here secures its connections.
+    fn tls(&self) -> OwnTls {
+        match (self.plain, self.parked) {
+            (true, _) => OwnTls::None,
+            (false, false) => OwnTls::Buffered,
+            (false, true) => OwnTls::Parked,
+        }
     }
 
     /// How the broker is reached.
@@ -169,8 +188,7 @@ impl BrokerArgs {
     pub(super) fn issuer(&self) -> Result<Issuer, Fail> {
         let path = self.issuer_key.as_ref().ok_or_else(|| Fail::usage("whose tokens? give --issuer-key"))?;
         let key = std::fs::read(path).map_err(|error| Fail::usage(format!("{}: {error}", path.display())))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        Ok(Issuer { key: key.into(), name: self.issuer.as_str().into(), now })
+        Ok(Issuer::new(key, &self.issuer))
     }
 
     /// This broker, for one run: started for it where none is named.
@@ -178,7 +196,7 @@ impl BrokerArgs {
         let mut args = self.clone();
         let own = args.start_if_none_is_named()?;
         let broker = Broker::Longwire { way: args.way()?, issuer: args.issuer()?, heartbeat_ms: 0 };
-        Ok(Subject { name: "longwire", broker, pid: args.broker_pid, own })
+        Ok(Subject { name: "longwire", broker, pid: args.broker_pid, syscalls: self.syscalls, own })
     }
 
     /// Has each broker measured as often as asked, in turns, each run on a broker of its own where none is named; then
@@ -215,7 +233,7 @@ impl PeerArgs {
         let Some(url) = &self.peer else { return Ok(None) };
         let broker =
             Broker::Mqtt { way: super::load::mqtt::way(url)?, keep_alive_seconds: super::load::mqtt::KEEP_ALIVE };
-        Ok(Some(Subject { name: "mqtt", broker, pid: self.peer_pid, own: None }))
+        Ok(Some(Subject { name: "mqtt", broker, pid: self.peer_pid, syscalls: false, own: None }))
     }
 
     #[cfg(not(feature = "mqtt-peer"))]
@@ -238,6 +256,12 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
+    /// One of this name, with its private key in PEM.
+    pub(super) fn new(key: Vec<u8>, name: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        Self { key: key.into(), name: name.into(), now }
+    }
+
     pub(super) fn token(&self, user: &str) -> Result<String, Fail> {
         let claims = Claims {
             iss: self.name.as_ref().to_owned(),

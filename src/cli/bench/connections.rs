@@ -1,11 +1,12 @@
 //! `longwire bench connections`: many connections that do nothing, held by as many processes as the limit on open files
 //! asks for.
 
+mod memory;
 mod worker;
 
 use std::time::{Duration, Instant};
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use super::super::Fail;
 use super::args::Subject;
@@ -40,6 +41,10 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "TIME", default_value = "55s", value_parser = humantime::parse_duration)]
     heartbeat: Duration,
 
+    /// What carries the connections; in memory, broker and clients are one process, and no limit on files is met
+    #[arg(long, value_enum, default_value = "socket")]
+    transport: Transport,
+
     /// Use tickets of TLS sessions before; else each handshake is a full one
     #[arg(long)]
     resume: bool,
@@ -59,22 +64,46 @@ pub(in crate::cli) struct Args {
     peer: PeerArgs,
 }
 
+/// What carries connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Transport {
+    /// TCP
+    Socket,
+    /// Byte streams of this process
+    Memory,
+}
+
 /// Files that a process needs beside its connections.
 const FILES_BESIDE: u64 = 64;
 /// The most connections of one worker, so that there is work for every core.
 const WORKER_CONNECTIONS_MAX: u64 = 10_000;
 
-pub(super) fn run(mut args: Args) -> Result<(), Fail> {
+pub(super) fn run(args: Args) -> Result<(), Fail> {
+    let handshakes = if args.resume { "tickets used" } else { "full handshakes" };
+    let setting =
+        format!("{handshakes}, {} at once, heartbeat {}", args.at_once, humantime::format_duration(args.heartbeat));
+    let mut report = Report::new("connections", setting);
+    if args.transport == Transport::Memory {
+        if args.broker.url.is_some() || args.peer.url().is_some() {
+            return Err(Fail::usage("--transport memory: broker and clients are this process: no --url, no --peer"));
+        }
+        report.note(
+            "in memory: what the process grew by since clients and streams had their memory, so the broker's alone",
+        );
+        report.note("the kernel's share is that of real sockets that do nothing, measured apart and added");
+        memory::run(&args, &mut report)?;
+        return report.publish(args.broker.json.as_deref(), args.broker.html.as_deref());
+    }
+    over_sockets(args, report)
+}
+
+fn over_sockets(mut args: Args, mut report: Report) -> Result<(), Fail> {
     let limit = process::raise_open_files().saturating_sub(FILES_BESIDE).max(1);
     let asked = args.steps.iter().copied().max().unwrap_or(0);
     let each = limit.min(WORKER_CONNECTIONS_MAX);
     if asked > limit {
         eprintln!("longwire: one process may have {limit} connections here: {} share the work", asked.div_ceil(each));
     }
-    let handshakes = if args.resume { "tickets used" } else { "full handshakes" };
-    let setting =
-        format!("{handshakes}, {} at once, heartbeat {}", args.at_once, humantime::format_duration(args.heartbeat));
-    let mut report = Report::new("connections", setting);
     report.note("memory is what the broker's resident memory grew by; the kernel's is that of its TCP buffers alone");
     // A worker is told where the broker is, not that it should start one.
     let own = args.broker.start_if_none_is_named()?;

@@ -6,6 +6,7 @@ use super::super::Fail;
 use super::args::Subject;
 use super::load::own::OwnBroker;
 use super::load::process::{self, Spent};
+use super::load::syscalls::Syscalls;
 use super::report::Run;
 
 /// A moment from which on it is measured.
@@ -14,6 +15,7 @@ pub(super) struct Meter {
     pid: Option<u32>,
     spent: Option<Spent>,
     traffic: (u64, u64),
+    syscalls: Option<Syscalls>,
 }
 
 impl Meter {
@@ -23,6 +25,7 @@ impl Meter {
             pid: subject.pid,
             spent: subject.pid.map(process::spent).transpose()?,
             traffic: subject.broker.traffic().bytes(),
+            syscalls: subject.pid.filter(|_| subject.syscalls).map(Syscalls::count).transpose()?,
             began: Instant::now(),
         })
     }
@@ -32,6 +35,7 @@ impl Meter {
         let seconds = self.began.elapsed().as_secs_f64();
         let after = self.pid.map(process::spent).transpose()?;
         let (sent, received) = subject.broker.traffic().bytes();
+        let syscalls = self.syscalls.map(Syscalls::stop).transpose()?;
         let each = |total: f64| total / (messages.max(1) as f64);
         run.figure("messages", "messages", messages as f64);
         run.figure("seconds", "seconds", seconds);
@@ -49,6 +53,13 @@ impl Meter {
                 "broker_resident_mib",
                 "broker memory after it, MiB",
                 after.resident as f64 / f64::from(1 << 20),
+            );
+        }
+        if let Some(syscalls) = syscalls {
+            run.figure(
+                "broker_syscalls_per_message",
+                "broker's calls into the kernel a message",
+                each(syscalls as f64),
             );
         }
         run.figure(

@@ -274,6 +274,7 @@ impl Device {
             Action::CreateGroup(packet::CreateGroup {
                 label: format!("{} people", users.len()),
                 users: others.collect(),
+                ..Default::default()
             })
         };
         let message_id = self.outgoing.take_id();

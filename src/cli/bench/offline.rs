@@ -104,7 +104,7 @@ async fn leave(way: &Way, issuer: &Issuer, user: &str) -> Result<u64, WireError>
     let action = Some(Action::OpenChannel(packet::OpenChannel { name: user.to_owned() }));
     let ack = wire.publish_one(packet::Publish { message_id: OPEN_ID, action, ..Default::default() }).await?;
     // Joining is told in the inbox: that is what it acks.
-    let (message_id, action) = (OPEN_ID + 1, Some(Action::Join(packet::Join {})));
+    let (message_id, action) = (OPEN_ID + 1, Some(Action::Join(packet::Join::default())));
     wire.publish_one(packet::Publish { conversation: ack.conversation, message_id, action, ..Default::default() })
         .await?;
     while wire.streams.last(wire.connected.inbox).is_none() {

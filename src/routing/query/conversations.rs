@@ -169,6 +169,11 @@ fn summary(
         mentions,
         settings: settings.filter(|settings| *settings != packet::Settings::default()),
         last: None,
+        info: conversation.more.has_info.then(|| rows.info(id)).flatten().map(|info| packet::Info {
+            picture: info.picture.to_string(),
+            description: info.description.to_string(),
+            policy: Some(conversation.more.policy.wire()),
+        }),
     };
     Some((summary, if member.sees(message) { message } else { Seq(0) }))
 }

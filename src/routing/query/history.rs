@@ -312,11 +312,11 @@ fn compacted_entry(
             let mut beside = edit.beside.unwrap_or_default();
             let before = message.beside.take().unwrap_or_default();
             (beside.reply_to, beside.forwarded, beside.silent) = (before.reply_to, before.forwarded, before.silent);
-            message.beside = (beside != packet::Beside::default()).then_some(beside);
+            message.beside = (*beside != packet::Beside::default()).then_some(beside);
             compacted.edit_time = edit.time;
         }
     }
-    message.compacted = (compacted != packet::Compacted::default()).then_some(compacted);
+    message.compacted = (compacted != packet::Compacted::default()).then(|| Box::new(compacted));
     Ok(Some(message))
 }
 

@@ -51,6 +51,10 @@ pub fn receipts(
     if rows.conversation(id).is_some_and(|conversation| !matches!(conversation.kind, Kind::Direct | Kind::Group)) {
         return Err(Refusal::connection(Reason::Forbidden).because("who reads a channel is told to nobody"));
     }
+    let hides_marks = rows.conversation(id).is_some_and(|conversation| conversation.more.policy.hides_marks);
+    if hides_marks && rows.member(id, session.user).is_none_or(|own| own.role < packet::Role::Admin as i32) {
+        return Err(Refusal::connection(Reason::Forbidden).because("this group hides who has read what"));
+    }
     let (marks, next) = page_of_members(rows, id, request.after_user, request.limit, |user, member| packet::Mark {
         conversation: id.0,
         user: user.0,

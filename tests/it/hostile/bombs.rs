@@ -12,7 +12,7 @@ use crate::world::{Wire, World};
 /// how many are named.
 fn creation() -> Action {
     let users = vec!["somebody".to_owned(); limits::GROUP_USERS_MAX];
-    Action::CreateGroup(packet::CreateGroup { label: "g".into(), users })
+    Action::CreateGroup(packet::CreateGroup { label: "g".into(), users, ..Default::default() })
 }
 
 /// Gets: nine groups of a thousand, then *rate_limited* with the wait, on each of its devices. Costs: what nine groups

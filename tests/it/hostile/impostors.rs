@@ -186,7 +186,11 @@ async fn names_follow_one_rule_wherever_they_stand() {
         assert_eq!(refusal.reason, Reason::InvalidArgument, "device {name:?}");
         let open = Action::OpenDirect(packet::OpenDirect { user: name.into() });
         assert_eq!(alice.act(0, open).await.expect_err("no name").reason, Reason::InvalidArgument, "{name:?}");
-        let create = Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: vec![name.into()] });
+        let create = Action::CreateGroup(packet::CreateGroup {
+            label: "g".into(),
+            users: vec![name.into()],
+            ..Default::default()
+        });
         assert_eq!(alice.act(0, create).await.expect_err("no name").reason, Reason::InvalidArgument, "{name:?}");
         if name.len() < 65 {
             let channel = user.open_channel(name).await.expect_err("no name").reason;

@@ -173,7 +173,8 @@ async fn bombs_end_at_their_quotas() {
     bystander.goes_on().await;
 
     let users = |n: usize| (0..n).map(|n| format!("u{n}")).collect();
-    let create = |n| Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: users(n) });
+    let create =
+        |n| Action::CreateGroup(packet::CreateGroup { label: "g".into(), users: users(n), ..Default::default() });
     mallory.act(0, create(limits::GROUP_USERS_MAX)).await.expect("a large group");
     bystander.goes_on().await;
     let connect = packet::Connect { device: "second".into(), ..world.connect("mallory") };
@@ -192,7 +193,8 @@ async fn what_is_too_large_or_strange_is_refused_and_the_session_goes_on() {
     let mut mallory = world.user("mallory").await;
     let long = "x".repeat(limits::LABEL_BYTES_MAX + 1);
     for label in ["a\0b", "\u{1b}]0;title\u{7}", "a\nb", &long] {
-        let create = Action::CreateGroup(packet::CreateGroup { label: label.into(), users: vec![] });
+        let create =
+            Action::CreateGroup(packet::CreateGroup { label: label.into(), users: vec![], ..Default::default() });
         assert_eq!(mallory.act(0, create).await.expect_err("no label").reason, Reason::InvalidArgument, "{label:?}");
     }
     let group = mallory.create_group("g", &[]).await;

@@ -130,6 +130,7 @@ impl History {
             EntryKind::Edit
             | EntryKind::Recall
             | EntryKind::Reaction
+            | EntryKind::Info
             | EntryKind::Mentioned
             | EntryKind::Settings
             | EntryKind::Hidden => panic!("nobody does this: {entry:?}"),

@@ -238,8 +238,8 @@ impl History {
         let seq = self.rng.u64(0..12);
         let is_channel = self.oracle.conversations.get(&id).is_some_and(|c| c.kind == ConversationKind::Channel);
         let (act, action) = match self.rng.u8(0..20) {
-            0..=2 if is_channel => (Act::Join, Some(Action::Join(packet::Join {}))),
-            0 => (Act::Join, Some(Action::Join(packet::Join {}))),
+            0..=2 if is_channel => (Act::Join, Some(Action::Join(packet::Join::default()))),
+            0 => (Act::Join, Some(Action::Join(packet::Join::default()))),
             1..=2 => (Act::Leave, Some(Action::Leave(packet::Leave {}))),
             3..=9 => {
                 let set = packet::SetRole { user: name.into(), role: role.into() };
@@ -291,7 +291,7 @@ impl History {
                 let chosen: Vec<_> = (0..self.rng.usize(0..4)).map(|_| self.anyone()).collect();
                 let label = format!("group {}", self.said);
                 let users = chosen.iter().map(|(_, name)| (*name).to_owned()).collect();
-                let create = packet::CreateGroup { label: label.clone(), users };
+                let create = packet::CreateGroup { label: label.clone(), users, ..Default::default() };
                 self.opening = Some(Opening::Group(user, label, chosen.iter().map(|(user, _)| *user).collect()));
                 let publish = self.next(device, 0, Some(Action::CreateGroup(create)), "");
                 self.publish(device, &publish).expect("anyone makes a group");

@@ -30,14 +30,21 @@ impl World {
             21 => {
                 let users = (0..self.rng.usize(0..4)).map(|_| USERS[self.rng.usize(0..USERS.len())].to_owned());
                 let users = users.collect();
-                open(Action::CreateGroup(packet::CreateGroup { label: format!("g{}", self.now), users }))
+                open(Action::CreateGroup(packet::CreateGroup {
+                    label: format!("g{}", self.now),
+                    users,
+                    ..Default::default()
+                }))
             }
             22 => open(Action::OpenChannel(packet::OpenChannel { name: channel })),
             23..=24 => {
                 let channels: Vec<u64> = self.model.channels.values().copied().collect();
                 let Some(channel) = self.rng.choice(&channels) else { return };
-                let action =
-                    if self.rng.u8(0..3) > 0 { Action::Join(packet::Join {}) } else { Action::Leave(packet::Leave {}) };
+                let action = if self.rng.u8(0..3) > 0 {
+                    Action::Join(packet::Join::default())
+                } else {
+                    Action::Leave(packet::Leave {})
+                };
                 Publish { conversation: *channel, action: Some(action), ..Publish::default() }
             }
             25 => action(Action::Leave(packet::Leave {})),

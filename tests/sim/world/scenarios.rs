@@ -78,7 +78,7 @@ impl World {
         world.start();
         world.rest();
         let users = CAST[1..].iter().map(|(user, _)| (*user).to_owned()).collect();
-        let create = packet::CreateGroup { label: "stage".into(), users };
+        let create = packet::CreateGroup { label: "stage".into(), users, ..Default::default() };
         world.does(ANN, 0, Action::CreateGroup(create));
         world.rest();
         let groups = world.model.conversations.iter().filter(|(_, of)| of.kind == Kind::Group);
@@ -255,7 +255,7 @@ fn s2(seed: u64, keys: &Keys) -> Coverage {
 fn s3(seed: u64, keys: &Keys) -> Coverage {
     let (mut world, _) = World::staged(seed, keys, any_ground(seed), Retention::default(), |_| ());
     world.takes_away(BEN_TOO);
-    let create = packet::CreateGroup { label: "new".into(), users: vec!["ben".into()] };
+    let create = packet::CreateGroup { label: "new".into(), users: vec!["ben".into()], ..Default::default() };
     world.does(CID, 0, Action::CreateGroup(create));
     world.turn(CID);
     let link = world.link_of(CID);

@@ -232,7 +232,7 @@ async fn join(wire: &mut Wire, name: String) -> Result<u64, WireError> {
     let open = Some(Action::OpenChannel(OpenChannel { name }));
     let open = packet::Publish { message_id: OPEN_ID, action: open, ..Default::default() };
     let conversation = wire.publish_one(open).await?.conversation;
-    let join = Some(Action::Join(Join {}));
+    let join = Some(Action::Join(Join::default()));
     let join = packet::Publish { message_id: OPEN_ID + 1, conversation, action: join, ..Default::default() };
     let joined = wire.publish_one(packet::Publish { first_unanswered: OPEN_ID + 1, ..join }).await?;
     wire.streams.stands_at(conversation, joined.seq);

@@ -284,7 +284,7 @@ pub(super) async fn lazy(ground: Ground, reads: bool) {
                 let opened = vec![publish(1, 0, channel(ground.busy.clone()))];
                 let opened = publish_batch(&ground, &mut peer, 1, opened).await;
                 let Ok([busy]) = opened.as_deref() else { continue };
-                let join = publish(2, *busy, Some(Action::Join(Join {})));
+                let join = publish(2, *busy, Some(Action::Join(Join::default())));
                 if publish_batch(&ground, &mut peer, 2, vec![join]).await.is_err() {
                     continue;
                 }
@@ -324,7 +324,7 @@ pub(super) async fn conversations(ground: Ground) {
         let ground = ground.clone();
         async move {
             let make = |id: u64| match id % 2 {
-                0 => Action::CreateGroup(CreateGroup { label: format!("{id}"), users: Vec::new() }),
+                0 => Action::CreateGroup(CreateGroup { label: format!("{id}"), ..Default::default() }),
                 _ => Action::OpenDirect(OpenDirect { user: format!("{}-{n}-{id}", ground.prefix) }),
             };
             bomb(&ground, n, u64::from(limits::PUBLISH_WINDOW.items), make).await;
@@ -339,7 +339,7 @@ pub(super) async fn members(ground: Ground) {
         async move {
             let make = |id: u64| {
                 let users = (0..limits::GROUP_USERS_MAX).map(|m| format!("{}-{n}-{id}-{m}", ground.prefix)).collect();
-                Action::CreateGroup(CreateGroup { label: String::new(), users })
+                Action::CreateGroup(CreateGroup { users, ..Default::default() })
             };
             bomb(&ground, n, 4, make).await;
         }

@@ -9,5 +9,6 @@ pub(super) mod process;
 pub(super) mod sender;
 pub(super) mod stamp;
 pub(super) mod streams;
+pub(super) mod syscalls;
 pub(super) mod way;
 pub(super) mod wire;

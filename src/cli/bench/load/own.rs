@@ -44,7 +44,16 @@ pub(in crate::cli::bench) struct OwnBroker {
     /// That of the process that runs now.
     pid: Arc<AtomicU32>,
     folder: Folder,
-    plain: bool,
+    tls: OwnTls,
+}
+
+/// How it secures its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli::bench) enum OwnTls {
+    None,
+    Buffered,
+    /// Between two records nothing is kept but keys.
+    Parked,
 }
 
 /// One process of it.
@@ -62,18 +71,18 @@ impl Drop for Started {
     }
 }
 
-fn spawn(folder: &Folder, listen: &str, plain: bool) -> Result<Started, Fail> {
+fn spawn(folder: &Folder, listen: &str, tls: OwnTls) -> Result<Started, Fail> {
     let mut command = Command::new(std::env::current_exe()?);
     // Whatever the environment says is for another broker.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGWIRE")) {
         command.env_remove(name);
     }
     command.args(["serve", "--dev", "--log", "info", "--log-format", "json"]);
-    if plain {
-        command.args(["--no-tls", "--listen-plain", listen]);
-    } else {
-        command.args(["--listen", listen]);
-    }
+    match tls {
+        OwnTls::None => command.args(["--no-tls", "--listen-plain", listen]),
+        OwnTls::Buffered => command.args(["--listen", listen]),
+        OwnTls::Parked => command.args(["--parked", "--listen", listen]),
+    };
     command.arg("--dev-dir").arg(folder.path());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let (listening, address) = mpsc::channel();
@@ -85,11 +94,11 @@ fn spawn(folder: &Folder, listen: &str, plain: bool) -> Result<Started, Fail> {
 
 impl OwnBroker {
     /// Starts a broker and waits until it listens.
-    pub(in crate::cli::bench) fn start(plain: bool) -> Result<Self, Fail> {
+    pub(in crate::cli::bench) fn start(tls: OwnTls) -> Result<Self, Fail> {
         let folder = Folder::make()?;
-        let started = spawn(&folder, "127.0.0.1:0", plain)?;
+        let started = spawn(&folder, "127.0.0.1:0", tls)?;
         let pid = Arc::new(AtomicU32::new(started.child.id()));
-        let broker = Self { started, pid, folder, plain };
+        let broker = Self { started, pid, folder, tls };
         broker.end_with_this_process();
         Ok(broker)
     }
@@ -98,7 +107,7 @@ impl OwnBroker {
     pub(in crate::cli::bench) fn kill_and_start(&mut self) -> Result<(), Fail> {
         self.started.child.kill()?;
         self.started.child.wait()?;
-        self.started = spawn(&self.folder, &self.started.address, self.plain)?;
+        self.started = spawn(&self.folder, &self.started.address, self.tls)?;
         self.pid.store(self.started.child.id(), Ordering::Relaxed);
         Ok(())
     }
@@ -190,10 +199,10 @@ fn read_log(log: ChildStderr, listening: &mpsc::Sender<String>) -> Option<Commit
 }
 
 /// A folder that is removed with all that is in it.
-struct Folder(PathBuf);
+pub(in crate::cli::bench) struct Folder(PathBuf);
 
 impl Folder {
-    fn make() -> Result<Self, Fail> {
+    pub(in crate::cli::bench) fn make() -> Result<Self, Fail> {
         let path = std::env::temp_dir().join(format!("longwire-bench-{:016x}", fastrand::u64(..)));
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -201,7 +210,7 @@ impl Folder {
         Ok(Self(path))
     }
 
-    fn path(&self) -> &Path {
+    pub(in crate::cli::bench) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -162,7 +162,9 @@ impl Model {
             }
             EntryKind::Message | EntryKind::Membership | EntryKind::Label => {}
             EntryKind::Edit | EntryKind::Recall => return self.handle_alteration(entry, live),
-            EntryKind::Reaction | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => return,
+            EntryKind::Reaction | EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
+                return;
+            }
         }
         if let Some(membership) = &entry.membership
             && membership.user != self.me
