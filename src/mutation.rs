@@ -108,11 +108,19 @@ pub enum Mutation {
     BlockedMayAdd,
     /// Who is blocked sees the profile of who blocked it.
     ProfilesIgnoreBlocks,
+    /// A will that was published stays, and is published again.
+    WillStays,
+    /// After a start nobody looks for devices that do not come back.
+    WillsForgottenAtStart,
+    /// Signals go to who is no member any more.
+    SignalsIgnoreRights,
+    /// Presence is told to anybody.
+    PresenceIgnoresRights,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 56] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -165,6 +173,10 @@ impl Mutation {
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,
         Self::ProfilesIgnoreBlocks,
+        Self::WillStays,
+        Self::WillsForgottenAtStart,
+        Self::SignalsIgnoreRights,
+        Self::PresenceIgnoresRights,
     ];
 
     /// Whether this bug is planted.

@@ -47,6 +47,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Whether this device is in the background: the broker may gather what is not urgent. Default: no.
     pub background: bool,
+    /// Whether signals of conversations are wanted: that someone types, and the like. Default: no.
+    pub signals: bool,
     /// Where unanswered publishes are kept. Default: in memory.
     pub outbox: Outbox,
     /// How much the outbox takes. Default: 10,000 publishes, 16 MiB.
@@ -72,6 +74,7 @@ impl Config {
             item_bytes_max: 0,
             heartbeat: Duration::from_secs(60),
             background: false,
+            signals: false,
             outbox: Outbox::Memory,
             outbox_limits: OutboxLimits::default(),
             request_timeout: Duration::from_secs(30),

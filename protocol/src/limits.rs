@@ -170,6 +170,27 @@ pub const PASSWORD_BYTES_MAX: usize = 256;
 /// The most channels a session watches.
 pub const WATCHES_MAX: usize = 100;
 
+/// The longest content of a signal.
+pub const SIGNAL_BYTES_MAX: usize = KIB as usize;
+/// What a signal costs of the time that a session has for them: five a second.
+pub const SIGNAL_EVERY_MS: u64 = 200;
+/// How many signals a session may send at once.
+pub const SIGNALS_AHEAD: u64 = 50;
+/// The most members of a conversation, and watchers of a channel, that signals are carried to.
+pub const SIGNAL_READERS_MAX: usize = 200;
+/// How long someone is away before that is told.
+pub const OFFLINE_AFTER_MS: u64 = 30_000;
+/// The most users whose presence a session is told.
+pub const PRESENCES_MAX: usize = 500;
+/// How long a device is gone before its will is published, if that does not say; and the least and the most it may say.
+pub const WILL_AFTER_MS: u32 = 30 * SECOND_MS;
+/// See [`WILL_AFTER_MS`].
+pub const WILL_AFTER_MS_MIN: u32 = SECOND_MS;
+/// See [`WILL_AFTER_MS`].
+pub const WILL_AFTER_MS_MAX: u32 = 86_400 * SECOND_MS;
+/// The longest content of a will, which is kept at hand until the device goes.
+pub const WILL_BYTES_MAX: usize = 4 * KIB as usize;
+
 // What must hold between them.
 const _: () = {
     assert!(PAYLOAD_BYTES_MAX < FRAME_BYTES_MAX && FRAME_BYTES_MAX <= FRAME_BYTES_CEILING);

@@ -295,7 +295,7 @@ async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {
                 shared.clock.log_time();
-                shared.wheel.turn(shared.clock.now());
+                shared.tick();
             }
         }
     }

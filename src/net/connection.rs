@@ -14,9 +14,9 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use longwire_protocol::frame;
 use longwire_protocol::limits::CURSOR_BYTES_MAX;
-use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerEvent, BrokerSession, Frame, FrameCodec, Incarnation, LogTime, MessageId, Millis};
+use longwire_protocol::{features, packet};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
 
@@ -27,7 +27,7 @@ use super::stream::ByteStream;
 use super::wheel::SLOT_MS;
 use crate::auth::{Identity, TokenError};
 use crate::clock::Clock;
-use crate::routing::core::{Attach, Op, Proof};
+use crate::routing::core::{Attach, Op, Parting, Proof};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::loading::{Want, load, read_blocking, try_read};
 use crate::routing::outbox::{Generation, Outbox, Reply};
@@ -273,6 +273,8 @@ impl<S: ByteStream> Connection<S> {
             proof,
             incarnation: Incarnation(connect.incarnation),
             first_unanswered: MessageId(connect.first_unanswered),
+            hears_signals: connect.features.iter().any(|feature| feature == features::SIGNALS),
+            is_background: connect.background,
             outbox: Arc::clone(&self.outbox),
         };
         let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
@@ -311,6 +313,9 @@ impl<S: ByteStream> Connection<S> {
     fn take_replies(&mut self, now: Millis) {
         let (mut replies, closing, goaway) = {
             let mut pending = self.outbox.lock();
+            if let Stage::Live(live) = &mut self.stage {
+                live.has_ephemeral = pending.ephemeral.is_some();
+            }
             let replies = if pending.is_loading { VecDeque::new() } else { std::mem::take(&mut pending.replies) };
             (replies, pending.closing.take(), pending.goaway.take())
         };
@@ -341,6 +346,7 @@ impl<S: ByteStream> Connection<S> {
                     if let Err(refusal) = self.mint(&mut attaching, attached.generation, &mut connected) {
                         self.session.close(refusal);
                     }
+                    connected.features = features::ALL.map(str::to_owned).to_vec();
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
                     connected.token_expires_in_ms =
@@ -433,6 +439,10 @@ impl<S: ByteStream> Connection<S> {
                 {
                     wrote |= self.session.poll_transmit(now, scratch, WRITE_BYTES);
                 }
+                if !wrote && let Stage::Live(live) = &mut self.stage {
+                    live.send_signals(&mut self.session, scratch, WRITE_BYTES);
+                    wrote = !scratch.is_empty();
+                }
                 if !wrote {
                     return Pin::new(&mut self.io).poll_flush(context);
                 }
@@ -509,7 +519,7 @@ impl<S: ByteStream> Connection<S> {
             }
         }
         // An answer has left, and the next one may be worked on.
-        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs());
+        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs() || live.has_news());
         if again && written {
             context.waker().wake_by_ref();
         }
@@ -553,7 +563,7 @@ impl<S> Drop for Connection<S> {
                 };
                 for reply in replies {
                     if let Reply::Attached(attached) = reply {
-                        self.shared.queue.push_one(Op::Detach(attached.session, None));
+                        self.shared.queue.push_one(Op::Detach(attached.session, None, Parting::Lost));
                     }
                 }
             }

@@ -9,6 +9,7 @@ pub mod parked;
 mod publishing;
 pub mod pump;
 mod requests;
+mod signals;
 pub mod stream;
 #[cfg(test)]
 mod testing;
@@ -63,4 +64,13 @@ pub struct Shared {
     pub is_memory_short: AtomicBool,
     /// Connections there are, from accept to close.
     pub connections: AtomicUsize,
+}
+
+impl Shared {
+    /// Time has passed: connections whose deadline came are woken, and who watches is told who came and went.
+    pub fn tick(&self) {
+        let now = self.clock.now();
+        self.wheel.turn(now);
+        self.registry.tell_presence(now);
+    }
 }

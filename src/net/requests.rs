@@ -10,6 +10,7 @@ use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
 use super::Shared;
 use super::connection::{grants, proof, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
+use super::signals::{carry, online_request, presence_request};
 use crate::auth::TokenError;
 use crate::mutation::Mutation;
 use crate::routing::account_query;
@@ -28,7 +29,13 @@ use crate::store::PageLimit;
 /// What has to be read for a client.
 pub(super) enum Job {
     Request(u64, request::Op),
-    Resend { lane: Lane, n: u64, place: Place },
+    Resend {
+        lane: Lane,
+        n: u64,
+        place: Place,
+    },
+    /// Not an answer, but it is looked up in the same way, and waits its turn.
+    Signal(packet::Signal),
 }
 
 impl Live {
@@ -47,6 +54,11 @@ impl Live {
                 }
                 Err(refusal) => wire.refuse(Refusal { request: id, ..refusal }),
             },
+            Some(request::Op::Background(request)) => {
+                self.set_background(request.background, shared, now);
+                let answer = packet::BackgroundAnswer {};
+                wire.respond(packet::Response { id, result: Some(response::Result::Background(answer)) });
+            }
             Some(op) => self.jobs.push_back(Job::Request(id, op)),
             None => wire.refuse(Refusal { request: id, ..Refusal::connection(Reason::Unsupported) }),
         }
@@ -125,6 +137,17 @@ impl Live {
                         }));
                     }
                     answer => respond(id, answer, wire),
+                },
+                Job::Signal(signal) => match carry(quick(shared), shared, &self.session, &signal) {
+                    Err(Miss::Disk) => {
+                        let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                        self.away =
+                            Some(shared.tasks.run(move || {
+                                Done::Carried(carry(blocking(&shared_too), &shared_too, &session, &signal))
+                            }));
+                    }
+                    Err(Miss::Failed(error)) => drop(fail(wire, &error)),
+                    Ok(()) => {}
                 },
                 Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
                     Err(Miss::Disk) => {
@@ -223,7 +246,12 @@ fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Read
             let page = reads.rows(|rows| account_query::accounts(rows, session, request))?;
             page.map(response::Result::Accounts).into()
         }
-        request::Op::Refresh(_) => Answer::Refused(Refusal::connection(Reason::Unsupported)),
+        request::Op::Presence(request) => presence_request(reads, shared, session, request)?,
+        request::Op::Online(request) => online_request(reads, shared, session, *request)?,
+        // These are answered at once.
+        request::Op::Refresh(_) | request::Op::Background(_) => {
+            Answer::Refused(Refusal::connection(Reason::Unsupported))
+        }
     })
 }
 

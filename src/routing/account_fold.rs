@@ -103,6 +103,8 @@ fn put_refuses(view: &mut View<'_>, user: UserId, refuses: Refuses) {
 /// What stays is who it is and how far its incarnations went. The next one is above that which it has, so that an outbox
 /// which comes again settles before it sends: the answers to what it sent are no longer kept.
 fn forget_device(view: &mut View<'_>, user: UserId, device: DeviceId) {
+    // What it wanted said for it is not said any more.
+    view.put(Key::Will(device), None);
     update_device(view, device, |row| {
         row.is_gone = true;
         row.incarnation = row.incarnation.next();

@@ -8,7 +8,7 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 use prost::Message as _;
 
-use super::core::{Attach, Core, Effect, Op, Proof, Publish, digest};
+use super::core::{Attach, Core, Effect, Op, Parting, Proof, Publish, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::limits::{DEVICE_UNSEEN_MS, DEVICES_MAX, SEEN_EVERY_MS};
@@ -55,6 +55,8 @@ impl World {
             proof,
             incarnation: Incarnation(incarnation),
             first_unanswered: MessageId(1),
+            is_background: false,
+            hears_signals: false,
             outbox: Arc::default(),
         };
         for effect in self.decide(Op::Attach(Box::new(attach))) {
@@ -72,7 +74,7 @@ impl World {
     }
 
     fn go(&mut self, session: &Arc<Session>) {
-        self.decide(Op::Detach(Arc::clone(session), None));
+        self.decide(Op::Detach(Arc::clone(session), None, Parting::Goodbye));
     }
 
     fn publish(&mut self, session: &Arc<Session>, id: u64, action: Action) -> Vec<Effect> {
@@ -269,6 +271,8 @@ fn what_was_checked_before_is_asked_again_when_it_is_decided() {
         proof: register(Some("one")),
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
+        is_background: false,
+        hears_signals: false,
         outbox: Arc::<Outbox>::default(),
     };
     let effects = world.decide(Op::Attach(Box::new(attach)));

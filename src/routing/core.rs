@@ -2,7 +2,7 @@
 //! frame is committed: save, then acknowledge, then deliver. No clock, no chance, no IO: a retried or replayed
 //! operation decides the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use super::messages::is_about_a_message;
 use super::outbox::{Attached, Generation, Outbox, Session};
 use super::rows::{Counted, Device, DeviceCursor, Key, Secret, partition};
 use super::view::{Rows as _, View};
+use super::wills::{Fate, Gone};
 use crate::mutation::Mutation;
 use crate::store::Position;
 
@@ -40,10 +41,23 @@ pub enum Op {
     StoreCursor(Arc<Session>, DeviceCursor),
     /// A session has lived on for a while: its device is seen.
     See(Arc<Session>),
-    /// A session is over.
-    Detach(Arc<Session>, Option<DeviceCursor>),
+    /// A session is over: where its device stands, and how it went.
+    Detach(Arc<Session>, Option<DeviceCursor>, Parting),
+    /// A device that is gone has been so for long enough.
+    Fate(DeviceId, Fate),
     /// Everything below is expired: decided by the commit thread, which knows the time and the store.
     Retain(Position),
+}
+
+/// How a session ends, as far as the device's will is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// Without a word, or keeping the will.
+    Lost,
+    /// With a goodbye, or because its right was taken back.
+    Goodbye,
+    /// The broker goes, and not the device.
+    Drained,
 }
 
 /// An authenticated device wants a session.
@@ -61,6 +75,10 @@ pub struct Attach {
     pub incarnation: Incarnation,
     /// Its first unanswered message id; 0 or 1 where it has none.
     pub first_unanswered: MessageId,
+    /// It wants signals of conversations.
+    pub hears_signals: bool,
+    /// Nobody looks at the device.
+    pub is_background: bool,
     /// Where its replies and items will go.
     pub outbox: Arc<Outbox>,
 }
@@ -149,6 +167,12 @@ pub enum Effect {
     Detach(Arc<Session>),
     /// Tell the store.
     SetFloor(Position),
+    /// A will was published or taken away.
+    Fate(DeviceId, Fate),
+    /// It is stored when these were last seen.
+    Seen(Vec<(UserId, LogTime)>),
+    /// A user shows its presence to others than before.
+    Shown(UserId),
 }
 
 /// What fences the older sessions of a device.
@@ -173,7 +197,20 @@ pub struct Core {
     /// The same of takeovers whose group was not committed, until the device's next cursor is stored.
     untaken: HashMap<DeviceId, DeviceCursor>,
     newest_session: SessionNumber,
+    /// The devices that are gone and have a will.
+    gone: Gone,
+    /// When sessions of these users ended, until that is stored with something else.
+    seen: BTreeMap<UserId, LogTime>,
+    /// Since when the first of them waits.
+    seen_since_ms: u64,
 }
+
+/// When a user was last seen waits so long for something else to be stored with.
+const SEEN_WAITS_MS: u64 = 10_000;
+/// Of so many users at once.
+const SEEN_AT_ONCE: usize = 1_024;
+/// What could not be done for a device that is gone is tried again after so long.
+const FATE_AGAIN_MS: u64 = 1_000;
 
 /// The digest by which a repeat of a message id is told from a reuse: of everything the publish says but its id and
 /// its first unanswered. Only a device's own publishes are ever compared.
@@ -191,7 +228,14 @@ impl Core {
     /// A core whose sessions are numbered above `newest_session`.
     #[must_use]
     pub fn new(newest_session: SessionNumber) -> Self {
-        Self { fences: HashMap::new(), untaken: HashMap::new(), newest_session }
+        Self {
+            fences: HashMap::new(),
+            untaken: HashMap::new(),
+            newest_session,
+            gone: Gone::default(),
+            seen: BTreeMap::new(),
+            seen_since_ms: 0,
+        }
     }
 
     /// Decides one operation: drafts its rows, adds its records, names its effects. `now_ms` is monotonic; `writable`
@@ -212,7 +256,7 @@ impl Core {
                     draft.see_device(session.device);
                 }
             }
-            Op::Detach(session, cursor) => {
+            Op::Detach(session, cursor, parting) => {
                 if let Some(taken) = self.fence(&session).map(|fence| fence.taken) {
                     self.fences.remove(&session.device);
                     if let Some(cursor) = cursor.or(taken) {
@@ -220,7 +264,12 @@ impl Core {
                         draft.store_cursor(session.device, cursor);
                         draft.see_device(session.device);
                     }
+                    self.part(session.device, parting, draft);
                 }
+                if self.seen.is_empty() {
+                    self.seen_since_ms = draft.now_ms;
+                }
+                self.seen.insert(session.user, draft.frame.time());
                 draft.effects.push(Effect::Detach(session));
             }
             Op::See(session) => {
@@ -228,10 +277,77 @@ impl Core {
                     draft.see_device(session.device);
                 }
             }
+            Op::Fate(device, fate) => self.end_will(device, fate, draft),
             Op::Retain(floor) => {
                 draft.change(&Change::Retained { floor });
                 draft.effects.push(Effect::SetFloor(floor));
             }
+        }
+    }
+
+    /// A device is gone.
+    fn part(&mut self, device: DeviceId, parting: Parting, draft: &mut Draft<'_, '_>) {
+        let Some(after_ms) = draft.view.will_after(device) else { return };
+        match parting {
+            Parting::Lost => self.lost(device, after_ms, draft.now_ms),
+            Parting::Goodbye => self.end_will(device, Fate::Take, draft),
+            Parting::Drained => {}
+        }
+    }
+
+    fn end_will(&mut self, device: DeviceId, fate: Fate, draft: &mut Draft<'_, '_>) {
+        if self.fences.contains_key(&device) {
+            return;
+        }
+        if !draft.writable {
+            return self.retry_fate(device, fate, draft.now_ms);
+        }
+        draft.end_will(device, fate);
+        draft.effects.push(Effect::Fate(device, fate));
+    }
+
+    /// What becomes of a device's will was not committed.
+    pub fn retry_fate(&mut self, device: DeviceId, fate: Fate, now_ms: u64) {
+        self.gone.put(device, now_ms + FATE_AGAIN_MS, fate);
+    }
+
+    /// The device has a will and no session, unless that is known already: it has so long to come back.
+    pub fn lost(&mut self, device: DeviceId, after_ms: u32, now_ms: u64) {
+        if !self.fences.contains_key(&device) && !self.gone.has(device) {
+            self.gone.put(device, now_ms + u64::from(after_ms), Fate::Publish);
+        }
+    }
+
+    /// The devices that have been gone for long enough, at most so many.
+    pub fn take_due(&mut self, now_ms: u64, most: usize) -> Vec<Op> {
+        self.gone.take_due(now_ms, most).into_iter().map(|(device, fate)| Op::Fate(device, fate)).collect()
+    }
+
+    /// Whether it is time to store when users were last seen, with something else or not.
+    #[must_use]
+    pub fn is_seen_due(&self, now_ms: u64) -> bool {
+        !self.seen.is_empty() && now_ms >= self.seen_since_ms + SEEN_WAITS_MS
+    }
+
+    /// Adds to a frame when users were last seen: to one that there is anyhow, when it is time, or to the
+    /// last one.
+    pub fn note_seen(&mut self, draft: &mut Draft<'_, '_>, is_last: bool) {
+        let is_frame = draft.frame.records() > 0;
+        if !draft.writable || self.seen.is_empty() || !(is_last || is_frame || self.is_seen_due(draft.now_ms)) {
+            return;
+        }
+        let some: Vec<_> = self.seen.iter().map(|(user, time)| (*user, *time)).take(SEEN_AT_ONCE).collect();
+        for (user, time) in &some {
+            self.seen.remove(user);
+            draft.note_seen(*user, *time);
+        }
+        draft.effects.push(Effect::Seen(some));
+    }
+
+    /// That was not committed.
+    pub fn unsee(&mut self, users: Vec<(UserId, LogTime)>) {
+        for (user, time) in users {
+            self.seen.entry(user).or_insert(time);
         }
     }
 
@@ -345,6 +461,10 @@ impl Core {
         }
         self.take_account(user, device, attach.proof, draft);
         draft.see_device(device);
+        if self.gone.back(device) == Some(Fate::Take) && draft.writable {
+            draft.end_will(device, Fate::Take);
+            draft.effects.push(Effect::Fate(device, Fate::Take));
+        }
         if incarnation != stored {
             draft.change(&Change::IncarnationGiven { device, incarnation });
         }
@@ -359,6 +479,8 @@ impl Core {
             incarnation,
             first_unanswered,
             grants: ArcSwap::new(attach.grants),
+            hears_signals: attach.hears_signals,
+            is_background: attach.is_background.into(),
             outbox: attach.outbox,
         });
         let taken = match self.fences.get(&device) {

@@ -4,7 +4,7 @@
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role, item};
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{ConversationId, DeviceId, MessageId, Seq, UserId};
+use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserId};
 use prost::Message as _;
 
 use super::account::is_own;
@@ -14,7 +14,8 @@ use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_
 use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::messages::mentioned;
 use super::outbox::Session;
-use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, Policy, partition};
+use super::rights;
+use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, partition};
 use super::view::{Rows as _, Tidings, View};
 use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
@@ -144,6 +145,8 @@ impl Draft<'_, '_> {
             Some(Action::NameDevice(name)) => self.name_device(session, &ticket, name),
             Some(Action::RevokeDevice(revoke)) => self.revoke_device(session, &ticket, DeviceId(revoke.device)),
             Some(Action::SetAccount(set)) => self.set_account(session, &ticket, set),
+            Some(Action::SetWill(set)) => self.set_will(session, &ticket, conversation, &publish.content, set.after_ms),
+            Some(Action::ShowPresence(show)) => self.show_presence(session, &ticket, show),
         }?;
         self.cross();
         Ok(ack)
@@ -151,43 +154,15 @@ impl Draft<'_, '_> {
 
     /// The conversation, if the session may know of it.
     pub(super) fn visible(&self, session: &Session, id: ConversationId) -> Result<&Conversation, No> {
-        const UNKNOWN: No = No(Reason::UnknownConversation, "");
-        let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
-        let member = self.view.member(id, session.user).is_some_and(Member::is_active);
-        let granted = conversation.kind == Kind::Channel
-            && (session.grants.load().read.admit(&conversation.label)
-                || session.grants.load().publish.admit(&conversation.label));
-        if !member && !granted && Mutation::ForbiddenTells.is_planted() {
-            return Err(No(Reason::Forbidden, ""));
-        }
-        if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
+        rights::visible(&self.view, session, id)
     }
 
     pub(super) fn role(&self, session: &Session, id: ConversationId) -> Role {
-        self.view.member(id, session.user).map_or(Role::None, Member::role)
+        rights::role(&self.view, session.user, id)
     }
 
     pub(super) fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
-        let conversation = self.visible(session, id)?;
-        let may = match conversation.kind {
-            Kind::Direct => self.is_taken_by(session, conversation.pair),
-            Kind::Group => {
-                let least = Policy::least(conversation.more.policy.publishes, Role::Member);
-                self.role(session, id) as i32 >= least
-            }
-            Kind::Channel => {
-                session.grants.load().publish.admit(&conversation.label)
-                    || Mutation::PublishIgnoresPatterns.is_planted()
-            }
-            Kind::Inbox => false,
-        };
-        if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
-    }
-
-    /// Whether the other one of a direct conversation takes what the session's user says.
-    fn is_taken_by(&self, session: &Session, (a, b): (UserId, UserId)) -> bool {
-        let other = if a == session.user { b } else { a };
-        !self.view.refuses(other, session.user) || Mutation::BlockedMayWrite.is_planted()
+        rights::may_publish(&self.view, session, id).map(|_| ())
     }
 
     /// A group in which the session has at least this role.
@@ -321,6 +296,12 @@ impl Draft<'_, '_> {
     pub(super) fn change(&mut self, change: &Change) {
         let position = self.frame.push_change(|out| change.encode(out));
         fold_change(&mut self.view, position, self.frame.time(), change);
+    }
+
+    pub(super) fn note_seen(&mut self, user: UserId, time: LogTime) {
+        let change = Change::Seen { user, time };
+        self.frame.push_rider(|out| change.encode(out));
+        fold_change(&mut self.view, Position(0), self.frame.time(), &change);
     }
 
     pub(super) fn store_cursor(&mut self, device: DeviceId, cursor: DeviceCursor) {

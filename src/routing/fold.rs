@@ -202,8 +202,9 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
     match body {
         Body::Plain => {}
         Body::Message { sender, mentions, expires } => {
-            // Who writes has read what stands above: the own mark goes along, so own entries never count as unread.
-            if view.member(meta.conversation, *sender).is_some() {
+            // Who writes has read what stands above: the own mark goes along, so own entries never count as unread. A will
+            // comes from no device: nobody wrote it just now.
+            if meta.origin.device.is_some() && view.member(meta.conversation, *sender).is_some() {
                 view.update(Key::Member(meta.conversation, *sender), |row| {
                     if let Row::Member(member) = row {
                         member.mark = meta.seq;
@@ -283,13 +284,19 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
             fold_device_created(view, *device, *user, name, time);
             count(view, Counted::Devices, device.0);
         }
-        Change::IncarnationGiven { device, incarnation } => view.update(Key::Device(*device), |row| {
-            if let Row::Device(device) = row {
-                device.incarnation = *incarnation;
-                device.floor = MessageId(1);
-                device.kept.clear();
+        Change::IncarnationGiven { device, incarnation } => {
+            view.update(Key::Device(*device), |row| {
+                if let Row::Device(device) = row {
+                    device.incarnation = *incarnation;
+                    device.floor = MessageId(1);
+                    device.kept.clear();
+                }
+            });
+            // It belongs to another life of the device.
+            if view.will_after(*device).is_some() {
+                view.put(Key::Will(*device), None);
             }
-        }),
+        }
         Change::FloorRaised { device, floor } => view.update(Key::Device(*device), |row| {
             if let Row::Device(device) = row {
                 raise_floor(device, *floor);
@@ -370,6 +377,10 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         Change::InvitationUsed { id, until } => {
             view.put(Key::Invitation(id.clone()), Some(Row::Invitation(*until)));
         }
+        Change::WillSet { device, will } => view.put(Key::Will(*device), Some(Row::Will(will.clone()))),
+        Change::WillTaken { device } => view.put(Key::Will(*device), None),
+        Change::AudienceSet { user, audience } => view.put(Key::Audience(*user), Some(Row::Audience(*audience))),
+        Change::Seen { user, time } => view.put(Key::Seen(*user), Some(Row::Seen(*time))),
     }
 }
 

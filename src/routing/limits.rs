@@ -6,7 +6,7 @@ pub use longwire_protocol::limits::{
     DISPLAY_NAME_BYTES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, GROUP_USERS_MAX, HIDDEN_MAX, ID_SPAN_MAX,
     LABEL_BYTES_MAX, MENTIONS_MAX, NICK_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, PICTURE_BYTES_MAX,
     PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, PROFILES_MAX, REACTION_BYTES_MAX, REACTIONS_MAX, RECALLED_MAX,
-    RECEIPTS_MEMBERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
+    RECEIPTS_MEMBERS_MAX, SIGNAL_READERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
 };
 
 /// Conversations of one user, the inbox not counted.
@@ -37,5 +37,7 @@ pub const TAKEOVER_WINDOW_MS: u64 = 60_000;
 pub const LANE_QUEUE_ITEMS_MAX: usize = 256;
 /// Bytes ready in a lane, likewise.
 pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
+/// Subscriptions to presence of all sessions: some 150 MB at the most.
+pub const PRESENCES_IN_ALL_MAX: usize = 1_000_000;
 /// Positions without anything for a device after which it is told so.
 pub const PROGRESS_POSITIONS: u64 = 100_000;

@@ -2,6 +2,7 @@
 //! task takes it. Bounded: replies by the publish window, ready items by the lanes' limits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
@@ -12,6 +13,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageI
 
 use super::grants::Grants;
 use super::rows::DeviceCursor;
+use super::signals::Ephemeral;
 use super::stream::Lane;
 use crate::mutation::Mutation;
 use crate::store::{Position, SegmentId};
@@ -31,8 +33,20 @@ pub struct Session {
     pub first_unanswered: MessageId,
     /// What its token lets it do with channels.
     pub grants: ArcSwap<Grants>,
+    /// It wants signals of conversations.
+    pub hears_signals: bool,
+    /// Nobody looks at the device.
+    pub is_background: AtomicBool,
     /// Where its replies and items go.
     pub outbox: Arc<Outbox>,
+}
+
+impl Session {
+    /// Whether nobody looks at the device.
+    #[must_use]
+    pub fn is_in_background(&self) -> bool {
+        self.is_background.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +60,8 @@ impl Session {
             incarnation: Incarnation(1),
             first_unanswered: MessageId(1),
             grants: ArcSwap::from_pointee(Grants::default()),
+            hears_signals: true,
+            is_background: false.into(),
             outbox: Arc::new(Outbox::default()),
         }
     }
@@ -114,6 +130,8 @@ pub struct Pending {
     pub is_abandoned: bool,
     /// By its acks, it stands here; `None` while nothing was acked.
     pub acked: Option<DeviceCursor>,
+    /// What is worth nothing later; nothing most of the time.
+    pub ephemeral: Option<Box<Ephemeral>>,
     waker: Option<Waker>,
 }
 
@@ -138,6 +156,7 @@ impl Default for Outbox {
             is_loading: false,
             is_abandoned: false,
             acked: None,
+            ephemeral: None,
             waker: None,
         };
         Self { pending: Mutex::new(pending) }

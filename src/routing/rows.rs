@@ -588,6 +588,21 @@ pub enum Counted {
     Conversations,
 }
 
+/// What a device leaves to be published when it is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Will {
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is published.
+    pub conversation: ConversationId,
+    /// What is published.
+    pub content: Box<[u8]>,
+    /// How long the device is gone before.
+    pub after_ms: u32,
+    /// It is a channel, and the token with which this was set may publish there.
+    pub by_token: bool,
+}
+
 /// The key of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Key {
@@ -643,6 +658,12 @@ pub enum Key {
     Password(UserId),
     /// An invitation that was used, by its id.
     Invitation(Box<str>),
+    /// A device's will.
+    Will(DeviceId),
+    /// To whom a user shows its presence, if that was ever said.
+    Audience(UserId),
+    /// When a user's newest session ended.
+    Seen(UserId),
 }
 
 impl Key {
@@ -687,6 +708,14 @@ impl Key {
         key
     }
 
+    /// What the keys of all wills of a partition begin with.
+    #[must_use]
+    pub fn wills_prefix(partition: u16) -> Vec<u8> {
+        let mut key = Self::Will(DeviceId(partition.into())).encode();
+        key.truncate(3);
+        key
+    }
+
     /// The partition a row belongs to.
     #[must_use]
     pub fn partition(&self) -> u16 {
@@ -699,8 +728,10 @@ impl Key {
             | Self::Profile(id)
             | Self::Contact(id, _)
             | Self::ContactSlot(id, _)
-            | Self::Password(id) => partition(id.0),
-            Self::Device(id) => partition(id.0),
+            | Self::Password(id)
+            | Self::Audience(id)
+            | Self::Seen(id) => partition(id.0),
+            Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
             Self::Altered(id, _) | Self::Reaction(id, _, _) | Self::Info(id) | Self::Banned(id, _) => partition(id.0),
@@ -778,6 +809,12 @@ pub enum Row {
     Password(Secret),
     /// Under [`Key::Invitation`]: when it ends, in seconds since 1970.
     Invitation(u64),
+    /// Under [`Key::Will`].
+    Will(Will),
+    /// Under [`Key::Audience`], as on the wire.
+    Audience(i32),
+    /// Under [`Key::Seen`].
+    Seen(LogTime),
 }
 
 /// A text that no log line and no panic shows.

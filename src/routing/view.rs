@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use elsa::FrozenMap;
 use foldhash::fast::RandomState;
+use longwire_protocol::packet::Audience;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
 use super::loading::{Kept, Want};
@@ -143,6 +144,17 @@ pub trait Rows {
     /// What a user's password is checked by.
     fn password(&self, user: UserId) -> Option<&Secret> {
         if let Row::Password(row) = self.row(&Key::Password(user))? { Some(row) } else { None }
+    }
+
+    /// To whom a user shows its presence.
+    fn audience(&self, id: UserId) -> Audience {
+        let Some(Row::Audience(audience)) = self.row(&Key::Audience(id)) else { return Audience::default() };
+        Audience::try_from(*audience).unwrap_or_default()
+    }
+
+    /// When a user's newest session ended, as far as is known.
+    fn seen(&self, id: UserId) -> Option<LogTime> {
+        if let Row::Seen(time) = self.row(&Key::Seen(id))? { Some(*time) } else { None }
     }
 
     /// The newest id given in a partition, without its partition; 0 while there is none.
@@ -355,6 +367,16 @@ impl<'a> View<'a> {
                 self.overlay.failed.borrow_mut().get_or_insert(error);
                 None
             }
+        }
+    }
+
+    /// How long a device is gone before its will is published, if it has one.
+    #[must_use]
+    pub fn will_after(&self, device: DeviceId) -> Option<u32> {
+        match self.overlay.rows.get(&Key::Will(device)) {
+            Some(Some(Row::Will(will))) => Some(will.after_ms),
+            Some(_) => None,
+            None => self.committed.state.wills().get(&device).copied(),
         }
     }
 

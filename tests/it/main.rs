@@ -17,6 +17,7 @@ mod old;
 #[path = "../fixtures/pages.rs"]
 mod pages;
 mod parked;
+mod present;
 mod process;
 mod refusals;
 mod restored;

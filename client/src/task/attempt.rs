@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use longwire_protocol::features;
 use longwire_protocol::frame::FrameCodec;
 use longwire_protocol::limits;
 use longwire_protocol::packet::{self, Connect, CursorVerdict, StartKind};
@@ -62,7 +63,7 @@ impl Task {
         };
         let connect = Connect {
             version: limits::VERSION,
-            features: Vec::new(),
+            features: self.config.signals.then(|| features::SIGNALS.to_owned()).into_iter().collect(),
             token,
             device: self.config.device.clone(),
             incarnation: self.outbox.incarnation(),

@@ -2,7 +2,7 @@
 /// Exactly one member is set. Kinds that travel with every message have numbers under 16.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Packet {
-    #[prost(oneof = "packet::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18, 19")]
+    #[prost(oneof = "packet::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19")]
     pub kind: ::core::option::Option<packet::Kind>,
 }
 /// Nested message and enum types in `Packet`.
@@ -29,7 +29,9 @@ pub mod packet {
         Response(super::Response),
         #[prost(message, tag = "10")]
         GiveUp(super::GiveUp),
-        /// 11 to 15: kept for signals and other hot kinds.
+        #[prost(message, tag = "11")]
+        Signal(super::Signal),
+        /// 12 to 15: kept for other hot kinds.
         #[prost(message, tag = "16")]
         Connect(super::Connect),
         #[prost(message, tag = "17")]
@@ -166,7 +168,7 @@ pub struct Publish {
     #[prost(message, optional, boxed, tag = "5")]
     pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 38")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -216,8 +218,12 @@ pub mod publish {
         NameDevice(super::NameDevice),
         #[prost(message, tag = "36")]
         RevokeDevice(super::RevokeDevice),
+        #[prost(message, tag = "37")]
+        SetWill(super::SetWill),
         #[prost(message, tag = "38")]
         SetAccount(super::SetAccount),
+        #[prost(message, tag = "39")]
+        ShowPresence(super::ShowPresence),
     }
 }
 /// What the broker knows of a message beside its content.
@@ -407,6 +413,18 @@ pub struct Settings {
     /// Shown as unread until the next mark.
     #[prost(bool, tag = "4")]
     pub marked_unread: bool,
+}
+/// Publishes the content once this device has gone without a Goodbye for so long (0: 30 s). Without a conversation there
+/// is no will any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetWill {
+    #[prost(uint32, tag = "1")]
+    pub after_ms: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowPresence {
+    #[prost(enumeration = "Audience", tag = "1")]
+    pub to: i32,
 }
 /// How a user shows itself to others.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -832,7 +850,7 @@ pub struct Conversation {
 pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub op: ::core::option::Option<request::Op>,
 }
 /// Nested message and enum types in `Request`.
@@ -863,13 +881,19 @@ pub mod request {
         Devices(super::DevicesRequest),
         #[prost(message, tag = "16")]
         Accounts(super::AccountsRequest),
+        #[prost(message, tag = "17")]
+        Presence(super::PresenceRequest),
+        #[prost(message, tag = "18")]
+        Online(super::OnlineRequest),
+        #[prost(message, tag = "19")]
+        Background(super::BackgroundRequest),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub result: ::core::option::Option<response::Result>,
 }
 /// Nested message and enum types in `Response`.
@@ -900,6 +924,12 @@ pub mod response {
         Devices(super::DevicesPage),
         #[prost(message, tag = "16")]
         Accounts(super::AccountsPage),
+        #[prost(message, tag = "17")]
+        Presence(super::PresenceAnswer),
+        #[prost(message, tag = "18")]
+        Online(super::OnlineAnswer),
+        #[prost(message, tag = "19")]
+        Background(super::BackgroundAnswer),
     }
 }
 /// A page of history. Forwards from `from_seq` (0: the first), or backwards from it (0: the head).
@@ -1148,6 +1178,69 @@ pub struct Account {
     #[prost(uint32, tag = "6")]
     pub conversations: u32,
 }
+/// Presence of users now and, unless `stop`, each change of it in this session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresenceRequest {
+    #[prost(uint64, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<u64>,
+    #[prost(bool, tag = "2")]
+    pub stop: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PresenceAnswer {
+    /// In the order asked for; none with `stop`.
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<Presence>,
+    /// To whom the asking user shows its own.
+    #[prost(enumeration = "Audience", tag = "2")]
+    pub shown_to: i32,
+}
+/// How many members of a conversation are online.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnlineRequest {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnlineAnswer {
+    #[prost(uint64, tag = "1")]
+    pub online: u64,
+}
+/// Whether anybody looks at this device from here on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackgroundRequest {
+    #[prost(bool, tag = "1")]
+    pub background: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackgroundAnswer {
+}
+/// Ephemeral: without number, ack or promise, and the first to be dropped.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signal {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+    #[prost(enumeration = "SignalKind", tag = "2")]
+    pub kind: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub content: ::prost::bytes::Bytes,
+    /// Whose it is; set by the broker.
+    #[prost(uint64, tag = "4")]
+    pub user: u64,
+    /// With PRESENCE; it names the user, and no conversation.
+    #[prost(message, optional, tag = "5")]
+    pub presence: ::core::option::Option<Presence>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Presence {
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    #[prost(enumeration = "PresenceState", tag = "2")]
+    pub state: i32,
+    /// When the newest session of one that is offline ended; 0 where nobody knows.
+    #[prost(uint64, tag = "3")]
+    pub last_seen: u64,
+}
 // ---------------------------------------------------------------------------------------------- endings
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1155,8 +1248,11 @@ pub struct Goaway {
     #[prost(uint32, tag = "1")]
     pub retry_after_ms: u32,
 }
+/// With `keep_will` the device's will stays as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {
+    #[prost(bool, tag = "1")]
+    pub keep_will: bool,
 }
 // ---------------------------------------------------------------------------------------------- first flight
 
@@ -1570,6 +1666,108 @@ impl Role {
             "MEMBER" => Some(Self::Member),
             "ADMIN" => Some(Self::Admin),
             "OWNER" => Some(Self::Owner),
+            _ => None,
+        }
+    }
+}
+// ---------------------------------------------------------------------------------------------- signals, presence
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SignalKind {
+    Typing = 0,
+    Recording = 1,
+    Stopped = 2,
+    /// Whatever the application means by it.
+    App = 3,
+    /// From the broker: someone's presence changed.
+    Presence = 4,
+}
+impl SignalKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Typing => "TYPING",
+            Self::Recording => "RECORDING",
+            Self::Stopped => "STOPPED",
+            Self::App => "APP",
+            Self::Presence => "PRESENCE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TYPING" => Some(Self::Typing),
+            "RECORDING" => Some(Self::Recording),
+            "STOPPED" => Some(Self::Stopped),
+            "APP" => Some(Self::App),
+            "PRESENCE" => Some(Self::Presence),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PresenceState {
+    /// Not for the asking user to know, whether there is such a user or not.
+    NotShown = 0,
+    Offline = 1,
+    /// Online, and nobody looks at a device.
+    Away = 2,
+    Online = 3,
+}
+impl PresenceState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::NotShown => "NOT_SHOWN",
+            Self::Offline => "OFFLINE",
+            Self::Away => "AWAY",
+            Self::Online => "ONLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NOT_SHOWN" => Some(Self::NotShown),
+            "OFFLINE" => Some(Self::Offline),
+            "AWAY" => Some(Self::Away),
+            "ONLINE" => Some(Self::Online),
+            _ => None,
+        }
+    }
+}
+/// Who sees a user's presence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Audience {
+    /// Whoever shares a conversation with it.
+    Company = 0,
+    /// 1: kept for its contacts.
+    Nobody = 2,
+}
+impl Audience {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Company => "COMPANY",
+            Self::Nobody => "NOBODY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPANY" => Some(Self::Company),
+            "NOBODY" => Some(Self::Nobody),
             _ => None,
         }
     }

@@ -138,6 +138,17 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_set_account", publish(17, Some(Action::SetAccount(account))));
     let closed = packet::SetAccount { user: user(), close: true, ..Default::default() };
     add("publish_close_account", publish(18, Some(Action::SetAccount(closed))));
+    let will = packet::Publish {
+        conversation: 9,
+        message_id: 10,
+        content: content.clone(),
+        action: Some(Action::SetWill(packet::SetWill { after_ms: 5_000 })),
+        ..Default::default()
+    };
+    add("publish_set_will", Kind::Publish(will));
+    add("publish_no_will", publish(11, Some(Action::SetWill(packet::SetWill { after_ms: 0 }))));
+    let to = packet::Audience::Nobody as i32;
+    add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
     add(
         "publish_ack",
         Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),
@@ -165,7 +176,23 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
         add(name, Kind::Response(packet::Response { id, result: Some(result) }));
     }
     add("goaway", Kind::Goaway(packet::Goaway { retry_after_ms: 4_000 }));
-    add("goodbye", Kind::Goodbye(packet::Goodbye {}));
+    let signal = packet::Signal { conversation: 1_048_576, ..Default::default() };
+    let kind = packet::SignalKind::App as i32;
+    let presence =
+        packet::Presence { user: 4_098, state: packet::PresenceState::Offline as i32, last_seen: 34_359_738_368 };
+    add("signal_typing", Kind::Signal(signal.clone()));
+    add("signal_app", Kind::Signal(packet::Signal { kind, content: Bytes::from_static(b"?"), ..signal.clone() }));
+    add(
+        "signal_stopped_of_another",
+        Kind::Signal(packet::Signal { kind: packet::SignalKind::Stopped as i32, user: 4_098, ..signal }),
+    );
+    let kind = packet::SignalKind::Presence as i32;
+    add(
+        "signal_presence",
+        Kind::Signal(packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() }),
+    );
+    add("goodbye_keep_will", Kind::Goodbye(packet::Goodbye { keep_will: true }));
+    add("goodbye", Kind::Goodbye(packet::Goodbye::default()));
     for (name, kind) in about_messages().into_iter().chain(about_groups()) {
         add(name, kind);
     }
@@ -508,6 +535,10 @@ fn requests() -> Vec<(&'static str, u64, Op)> {
         ("request_users", 5, Op::Users(packet::UsersRequest { users: vec![4_097, 4_098, 1] })),
         ("request_watch", 6, Op::Watch(packet::WatchRequest { conversation: 9, stop: false })),
         ("request_watch_stop", 7, Op::Watch(packet::WatchRequest { conversation: 9, stop: true })),
+        ("request_presence", 9, Op::Presence(packet::PresenceRequest { users: vec![4_097, 4_098], stop: false })),
+        ("request_presence_stop", 10, Op::Presence(packet::PresenceRequest { users: vec![4_098], stop: true })),
+        ("request_online", 11, Op::Online(packet::OnlineRequest { conversation: 9 })),
+        ("request_background", 12, Op::Background(packet::BackgroundRequest { background: true })),
         ("request_refresh", 8, Op::Refresh(packet::RefreshRequest { token: "aaaa.bbbb.cccc".into() })),
         ("request_refresh_own", 9, Op::Refresh(packet::RefreshRequest::default())),
         ("request_profiles", 10, Op::Profiles(packet::ProfilesRequest { users: vec![4_097, 4_098] })),
@@ -605,6 +636,19 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         ),
         ("response_devices", 13, Answer::Devices(packet::DevicesPage { devices: vec![device] })),
         ("response_accounts", 14, Answer::Accounts(packet::AccountsPage { accounts: vec![account], next: 4_097 })),
+        (
+            "response_presence",
+            9,
+            Answer::Presence(packet::PresenceAnswer {
+                users: vec![
+                    packet::Presence { user: 4_097, ..Default::default() },
+                    packet::Presence { user: 4_098, state: packet::PresenceState::Away as i32, last_seen: 0 },
+                ],
+                shown_to: packet::Audience::Nobody as i32,
+            }),
+        ),
+        ("response_online", 11, Answer::Online(packet::OnlineAnswer { online: 1_007 })),
+        ("response_background", 12, Answer::Background(packet::BackgroundAnswer {})),
     ]
 }
 
@@ -643,7 +687,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>, u32, &'static str)> {
         ("too_many_features", many_features, PRE, malformed),
         ("too_many_mentions", framed(&[&[0x0a, 0x37, 0x2a, 0x35, 0x12, 0x33][..], &[1; 51]].concat()), PRE, malformed),
         ("http", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4), PRE, malformed),
-        ("unknown_member", framed(&[0x5a, 0x01, 0x78]), PRE, "ignored"),
+        ("unknown_member", framed(&[0x62, 0x01, 0x78]), PRE, "ignored"),
         ("unknown_member_as_number", framed(&[0xc0, 0x0c, 0x07]), PRE, "ignored"),
         ("unknown_field_beside_nothing", framed(&[0xfd, 0x0f, 1, 2, 3, 4]), PRE, "ignored"),
         ("heartbeat", vec![0x00], PRE, "ignored"),

@@ -128,7 +128,10 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..60) {
+        match self.rng.u8(0..68) {
+            60..=63 => self.signal(device),
+            64..=66 => self.presence(device),
+            67 => self.show_presence(device),
             0..=17 => self.act(device),
             18..=28 => self.decide(),
             29..=30 => self.open(device),
