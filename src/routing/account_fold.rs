@@ -154,6 +154,11 @@ pub(super) fn fold_device_returned(view: &mut View<'_>, device: DeviceId, time: 
 /// A device was seen.
 pub(super) fn fold_device_seen(view: &mut View<'_>, device: DeviceId, time: LogTime) {
     update_device(view, device, |row| row.seen = row.seen.max(time));
+    // A user of format 1 does not know its devices: each is known again from when it comes.
+    let Some(user) = view.device(device).filter(|row| !row.is_gone).map(|row| row.user) else { return };
+    if view.user(user).is_some_and(|row| !row.devices.contains(&device)) {
+        update_user(view, user, |row| row.devices.push(device));
+    }
 }
 
 /// A user got an account, or lost it.

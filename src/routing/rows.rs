@@ -1,8 +1,8 @@
 //! The rows of derived state: what is known of users, devices, conversations and members, each under its key.
 //! A row is small, cloned freely, and encoded only when the background thread saves it.
 //!
-//! What rows of format 1 did not have stands behind the row, in a value of its own ([`MoreOfConversation`]): bytes that end
-//! before it are such a row, and it has its default.
+//! What rows of format 1 did not have stands behind the row, in a value of its own: bytes that end before it are such a
+//! row, and it has its default.
 
 use longwire_protocol::packet::{self, ConversationKind, HeadReason, Role};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
@@ -20,18 +20,24 @@ pub struct User {
     /// Its inbox.
     pub inbox: ConversationId,
     /// The devices it has; at most [`super::limits::DEVICES_MAX`].
+    #[serde(with = "count_of_devices")]
     pub devices: Vec<DeviceId>,
     /// How many conversations it is in, its inbox not counted.
     pub conversations: u32,
     /// How many contacts it has; they stand in slots from 0 on.
+    #[serde(skip)]
     pub contacts: u32,
     /// Whether it ever came with a device, or has an account: else it is but a name that others used.
+    #[serde(skip)]
     pub is_someone: bool,
     /// Its account is closed: it is let in no more, and nothing is taken to it.
+    #[serde(skip)]
     pub is_closed: bool,
     /// Tokens made up to here are good no more; 0 while none was taken back.
+    #[serde(skip)]
     pub tokens_until: LogTime,
     /// How often they were taken back: the broker's own tokens say of which generation they are.
+    #[serde(skip)]
     pub generation: u32,
 }
 
@@ -51,18 +57,38 @@ pub struct Device {
     /// Where it stands in the log, by its acks.
     pub cursor: Option<DeviceCursor>,
     /// What its user calls it.
+    #[serde(skip)]
     pub label: Box<str>,
     /// When it came first, or came again after it was forgotten.
+    #[serde(skip)]
     pub created: LogTime,
     /// When it was last seen, to within an hour.
+    #[serde(skip)]
     pub seen: LogTime,
     /// Tokens made for it up to here are good no more; 0 while none was taken back.
+    #[serde(skip)]
     pub tokens_until: LogTime,
     /// How often they were taken back.
+    #[serde(skip)]
     pub generation: u32,
     /// It was revoked, or expired. Its id and incarnation stay, so that an outbox of it that comes again is settled and
     /// not repeated.
+    #[serde(skip)]
     pub is_gone: bool,
+}
+
+/// Rows of format 1 have the number of a user's devices; which they are stands behind the row.
+mod count_of_devices {
+    use longwire_protocol::DeviceId;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(devices: &[DeviceId], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(u32::try_from(devices.len()).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DeviceId>, D::Error> {
+        u32::deserialize(deserializer).map(|_| Vec::new())
+    }
 }
 
 /// The answer to one publish, kept so that a repeat gets the same.
@@ -835,6 +861,15 @@ impl Row {
         let bytes = postcard::to_stdvec(self).expect(ENCODES);
         match self {
             Self::Conversation(row) => postcard::to_extend(&row.more, bytes).expect(ENCODES),
+            Self::User(row) => {
+                let more =
+                    (&row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation);
+                postcard::to_extend(&more, bytes).expect(ENCODES)
+            }
+            Self::Device(row) => {
+                let more = (&row.label, row.created, row.seen, row.tokens_until, row.generation, row.is_gone);
+                postcard::to_extend(&more, bytes).expect(ENCODES)
+            }
             _ => bytes,
         }
     }
@@ -846,10 +881,20 @@ impl Row {
     pub fn decode(bytes: &[u8]) -> Result<Self, ReadError> {
         let unreadable = |error| ReadError(format!("a row of the state is unreadable: {error}"));
         let (mut row, behind) = postcard::take_from_bytes(bytes).map_err(unreadable)?;
-        if let Self::Conversation(row) = &mut row
-            && !behind.is_empty()
-        {
-            row.more = postcard::from_bytes(behind).map_err(unreadable)?;
+        if behind.is_empty() {
+            return Ok(row);
+        }
+        match &mut row {
+            Self::Conversation(row) => row.more = postcard::from_bytes(behind).map_err(unreadable)?,
+            Self::User(row) => {
+                (row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation) =
+                    postcard::from_bytes(behind).map_err(unreadable)?;
+            }
+            Self::Device(row) => {
+                (row.label, row.created, row.seen, row.tokens_until, row.generation, row.is_gone) =
+                    postcard::from_bytes(behind).map_err(unreadable)?;
+            }
+            _ => {}
         }
         Ok(row)
     }

@@ -71,7 +71,8 @@ impl History {
         for presence in answer.users {
             let other = presence.user;
             let is_hidden = self.hidden.contains(&user) || self.hidden.contains(&other);
-            let may = other == user || (self.oracle.share(user, other) && !is_hidden);
+            let is_blocked = self.oracle.blocks(other, user);
+            let may = other == user || (self.oracle.share(user, other) && !is_hidden && !is_blocked);
             assert_eq!(presence.state() != PresenceState::NotShown, may, "what {user} may know of {other}");
             assert!(may || presence.last_seen == 0, "nor when it was seen");
             self.coverage.count(if may { "presences told" } else { "presences hidden" });
