@@ -129,6 +129,11 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
     let outcome = RIGHTS.run(&RIGHTS.seeds(RIGHTS_SEEDS), |seed| rights::run(seed, keys()));
     say(&outcome.coverage);
     assert!(outcome.failed.is_empty(), "seeds that fail: {:?}", outcome.failed);
+    if outcome.seeds >= RIGHTS_SEEDS {
+        let reached = ["bans", "bans lifted", "edits", "groups joined with a key", "recalls"];
+        let missing: Vec<_> = reached.iter().filter(|what| !outcome.coverage.0.contains_key(*what)).collect();
+        assert!(missing.is_empty(), "never reached: {missing:?}");
+    }
 }
 
 #[test]
