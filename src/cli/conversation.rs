@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use clap::{Args as ClapArgs, Subcommand};
-use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, Role, item};
+use longwire_client::packet::{self, Conversation, ConversationKind, DeviceChangeKind, EntryKind, Role, item};
 use longwire_client::{Client, Direction, Publication, PublishError, Start};
 
 use super::Fail;
@@ -304,6 +304,16 @@ async fn history(client: &Client, args: &History) -> Result<(), Fail> {
     Ok(())
 }
 
+/// What happened to a device.
+pub(super) fn device_change(kind: DeviceChangeKind) -> &'static str {
+    match kind {
+        DeviceChangeKind::DeviceAdded => "is new",
+        DeviceChangeKind::DeviceNamed => "has another label",
+        DeviceChangeKind::DeviceRevoked => "was revoked",
+        DeviceChangeKind::DeviceExpired => "was not seen for 60 days",
+    }
+}
+
 /// An entry in one line of words.
 pub(super) fn words(entry: &packet::Entry) -> String {
     match entry.kind() {
@@ -327,5 +337,16 @@ pub(super) fn words(entry: &packet::Entry) -> String {
         EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
         EntryKind::Settings => "* set how a conversation is shown".to_owned(),
         EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),
+        EntryKind::Profile => "* changed the own profile".to_owned(),
+        EntryKind::Contact => "* changed a contact".to_owned(),
+        EntryKind::Blocked => match &entry.blocked {
+            Some(blocked) if blocked.undone => format!("* {} is no longer blocked", blocked.name),
+            Some(blocked) => format!("* {} is blocked", blocked.name),
+            None => "* changed who is blocked".to_owned(),
+        },
+        EntryKind::Device => match &entry.device {
+            Some(device) => format!("* device {}: {}", device.name, device_change(device.kind())),
+            None => "* a device changed".to_owned(),
+        },
     }
 }

@@ -38,9 +38,10 @@ const RIGHTS_SEEDS: u64 = 1_000;
 const RIGHTS: Kind = Kind { name: "rights", variable: "LONGWIRE_RIGHTS", test: "nobody_sees" };
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
-const REACHED: [&str; 50] = [
+const REACHED: [&str; 55] = [
     "acks that never came",
     "catch-ups in all",
+    "changes of presence told",
     "catch-ups in skip",
     "clients asked to go",
     "clients that heard nothing",
@@ -78,17 +79,21 @@ const REACHED: [&str; 50] = [
     "outcomes unknown",
     "publishes behind an open one",
     "publishes repeated",
+    "presences told",
     "reactions",
     "reads off the thread",
     "recalls",
     "recalls of what may wait in a lane",
     "resets",
     "settings told",
+    "signals heard",
     "stores opened again",
     "tails lost to a lie",
     "tokens expired",
     "tokens refreshed",
     "tokens revoked",
+    "wills published",
+    "wills taken away",
 ];
 
 fn keys() -> &'static Keys {

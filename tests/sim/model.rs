@@ -171,6 +171,12 @@ pub(crate) struct Model {
     pub(crate) mentions: BTreeSet<(u64, u64, u64)>,
     /// What each user set for a conversation.
     pub(crate) settings: BTreeMap<(u64, u64), packet::Settings>,
+    /// How many wills were published.
+    pub(crate) wills_published: u64,
+    /// What each device leaves: whose, where, what.
+    pub(crate) wills: BTreeMap<u64, (u64, u64, Vec<u8>)>,
+    /// A will was taken away just now: the next entry may be it.
+    taken: Option<(u64, u64, Vec<u8>)>,
     newest_id: BTreeMap<(u64, u64, u64), u64>,
     /// An owner has become an admin: the next entry there makes another the owner.
     handing: Option<(u64, u64)>,
@@ -231,6 +237,13 @@ impl Model {
                 self.in_order(&stored.origin, id);
             }
         }
+        let is_will = stored.origin.device.0 == 0 && wire.sender != 0 && kind == EntryKind::Message;
+        if is_will {
+            let will = self.taken.take().expect("a message that no device published is a will that was there");
+            assert_eq!(will, (wire.sender, id, wire.content.to_vec()), "and is what the device left");
+            self.wills_published += 1;
+        }
+        self.taken = None;
         if wire.sender != 0 {
             self.may_write(id, wire.sender, kind);
             self.may_alter(id, &wire);
@@ -252,8 +265,10 @@ impl Model {
         match kind {
             EntryKind::Message | EntryKind::Label => {
                 // The own mark goes along with what someone writes; with a label too.
+                // A will is nobody's writing.
                 if let Some(member) = conversation.members.get_mut(&wire.sender)
                     && kind == EntryKind::Message
+                    && !is_will
                 {
                     member.mark = stored.seq.0;
                 }
@@ -308,6 +323,7 @@ impl Model {
                 };
             }
             EntryKind::Left | EntryKind::Edit => {}
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
             EntryKind::Info => panic!("nobody does this: {wire:?}"),
         }
         if matches!(kind, EntryKind::Message | EntryKind::Edit) {
@@ -386,6 +402,10 @@ impl Model {
             (Kind::Group | Kind::Direct, EntryKind::Reaction) => role >= Role::Reader as i32,
             (Kind::Group | Kind::Direct, _) => role >= Role::Member as i32,
             (Kind::Inbox, EntryKind::Settings | EntryKind::Hidden) => conversation.pair.0 == user,
+            // What the user says about itself.
+            (Kind::Inbox, EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device) => {
+                conversation.pair.0 == user
+            }
             (Kind::Inbox, _) => false,
         };
         assert!(may, "user {user} with role {role} writes {kind:?} into conversation {id}");
@@ -483,7 +503,24 @@ impl Model {
             Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
                 panic!("nobody does this: {change:?}")
             }
-            Change::IncarnationGiven { .. } | Change::FloorRaised { .. } | Change::CursorStored { .. } => {}
+            Change::WillSet { device, will } => {
+                let (user, _) = self.devices.get(&device.0).expect("a device that exists");
+                assert_eq!(*user, will.user.0, "a will of the device's user");
+                self.may_write(will.conversation.0, will.user.0, EntryKind::Message);
+                self.wills.insert(device.0, (will.user.0, will.conversation.0, will.content.to_vec()));
+            }
+            Change::WillTaken { device } => {
+                self.taken = self.wills.remove(&device.0);
+                assert!(self.taken.is_some(), "a will is taken from who has one");
+            }
+            Change::IncarnationGiven { device, .. } => drop(self.wills.remove(&device.0)),
+            Change::AudienceSet { .. } | Change::Seen { .. } => {}
+            Change::FloorRaised { .. }
+            | Change::CursorStored { .. }
+            | Change::DeviceSeen { .. }
+            | Change::DeviceReturned { .. }
+            | Change::AccountSet { .. }
+            | Change::InvitationUsed { .. } => {}
         }
     }
 

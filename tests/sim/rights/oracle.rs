@@ -156,6 +156,12 @@ pub(super) struct Oracle {
     pub(super) conversations: BTreeMap<u64, Conversation>,
     /// Inbox and name of each user.
     pub(super) users: BTreeMap<u64, (u64, String)>,
+    /// Who blocks whom.
+    pub(super) blocked: BTreeSet<(u64, u64)>,
+    /// How users show themselves.
+    pub(super) profiles: BTreeMap<u64, String>,
+    /// User and device of those that were let in.
+    pub(super) devices: Vec<(u64, u64)>,
 }
 
 impl Oracle {
@@ -216,7 +222,7 @@ impl Oracle {
         self.make(id, ConversationKind::Group, label, (0, 0));
         self.set_role(id, maker, maker, Role::Owner);
         for user in users {
-            if !self.conversations[&id].is_member(*user) {
+            if !self.conversations[&id].is_member(*user) && !self.blocks(*user, maker) {
                 self.set_role(id, maker, *user, Role::Member);
             }
         }
@@ -232,7 +238,7 @@ impl Oracle {
 
     fn tell(&mut self, user: u64, about: u64, kind: EntryKind) {
         let inbox = self.users[&user].0;
-        let entry = Entry { sender: 0, kind, about, ..Entry::default() };
+        let entry = Entry { kind, about, ..Entry::default() };
         self.of(inbox).entries.push(entry);
     }
 
@@ -289,7 +295,10 @@ impl Oracle {
         let (kind, role, head) = (conversation.kind, conversation.role(user), conversation.head());
         let others = conversation.active().iter().filter(|(other, _)| *other != user).count();
         let publishes = match kind {
-            Direct => true,
+            Direct => {
+                let (a, b) = conversation.pair;
+                !self.blocks(if a == user { b } else { a }, user)
+            }
             Group => matches!(role, Role::Member | Role::Admin | Role::Owner),
             Channel => grants.publishes(&conversation.label),
             _ => false,
@@ -411,6 +420,9 @@ impl Oracle {
                 }
                 if was == *to {
                     return Answer::Done(head);
+                }
+                if was == Role::None && self.blocks(*whose, user) {
+                    return Answer::Refused;
                 }
                 if *to == Role::Owner {
                     self.set_role(id, user, user, Role::Admin);

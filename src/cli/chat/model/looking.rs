@@ -9,6 +9,7 @@ impl Model {
         self.scroll = 0;
         self.load_newest_if_behind(id);
         self.mark_read();
+        self.wish(Wish::Company(id));
     }
 
     /// The next conversation in the list, or the one before.
