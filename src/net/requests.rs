@@ -272,6 +272,8 @@ fn watch(
     let mut pending = session.outbox.lock();
     if request.stop {
         pending.watching.retain(|(watched, _)| *watched != id);
+        // What waits of it is of no interest any more; and nobody would tell this session that it was recalled.
+        pending.bulk.look_again();
         drop(pending);
         shared.registry.unwatch(id, session);
     } else {

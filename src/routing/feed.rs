@@ -127,12 +127,17 @@ impl Feed {
     }
 
     fn tell_everyone(&mut self, entry: &StoredEntry) {
+        let is_recall = recall_of(entry).is_some();
         let mut sessions = self.registry.all();
         // In an order that repeats, for whoever drives the broker by hand.
         sessions.sort_unstable_by_key(|session| session.number);
         for session in sessions {
             let mut pending = session.outbox.lock();
             for is_express in [true, false] {
+                // Nobody knows what waits for whom: what is recalled is found out when the log is read.
+                if is_recall {
+                    pending.lane(is_express).look_again();
+                }
                 push(&mut pending, &session, entry, is_express, false);
             }
             self.wakers.extend(pending.take_waker());
@@ -179,6 +184,8 @@ impl Recipients<'_> {
     /// there may be news, and look for themselves.
     fn push_to(&mut self, registry: &Registry, user: UserId) {
         registry.each_of(user, |session| {
+            // Also from who is no member any more: what was there before still waits for them.
+            self.withdraw(session);
             let rows = Reader::new(self.state);
             let member = rows.member(self.entry.conversation, user);
             let duty = rows.duty(user, self.entry.conversation);
@@ -198,6 +205,7 @@ impl Recipients<'_> {
 
     /// To a session that watches the channel. A reader with a row gets it by its row.
     fn push_to_watcher(&mut self, session: &Arc<Session>) {
+        self.withdraw(session);
         let rows = Reader::new(self.state);
         let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
         if has_row || !self.is_readable(session) {
@@ -218,11 +226,17 @@ impl Recipients<'_> {
             || session.grants.load().read.admit(&self.conversation.label)
     }
 
-    fn push(&mut self, session: &Session, pending: &mut Pending, admits: bool) {
-        let lane = pending.lane(self.conversation.kind.is_express());
-        for seq in &self.recalled {
-            lane.withdraw(self.entry.conversation, *seq);
+    /// What this entry recalls does not leave any more.
+    fn withdraw(&self, session: &Session) {
+        if self.recalled.is_empty() {
+            return;
         }
+        let mut pending = session.outbox.lock();
+        let lane = pending.lane(self.conversation.kind.is_express());
+        self.recalled.iter().for_each(|seq| lane.withdraw(self.entry.conversation, *seq));
+    }
+
+    fn push(&mut self, session: &Session, pending: &mut Pending, admits: bool) {
         push(pending, session, self.entry, self.conversation.kind.is_express(), admits);
         self.wakers.extend(pending.take_waker());
     }
@@ -230,18 +244,24 @@ impl Recipients<'_> {
 
 /// The seqs that nobody is shown any more from this entry on: a recalled message and its edits.
 fn recalled(rows: &Reader<'_>, conversation: &Conversation, entry: &StoredEntry) -> Vec<Seq> {
-    // Few entries are looked into: where nothing is withheld this is no recall, and a recall has no content.
-    let may_recall = conversation.more.withheld.0.is_some() && entry.item.len() <= RECALL_BYTES_MAX;
-    let item = may_recall.then(|| packet::Item::decode(&entry.item[..]).ok()).flatten();
-    let Some(item::Kind::Entry(packet::Entry { recall: Some(recall), .. })) = item.and_then(|item| item.kind) else {
-        return Vec::new();
-    };
+    let may_recall = conversation.more.withheld.0.is_some();
+    let Some(target) = may_recall.then(|| recall_of(entry)).flatten() else { return Vec::new() };
     if Mutation::RecalledInLane.is_planted() {
         return Vec::new();
     }
-    let target = Seq(recall.seq);
     let edits = rows.altered(entry.conversation, target).map_or(&[][..], |altered| &altered.edits);
     edits.iter().copied().chain([target]).collect()
+}
+
+/// The message that an entry recalls. Few entries are looked into: a recall has no content.
+fn recall_of(entry: &StoredEntry) -> Option<Seq> {
+    if entry.item.len() > RECALL_BYTES_MAX {
+        return None;
+    }
+    match packet::Item::decode(&entry.item[..]).ok()?.kind? {
+        item::Kind::Entry(packet::Entry { recall: Some(recall), .. }) => Some(Seq(recall.seq)),
+        _ => None,
+    }
 }
 
 fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_express: bool, admits: bool) {
@@ -382,6 +402,47 @@ mod tests {
             }
             Ok(())
         }
+    }
+
+    /// What waits in a lane is withdrawn also from who was removed before the recall, and is not told of it.
+    #[test]
+    fn what_is_recalled_does_not_leave_for_who_was_removed_meanwhile() {
+        use crate::routing::rows::{Duty, Interval, Key};
+        use crate::routing::view::{Overlay, View};
+
+        let (id, pair) = (ConversationId(5), (UserId(0), UserId(0)));
+        let mut more = MoreOfConversation::default();
+        more.note_withheld(Seq(1));
+        let group = Conversation { kind: Kind::Group, label: "".into(), pair, head: Head::default(), members: 1, more };
+        let removed = Interval { from: Seq(1), to: Seq(2), countable_before: 0 };
+        let (mark, mark_position) = (Seq(0), Position(0));
+        let member = Member { role: 0, intervals: vec![removed], mark, mark_countable: 0, mark_position };
+        let (mut state, mut overlay) = (State::default(), Overlay::default());
+        let mut view = View::new(&state, &mut overlay);
+        view.put(Key::Conversation(id), Some(Row::Conversation(group)));
+        view.put(Key::Member(id, UserId(1)), Some(Row::Member(member)));
+        view.put(Key::Duty(UserId(1), id), Some(Row::Duty(Duty { since: Seq(0), joined: Position(0), closed: true })));
+        overlay.merge(&mut state);
+        let (registry, session) = (Arc::new(Registry::default()), Arc::new(Session::of_test()));
+        registry.attach(&session);
+        let place = Place { position: Position(1), conversation: id, seq: Seq(1) };
+        {
+            let mut pending = session.outbox.lock();
+            pending.bulk.begin_turn().expect("it is behind");
+            assert!(pending.bulk.end_turn(Position(0)), "and live now");
+            pending.bulk.push(Ready { place, item: Bytes::from_static(b"what it said") }, true);
+        }
+        let recall = packet::Recalled { seq: 1, countable: 1 };
+        let entry = packet::Entry { conversation: 5, seq: 3, recall: Some(recall), ..packet::Entry::default() };
+        let mut frame = FrameBuilder::new(SegmentId(1), Position(3), LogTime(0));
+        let meta = EntryMeta { conversation: id, seq: Seq(3), ..EntryMeta::default() };
+        let entry = packet::Item { kind: Some(item::Kind::Entry(entry)) };
+        frame.push_entry(&meta, |out| out.extend_from_slice(&entry.encode_to_vec()));
+        Feed::new(Arc::new(RwLock::new(state)), registry).feed(&frame.finish());
+        let mut pending = session.outbox.lock();
+        let sent = pending.bulk.take(usize::MAX, true).expect("something in its place");
+        assert_eq!(sent.item, head_item(id, Seq(1), Seq(1), packet::HeadReason::Recalled, 0));
+        assert!(pending.bulk.take(usize::MAX, true).is_none(), "and nothing of the recall");
     }
 
     /// Whoever may be a reader and is online looks in the log: nobody misses an entry because the disk is in trouble.

@@ -117,7 +117,12 @@ impl Draft<'_, '_> {
         if within > 0 && !is_admin && self.frame.time().0 > target.time.0.saturating_add(within) {
             return Err(No(Reason::Forbidden, "the time in which one may recall is over"));
         }
-        self.may_speak(session, id)?;
+        // In a group who may not publish takes back nothing either.
+        if kind != Kind::Group {
+            self.may_speak(session, id)?;
+        } else if !is_admin {
+            self.may_publish(session, id)?;
+        }
         if self.view.uncounted(id).is_some_and(|row| row.stretches.len() >= RECALLED_MAX) {
             return Err(No(Reason::QuotaExceeded, "too many messages of this conversation were recalled"));
         }

@@ -509,7 +509,7 @@ fn apply(
                 return Err(Reason::InvalidArgument);
             }
             let is_own = naive.entries[recall.seq as usize - 1] == Some(user);
-            if !is_own && !matches!(own, Role::Admin | Role::Owner) {
+            if !matches!(own, Role::Admin | Role::Owner) && (!is_own || own == Role::Reader) {
                 return Err(Reason::Forbidden);
             }
             naive.recalled.insert(recall.seq);

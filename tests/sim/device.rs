@@ -128,8 +128,12 @@ pub(crate) struct Wire {
     seen: Seen,
     requests: BTreeMap<u64, packet::Request>,
     next_request: u64,
-    /// The log's tail when something was asked.
-    asked: BTreeMap<u64, u64>,
+    /// The log's tail and its time when something was asked.
+    asked: BTreeMap<u64, (u64, u64)>,
+    /// The same when it connected.
+    since: (u64, u64),
+    /// The log's tail when it last had something to be sent again.
+    rewound: u64,
     /// Channels watched: answered, and after which head up to which.
     watching: BTreeMap<u64, Vec<(u64, u64)>>,
     own_cursor: Option<Bytes>,
@@ -173,6 +177,12 @@ pub(crate) struct Around<'a> {
     pub(crate) revoked: &'a BTreeSet<String>,
     /// Cursors beyond this position, of segments up to then, were lost by a disk that lied.
     pub(crate) lost: &'a [(u64, u64)],
+    /// The log's time; 0 while there is no broker.
+    pub(crate) log_now: u64,
+    /// The latest that it ever was.
+    pub(crate) log_latest: u64,
+    /// By session: what was recalled while it waited in a live lane, and never leaves.
+    pub(crate) withdrawn: &'a BTreeMap<u64, BTreeSet<(u64, u64)>>,
     /// The disk has failed, so the broker may say that it failed.
     pub(crate) may_fail: bool,
     /// Faults are over.
@@ -254,6 +264,8 @@ impl Device {
             requests: BTreeMap::new(),
             next_request: 1,
             asked: BTreeMap::new(),
+            since: (around.model.tail, around.log_now),
+            rewound: u64::MAX,
             watching: BTreeMap::new(),
             own_cursor: own,
             has_dropped: false,
@@ -346,15 +358,15 @@ impl Device {
 
     /// Asks for something to read.
     pub(crate) fn request(&mut self, op: packet::request::Op) {
-        self.request_at(op, 0);
+        self.request_at(op, (0, 0));
     }
 
-    /// The same, where the log's tail is this.
-    pub(crate) fn request_at(&mut self, op: packet::request::Op, tail: u64) {
+    /// The same, where the log's tail and time are these.
+    pub(crate) fn request_at(&mut self, op: packet::request::Op, at: (u64, u64)) {
         let Some(wire) = self.wire.as_mut().filter(|w| w.connected.is_some() && w.requests.len() < 8) else { return };
         let request = packet::Request { id: wire.next_request, op: Some(op) };
         wire.next_request += 1;
-        wire.asked.insert(request.id, tail);
+        wire.asked.insert(request.id, at);
         wire.requests.insert(request.id, request.clone());
         wire.session.request(request);
     }
@@ -437,7 +449,9 @@ impl Device {
             });
             return false;
         }
-        wire.forget_rewound(before);
+        if wire.forget_rewound(before) {
+            wire.rewound = around.model.tail;
+        }
         true
     }
 
@@ -559,6 +573,7 @@ impl Device {
                 wire.session.answer(k);
                 if wire.forget_rewound(before) {
                     around.coverage.count("items sent again");
+                    wire.rewound = around.model.tail;
                 }
             }
         }

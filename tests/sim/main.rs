@@ -38,7 +38,7 @@ const RIGHTS_SEEDS: u64 = 1_000;
 const RIGHTS: Kind = Kind { name: "rights", variable: "LONGWIRE_RIGHTS", test: "nobody_sees" };
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
-const REACHED: [&str; 43] = [
+const REACHED: [&str; 55] = [
     "acks that never came",
     "catch-ups in all",
     "changes of presence told",
@@ -54,12 +54,18 @@ const REACHED: [&str; 43] = [
     "devices restored from a copy",
     "disks that are full",
     "drains",
+    "edits",
     "entries of watched channels",
     "failed commits found after all",
     "fights for a device",
+    "heads of what ended",
     "heads of what expired",
+    "heads of what is hidden",
     "heads of what is too large",
+    "heads of what was recalled",
+    "heads of what was recalled, in history",
     "heads of what was skipped",
+    "hidden messages told",
     "ids given up",
     "impostors of a device",
     "items larger than a window",
@@ -68,12 +74,18 @@ const REACHED: [&str; 43] = [
     "kills",
     "marks",
     "marks of others",
+    "mentions told",
+    "messages that end",
     "outcomes unknown",
     "publishes behind an open one",
     "publishes repeated",
     "presences told",
+    "reactions",
     "reads off the thread",
+    "recalls",
+    "recalls of what may wait in a lane",
     "resets",
+    "settings told",
     "signals heard",
     "stores opened again",
     "tails lost to a lie",
@@ -122,6 +134,11 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
     let outcome = RIGHTS.run(&RIGHTS.seeds(RIGHTS_SEEDS), |seed| rights::run(seed, keys()));
     say(&outcome.coverage);
     assert!(outcome.failed.is_empty(), "seeds that fail: {:?}", outcome.failed);
+    if outcome.seeds >= RIGHTS_SEEDS {
+        let reached = ["bans", "bans lifted", "edits", "groups joined with a key", "recalls"];
+        let missing: Vec<_> = reached.iter().filter(|what| !outcome.coverage.0.contains_key(*what)).collect();
+        assert!(missing.is_empty(), "never reached: {missing:?}");
+    }
 }
 
 #[test]

@@ -48,6 +48,11 @@ pub(crate) struct Entry {
     pub(crate) time: u64,
     pub(crate) origin: Origin,
     pub(crate) is_message: bool,
+    pub(crate) sender: u64,
+    /// When it ceases to be shown; 0: never.
+    pub(crate) expires: u64,
+    /// The message that it is another content of; 0: none.
+    pub(crate) edit: u64,
     pub(crate) item: Bytes,
 }
 
@@ -80,6 +85,11 @@ pub(crate) struct Conversation {
     pub(crate) pair: (u64, u64),
     pub(crate) entries: Vec<Entry>,
     pub(crate) members: BTreeMap<u64, Member>,
+    /// What is shown to nobody any more, messages and edits, and the positions of the recalls.
+    pub(crate) recalled: BTreeMap<u64, u64>,
+    /// By user and seq: since which position a message is hidden; 0 where it no longer is.
+    pub(crate) hidden: BTreeMap<(u64, u64), u64>,
+    reactions: BTreeMap<(u64, u64), String>,
 }
 
 impl Conversation {
@@ -95,13 +105,31 @@ impl Conversation {
         matches!(self.kind, Kind::Direct | Kind::Inbox)
     }
 
-    /// The messages above the mark, and kept from a position on, in the stretch that the user is in now.
-    pub(crate) fn unread(&self, user: u64, floor: u64) -> u64 {
+    /// Whether an entry was recalled at this position, or before.
+    pub(crate) fn is_recalled(&self, seq: u64, by: u64) -> bool {
+        self.recalled.get(&seq).is_some_and(|position| *position <= by)
+    }
+
+    /// Whether an entry was no longer to be shown at this time.
+    pub(crate) fn has_ended(&self, seq: u64, time: u64) -> bool {
+        self.entry(seq).is_some_and(|entry| entry.expires > 0 && entry.expires <= time)
+    }
+
+    /// Whether a user has been hiding a message since this position, or before.
+    pub(crate) fn is_hidden(&self, user: u64, seq: u64, by: u64) -> bool {
+        self.hidden.get(&(user, seq)).is_some_and(|since| *since > 0 && *since <= by)
+    }
+
+    /// The messages above the mark that are shown at this time, and kept from a position on, in the stretch that the user
+    /// is in now.
+    pub(crate) fn unread(&self, user: u64, floor: u64, time: u64) -> u64 {
         let Some(member) = self.members.get(&user).filter(|m| m.is_active()) else { return 0 };
         let Some(&(from, _)) = member.intervals.last() else { return 0 };
         let above = from.max(member.mark + 1);
         (above..=self.head())
             .filter(|seq| self.entry(*seq).is_some_and(|e| e.is_message && e.position >= floor))
+            .filter(|seq| !self.recalled.contains_key(seq) && !self.has_ended(*seq, time))
+            .filter(|seq| !self.is_hidden(user, *seq, u64::MAX))
             .count() as u64
     }
 }
@@ -137,6 +165,12 @@ pub(crate) struct Model {
     pub(crate) announced: BTreeMap<(u64, u64), u64>,
     /// Conversations of each user, past ones too.
     pub(crate) of_user: BTreeMap<u64, BTreeSet<u64>>,
+    /// By position: what a recall took from everybody's sight, of which conversation.
+    pub(crate) recalls: BTreeMap<u64, (u64, Vec<u64>)>,
+    /// What inboxes are still to be told: who is mentioned, where.
+    pub(crate) mentions: BTreeSet<(u64, u64, u64)>,
+    /// What each user set for a conversation.
+    pub(crate) settings: BTreeMap<(u64, u64), packet::Settings>,
     /// How many wills were published.
     pub(crate) wills_published: u64,
     /// What each device leaves: whose, where, what.
@@ -198,7 +232,10 @@ impl Model {
             let (user, _) = self.devices.get(&stored.origin.device.0).expect("a device that exists");
             assert_eq!(*user, wire.sender, "the sender is the device's user");
             self.answered(&stored.origin, Answer { conversation: id, seq: stored.seq.0, time: stored.time.0 });
-            self.in_order(&stored.origin, id);
+            // An inbox has what was said about several conversations, each in its own order.
+            if self.conversations[&id].kind != Kind::Inbox {
+                self.in_order(&stored.origin, id);
+            }
         }
         let is_will = stored.origin.device.0 == 0 && wire.sender != 0 && kind == EntryKind::Message;
         if is_will {
@@ -209,6 +246,7 @@ impl Model {
         self.taken = None;
         if wire.sender != 0 {
             self.may_write(id, wire.sender, kind);
+            self.may_alter(id, &wire);
             if let Some(membership) = &wire.membership {
                 self.may_decide(id, wire.sender, membership.user, membership.role);
             }
@@ -219,6 +257,9 @@ impl Model {
             time: stored.time.0,
             origin: stored.origin,
             is_message: kind == EntryKind::Message,
+            sender: wire.sender,
+            expires: wire.expires,
+            edit: wire.edit,
             item: stored.item.clone(),
         });
         match kind {
@@ -232,15 +273,15 @@ impl Model {
                     member.mark = stored.seq.0;
                 }
                 if kind == EntryKind::Label {
-                    conversation.label = wire.label;
+                    conversation.label.clone_from(&wire.label);
                 }
             }
             EntryKind::Membership => {
-                let change = wire.membership.expect("a membership entry says whose");
+                let change = wire.membership.as_ref().expect("a membership entry says whose");
                 self.set_role(id, change.user, change.role, stored.seq.0);
             }
             EntryKind::Joined => {
-                let joined = wire.joined.expect("a joined entry says what");
+                let joined = wire.joined.as_ref().expect("a joined entry says what");
                 let user = self.conversations[&id].pair.0;
                 let about = &self.conversations[&joined.conversation];
                 assert_eq!(joined.seq, about.head(), "a joined entry covers what there is");
@@ -250,14 +291,43 @@ impl Model {
                 self.covered.insert((user, joined.conversation), joined.seq);
                 self.announced.insert((user, joined.conversation), stored.seq.0);
             }
-            EntryKind::Left | EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
-            EntryKind::Edit
-            | EntryKind::Recall
-            | EntryKind::Reaction
-            | EntryKind::Info
-            | EntryKind::Mentioned
-            | EntryKind::Settings
-            | EntryKind::Hidden => panic!("nobody does this: {wire:?}"),
+            EntryKind::Recall => {
+                let target = wire.recall.expect("a recall says of what").seq;
+                let of = (1..).zip(&conversation.entries);
+                let gone: Vec<u64> =
+                    of.filter(|(seq, e)| *seq == target || e.edit == target).map(|(seq, _)| seq).collect();
+                conversation.recalled.extend(gone.iter().map(|seq| (*seq, stored.position.0)));
+                self.recalls.insert(stored.position.0, (id, gone));
+            }
+            EntryKind::Reaction => {
+                let react = wire.reaction.as_ref().expect("a reaction says which");
+                conversation.reactions.insert((react.seq, wire.sender), react.reaction.clone());
+            }
+            EntryKind::Mentioned => {
+                let (user, about) = (conversation.pair.0, wire.mentioned.expect("a mention says where"));
+                let was_owed = self.mentions.remove(&(user, about.conversation, about.seq));
+                assert!(was_owed, "user {user} is told twice, or of what mentions nobody: {about:?}");
+            }
+            EntryKind::Settings => {
+                let (user, set) = (conversation.pair.0, wire.settings.expect("settings say of what"));
+                self.settings.insert((user, set.conversation), set.settings.unwrap_or_default());
+            }
+            EntryKind::Hidden => {
+                let (user, hidden) = (conversation.pair.0, wire.hidden.expect("it says what is hidden"));
+                let about = self.conversations.get_mut(&hidden.conversation).expect("of a conversation that exists");
+                let since = about.hidden.entry((user, hidden.seq)).or_default();
+                *since = match (hidden.undo, *since) {
+                    (true, _) => 0,
+                    (false, 0) => stored.position.0,
+                    (false, since) => since,
+                };
+            }
+            EntryKind::Left | EntryKind::Edit => {}
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
+            EntryKind::Info => panic!("nobody does this: {wire:?}"),
+        }
+        if matches!(kind, EntryKind::Message | EntryKind::Edit) {
+            self.mention(id, stored.seq.0, &wire);
         }
     }
 
@@ -276,6 +346,51 @@ impl Model {
         *newest = message_id;
     }
 
+    /// Who is in the conversation and is mentioned is to be told, and nobody else.
+    fn mention(&mut self, id: u64, seq: u64, wire: &packet::Entry) {
+        let members = &self.conversations[&id].members;
+        let mentioned = wire.beside.iter().flat_map(|beside| &beside.mentions);
+        let told = mentioned.filter(|user| **user != wire.sender && members.get(user).is_some_and(Member::is_active));
+        self.mentions.extend(told.map(|user| (*user, id, seq)));
+    }
+
+    /// What is said about an earlier message is said by who may, of one that is shown to them.
+    fn may_alter(&self, id: u64, wire: &packet::Entry) {
+        let (about, target, countable) = match (wire.kind(), &wire.recall, &wire.reaction, &wire.hidden) {
+            (EntryKind::Edit, ..) => (id, wire.edit, None),
+            (EntryKind::Recall, Some(recall), ..) => (id, recall.seq, Some(recall.countable)),
+            (EntryKind::Reaction, _, Some(react), _) => (id, react.seq, None),
+            (EntryKind::Hidden, _, _, Some(hidden)) => (hidden.conversation, hidden.seq, Some(hidden.countable)),
+            _ => return,
+        };
+        let of = &self.conversations[&about];
+        let entry = of.entry(target).unwrap_or_else(|| panic!("it is about nothing: {wire:?}"));
+        let is_shown = entry.is_message && !of.recalled.contains_key(&target) && !of.has_ended(target, wire.time);
+        assert!(is_shown, "it is about what is not shown: {wire:?}");
+        let member = of.members.get(&wire.sender);
+        let sees = of.kind == Kind::Channel || member.is_some_and(|member| member.sees(target));
+        assert!(sees, "it is about what its sender does not see: {wire:?}");
+        let is_admin = of.kind == Kind::Group && member.is_some_and(|member| member.role >= Role::Admin as i32);
+        let may = match wire.kind() {
+            EntryKind::Edit => entry.sender == wire.sender,
+            EntryKind::Recall => entry.sender == wire.sender || is_admin,
+            EntryKind::Hidden => member.is_some_and(Member::is_active),
+            _ => true,
+        };
+        assert!(may, "it is another's, and not its sender's to alter: {wire:?}");
+        if let EntryKind::Edit = wire.kind() {
+            assert_eq!(wire.expires, entry.expires, "an edit ends with its message");
+        }
+        if let Some(react) = &wire.reaction {
+            let before = of.reactions.get(&(target, wire.sender)).map_or("", String::as_str);
+            assert_ne!(before, react.reaction, "a reaction that was given already writes no entry");
+        }
+        if let Some(countable) = countable {
+            let messages = of.entries[..target as usize].iter().filter(|entry| entry.is_message).count() as u64;
+            assert_eq!(countable, messages, "the messages up to it: {wire:?}");
+        }
+    }
+
     fn may_write(&self, id: u64, user: u64, kind: EntryKind) {
         let conversation = &self.conversations[&id];
         let role = conversation.members.get(&user).map_or(0, |m| m.role);
@@ -284,7 +399,9 @@ impl Model {
             (Kind::Group, EntryKind::Label) => role >= Role::Admin as i32,
             // The first entry makes its owner a member.
             (Kind::Group, EntryKind::Membership) => role >= Role::Member as i32 || conversation.head() == 0,
+            (Kind::Group | Kind::Direct, EntryKind::Reaction) => role >= Role::Reader as i32,
             (Kind::Group | Kind::Direct, _) => role >= Role::Member as i32,
+            (Kind::Inbox, EntryKind::Settings | EntryKind::Hidden) => conversation.pair.0 == user,
             // What the user says about itself.
             (Kind::Inbox, EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device) => {
                 conversation.pair.0 == user
@@ -365,11 +482,15 @@ impl Model {
                 self.answered(&origin, Answer { conversation: conversation.0, seq: seq.0, time });
             }
             Change::MarkSet { user, conversation, seq, .. } => {
-                let conversation = self.conversations.get_mut(&conversation.0).expect("a conversation that exists");
+                let id = conversation.0;
+                let conversation = self.conversations.get_mut(&id).expect("a conversation that exists");
                 assert!(seq.0 <= conversation.head(), "a mark is clamped to the head");
                 let member = conversation.members.get_mut(&user.0).expect("a mark of a member");
-                assert!(seq.0 > member.mark, "a mark only rises");
-                member.mark = seq.0;
+                // What is shown as unread is so until the next mark, be it the same.
+                let settings = self.settings.get_mut(&(user.0, id));
+                let was_unread = settings.is_some_and(|settings| std::mem::take(&mut settings.marked_unread));
+                assert!(seq.0 > member.mark || was_unread, "a mark only rises");
+                member.mark = member.mark.max(seq.0);
             }
             Change::RoleSet { conversation, user, role } => {
                 let head = self.conversations[&conversation.0].head();
@@ -412,7 +533,16 @@ impl Model {
                 self.of_user.entry(user).or_default().insert(id);
             }
         }
-        let conversation = Conversation { kind, label: label.to_owned(), pair, entries: Vec::new(), members };
+        let conversation = Conversation {
+            kind,
+            label: label.to_owned(),
+            pair,
+            entries: Vec::new(),
+            members,
+            recalled: BTreeMap::new(),
+            hidden: BTreeMap::new(),
+            reactions: BTreeMap::new(),
+        };
         assert!(self.conversations.insert(id, conversation).is_none(), "conversation {id} is made twice");
     }
 }

@@ -174,6 +174,10 @@ pub(crate) struct World {
     committed: BTreeMap<u64, u64>,
     /// The broker drains: it is stopped after so many steps.
     draining: Option<u32>,
+    /// The latest that the log's time ever was.
+    log_latest: u64,
+    /// By session: what was recalled while it waited in a live lane.
+    withdrawn: BTreeMap<u64, BTreeSet<(u64, u64)>>,
     /// Sessions that were taken over.
     taken_over: BTreeSet<u64>,
     /// A link that only its script carries.
@@ -263,6 +267,8 @@ impl World {
             latest: 0,
             committed: BTreeMap::new(),
             draining: None,
+            log_latest: 0,
+            withdrawn: BTreeMap::new(),
             taken_over: BTreeSet::new(),
             slow: None,
             next_capacity: None,
@@ -448,10 +454,42 @@ impl World {
     }
 
     fn feed(&mut self) {
-        let Some(broker) = &mut self.broker else { return };
-        if broker.step_feed() {
+        if self.step_feed() {
             self.trace.note(|| "feed".into());
         }
+    }
+
+    /// A frame is fed. What it recalls, and waits in a live lane meanwhile, must not leave any more.
+    fn step_feed(&mut self) -> bool {
+        let Some(broker) = &mut self.broker else { return false };
+        let before = broker.rooms.shared.fed.load(Ordering::Relaxed);
+        let mut live = Vec::new();
+        if self.model.recalls.range(before + 1..).next().is_some() {
+            for session in broker.rooms.shared.registry.all() {
+                let outbox = session.outbox.lock();
+                let lanes = [&outbox.express, &outbox.bulk].map(|lane| lane.is_live().then(|| lane.sent().0));
+                live.push((session.number.0, lanes));
+            }
+        }
+        let is_fed = broker.step_feed();
+        let after = broker.rooms.shared.fed.load(Ordering::Relaxed);
+        for (id, gone) in self.model.recalls.range(before + 1..after.max(before) + 1).map(|(_, recall)| recall) {
+            let of = &self.model.conversations[id];
+            for (session, lanes) in &live {
+                let Some(sent) = lanes[usize::from(!of.is_express())] else { continue };
+                let waits = |seq: &&u64| of.entry(**seq).is_some_and(|entry| entry.position > sent);
+                for seq in gone.iter().filter(waits) {
+                    self.coverage.count("recalls of what may wait in a lane");
+                    self.withdrawn.entry(*session).or_default().insert((*id, *seq));
+                }
+            }
+        }
+        is_fed
+    }
+
+    /// The log's time, as the broker has it now.
+    fn log_now(&self) -> u64 {
+        self.broker.as_ref().map_or(0, |broker| broker.rooms.shared.clock.latest().0)
     }
 
     fn task(&mut self) {
@@ -532,6 +570,8 @@ impl World {
     }
 
     fn with_device<T>(&mut self, device: usize, act: impl FnOnce(&mut Device, &mut Around<'_>) -> T) -> T {
+        let log_now = self.log_now();
+        self.log_latest = self.log_latest.max(log_now);
         let broker = &self.broker;
         let started = |user: u64, session: u64| {
             let mut found = None;
@@ -554,6 +594,9 @@ impl World {
             latest: self.latest,
             revoked: &self.revoked,
             lost: &self.lost,
+            log_now,
+            log_latest: self.log_latest,
+            withdrawn: &self.withdrawn,
             may_fail: self.may_fail,
             is_calm: self.is_calm,
             is_final: self.is_final,

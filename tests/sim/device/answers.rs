@@ -130,7 +130,8 @@ impl Device {
         let op = asked.op.expect("it asked for something");
         match (&response.result, &op) {
             (Some(response::Result::History(page)), packet::request::Op::History(asked)) => {
-                self.check_history(page, asked, around);
+                let at = wire.asked.get(&response.id).copied().unwrap_or_default();
+                self.check_history(page, asked, at, around);
                 around.coverage.count("pages of history");
                 let goes_on = around.is_final || (wire.requests.len() < 6 && around.rng.bool());
                 if goes_on && page.next_seq != 0 {
@@ -138,15 +139,19 @@ impl Device {
                     let request =
                         packet::Request { id: wire.next_request, op: Some(packet::request::Op::History(next)) };
                     wire.next_request += 1;
+                    wire.asked.insert(request.id, (around.model.tail, around.log_now));
                     wire.requests.insert(request.id, request.clone());
                     wire.session.request(request);
                 }
             }
-            (Some(response::Result::Conversations(page)), _) => self.check_conversations(page, around),
+            (Some(response::Result::Conversations(page)), _) => {
+                let at = wire.asked.get(&response.id).copied().unwrap_or_default();
+                self.check_conversations(page, at.1, around);
+            }
             (Some(response::Result::Members(page)), packet::request::Op::Members(asked)) => {
                 let conversation = &around.model.conversations[&asked.conversation];
                 let left = conversation.members.get(&self.user_id).map(|m| (m.is_active(), m.left));
-                let asked_at = wire.asked.get(&response.id).copied().unwrap_or_default();
+                let asked_at = wire.asked.get(&response.id).copied().unwrap_or_default().0;
                 let was_in = left.is_some_and(|(is_active, left)| is_active || left >= asked_at);
                 assert!(was_in, "{}: the members of {} are none of its affair", self.name, asked.conversation);
                 if around.is_final {

@@ -1,6 +1,9 @@
 //! What a device holds the broker to: verdicts, acks, refusals, every item in its place, history and conversations, and in
 //! the end that nothing is missing.
 
+use longwire_protocol::packet::EntryKind;
+use longwire_protocol::packet::publish::Action;
+
 use super::*;
 
 impl Device {
@@ -38,7 +41,13 @@ impl Device {
         let stored = *stored.unwrap_or_else(|| panic!("{}: {id:?} is acked and not in the log", self.name));
         let out = self.durable.outbox.get(&ack.message_id);
         let publish = &out.unwrap_or_else(|| panic!("{}: {id:?} is acked and was settled", self.name)).publish;
-        let conversation = if publish.conversation == 0 { ack.conversation } else { publish.conversation };
+        // What one hides or sets is told to the own inbox, and has its seq.
+        let is_own = matches!(publish.action, Some(Action::Hide(_) | Action::SetSettings(_)));
+        let conversation = match publish.conversation {
+            0 => ack.conversation,
+            _ if is_own => model.inboxes[&self.user_id],
+            named => named,
+        };
         let told = Answer { conversation, seq: ack.seq, time: ack.time };
         assert_eq!(told, stored, "{}: the ack of {id:?} says what is stored", self.name);
         if let Some((over, sent)) = wire.over_since.zip(out.map(|out| out.sent_at)) {
@@ -115,12 +124,17 @@ impl Device {
             around.coverage.count("items that came again");
             let before = wire.seen.keys[at].get(&n);
             assert_eq!(before, Some(&key), "{}: item {n} is another when it comes again", self.name);
+            if let Some(item::Kind::Head(head)) = &item.kind {
+                self.check_reason(head, around);
+            }
+            self.check_shown(key, wire.rewound, item, wire, around);
             return self.check_content(item, wire, around);
         }
         wire.seen.newest[at] = n;
         wire.seen.keys[at].insert(n, key);
         match &item.kind {
             Some(item::Kind::Entry(_) | item::Kind::Own(_)) => {
+                self.check_shown(key, wire.since.0, item, wire, around);
                 self.check_content(item, wire, around);
                 self.check_place(lane, key.0, key.1, wire, around);
             }
@@ -150,6 +164,60 @@ impl Device {
             }
             Some(item::Kind::Progress(_)) => {}
             None => panic!("an item of no known kind"),
+        }
+    }
+
+    /// What was recalled or had ended before it was asked for is shown to nobody (SPEC R5.6-6).
+    fn check_shown(&self, (id, seq): (u64, u64), tail: u64, item: &Item, wire: &Wire, around: &mut Around<'_>) {
+        let entry = match &item.kind {
+            Some(item::Kind::Entry(entry)) => Some(entry),
+            Some(item::Kind::Own(own)) => own.entry.as_ref(),
+            _ => return,
+        };
+        let conversation = &around.model.conversations[&id];
+        assert!(
+            !conversation.is_recalled(seq, tail),
+            "{}: {id}/{seq} was recalled, and is sent after {tail}",
+            self.name
+        );
+        let (since, session) = (wire.since.1, wire.connected.as_ref().map_or(0, |connected| connected.session));
+        assert!(!conversation.has_ended(seq, since), "{}: {id}/{seq} had ended at {since}, and is sent", self.name);
+        let is_withdrawn = around.withdrawn.get(&session).is_some_and(|withdrawn| withdrawn.contains(&(id, seq)));
+        assert!(!is_withdrawn, "{}: {id}/{seq} was recalled while it waited, and is sent", self.name);
+        if let Some(entry) = entry {
+            around.coverage.count(match entry.kind() {
+                EntryKind::Edit => "edits",
+                EntryKind::Recall => "recalls",
+                EntryKind::Reaction => "reactions",
+                EntryKind::Mentioned => "mentions told",
+                EntryKind::Settings => "settings told",
+                EntryKind::Hidden => "hidden messages told",
+                EntryKind::Message if entry.expires > 0 => "messages that end",
+                _ => "other entries",
+            });
+        }
+    }
+
+    /// A `Head` says why, and that is so.
+    fn check_reason(&self, head: &packet::Head, around: &mut Around<'_>) {
+        let conversation = &around.model.conversations[&head.conversation];
+        let (floor, latest) = (around.model.floor, around.log_latest);
+        for seq in head.from_seq..=head.to_seq {
+            let position = conversation.entry(seq).expect("within the conversation").position;
+            match head.reason() {
+                HeadReason::Expired if position < floor => around.coverage.count("heads of what expired"),
+                HeadReason::Expired => {
+                    let has_ended = conversation.has_ended(seq, latest);
+                    assert!(has_ended, "{}: {head:?}: {seq} at {position} is kept from {floor}", self.name);
+                    around.coverage.count("heads of what ended");
+                }
+                HeadReason::Recalled => {
+                    let is_recalled = conversation.recalled.contains_key(&seq);
+                    assert!(is_recalled, "{}: {head:?}: nobody recalled {seq}", self.name);
+                    around.coverage.count("heads of what was recalled");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -251,10 +319,9 @@ impl Device {
         let at = lane as usize;
         match head.reason() {
             HeadReason::Expired => {
-                around.coverage.count("heads of what expired");
-                let last = conversation.entry(head.to_seq).expect("within the conversation").position;
-                assert!(last < model.floor, "{}: {head:?} at {last} is kept from {}", self.name, model.floor);
+                self.check_reason(head, around);
             }
+            HeadReason::Recalled => self.check_reason(head, around),
             HeadReason::Skipped => {
                 around.coverage.count("heads of what was skipped");
                 assert_eq!(self.manner.mode, CatchUpMode::Skip, "only a catch-up in mode skip skips");
@@ -326,7 +393,8 @@ impl Device {
         &self,
         page: &packet::HistoryPage,
         asked: &packet::HistoryRequest,
-        around: &Around<'_>,
+        (tail, time): (u64, u64),
+        around: &mut Around<'_>,
     ) {
         let model = around.model;
         let conversation = &model.conversations[&asked.conversation];
@@ -361,11 +429,26 @@ impl Device {
                 other => panic!("history holds {other:?}"),
             };
             for seq in from..=to {
+                let (is_hidden, had_ended) =
+                    (conversation.is_hidden(self.user_id, seq, tail), conversation.has_ended(seq, time));
                 match reason {
+                    None => {
+                        let is_gone = conversation.is_recalled(seq, tail) || had_ended || is_hidden;
+                        assert!(!is_gone, "{}: history shows {seq}, which is not shown since {tail}", self.name);
+                    }
+                    Some(HeadReason::Recalled) => {
+                        assert!(conversation.recalled.contains_key(&seq), "nobody recalled {seq}");
+                        around.coverage.count("heads of what was recalled, in history");
+                    }
+                    Some(HeadReason::HiddenByUser) => {
+                        assert!(conversation.hidden.contains_key(&(self.user_id, seq)), "the user did not hide {seq}");
+                        around.coverage.count("heads of what is hidden");
+                    }
                     Some(HeadReason::NotYours) => assert!(!sees(seq), "{seq} is the user's"),
                     Some(HeadReason::Expired) => {
                         let entry = self.stored(asked.conversation, seq, model);
-                        assert!(entry.position < model.floor, "{seq} is not expired");
+                        let has_ended = conversation.has_ended(seq, around.log_latest);
+                        assert!(has_ended || entry.position < model.floor, "{seq} is not expired");
                     }
                     _ => {}
                 }
@@ -381,7 +464,7 @@ impl Device {
         }
     }
 
-    pub(crate) fn check_conversations(&self, page: &packet::ConversationsPage, around: &mut Around<'_>) {
+    pub(crate) fn check_conversations(&self, page: &packet::ConversationsPage, asked_at: u64, around: &mut Around<'_>) {
         around.coverage.count("pages of conversations");
         if !around.is_final {
             return;
@@ -400,8 +483,8 @@ impl Device {
                 conversation.kind
             );
             // What expired above the mark may count or not.
-            let unread = conversation.unread(self.user_id, 0);
-            let kept = conversation.unread(self.user_id, around.model.floor);
+            let unread = conversation.unread(self.user_id, 0, asked_at);
+            let kept = conversation.unread(self.user_id, around.model.floor, around.log_latest);
             assert!(
                 (kept..=unread).contains(&row.unread),
                 "{}: {} unread in {} ({:?}), it says {}",
@@ -411,6 +494,13 @@ impl Device {
                 conversation.kind,
                 row.unread
             );
+            let set = around.model.settings.get(&(self.user_id, row.id)).copied().unwrap_or_default();
+            let told = row.settings.unwrap_or_default();
+            assert_eq!(told, set, "{}: the settings of {}", self.user, row.id);
+        }
+        if page.next == 0 {
+            let total: u64 = page.conversations.iter().map(|row| row.unread).sum();
+            assert_eq!(page.unread_total, total, "{}: what is unread in all", self.user);
         }
         let active = around.model.of_user.get(&self.user_id).into_iter().flatten().filter(|id| {
             let conversation = &around.model.conversations[id];

@@ -39,11 +39,15 @@ impl History {
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {
                 self.check_delivered(device, peer, entry.conversation, entry.seq);
+                let is_gone = peer.gone.contains(&(entry.conversation, entry.seq));
+                assert!(!is_gone, "{entry:?} was recalled before this connection");
                 self.check_entry(device, entry);
                 self.coverage.count("entries delivered");
             }
             Some(item::Kind::Own(own)) => {
                 self.check_delivered(device, peer, own.conversation, own.seq);
+                let is_gone = peer.gone.contains(&(own.conversation, own.seq));
+                assert!(!is_gone, "{own:?} was recalled before this connection");
                 if let Some(entry) = &own.entry {
                     self.check_entry(device, entry);
                 }
@@ -100,7 +104,7 @@ impl History {
     fn check_entry(&self, device: usize, entry: &packet::Entry) {
         let conversation = &self.oracle.conversations[&entry.conversation];
         let stored = &conversation.entries[entry.seq as usize - 1];
-        let Entry { sender, kind, text, membership, about } = stored;
+        let Entry { sender, kind, text, membership, about, target, banned, .. } = stored;
         assert_eq!((entry.sender, entry.kind()), (*sender, *kind), "an entry is what was published: {entry:?}");
         match kind {
             EntryKind::Message => assert_eq!(&entry.content, text.as_bytes(), "and says what it said"),
@@ -108,6 +112,7 @@ impl History {
             EntryKind::Membership => {
                 let told = entry.membership.as_ref().expect("it says whose");
                 assert_eq!((told.user, told.role()), *membership, "and says whose");
+                assert_eq!(told.banned, *banned, "and whether it is kept out");
                 assert_eq!(told.name, self.oracle.users[&told.user].1, "by the name");
             }
             EntryKind::Joined => {
@@ -131,13 +136,13 @@ impl History {
                 let told = entry.left.expect("it says what was left");
                 assert_eq!(told.conversation, *about, "and what was left");
             }
-            EntryKind::Edit
-            | EntryKind::Recall
-            | EntryKind::Reaction
-            | EntryKind::Info
-            | EntryKind::Mentioned
-            | EntryKind::Settings
-            | EntryKind::Hidden => panic!("nobody does this: {entry:?}"),
+            EntryKind::Edit => {
+                assert_eq!((entry.edit, &entry.content[..]), (*target, text.as_bytes()), "and says of what")
+            }
+            EntryKind::Recall => assert_eq!(entry.recall.map(|recall| recall.seq), Some(*target), "and says of what"),
+            EntryKind::Reaction | EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
+                panic!("nobody does this: {entry:?}")
+            }
         }
     }
 
@@ -201,14 +206,21 @@ impl History {
                     (own.seq, own.seq)
                 }
                 Some(item::Kind::Head(head)) => {
-                    assert_eq!(head.reason(), HeadReason::NotYours, "nothing else is left out here");
-                    let is_seen = (head.from_seq..=head.to_seq).any(|seq| conversation.reads(user, &grants, seq));
-                    assert!(!is_seen, "{head:?} hides what is the user's");
+                    for seq in head.from_seq..=head.to_seq {
+                        let is_gone = conversation.entries.get(seq as usize - 1).is_some_and(|entry| entry.is_gone);
+                        let is_right = match head.reason() {
+                            HeadReason::NotYours => !conversation.reads(user, &grants, seq),
+                            HeadReason::Recalled => is_gone && conversation.reads(user, &grants, seq),
+                            _ => false,
+                        };
+                        assert!(is_right, "{head:?} hides what is the user's");
+                    }
                     (head.from_seq, head.to_seq)
                 }
                 other => panic!("history holds {other:?}"),
             };
             if !matches!(item.kind, Some(item::Kind::Head(_))) {
+                assert!(!conversation.entries[from as usize - 1].is_gone, "history shows {from}, which was recalled");
                 assert!(
                     conversation.reads(user, &grants, from),
                     "history of {id} shows {from} to user {user}: {conversation:?}"

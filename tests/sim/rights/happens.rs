@@ -1,6 +1,13 @@
 //! What happens in a history: people connect, say, decide, open, refresh, fight for a device, go and come back.
 
+use longwire_protocol::packet::EntryKind;
+
 use super::*;
+
+/// A join key; none closes the group.
+fn key_bytes(key: Option<u8>) -> Bytes {
+    key.map_or_else(Bytes::new, |key| vec![key; 16].into())
+}
 
 impl History {
     pub(super) fn connect(&mut self, device: usize) -> bool {
@@ -19,7 +26,7 @@ impl History {
             2..=3 => (StartKind::OwnCursor, of.cursors[self.rng.usize(0..of.cursors.len())].clone()),
             _ => (StartKind::OwnCursor, of.cursors[of.cursors.len() - 1].clone()),
         };
-        let peer = Peer::connect(Dial {
+        let mut peer = Peer::connect(Dial {
             number,
             now: self.now,
             token: &self.tokens[of.user][of.grants],
@@ -31,6 +38,7 @@ impl History {
             cursor,
             window,
         });
+        peer.gone = self.oracle.gone();
         let link = peer.link.clone();
         self.broker().accept(number, &link);
         self.devices[device].peer = Some(peer);
@@ -132,7 +140,8 @@ impl History {
             60..=63 => self.signal(device),
             64..=66 => self.presence(device),
             67 => self.show_presence(device),
-            0..=17 => self.act(device),
+            0..=12 => self.act(device),
+            13..=17 => self.alter(device),
             18..=28 => self.decide(),
             29..=30 => self.open(device),
             31..=42 => {
@@ -210,6 +219,36 @@ impl History {
         self.check_answer(&act, expected, answer);
     }
 
+    /// Something about a message that there is; or a knock, with a key, at a group that has one.
+    fn alter(&mut self, device: usize) {
+        let user = self.devices[device].user_id;
+        let is_knock = self.rng.u8(0..4) == 0;
+        let mut about = Vec::new();
+        for (id, c) in &self.oracle.conversations {
+            if is_knock && c.kind == ConversationKind::Group && c.has_join_key() {
+                about.push((*id, 0));
+            }
+            let own = (1..).zip(&c.entries).filter(|(_, entry)| entry.kind == EntryKind::Message);
+            let own = own.filter(|(seq, entry)| !is_knock && (entry.sender == user || seq % 3 == 0));
+            about.extend(own.map(|(seq, _)| (*id, seq)));
+        }
+        let Some(&(id, seq)) = self.rng.choice(&about) else { return };
+        self.said += 1;
+        let text = format!("said {}", self.said);
+        let (act, action, content) = match self.rng.u8(0..2) {
+            _ if is_knock => {
+                let key = Some(u8::from(self.rng.u8(0..4) == 0));
+                (Act::Join(key), Action::Join(packet::Join { key: key_bytes(key) }), "")
+            }
+            0 => (Act::Edit(seq, text.clone()), Action::Edit(packet::Edit { seq }), text.as_str()),
+            _ => (Act::Recall(seq), Action::Recall(packet::Recall { seq }), ""),
+        };
+        let publish = self.next(device, id, Some(action), content);
+        let expected = self.expected(device, id, &act);
+        let answer = self.publish(device, &publish);
+        self.check_answer(&act, expected, answer);
+    }
+
     /// Who decides about a group adds someone, or lets someone go.
     pub(super) fn decide(&mut self) {
         let mut may = Vec::new();
@@ -222,9 +261,18 @@ impl History {
         let (whose, name) = self.anyone();
         let is_in = self.oracle.conversations[&id].is_member(whose);
         let role = if is_in { Role::None } else { Role::Member };
-        let set = packet::SetRole { user: name.into(), role: role.into() };
-        let publish = self.next(device, id, Some(Action::SetRole(set)), "");
-        let act = Act::SetRole(whose, role);
+        let (act, action) = match self.rng.u8(0..8) {
+            0..=1 => {
+                let lift = self.rng.u8(0..3) == 0;
+                (Act::Ban(whose, lift), Action::Ban(packet::Ban { user: name.into(), lift }))
+            }
+            2 => (Act::SetJoinKey(Some(0)), Action::SetJoinKey(packet::SetJoinKey { key: key_bytes(Some(0)) })),
+            _ => {
+                let set = packet::SetRole { user: name.into(), role: role.into() };
+                (Act::SetRole(whose, role), Action::SetRole(set))
+            }
+        };
+        let publish = self.next(device, id, Some(action), "");
         let expected = self.expected(device, id, &act);
         let answer = self.publish(device, &publish);
         self.check_answer(&act, expected, answer);
@@ -238,20 +286,29 @@ impl History {
         let roles = [Role::None, Role::None, Role::Member, Role::Member, Role::Reader, Role::Admin, Role::Owner];
         let role = roles[self.rng.usize(0..roles.len())];
         let seq = self.rng.u64(0..12);
+        let key = [None, Some(0), Some(0), Some(1)][self.rng.usize(0..4)];
         let is_channel = self.oracle.conversations.get(&id).is_some_and(|c| c.kind == ConversationKind::Channel);
         let (act, action) = match self.rng.u8(0..20) {
-            0..=2 if is_channel => (Act::Join, Some(Action::Join(packet::Join::default()))),
-            0 => (Act::Join, Some(Action::Join(packet::Join::default()))),
+            0..=2 if is_channel => (Act::Join(None), Some(Action::Join(packet::Join::default()))),
+            0 => {
+                let key = key.or(Some(0));
+                (Act::Join(key), Some(Action::Join(packet::Join { key: key_bytes(key) })))
+            }
             1..=2 => (Act::Leave, Some(Action::Leave(packet::Leave {}))),
             3..=9 => {
                 let set = packet::SetRole { user: name.into(), role: role.into() };
                 (Act::SetRole(whose, role), Some(Action::SetRole(set)))
             }
+            10 if self.rng.bool() => {
+                (Act::SetJoinKey(key), Some(Action::SetJoinKey(packet::SetJoinKey { key: key_bytes(key) })))
+            }
             10 => (Act::SetLabel(text.clone()), Some(Action::SetLabel(packet::SetLabel { label: text.clone() }))),
             11..=12 => (Act::SetMark(seq), Some(Action::SetMark(packet::SetMark { seq }))),
+            13 => (Act::Edit(seq, text.clone()), Some(Action::Edit(packet::Edit { seq }))),
+            14 => (Act::Recall(seq), Some(Action::Recall(packet::Recall { seq }))),
             _ => (Act::Say(text.clone()), None),
         };
-        let content = if action.is_none() { text.as_str() } else { "" };
+        let content = if action.is_none() || matches!(act, Act::Edit(..)) { text.as_str() } else { "" };
         let publish = self.next(device, id, action, content);
         (act, publish)
     }
@@ -264,7 +321,12 @@ impl History {
         self.coverage.count(match (&expected, act) {
             (Answer::Unknown, _) => "what is none of the user's",
             (Answer::Refused, _) => "what the user may not do",
-            (_, Act::Join) => "joins",
+            (_, Act::Join(Some(_))) if was == Some(Role::None) => "groups joined with a key",
+            (_, Act::Join(_)) => "joins",
+            (Answer::Done(_), Act::Edit(..)) => "edits",
+            (_, Act::Recall(_)) => "recalls",
+            (_, Act::Ban(_, true)) => "bans lifted",
+            (_, Act::Ban(..)) => "bans",
             (_, Act::Leave) if was != Some(Role::None) => "users who left",
             (_, Act::SetRole(_, Role::None)) => "removals",
             (_, Act::SetRole(whose, _)) if self.has_left(id, *whose) => "returns",

@@ -41,15 +41,21 @@ pub(super) enum Answer {
 #[derive(Clone, Debug)]
 pub(super) enum Act {
     Say(String),
-    Join,
+    /// With a key.
+    Join(Option<u8>),
     Leave,
     SetRole(u64, Role),
     SetLabel(String),
     SetMark(u64),
+    Edit(u64, String),
+    Recall(u64),
+    /// Whom, and whether it is lifted.
+    Ban(u64, bool),
+    SetJoinKey(Option<u8>),
 }
 
 /// One entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entry {
     pub(super) sender: u64,
     pub(super) kind: EntryKind,
@@ -59,6 +65,12 @@ pub(super) struct Entry {
     pub(super) membership: (u64, Role),
     /// Which conversation an entry of an inbox is about.
     pub(super) about: u64,
+    /// Which message is edited or recalled.
+    pub(super) target: u64,
+    /// Who was removed is kept out.
+    pub(super) banned: bool,
+    /// It was recalled, or is an edit of what was.
+    pub(super) is_gone: bool,
 }
 
 /// Someone who is or was in a conversation.
@@ -79,11 +91,17 @@ pub(super) struct Conversation {
     pub(super) pair: (u64, u64),
     pub(super) members: BTreeMap<u64, Member>,
     pub(super) entries: Vec<Entry>,
+    banned: BTreeSet<u64>,
+    join_key: Option<u8>,
 }
 
 impl Conversation {
     pub(super) fn head(&self) -> u64 {
         self.entries.len() as u64
+    }
+
+    pub(super) fn has_join_key(&self) -> bool {
+        self.join_key.is_some()
     }
 
     pub(super) fn role(&self, user: u64) -> Role {
@@ -128,7 +146,7 @@ impl Conversation {
         let Some(member) = self.members.get(&user).filter(|member| member.role.is_some()) else { return 0 };
         let Some(&(from, _)) = member.stretches.last() else { return 0 };
         let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq >= from && *seq > member.mark);
-        above.filter(|(_, entry)| entry.kind == EntryKind::Message).count() as u64
+        above.filter(|(_, entry)| entry.kind == EntryKind::Message && !entry.is_gone).count() as u64
     }
 }
 
@@ -161,6 +179,8 @@ impl Oracle {
                 pair: (user, user),
                 members: BTreeMap::from([(user, own)]),
                 entries: Vec::new(),
+                banned: BTreeSet::new(),
+                join_key: None,
             },
         );
     }
@@ -184,6 +204,8 @@ impl Oracle {
             pair: (pair.0.min(pair.1), pair.0.max(pair.1)),
             members: BTreeMap::new(),
             entries: Vec::new(),
+            banned: BTreeSet::new(),
+            join_key: None,
         };
         assert!(self.conversations.insert(id, conversation).is_none(), "conversation {id} is made twice");
         if kind == ConversationKind::Direct {
@@ -216,7 +238,7 @@ impl Oracle {
 
     fn tell(&mut self, user: u64, about: u64, kind: EntryKind) {
         let inbox = self.users[&user].0;
-        let entry = Entry { sender: 0, kind, text: String::new(), membership: (0, Role::None), about };
+        let entry = Entry { kind, about, ..Entry::default() };
         self.of(inbox).entries.push(entry);
     }
 
@@ -224,8 +246,9 @@ impl Oracle {
     fn set_role(&mut self, id: u64, by: u64, user: u64, role: Role) {
         let conversation = self.of(id);
         let was = conversation.role(user);
+        let banned = conversation.banned.contains(&user);
         let kind = EntryKind::Membership;
-        conversation.entries.push(Entry { sender: by, kind, text: String::new(), membership: (user, role), about: 0 });
+        conversation.entries.push(Entry { sender: by, kind, membership: (user, role), banned, ..Entry::default() });
         let seq = conversation.head();
         let member = conversation.members.entry(user).or_default();
         member.role = (role != Role::None).then_some(role);
@@ -253,38 +276,102 @@ impl Oracle {
     /// Does what a user wants, if that may be; gives the answer.
     pub(super) fn act(&mut self, user: u64, grants: &Grants, id: u64, act: &Act) -> Answer {
         use ConversationKind::{Channel, Direct, Group, Inbox};
+        let group = self.conversations.get(&id).filter(|conversation| conversation.kind == Group);
+        if let (Act::Join(key), Some(group)) = (act, group) {
+            let is_right = key.is_some() && *key == group.join_key && !group.banned.contains(&user);
+            if !group.is_member(user) {
+                if !is_right {
+                    return Answer::Unknown;
+                }
+                self.set_role(id, user, user, Role::Member);
+                self.tell(user, id, EntryKind::Joined);
+            }
+            return Answer::Done(self.conversations[&id].head());
+        }
         if !self.sees(user, grants, id) {
             return Answer::Unknown;
         }
         let conversation = &self.conversations[&id];
         let (kind, role, head) = (conversation.kind, conversation.role(user), conversation.head());
         let others = conversation.active().iter().filter(|(other, _)| *other != user).count();
+        let publishes = match kind {
+            Direct => {
+                let (a, b) = conversation.pair;
+                !self.blocks(if a == user { b } else { a }, user)
+            }
+            Group => matches!(role, Role::Member | Role::Admin | Role::Owner),
+            Channel => grants.publishes(&conversation.label),
+            _ => false,
+        };
+        let is_admin = kind == Group && matches!(role, Role::Admin | Role::Owner);
+        let message = |seq: u64| {
+            let entry = conversation.entries.get((seq as usize).checked_sub(1)?)?;
+            (entry.kind == EntryKind::Message && conversation.reads(user, grants, seq)).then_some(entry)
+        };
         match act {
-            Act::Say(text) => {
-                let may = match kind {
-                    Direct => {
-                        let (a, b) = conversation.pair;
-                        !self.blocks(if a == user { b } else { a }, user)
-                    }
-                    Group => matches!(role, Role::Member | Role::Admin | Role::Owner),
-                    Channel => grants.publishes(&conversation.label),
-                    _ => false,
-                };
+            Act::Edit(seq, text) => {
+                let target = message(*seq).filter(|entry| !entry.is_gone && entry.sender == user);
+                if !publishes || target.is_none() {
+                    return Answer::Refused;
+                }
+                let (kind, text, target) = (EntryKind::Edit, text.clone(), *seq);
+                self.of(id).entries.push(Entry { sender: user, kind, text, target, ..Entry::default() });
+                Answer::Done(head + 1)
+            }
+            Act::Recall(seq) => {
+                let Some(target) = message(*seq) else { return Answer::Refused };
+                if target.is_gone {
+                    return Answer::Done(head);
+                }
+                let may = is_admin || (target.sender == user && (publishes || (kind == Channel && role != Role::None)));
                 if !may {
+                    return Answer::Refused;
+                }
+                let (entries, target) = (&mut self.of(id).entries, *seq);
+                for (_, entry) in (1..).zip(entries.iter_mut()).filter(|(at, e)| *at == target || e.target == target) {
+                    entry.is_gone |= entry.kind == EntryKind::Message || entry.kind == EntryKind::Edit;
+                }
+                entries.push(Entry { sender: user, kind: EntryKind::Recall, target, ..Entry::default() });
+                Answer::Done(head + 1)
+            }
+            Act::Ban(whose, lifts) => {
+                let was = conversation.role(*whose);
+                let is_owners = matches!(was, Role::Admin | Role::Owner) && role != Role::Owner;
+                if !is_admin || is_owners || *whose == user {
+                    return Answer::Refused;
+                }
+                if *lifts {
+                    self.of(id).banned.remove(whose);
+                    return Answer::Done(head);
+                }
+                self.of(id).banned.insert(*whose);
+                if was != Role::None {
+                    self.set_role(id, user, *whose, Role::None);
+                    self.tell(*whose, id, EntryKind::Left);
+                }
+                Answer::Done(self.conversations[&id].head())
+            }
+            Act::SetJoinKey(key) => {
+                if !is_admin {
+                    return Answer::Refused;
+                }
+                self.of(id).join_key = *key;
+                Answer::Done(head)
+            }
+            Act::Say(text) => {
+                if !publishes {
                     return Answer::Refused;
                 }
                 let conversation = self.of(id);
                 let (kind, text) = (EntryKind::Message, text.clone());
-                conversation.entries.push(Entry { sender: user, kind, text, membership: (0, Role::None), about: 0 });
+                conversation.entries.push(Entry { sender: user, kind, text, ..Entry::default() });
                 let seq = conversation.head();
                 if let Some(member) = conversation.members.get_mut(&user) {
                     member.mark = seq;
                 }
                 Answer::Done(seq)
             }
-            // Who is in a group already is acked; others need its key.
-            Act::Join if kind == Group && role != Role::None => Answer::Done(head),
-            Act::Join => {
+            Act::Join(_) => {
                 if kind != Channel || !grants.reads(&conversation.label) {
                     return Answer::Refused;
                 }
@@ -328,6 +415,9 @@ impl Oracle {
                 if kind != Group || !may || *whose == user {
                     return Answer::Refused;
                 }
+                if was == Role::None && *to != Role::None && conversation.banned.contains(whose) {
+                    return Answer::Refused;
+                }
                 if was == *to {
                     return Answer::Done(head);
                 }
@@ -352,7 +442,7 @@ impl Oracle {
                 }
                 let conversation = self.of(id);
                 let (kind, text) = (EntryKind::Label, label.clone());
-                conversation.entries.push(Entry { sender: user, kind, text, membership: (0, Role::None), about: 0 });
+                conversation.entries.push(Entry { sender: user, kind, text, ..Entry::default() });
                 conversation.label.clone_from(label);
                 Answer::Done(conversation.head())
             }
@@ -365,6 +455,13 @@ impl Oracle {
                 Answer::Done(head)
             }
         }
+    }
+
+    /// What nobody is shown any more.
+    pub(super) fn gone(&self) -> BTreeSet<(u64, u64)> {
+        let all =
+            self.conversations.iter().flat_map(|(id, c)| (1..).zip(&c.entries).map(move |(seq, e)| ((*id, seq), e)));
+        all.filter(|(_, entry)| entry.is_gone).map(|(at, _)| at).collect()
     }
 
     /// Whether two users are in one conversation.

@@ -29,7 +29,7 @@ impl Oracle {
         let inbox = self.users[&user].0;
         let conversation = self.conversations.get_mut(&inbox).expect("everyone has an inbox");
         let membership = (0, Role::None);
-        conversation.entries.push(Entry { sender, kind, text: text.to_owned(), membership, about });
+        conversation.entries.push(Entry { sender, kind, text: text.to_owned(), membership, about, ..Entry::default() });
         conversation.head()
     }
 

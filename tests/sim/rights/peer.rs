@@ -1,5 +1,7 @@
 //! One connection of a device: the protocol's own session, and nothing that it could be lenient with.
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 use longwire_protocol::packet::{self, Lane, StartKind, Window};
 use longwire_protocol::{ClientEvent, ClientSession, FrameCodec, Millis};
@@ -27,6 +29,8 @@ pub(super) struct Peer {
     pub(super) asked: Option<u64>,
     pub(super) request: u64,
     pub(super) is_over: bool,
+    /// What was recalled before it connected.
+    pub(super) gone: BTreeSet<(u64, u64)>,
 }
 
 /// How it connects.
@@ -75,6 +79,7 @@ impl Peer {
             asked: None,
             request: 0,
             is_over: false,
+            gone: BTreeSet::new(),
         };
         peer.send(dial.now);
         peer

@@ -25,7 +25,12 @@ impl World {
         let what =
             if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..44) };
         let publish = match what {
-            0..=19 => return self.say(device, conversation),
+            0..=12 => return self.say(device, conversation),
+            13..=19 => {
+                let Some(action) = self.about_a_message(user, conversation) else { return };
+                let content = if matches!(action, Action::Edit(_)) { format!("e{}", self.now) } else { String::new() };
+                Publish { conversation, content: content.into(), action: Some(action), ..Publish::default() }
+            }
             20 => open(Action::OpenDirect(packet::OpenDirect { user: name })),
             21 => {
                 let users = (0..self.rng.usize(0..4)).map(|_| USERS[self.rng.usize(0..USERS.len())].to_owned());
@@ -94,12 +99,61 @@ impl World {
                 1..=6 => content.resize(self.rng.usize(0..600), 8),
                 _ => {}
             }
-            let publish = Publish { conversation, content: content.into(), ..Publish::default() };
+            let beside = self.beside(conversation);
+            let publish = Publish { conversation, content: content.into(), beside, ..Publish::default() };
             if !self.devices[device].publish(publish) {
                 break;
             }
         }
         self.trace.note(|| format!("say {device} {conversation} {times}"));
+    }
+
+    /// What stands beside a message, now and then.
+    fn beside(&mut self, conversation: u64) -> Option<Box<packet::Beside>> {
+        if self.rng.u8(0..8) > 0 {
+            return None;
+        }
+        let users: Vec<u64> = self.model.users.values().copied().collect();
+        let mentions = (0..self.rng.usize(0..3)).filter_map(|_| self.rng.choice(&users).copied()).collect();
+        let head = self.model.conversations.get(&conversation).map_or(0, crate::model::Conversation::head);
+        Some(Box::new(packet::Beside {
+            reply_to: if self.rng.u8(0..4) == 0 { head } else { 0 },
+            mentions,
+            expires_in_ms: if self.rng.bool() { self.rng.u64(1..8_000) } else { 0 },
+            silent: self.rng.bool(),
+            ..packet::Beside::default()
+        }))
+    }
+
+    /// Something about one of the newest messages, mostly an own one where only that may be; or the user's settings.
+    fn about_a_message(&mut self, user: u64, conversation: u64) -> Option<Action> {
+        let what = self.rng.u8(0..12);
+        if what == 0 {
+            let settings = packet::Settings {
+                muted_until: self.rng.u64(0..3),
+                pinned: self.rng.bool(),
+                archived: self.rng.bool(),
+                marked_unread: self.rng.bool(),
+            };
+            return Some(Action::SetSettings(packet::SetSettings { settings: Some(settings) }));
+        }
+        let of = self.model.conversations.get(&conversation)?;
+        let newest = (1..=of.head()).rev().take(40);
+        let is_message = |seq: &u64| of.entry(*seq).is_some_and(|entry| entry.is_message);
+        let mut seqs: Vec<u64> = newest.filter(is_message).take(12).collect();
+        if self.rng.u8(0..4) > 0 && what < 7 {
+            seqs.retain(|seq| of.entry(*seq).is_some_and(|entry| entry.sender == user));
+        }
+        let seq = *self.rng.choice(&seqs)?;
+        Some(match what {
+            1..=3 => Action::Edit(packet::Edit { seq }),
+            4..=6 => Action::Recall(packet::Recall { seq }),
+            7..=8 => {
+                let reaction = ["", "+", "-"][self.rng.usize(0..3)].to_owned();
+                Action::React(packet::React { seq, reaction })
+            }
+            _ => Action::Hide(packet::Hide { seq, undo: self.rng.u8(0..4) == 0 }),
+        })
     }
 
     pub(super) fn ask(&mut self, device: usize, what: u8, conversation: u64, head: u64) {
@@ -128,6 +182,7 @@ impl World {
             }
         };
         self.trace.note(|| format!("ask {device} {op:?}"));
-        self.devices[device].request_at(op, self.model.tail);
+        let at = (self.model.tail, self.log_now());
+        self.devices[device].request_at(op, at);
     }
 }

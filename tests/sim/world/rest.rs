@@ -91,7 +91,7 @@ impl World {
             }
         }
         self.commit();
-        while self.broker.as_mut().is_some_and(Running::step_feed) {
+        while self.step_feed() {
             self.trace.note(|| "feed".into());
         }
         while self.broker.as_ref().is_some_and(|broker| broker.tasks() > 0) {
@@ -105,6 +105,7 @@ impl World {
 
     pub(super) fn audit(&mut self) {
         self.is_final = true;
+        assert!(self.model.mentions.is_empty(), "nobody was told of {:?}", self.model.mentions);
         for device in 0..self.devices.len() {
             let user = self.devices[device].user_id;
             let mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
@@ -118,7 +119,8 @@ impl World {
                         backwards: self.rng.bool(),
                         compact: false,
                     };
-                    self.devices[device].request(request::Op::History(history));
+                    let at = (self.model.tail, self.log_now());
+                    self.devices[device].request_at(request::Op::History(history), at);
                     let is_active = self.model.conversations[id].members[&user].is_active();
                     if is_active && self.model.conversations[id].kind != Kind::Inbox {
                         let members = packet::MembersRequest { conversation: *id, after_user: 0, limit: 200 };
@@ -128,7 +130,8 @@ impl World {
                 self.settle();
             }
             let all = packet::ConversationsRequest { before: 0, limit: 200, since: 0 };
-            self.devices[device].request(request::Op::Conversations(all));
+            let at = (self.model.tail, self.log_now());
+            self.devices[device].request_at(request::Op::Conversations(all), at);
         }
         self.settle();
         for device in 0..self.devices.len() {
