@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use clap::{Args as ClapArgs, Subcommand};
-use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, Role, item};
+use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, HeadReason, Info, Role, item};
 use longwire_client::{Client, Direction, Publication, PublishError, Start};
 
 use super::Fail;
@@ -15,7 +15,10 @@ const EXAMPLES: &str = "\
 Examples:
   longwire conversation list
   longwire conversation create-group 'Lunch' alice bob
-  longwire conversation history @bob --limit 50
+  longwire conversation history @bob --limit 50 --compact
+  longwire conversation edit @bob 17 'at noon, I mean'
+  longwire conversation react @bob 18 👍
+  longwire conversation receipts 12289 --json
   longwire conversation role 12289 alice admin";
 
 /// Lists, makes and changes conversations
@@ -36,14 +39,28 @@ pub(super) enum Command {
     Remove(User),
     /// Gives a user another role in a group
     Role(SetRole),
-    /// Joins a channel: what is said there is kept for this user's devices
-    Join(One),
+    /// Joins a channel, or with --key a group: what is said there is kept for this user's devices
+    Join(Join),
     /// Leaves a conversation
     Leave(One),
     /// Gives a group another label
     Label(SetLabel),
     /// Prints what was said, the oldest first
     History(History),
+    /// Gives an own message another text
+    Edit(Edit),
+    /// Takes a message from everybody's sight
+    Recall(Message),
+    /// Reacts to a message; without a reaction, takes it back
+    React(React),
+    /// Prints who has read how far
+    Receipts(One),
+    /// Prints what a group says of itself, or changes that
+    Info(SetInfo),
+    /// Removes a user from a group and keeps it out
+    Ban(Ban),
+    /// Makes a new key with which a group is joined, in place of any before, and prints it
+    JoinKey(JoinKey),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -116,6 +133,93 @@ pub(super) struct History {
     /// Begin with this seq and go towards newer ones, instead of ending with the newest
     #[arg(long, value_name = "SEQ")]
     from: Option<u64>,
+    /// Messages as they are now: edits and reactions with what they are about, what was recalled or hidden left out
+    #[arg(long)]
+    compact: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Join {
+    /// '#channel' or the number of a conversation
+    conversation: Target,
+    /// The key of a group
+    #[arg(long)]
+    key: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Edit {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// The message's number in it
+    seq: u64,
+    /// What it is to say
+    text: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Message {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// The message's number in it
+    seq: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct React {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// The message's number in it
+    seq: u64,
+    /// A sign, or a short word
+    #[arg(default_value = "")]
+    reaction: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SetInfo {
+    /// The number of a group
+    conversation: Target,
+    /// What it is to say of itself; the rest stays as it is
+    #[arg(long)]
+    description: Option<String>,
+    /// Where its picture is, as the clients know it; the rest stays as it is
+    #[arg(long)]
+    picture: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Ban {
+    /// The number of a group
+    conversation: Target,
+    /// The user's name
+    user: String,
+    /// Lets the user in again
+    #[arg(long)]
+    lift: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct JoinKey {
+    /// The number of a group
+    conversation: Target,
+    /// Takes the key away: nobody joins any more
+    #[arg(long)]
+    off: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -141,7 +245,14 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         | Command::Add(User { common, .. })
         | Command::Remove(User { common, .. })
         | Command::Role(SetRole { common, .. })
-        | Command::Join(One { common, .. })
+        | Command::Join(Join { common, .. })
+        | Command::Edit(Edit { common, .. })
+        | Command::Recall(Message { common, .. })
+        | Command::React(React { common, .. })
+        | Command::Receipts(One { common, .. })
+        | Command::Info(SetInfo { common, .. })
+        | Command::Ban(Ban { common, .. })
+        | Command::JoinKey(JoinKey { common, .. })
         | Command::Leave(One { common, .. })
         | Command::Label(SetLabel { common, .. })
         | Command::History(History { common, .. }) => common,
@@ -163,12 +274,42 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         Command::Add(args) => set_role(&client, &args.conversation, &args.user, Role::Member).await?,
         Command::Remove(args) => set_role(&client, &args.conversation, &args.user, Role::None).await?,
         Command::Role(args) => set_role(&client, &args.conversation, &args.user, role(&args.role)).await?,
-        Command::Join(args) => done(client.join(args.conversation.open(&client).await?).await).await?,
+        Command::Join(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            match &args.key {
+                Some(key) => done(client.join_group(conversation, key.clone()).await).await?,
+                None => done(client.join(conversation).await).await?,
+            }
+        }
         Command::Leave(args) => done(client.leave(args.conversation.open(&client).await?).await).await?,
         Command::Label(args) => {
             done(client.set_label(args.conversation.open(&client).await?, &args.label).await).await?;
         }
         Command::History(args) => history(&client, args).await?,
+        Command::Edit(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.edit(conversation, args.seq, args.text.clone()).await, json).await?;
+        }
+        Command::Recall(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.recall(conversation, args.seq).await, json).await?;
+        }
+        Command::React(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.react(conversation, args.seq, &args.reaction).await, json).await?;
+        }
+        Command::Receipts(args) => receipts(&client, args.conversation.open(&client).await?, json).await?,
+        Command::Info(args) => info(&client, args).await?,
+        Command::Ban(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.ban(conversation, &args.user, args.lift).await, json).await?;
+        }
+        Command::JoinKey(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            let key = if args.off { String::new() } else { join_key()? };
+            done(client.set_join_key(conversation, key.clone()).await).await?;
+            print_join_key(conversation, &key, json)?;
+        }
     }
     client.close().await;
     Ok(())
@@ -176,6 +317,25 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
 
 async fn done(publication: Result<Publication, PublishError>) -> Result<(), Fail> {
     publication?.await?;
+    Ok(())
+}
+
+/// Waits for an action, and with JSON prints the seq of its entry.
+async fn stored(publication: Result<Publication, PublishError>, json: bool) -> Result<(), Fail> {
+    let ack = publication?.await?;
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::json!({ "seq": ack.seq, "time": ack.time }))?;
+    }
+    Ok(())
+}
+
+fn print_join_key(conversation: u64, key: &str, json: bool) -> Result<(), Fail> {
+    let mut out = io::stdout();
+    match (json, key) {
+        (true, key) => writeln!(out, "{}", serde_json::json!({ "conversation": conversation, "key": key }))?,
+        (false, "") => {}
+        (false, key) => writeln!(out, "{key}")?,
+    }
     Ok(())
 }
 
@@ -229,6 +389,11 @@ async fn list(client: &Client, limit: u32, json: bool) -> Result<(), Fail> {
                     "mark": one.mark,
                     "unread": one.unread,
                     "members": one.members,
+                    "mentions": one.mentions,
+                    "pinned": one.settings.is_some_and(|settings| settings.pinned),
+                    "archived": one.settings.is_some_and(|settings| settings.archived),
+                    "muted_until": one.settings.map_or(0, |settings| settings.muted_until),
+                    "marked_unread": one.settings.is_some_and(|settings| settings.marked_unread),
                 });
                 writeln!(out, "{line}")?;
             } else {
@@ -265,6 +430,90 @@ async fn members(client: &Client, conversation: u64, json: bool) -> Result<(), F
     }
 }
 
+async fn receipts(client: &Client, conversation: u64, json: bool) -> Result<(), Fail> {
+    let mut out = io::stdout();
+    let mut after = 0;
+    loop {
+        let page = client.receipts(conversation, after, PAGE).await?;
+        let users: Vec<u64> = page.marks.iter().map(|mark| mark.user).collect();
+        let names = client.users(users).await?;
+        for mark in &page.marks {
+            let name = names.iter().find(|member| member.user == mark.user).map_or("", |member| &member.name);
+            if json {
+                writeln!(out, "{}", serde_json::json!({ "user": mark.user, "name": name, "seq": mark.seq }))?;
+            } else {
+                writeln!(out, "{name:<32} {:>8}", mark.seq)?;
+            }
+        }
+        after = page.next;
+        if after == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Prints what a group says of itself; with something to change, reads it first and sets the whole.
+async fn info(client: &Client, args: &SetInfo) -> Result<(), Fail> {
+    let conversation = args.conversation.open(client).await?;
+    let mut info = find(client, conversation).await?.info.unwrap_or_default();
+    if args.description.is_some() || args.picture.is_some() {
+        info.description = args.description.clone().unwrap_or(info.description);
+        info.picture = args.picture.clone().unwrap_or(info.picture);
+        return stored(client.set_info(conversation, info).await, args.common.json).await;
+    }
+    print_info(&info, args.common.json)
+}
+
+fn print_info(info: &Info, json: bool) -> Result<(), Fail> {
+    let mut out = io::stdout();
+    let policy = info.policy.unwrap_or_default();
+    let [publishes, adds, informs] =
+        [(policy.publishes(), Role::Member), (policy.adds(), Role::Admin), (policy.informs(), Role::Admin)]
+            .map(|(role, usual)| role_name(if role == Role::None { usual } else { role }));
+    let past = policy.past().as_str_name().to_ascii_lowercase();
+    if json {
+        let line = serde_json::json!({
+            "description": info.description,
+            "picture": info.picture,
+            "publishes": publishes,
+            "adds": adds,
+            "informs": informs,
+            "recall_within_ms": policy.recall_within_ms,
+            "past": past,
+            "past_entries": policy.past_entries,
+            "hides_marks": policy.hides_marks,
+        });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    for (what, value) in [
+        ("description", &info.description),
+        ("picture", &info.picture),
+        ("publishes", &publishes),
+        ("adds", &adds),
+        ("informs", &informs),
+        ("past", &past),
+    ] {
+        writeln!(out, "{what:<12} {value}")?;
+    }
+    Ok(())
+}
+
+/// A conversation of this user, as the list has it.
+async fn find(client: &Client, conversation: u64) -> Result<Conversation, Fail> {
+    let mut before = 0;
+    loop {
+        let page = client.conversations(before, PAGE).await?;
+        if let Some(found) = page.conversations.into_iter().find(|one| one.id == conversation) {
+            return Ok(found);
+        }
+        before = page.next;
+        if before == 0 {
+            return Err(Fail::failed(format!("you are not in conversation {conversation}")));
+        }
+    }
+}
+
 async fn history(client: &Client, args: &History) -> Result<(), Fail> {
     let conversation = args.conversation.open(client).await?;
     let mut items: Vec<packet::Item> = Vec::new();
@@ -274,7 +523,12 @@ async fn history(client: &Client, args: &History) -> Result<(), Fail> {
     };
     while (items.len() as u64) < args.limit {
         let left = args.limit - items.len() as u64;
-        let page = client.history(conversation, at, u32::try_from(left).unwrap_or(PAGE).min(PAGE), direction).await?;
+        let limit = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
+        let page = if args.compact {
+            client.history_compact(conversation, at, limit, direction).await?
+        } else {
+            client.history(conversation, at, limit, direction).await?
+        };
         items.extend(page.items);
         at = page.next_seq;
         if at == 0 {
@@ -294,8 +548,8 @@ async fn history(client: &Client, args: &History) -> Result<(), Fail> {
         };
         match (entry, skipped) {
             (Some(entry), _) if args.common.json => writeln!(out, "{}", json(&entry))?,
-            (Some(entry), _) => writeln!(out, "{:>8}  {}", entry.seq, words(&entry))?,
-            (None, Some(head)) if !args.common.json => {
+            (Some(entry), _) => writeln!(out, "{:>8}  {}{}", entry.seq, words(&entry), since(&entry))?,
+            (None, Some(head)) if !args.common.json && head.reason() != HeadReason::Folded => {
                 writeln!(out, "{:>8}  ({} to {} are not there)", "", head.from_seq, head.to_seq)?;
             }
             _ => {}
@@ -304,11 +558,42 @@ async fn history(client: &Client, args: &History) -> Result<(), Fail> {
     Ok(())
 }
 
+/// A key to join a group with, chosen by chance.
+pub(super) fn join_key() -> Result<String, Fail> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Fail::failed("this machine gives no random bytes"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What a message says, and what is with it.
+pub(super) fn text(entry: &packet::Entry) -> String {
+    let mut text = String::from_utf8_lossy(&entry.content).into_owned();
+    if let Some(beside) = &entry.beside {
+        if beside.forwarded {
+            text.insert_str(0, "(forwarded) ");
+        }
+        for one in &beside.attachments {
+            let name = if one.name.is_empty() { &one.reference } else { &one.name };
+            text = format!("{text} [{name}]");
+        }
+    }
+    text
+}
+
+/// What became of a message since, in the compact view.
+fn since(entry: &packet::Entry) -> String {
+    let Some(compacted) = &entry.compacted else { return String::new() };
+    let edited = if compacted.edit == 0 { "" } else { "  (edited)" };
+    let reactions = compacted.reactions.iter().map(|one| format!("  {} {}", one.reaction, one.count));
+    reactions.fold(edited.to_owned(), |said, reaction| said + &reaction)
+}
+
 /// An entry in one line of words.
 pub(super) fn words(entry: &packet::Entry) -> String {
     match entry.kind() {
-        EntryKind::Message => String::from_utf8_lossy(&entry.content).into_owned(),
+        EntryKind::Message => text(entry),
         EntryKind::Membership => match &entry.membership {
+            Some(membership) if membership.banned => format!("* {} is banned", membership.name),
             Some(membership) if membership.role() == Role::None => format!("* {} is no longer here", membership.name),
             Some(membership) => format!("* {} is now {}", membership.name, role_name(membership.role())),
             None => "* a membership changed".to_owned(),
