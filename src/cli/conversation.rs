@@ -1,15 +1,22 @@
 //! `longwire conversation`: lists, makes and changes conversations.
 
+mod group;
+mod history;
+
 use std::io::{self, Write as _};
 
 use clap::{Args as ClapArgs, Subcommand};
-use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, HeadReason, Info, Role, item};
-use longwire_client::{Client, Direction, Publication, PublishError, Start};
+use longwire_client::packet::{Conversation, ConversationKind, Role};
+use longwire_client::{Client, Publication, PublishError, Start};
 
 use super::Fail;
 use super::connect::ConnectArgs;
-use super::subscribe::json;
 use super::target::Target;
+use group::{info, print_join_key};
+use history::{history, receipts};
+
+pub(super) use group::join_key;
+pub(super) use history::{text, words};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -329,16 +336,6 @@ async fn stored(publication: Result<Publication, PublishError>, json: bool) -> R
     Ok(())
 }
 
-fn print_join_key(conversation: u64, key: &str, json: bool) -> Result<(), Fail> {
-    let mut out = io::stdout();
-    match (json, key) {
-        (true, key) => writeln!(out, "{}", serde_json::json!({ "conversation": conversation, "key": key }))?,
-        (false, "") => {}
-        (false, key) => writeln!(out, "{key}")?,
-    }
-    Ok(())
-}
-
 async fn set_role(client: &Client, conversation: &Target, user: &str, role: Role) -> Result<(), Fail> {
     let conversation = conversation.open(client).await?;
     done(client.set_role(conversation, user, role).await).await
@@ -427,190 +424,5 @@ async fn members(client: &Client, conversation: u64, json: bool) -> Result<(), F
         if after == 0 {
             return Ok(());
         }
-    }
-}
-
-async fn receipts(client: &Client, conversation: u64, json: bool) -> Result<(), Fail> {
-    let mut out = io::stdout();
-    let mut after = 0;
-    loop {
-        let page = client.receipts(conversation, after, PAGE).await?;
-        let users: Vec<u64> = page.marks.iter().map(|mark| mark.user).collect();
-        let names = client.users(users).await?;
-        for mark in &page.marks {
-            let name = names.iter().find(|member| member.user == mark.user).map_or("", |member| &member.name);
-            if json {
-                writeln!(out, "{}", serde_json::json!({ "user": mark.user, "name": name, "seq": mark.seq }))?;
-            } else {
-                writeln!(out, "{name:<32} {:>8}", mark.seq)?;
-            }
-        }
-        after = page.next;
-        if after == 0 {
-            return Ok(());
-        }
-    }
-}
-
-/// Prints what a group says of itself; with something to change, reads it first and sets the whole.
-async fn info(client: &Client, args: &SetInfo) -> Result<(), Fail> {
-    let conversation = args.conversation.open(client).await?;
-    let mut info = find(client, conversation).await?.info.unwrap_or_default();
-    if args.description.is_some() || args.picture.is_some() {
-        info.description = args.description.clone().unwrap_or(info.description);
-        info.picture = args.picture.clone().unwrap_or(info.picture);
-        return stored(client.set_info(conversation, info).await, args.common.json).await;
-    }
-    print_info(&info, args.common.json)
-}
-
-fn print_info(info: &Info, json: bool) -> Result<(), Fail> {
-    let mut out = io::stdout();
-    let policy = info.policy.unwrap_or_default();
-    let [publishes, adds, informs] =
-        [(policy.publishes(), Role::Member), (policy.adds(), Role::Admin), (policy.informs(), Role::Admin)]
-            .map(|(role, usual)| role_name(if role == Role::None { usual } else { role }));
-    let past = policy.past().as_str_name().to_ascii_lowercase();
-    if json {
-        let line = serde_json::json!({
-            "description": info.description,
-            "picture": info.picture,
-            "publishes": publishes,
-            "adds": adds,
-            "informs": informs,
-            "recall_within_ms": policy.recall_within_ms,
-            "past": past,
-            "past_entries": policy.past_entries,
-            "hides_marks": policy.hides_marks,
-        });
-        writeln!(out, "{line}")?;
-        return Ok(());
-    }
-    for (what, value) in [
-        ("description", &info.description),
-        ("picture", &info.picture),
-        ("publishes", &publishes),
-        ("adds", &adds),
-        ("informs", &informs),
-        ("past", &past),
-    ] {
-        writeln!(out, "{what:<12} {value}")?;
-    }
-    Ok(())
-}
-
-/// A conversation of this user, as the list has it.
-async fn find(client: &Client, conversation: u64) -> Result<Conversation, Fail> {
-    let mut before = 0;
-    loop {
-        let page = client.conversations(before, PAGE).await?;
-        if let Some(found) = page.conversations.into_iter().find(|one| one.id == conversation) {
-            return Ok(found);
-        }
-        before = page.next;
-        if before == 0 {
-            return Err(Fail::failed(format!("you are not in conversation {conversation}")));
-        }
-    }
-}
-
-async fn history(client: &Client, args: &History) -> Result<(), Fail> {
-    let conversation = args.conversation.open(client).await?;
-    let mut items: Vec<packet::Item> = Vec::new();
-    let (mut at, direction) = match args.from {
-        Some(from) => (from.max(1), Direction::Forwards),
-        None => (0, Direction::Backwards),
-    };
-    while (items.len() as u64) < args.limit {
-        let left = args.limit - items.len() as u64;
-        let limit = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
-        let page = if args.compact {
-            client.history_compact(conversation, at, limit, direction).await?
-        } else {
-            client.history(conversation, at, limit, direction).await?
-        };
-        items.extend(page.items);
-        at = page.next_seq;
-        if at == 0 {
-            break;
-        }
-    }
-    if direction == Direction::Backwards {
-        items.reverse();
-    }
-    let mut out = io::stdout();
-    for item in items {
-        let (entry, skipped) = match item.kind {
-            Some(item::Kind::Entry(entry)) => (Some(entry), None),
-            Some(item::Kind::Own(own)) => (own.entry, None),
-            Some(item::Kind::Head(head)) => (None, Some(head)),
-            _ => (None, None),
-        };
-        match (entry, skipped) {
-            (Some(entry), _) if args.common.json => writeln!(out, "{}", json(&entry))?,
-            (Some(entry), _) => writeln!(out, "{:>8}  {}{}", entry.seq, words(&entry), since(&entry))?,
-            (None, Some(head)) if !args.common.json && head.reason() != HeadReason::Folded => {
-                writeln!(out, "{:>8}  ({} to {} are not there)", "", head.from_seq, head.to_seq)?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// A key to join a group with, chosen by chance.
-pub(super) fn join_key() -> Result<String, Fail> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Fail::failed("this machine gives no random bytes"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// What a message says, and what is with it.
-pub(super) fn text(entry: &packet::Entry) -> String {
-    let mut text = String::from_utf8_lossy(&entry.content).into_owned();
-    if let Some(beside) = &entry.beside {
-        if beside.forwarded {
-            text.insert_str(0, "(forwarded) ");
-        }
-        for one in &beside.attachments {
-            let name = if one.name.is_empty() { &one.reference } else { &one.name };
-            text = format!("{text} [{name}]");
-        }
-    }
-    text
-}
-
-/// What became of a message since, in the compact view.
-fn since(entry: &packet::Entry) -> String {
-    let Some(compacted) = &entry.compacted else { return String::new() };
-    let edited = if compacted.edit == 0 { "" } else { "  (edited)" };
-    let reactions = compacted.reactions.iter().map(|one| format!("  {} {}", one.reaction, one.count));
-    reactions.fold(edited.to_owned(), |said, reaction| said + &reaction)
-}
-
-/// An entry in one line of words.
-pub(super) fn words(entry: &packet::Entry) -> String {
-    match entry.kind() {
-        EntryKind::Message => text(entry),
-        EntryKind::Membership => match &entry.membership {
-            Some(membership) if membership.banned => format!("* {} is banned", membership.name),
-            Some(membership) if membership.role() == Role::None => format!("* {} is no longer here", membership.name),
-            Some(membership) => format!("* {} is now {}", membership.name, role_name(membership.role())),
-            None => "* a membership changed".to_owned(),
-        },
-        EntryKind::Label => format!("* the label is now {:?}", entry.label),
-        EntryKind::Joined => "* joined a conversation".to_owned(),
-        EntryKind::Left => "* left a conversation".to_owned(),
-        EntryKind::Edit => format!("* {} is now: {}", entry.edit, String::from_utf8_lossy(&entry.content)),
-        EntryKind::Recall => format!("* {} was recalled", entry.recall.as_ref().map_or(0, |recall| recall.seq)),
-        EntryKind::Reaction => match &entry.reaction {
-            Some(react) if react.reaction.is_empty() => format!("* the reaction to {} was taken back", react.seq),
-            Some(react) => format!("* {} to {}", react.reaction, react.seq),
-            None => "* a reaction".to_owned(),
-        },
-        EntryKind::Info => "* the group says something else of itself".to_owned(),
-        EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
-        EntryKind::Settings => "* set how a conversation is shown".to_owned(),
-        EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),
     }
 }

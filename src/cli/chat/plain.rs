@@ -90,10 +90,12 @@ impl Printed {
             // What was there before this began is history; a first page of it is printed all the same.
             let last = self.seqs.entry(talk.id).or_insert(0);
             let printed = *last;
+            // A name that is being asked for is waited for.
+            let named = |line: &Line| line.sender == 0 || model.names.contains_key(&line.sender) || chat.running == 0;
             // What changed since it was printed is printed again.
             let again =
                 altered.range((talk.id, 0)..=(talk.id, printed)).filter_map(|(_, seq)| talk.lines.get_key_value(seq));
-            for (seq, line) in again.chain(talk.lines.range(printed + 1..)) {
+            for (seq, line) in again.chain(talk.lines.range(printed + 1..).take_while(|(_, line)| named(line))) {
                 *last = (*last).max(*seq);
                 writeln!(out, "[{}] {}", talk.name, plain_line(model, talk, *seq, line))?;
             }
