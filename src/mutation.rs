@@ -100,11 +100,27 @@ pub enum Mutation {
     RecalledInLane,
     /// A ban does not hold against the join key.
     BannedJoins,
+    /// Who is blocked goes on writing to who blocked it.
+    BlockedMayWrite,
+    /// Who is blocked opens a conversation with who blocked it.
+    BlockedMayOpen,
+    /// Who is blocked brings who blocked it into groups.
+    BlockedMayAdd,
+    /// Who is blocked sees the profile of who blocked it.
+    ProfilesIgnoreBlocks,
+    /// A will that was published stays, and is published again.
+    WillStays,
+    /// After a start nobody looks for devices that do not come back.
+    WillsForgottenAtStart,
+    /// Signals go to who is no member any more.
+    SignalsIgnoreRights,
+    /// Presence is told to anybody.
+    PresenceIgnoresRights,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 56] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -153,6 +169,14 @@ impl Mutation {
         Self::RecalledCounts,
         Self::RecalledInLane,
         Self::BannedJoins,
+        Self::BlockedMayWrite,
+        Self::BlockedMayOpen,
+        Self::BlockedMayAdd,
+        Self::ProfilesIgnoreBlocks,
+        Self::WillStays,
+        Self::WillsForgottenAtStart,
+        Self::SignalsIgnoreRights,
+        Self::PresenceIgnoresRights,
     ];
 
     /// Whether this bug is planted.

@@ -20,7 +20,25 @@ pub enum Tasks {
 /// work as it is.
 pub type Task<T> = oneshot::Receiver<T>;
 
+/// Nine in ten parts of a core that others want, too, are for them.
+const LOW_NICE: i32 = 10;
+
 impl Tasks {
+    /// Has `work` done on a thread of its own, at a low priority: for what is dear and may wait.
+    pub fn run_low(&self, work: impl FnOnce() + Send + 'static) {
+        let Self::Pool = self else { return drop(self.run(work)) };
+        let low = move || {
+            // Linux gives each thread its own nice value. If it is refused, the work is done at the usual one.
+            if let Err(error) = rustix::process::setpriority_process(None, LOW_NICE) {
+                tracing::debug!(%error, "what may wait keeps the usual priority");
+            }
+            work();
+        };
+        if let Err(error) = std::thread::Builder::new().name("longwire-login".into()).spawn(low) {
+            tracing::error!(%error, "the machine gives no thread");
+        }
+    }
+
     /// Has `work` done.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         let (give, task) = oneshot::channel();

@@ -16,6 +16,10 @@ pub(crate) enum Command {
     Request { op: request::Op, reply: Reply },
     Watch { conversation: u64, reply: Reply },
     Unwatch { conversation: u64 },
+    SubscribePresence { users: Vec<u64>, reply: Reply },
+    UnsubscribePresence { users: Vec<u64> },
+    Background { background: bool, reply: Reply },
+    Signal(packet::Signal),
     ConnectNow,
     Close { done: oneshot::Sender<()> },
 }

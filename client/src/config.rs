@@ -10,6 +10,7 @@ use bytes::Bytes;
 use longwire_protocol::packet::{CatchUpMode, Window};
 
 use crate::dial::Dialer;
+use crate::login::Login;
 use crate::outbox::{Outbox, OutboxLimits};
 
 /// What a client is started with: what must be decided goes into [`Config::new`], the rest has a default.
@@ -46,6 +47,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Whether this device is in the background: the broker may gather what is not urgent. Default: no.
     pub background: bool,
+    /// Whether signals of conversations are wanted: that someone types, and the like. Default: no.
+    pub signals: bool,
     /// Where unanswered publishes are kept. Default: in memory.
     pub outbox: Outbox,
     /// How much the outbox takes. Default: 10,000 publishes, 16 MiB.
@@ -71,6 +74,7 @@ impl Config {
             item_bytes_max: 0,
             heartbeat: Duration::from_secs(60),
             background: false,
+            signals: false,
             outbox: Outbox::Memory,
             outbox_limits: OutboxLimits::default(),
             request_timeout: Duration::from_secs(30),
@@ -113,6 +117,8 @@ pub enum TokenSource {
     Fixed(String),
     /// Asked at each connect, and in time before the last one expires. An error is told as the reason of a retry.
     Provider(Arc<dyn Fn() -> TokenFuture + Send + Sync>),
+    /// From the broker itself, for a user name and a password.
+    Login(Login),
 }
 
 impl TokenSource {
@@ -128,6 +134,8 @@ impl TokenSource {
         match self {
             Self::Fixed(token) => Box::pin(std::future::ready(Ok(token.clone()))),
             Self::Provider(provide) => provide(),
+            // None yet: the password goes in its place.
+            Self::Login(login) => Box::pin(std::future::ready(Ok(login.token().unwrap_or_default()))),
         }
     }
 }
@@ -135,6 +143,12 @@ impl TokenSource {
 impl From<String> for TokenSource {
     fn from(token: String) -> Self {
         Self::Fixed(token)
+    }
+}
+
+impl From<Login> for TokenSource {
+    fn from(login: Login) -> Self {
+        Self::Login(login)
     }
 }
 
@@ -150,6 +164,7 @@ impl fmt::Debug for TokenSource {
         f.write_str(match self {
             Self::Fixed(_) => "Fixed(..)",
             Self::Provider(_) => "Provider(..)",
+            Self::Login(_) => "Login(..)",
         })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, publish::Action, request, response};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::command::Command;
 use crate::config::Config;
@@ -16,6 +16,7 @@ use crate::delivery::Deliveries;
 use crate::error::{GiveUpError, PublishError, RequestError, StartError};
 use crate::intake::Shared;
 use crate::outbox::OutboxState;
+use crate::signals::{Signal, Signals, WAITING_MAX};
 use crate::state::State;
 use crate::task::Task;
 
@@ -28,6 +29,8 @@ const COMMANDS_MAX: usize = 64;
 pub struct Client {
     commands: mpsc::Sender<Command>,
     states: watch::Receiver<State>,
+    /// Weak: the listeners' end comes with the task's.
+    signals: broadcast::WeakSender<Signal>,
     request_timeout: Duration,
 }
 
@@ -56,10 +59,12 @@ impl Client {
             drop(saving.send(outcome));
         })?;
         let shared = Arc::new(Shared::default());
-        let client = Self { commands, states: state, request_timeout: config.request_timeout };
+        let (signals, _) = broadcast::channel(WAITING_MAX);
+        let heard = signals.downgrade();
+        let client = Self { commands, states: state, signals: heard, request_timeout: config.request_timeout };
         let deliveries =
             Deliveries { shared: Arc::clone(&shared), handover: config.handover, _commands: client.commands.clone() };
-        let task = Task::new(config, outbox, saves, inbox, shared, states);
+        let task = Task::new(config, outbox, saves, inbox, shared, (states, signals));
         tokio::spawn(async move {
             // Without a file nobody else sends: the channel stays open as long as the task.
             let _saved = saved;
@@ -191,6 +196,39 @@ impl Client {
     /// As [`Client::publish`].
     pub async fn mark(&self, conversation: u64, seq: u64) -> Result<Publication, PublishError> {
         self.act(conversation, Action::SetMark(packet::SetMark { seq })).await
+    }
+
+    /// Leaves a will: a message that the broker publishes once this device has been gone for `after` without
+    /// [`Client::close`] (zero: 30 s; from 1 s to a day), in place of an earlier one. It holds over reconnects, and is
+    /// gone once it was published.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn set_will(
+        &self,
+        conversation: u64,
+        content: impl Into<Bytes>,
+        after: Duration,
+    ) -> Result<Publication, PublishError> {
+        let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        let action = Some(Action::SetWill(packet::SetWill { after_ms }));
+        self.send(None, packet::Publish { conversation, content: content.into(), action, ..Default::default() }).await
+    }
+
+    /// Takes the will away.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn clear_will(&self) -> Result<Publication, PublishError> {
+        self.act(0, Action::SetWill(packet::SetWill { after_ms: 0 })).await
+    }
+
+    /// Says who sees this user's presence. Who shows it to nobody sees nobody's.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn show_presence(&self, to: packet::Audience) -> Result<Publication, PublishError> {
+        self.act(0, Action::ShowPresence(packet::ShowPresence { to: to.into() })).await
     }
 
     /// Gives up an unanswered publish, if it is surely not stored: it was never sent, or last refused for now. Gives up
@@ -346,6 +384,68 @@ impl Client {
     pub async fn unwatch(&self, conversation: u64) {
         // A client that is gone watches nothing.
         drop(self.commands.send(Command::Unwatch { conversation }).await);
+    }
+
+    /// Tells the presence of users that share a conversation with this one, at most 200 at a time and 500 in all: as it
+    /// is now, in the order asked for, and each change as a [`Signal::Presence`] until [`Client::unsubscribe_presence`].
+    /// After a reconnect what it is then is told in the same way.
+    ///
+    /// # Errors
+    /// As [`Client::history`].
+    pub async fn subscribe_presence(&self, users: Vec<u64>) -> Result<Vec<packet::Presence>, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        match self.answer(Command::SubscribePresence { users, reply }, answer).await? {
+            response::Result::Presence(answer) => Ok(answer.users),
+            _ => Err(RequestError::WrongAnswer),
+        }
+    }
+
+    /// Ends [`Client::subscribe_presence`] for these users.
+    pub async fn unsubscribe_presence(&self, users: Vec<u64>) {
+        // A client that is gone is told nothing.
+        drop(self.commands.send(Command::UnsubscribePresence { users }).await);
+    }
+
+    /// How many members of a conversation are online; for those with more than 200.
+    ///
+    /// # Errors
+    /// As [`Client::history`].
+    pub async fn online(&self, conversation: u64) -> Result<u64, RequestError> {
+        match self.request(request::Op::Online(packet::OnlineRequest { conversation })).await? {
+            response::Result::Online(answer) => Ok(answer.online),
+            _ => Err(RequestError::WrongAnswer),
+        }
+    }
+
+    /// Says whether nobody looks at this device, from here on and on the connections to come.
+    ///
+    /// # Errors
+    /// As [`Client::history`].
+    pub async fn set_background(&self, background: bool) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        match self.answer(Command::Background { background, reply }, answer).await? {
+            response::Result::Background(_) => Ok(()),
+            _ => Err(RequestError::WrongAnswer),
+        }
+    }
+
+    /// Says to who is there just now that this user types, or whatever the application means by `content` (at most
+    /// 1 KiB). It may be lost; without a connection it is. No more than five a second are carried.
+    pub async fn signal(&self, conversation: u64, kind: packet::SignalKind, content: impl Into<Bytes>) {
+        let signal = packet::Signal { conversation, kind: kind.into(), content: content.into(), ..Default::default() };
+        // A client that is gone says nothing.
+        drop(self.commands.send(Command::Signal(signal)).await);
+    }
+
+    /// Signals and presence, from here on. Those of conversations come only with [`Config::signals`].
+    #[must_use]
+    pub fn signals(&self) -> Signals {
+        let receiver = match self.signals.upgrade() {
+            Some(signals) => signals.subscribe(),
+            // The client has ended: nothing comes any more.
+            None => broadcast::channel(1).1,
+        };
+        Signals { receiver }
     }
 
     /// Gives the broker a new token for the connection that stands; returns how long it holds. A client with a

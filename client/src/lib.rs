@@ -32,6 +32,20 @@
 //! # }
 //! ```
 //!
+//! Who has a password and no token starts with a [`Login`], and keeps the token that the broker makes:
+//!
+//! ```no_run
+//! use longwire_client::{Config, Dialer, Login, TokenSource};
+//!
+//! # fn example(dialer: Dialer, password: String, kept: Option<String>) {
+//! let mut login = Login::new("ada", password).keeping(|token| drop(std::fs::write("token", token)));
+//! if let Some(token) = kept {
+//!     login = login.with_token(token);
+//! }
+//! let config = Config::new(dialer, TokenSource::Login(login), "laptop");
+//! # }
+//! ```
+//!
 //! # What is promised
 //!
 //! * A publication that resolves to an ack is on the broker's disk. Until then it stays in the outbox; from an
@@ -43,6 +57,7 @@
 //!   lost; none is left out without an [`Item::Skipped`] or an [`Item::Reset`] that says so.
 //! * Memory is bounded: by [`OutboxLimits`] on the way out, by the windows of [`Config`] on the way in.
 
+mod account;
 mod address;
 mod backoff;
 mod command;
@@ -55,10 +70,12 @@ mod handle;
 mod intake;
 mod item;
 mod link;
+mod login;
 mod messages;
 mod outbox;
 mod requests;
 mod settle;
+mod signals;
 mod state;
 mod task;
 mod trust;
@@ -73,7 +90,9 @@ pub use dial::{ByteStream, Dialer, Dialing};
 pub use error::{Failure, GiveUpError, OutboxError, PublishError, RequestError, StartError};
 pub use handle::{Client, Direction, Publication};
 pub use item::{Item, Reset};
+pub use login::Login;
 pub use outbox::{Outbox, OutboxLimits, outbox_path};
 pub use settle::Settled;
+pub use signals::{Signal, Signals};
 pub use state::State;
 pub use trust::{ALPN, Trust, TrustError, Untrusted};

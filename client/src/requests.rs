@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use longwire_protocol::limits::REQUESTS_MAX;
-use longwire_protocol::packet::{self, WatchRequest, request, response};
+use longwire_protocol::limits::{REQUESTS_MAX, USERS_MAX};
+use longwire_protocol::packet::{self, PresenceRequest, WatchRequest, request, response};
 use longwire_protocol::reason::Refusal;
 use tokio::sync::oneshot;
 
@@ -42,6 +42,8 @@ pub(crate) struct Requests {
     waiting: VecDeque<Request>,
     under_way: BTreeMap<u64, Request>,
     watches: BTreeSet<u64>,
+    /// Whose presence is subscribed to.
+    presences: BTreeSet<u64>,
 }
 
 impl Requests {
@@ -68,8 +70,22 @@ impl Requests {
         self.ask(request::Op::Watch(WatchRequest { conversation, stop: true }), None);
     }
 
+    /// Has presence told, on this connection and those after it. At most 200 users.
+    pub(crate) fn subscribe(&mut self, users: Vec<u64>, reply: Option<Reply>) {
+        self.presences.extend(&users);
+        self.ask(request::Op::Presence(PresenceRequest { users, stop: false }), reply);
+    }
+
+    /// Ends [`Requests::subscribe`].
+    pub(crate) fn unsubscribe(&mut self, users: Vec<u64>) {
+        self.presences.retain(|user| !users.contains(user));
+        self.ask(request::Op::Presence(PresenceRequest { users, stop: true }), None);
+    }
+
     /// A connection stands: what is watched is watched there too.
     pub(crate) fn connected(&mut self) {
+        let users: Vec<u64> = self.presences.iter().copied().collect();
+        users.chunks(USERS_MAX).for_each(|users| self.subscribe(users.to_vec(), None));
         for conversation in self.watches.clone() {
             self.ask(request::Op::Watch(WatchRequest { conversation, stop: false }), None);
         }
@@ -164,6 +180,28 @@ mod tests {
         requests.disconnected();
         requests.connected();
         assert!(asked(&mut requests).is_empty());
+    }
+
+    #[test]
+    fn whose_presence_is_told_is_asked_for_on_every_connection() {
+        let mut requests = Requests::default();
+        let (reply, _answer) = oneshot::channel();
+        requests.subscribe((1..=150).collect(), Some(reply));
+        requests.subscribe((151..=300).collect(), None);
+        assert_eq!(asked(&mut requests).len(), 2);
+        requests.answered(packet::Response { id: 1, result: None });
+        requests.answered(packet::Response { id: 2, result: None });
+        requests.unsubscribe(vec![7]);
+        requests.disconnected();
+        requests.connected();
+        let again = asked(&mut requests);
+        let users = |op: &request::Op| match op {
+            request::Op::Presence(presence) if !presence.stop => presence.users.clone(),
+            other => panic!("{other:?} is asked for"),
+        };
+        assert!(again.iter().all(|op| users(op).len() <= USERS_MAX), "no more at a time than a request takes");
+        let again: Vec<u64> = again.iter().flat_map(users).collect();
+        assert_eq!(again, (1..=300).filter(|user| *user != 7).collect::<Vec<_>>());
     }
 
     #[test]

@@ -70,16 +70,27 @@ impl Settling {
         for (id, publish) in held {
             match publish.action {
                 // Found or merged, however often: nothing is to be known.
-                Some(Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetMark(_) | Action::Hide(_)) => {
-                    verdict.sent.push(id);
-                }
-                // No entry carries their id, and a second time would be a second group, or undo what came after.
+                Some(
+                    Action::OpenDirect(_)
+                    | Action::OpenChannel(_)
+                    | Action::SetMark(_)
+                    | Action::Hide(_)
+                    | Action::SetWill(_)
+                    | Action::ShowPresence(_),
+                ) => verdict.sent.push(id),
+                // No entry of their conversation carries their id, and a second time would be a second group, or undo what came after.
                 Some(
                     Action::CreateGroup(_)
                     | Action::Join(_)
                     | Action::SetSettings(_)
                     | Action::Ban(_)
-                    | Action::SetJoinKey(_),
+                    | Action::SetJoinKey(_)
+                    | Action::SetProfile(_)
+                    | Action::SetContact(_)
+                    | Action::Block(_)
+                    | Action::NameDevice(_)
+                    | Action::RevokeDevice(_)
+                    | Action::SetAccount(_),
                 ) => verdict.doubtful.push(id),
                 Some(
                     Action::Leave(_)

@@ -14,7 +14,7 @@ use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
 use prost::Message as _;
-use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::codec::Decoder;
 
 use crate::{
     limits::PRE_AUTH_FRAME_BYTES_MAX,
@@ -217,15 +217,6 @@ impl Decoder for FrameCodec {
             None if self.is_inside_frame(src) => Err(FrameError::Cut),
             None => Ok(None),
         }
-    }
-}
-
-impl Encoder<&Kind> for FrameCodec {
-    type Error = FrameError;
-
-    fn encode(&mut self, kind: &Kind, out: &mut BytesMut) -> Result<(), FrameError> {
-        encode(kind, out);
-        Ok(())
     }
 }
 

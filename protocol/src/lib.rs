@@ -58,6 +58,7 @@
 //! assert_eq!(next, Some(Millis(90_005)));
 //! ```
 
+pub mod features;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;

@@ -145,8 +145,51 @@ pub const CATCH_UP_CONVERSATIONS_MAX: usize = 500;
 
 /// The most devices of a user.
 pub const DEVICES_MAX: usize = 20;
+/// How long a device may stay away before it is forgotten: 60 days.
+pub const DEVICE_UNSEEN_MS: u64 = 60 * 86_400_000;
+/// The longest `display_name` of a profile.
+pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
+/// The longest `picture` of a profile.
+pub const PROFILE_PICTURE_BYTES_MAX: usize = 512;
+/// The longest `data` of a profile.
+pub const PROFILE_DATA_BYTES_MAX: usize = 1024;
+/// The most users that `ProfilesRequest` may name: their profiles fit a frame.
+pub const PROFILES_MAX: usize = 50;
+/// The most contacts of a user.
+pub const CONTACTS_MAX: u32 = 5_000;
+/// The longest `nick` of a contact.
+pub const NICK_BYTES_MAX: usize = 256;
+/// The longest `data` of a contact: a page of contacts fits a frame.
+pub const CONTACT_DATA_BYTES_MAX: usize = 256;
+/// The most users that a user blocks.
+pub const BLOCKED_MAX: usize = 1_000;
+/// The fewest bytes of a new password.
+pub const PASSWORD_BYTES_MIN: usize = 8;
+/// The most bytes of a password.
+pub const PASSWORD_BYTES_MAX: usize = 256;
 /// The most channels a session watches.
 pub const WATCHES_MAX: usize = 100;
+
+/// The longest content of a signal.
+pub const SIGNAL_BYTES_MAX: usize = KIB as usize;
+/// What a signal costs of the time that a session has for them: five a second.
+pub const SIGNAL_EVERY_MS: u64 = 200;
+/// How many signals a session may send at once.
+pub const SIGNALS_AHEAD: u64 = 50;
+/// The most members of a conversation, and watchers of a channel, that signals are carried to.
+pub const SIGNAL_READERS_MAX: usize = 200;
+/// How long someone is away before that is told.
+pub const OFFLINE_AFTER_MS: u64 = 30_000;
+/// The most users whose presence a session is told.
+pub const PRESENCES_MAX: usize = 500;
+/// How long a device is gone before its will is published, if that does not say; and the least and the most it may say.
+pub const WILL_AFTER_MS: u32 = 30 * SECOND_MS;
+/// See [`WILL_AFTER_MS`].
+pub const WILL_AFTER_MS_MIN: u32 = SECOND_MS;
+/// See [`WILL_AFTER_MS`].
+pub const WILL_AFTER_MS_MAX: u32 = 86_400 * SECOND_MS;
+/// The longest content of a will, which is kept at hand until the device goes.
+pub const WILL_BYTES_MAX: usize = 4 * KIB as usize;
 
 // What must hold between them.
 const _: () = {
@@ -161,6 +204,12 @@ const _: () = {
     assert!(HEARTBEAT_ANSWER_MS < HEARTBEAT_MS_MIN as u64);
     assert!(ACK_DELAY_MS < ACK_OVERDUE_MS && ACK_ANSWER_DELAY_MS < ACK_ANSWER_MS);
     assert!(TLS_MS < AUTH_MS);
+    // A page of profiles, and one of contacts, is one frame.
+    let profile =
+        DISPLAY_NAME_BYTES_MAX + PROFILE_PICTURE_BYTES_MAX + PROFILE_DATA_BYTES_MAX + USER_NAME_BYTES_MAX + 32;
+    assert!(PROFILES_MAX * profile < FRAME_BYTES_MAX as usize);
+    let contact = NICK_BYTES_MAX + CONTACT_DATA_BYTES_MAX + USER_NAME_BYTES_MAX + 32;
+    assert!(PAGE_ITEMS_MAX * contact < FRAME_BYTES_MAX as usize);
 };
 
 /// A delivery window as wished for, brought within bounds; `None` and zeros mean the default of the lane.

@@ -125,6 +125,7 @@ reasons! {
     30 TooManyConnections    "too_many_connections"   Load         ends  Retry          "The broker has as many connections as it takes.";
     31 IdSpanExceeded        "id_span_exceeded"       Peer         stays Stop           "The id lies too far above the first unanswered; settle older ones first.";
     32 Internal              "internal"               Operator     ends  Retry          "The broker failed; the fault is not the client's.";
+    33 NameTaken             "name_taken"             Peer         ends  Stop           "The name is somebody's already.";
 }
 
 impl Reason {

@@ -11,12 +11,20 @@ fn committed_packets_are_what_the_proto_says() {
         protox::compile([root.join("proto/longwire.proto")], [root.join("proto")]).expect("the .proto compiles");
     let out = std::env::temp_dir().join(format!("longwire-generated-{}", std::process::id()));
     std::fs::create_dir_all(&out).expect("a folder for the output");
-    // What holds a token shows itself without it: see `packet/secrets.rs`.
-    let secret = [".longwire.v1.Connect", ".longwire.v1.RefreshRequest"];
+    // What holds a token or a password shows itself without it: see `packet/secrets.rs`.
+    let secret = ["Connect", "Connected", "Login", "RefreshRequest", "RefreshAnswer", "SetAccount"];
+    let secret = secret.map(|message| format!(".longwire.v1.{message}"));
     let mut config = prost_build::Config::new();
     // What few packets have takes no room in all the others.
-    for rare in ["Publish.beside", "Entry.beside", "Entry.info", "Entry.compacted", "CreateGroup.info", "SetInfo.info"]
-    {
+    for rare in [
+        "Publish.beside",
+        "Entry.beside",
+        "Entry.info",
+        "Entry.compacted",
+        "CreateGroup.info",
+        "SetInfo.info",
+        "Connect.login",
+    ] {
         config.boxed(format!(".longwire.v1.{rare}"));
     }
     config.bytes(["."]).skip_debug(secret).out_dir(&out).compile_fds(files).expect("code for the .proto");

@@ -104,6 +104,8 @@ mod tests {
             expires: 0,
             issued: 0,
             id: Box::default(),
+            is_admin: false,
+            generation: None,
         })
     }
 

@@ -1,20 +1,25 @@
 //! From a credential to an identity: Ed25519 JWTs of configured issuers, and what the operator has revoked since.
 //! Knows nothing of sockets, conversations or the store.
 
+mod accounts;
 mod cache;
+mod guesses;
+pub mod password;
 mod revocation;
 mod token;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use cache::Cache;
 use jsonwebtoken::DecodingKey;
 
+pub use accounts::{Accounts, AccountsSettings, Registration};
+pub use guesses::Guesses;
 pub use revocation::{RevocationError, Revocations};
-pub use token::{AUDIENCE, Claims, TokenError, generate_key, issue};
+pub use token::{AUDIENCE, Claims, INVITATION_AUDIENCE, Invitation, TokenError, generate_key, issue};
 
 /// Who a verified token says its bearer is, and what it may do. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,10 @@ pub struct Identity {
     pub issued: u64,
     /// The token's own id; empty where it has none.
     pub id: Box<str>,
+    /// Whether it may administer accounts.
+    pub is_admin: bool,
+    /// The generation of the user's and the device's tokens, if it is the broker's own.
+    pub generation: Option<(u32, u32)>,
 }
 
 /// Whose tokens are believed, and which are not any more. Shared by all connections; both parts can be swapped.
@@ -40,6 +49,8 @@ pub struct Identity {
 pub struct Authority {
     issuers: ArcSwap<HashMap<String, DecodingKey>>,
     revocations: ArcSwap<Revocations>,
+    /// Set once, before the first connection.
+    accounts: OnceLock<Accounts>,
     generation: AtomicU64,
     verified: Cache,
 }
@@ -75,6 +86,28 @@ impl Authority {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Lets people in by password, and believes the tokens that these accounts make.
+    ///
+    /// # Panics
+    /// When it was called before.
+    pub fn set_accounts(&self, accounts: Accounts) {
+        assert!(self.accounts.set(accounts).is_ok(), "accounts are set once");
+    }
+
+    /// How people are let in by password, if they are.
+    #[must_use]
+    pub fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.get()
+    }
+
+    /// The id of an invitation for this user, and when it ends.
+    ///
+    /// # Errors
+    /// Why it is not believed.
+    pub fn verify_invitation(&self, invitation: &str, user: &str, now: u64) -> Result<(Box<str>, u64), TokenError> {
+        token::verify_invitation(invitation, &self.issuers.load(), user, now)
+    }
+
     /// Rises whenever something is no longer believed that was: live sessions ask [`Self::is_revoked`] again.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -98,7 +131,7 @@ impl Authority {
             Some(identity) => identity,
             None => {
                 let generation = self.generation();
-                let identity = Arc::new(token::verify(token, &self.issuers.load(), now_unix)?);
+                let identity = Arc::new(token::verify(token, &self.issuers.load(), self.accounts(), now_unix)?);
                 if Cache::takes(token, &identity) {
                     self.verified.put(token, Arc::clone(&identity));
                 }

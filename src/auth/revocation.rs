@@ -66,6 +66,8 @@ mod tests {
             expires: u64::MAX,
             issued,
             id: id.into(),
+            is_admin: false,
+            generation: None,
         }
     }
 

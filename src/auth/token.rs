@@ -8,9 +8,14 @@ use longwire_protocol::names::is_name;
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
+use super::accounts::Accounts;
 
 /// The `aud` that every token has to name.
 pub const AUDIENCE: &str = "longwire";
+/// The `aud` of an invitation.
+pub const INVITATION_AUDIENCE: &str = "longwire-invitation";
+/// The longest id of an invitation.
+const INVITATION_ID_BYTES_MAX: usize = 64;
 /// The longest token.
 const TOKEN_BYTES_MAX: usize = 3 << 10;
 /// Patterns in one token.
@@ -42,6 +47,46 @@ pub struct Claims {
     /// Patterns of channels it may read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<String>,
+    /// Whether it may administer accounts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
+    /// How often the tokens of the user, and those of the device, had been taken back: in the broker's own tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<(u32, u32)>,
+}
+
+impl Claims {
+    /// Who the bearer is, once the token is verified. Only of the broker's own is the generation believed, and none of
+    /// those administers anything.
+    pub(super) fn identity(self, is_own: bool) -> Identity {
+        Identity {
+            user: self.sub.into(),
+            device: self.device.map(Into::into),
+            publish: self.publish,
+            read: self.read,
+            expires: self.exp,
+            issued: self.iat,
+            id: self.jti.into(),
+            is_admin: self.admin && !is_own,
+            generation: self.generation.filter(|_| is_own),
+        }
+    }
+}
+
+/// An invitation: whoever has it makes one account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Who made it.
+    pub iss: String,
+    /// [`INVITATION_AUDIENCE`].
+    pub aud: String,
+    /// When it ends, in seconds since 1970.
+    pub exp: u64,
+    /// Its id: it is used once.
+    pub jti: String,
+    /// The one name that it is for; any, if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
@@ -77,23 +122,20 @@ struct Issuer {
     iss: String,
 }
 
-/// Verifies a token against the key of the issuer that it names.
+/// Verifies a token against the key of the issuer that it names; `own` are the broker's own.
 pub(super) fn verify(
     token: &str,
     issuers: &HashMap<String, DecodingKey>,
+    own: Option<&Accounts>,
     now_unix: u64,
 ) -> Result<Identity, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::TooLong);
     }
-    let claimed: Issuer = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenError::Invalid)?;
-    let key = issuers.get(&claimed.iss).ok_or(TokenError::Invalid)?;
-    // The time is the caller's, so that tests and a broken clock are one matter: it is compared below.
-    let mut validation = Validation::new(Algorithm::EdDSA);
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
-    let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|_| TokenError::Invalid)?.claims;
+    let issuer = issuer_of(token)?;
+    let own = own.filter(|own| own.settings.issuer == issuer);
+    let key = own.map(|own| &own.key).or_else(|| issuers.get(&issuer)).ok_or(TokenError::Invalid)?;
+    let claims: Claims = decode(token, key, &["exp", "iss", "sub", "aud"])?;
     if claims.aud != AUDIENCE {
         return Err(TokenError::Audience);
     }
@@ -106,22 +148,52 @@ pub(super) fn verify(
     {
         return Err(TokenError::Claims);
     }
-    Ok(Identity {
-        user: claims.sub.into(),
-        device: claims.device.map(Into::into),
-        publish: claims.publish,
-        read: claims.read,
-        expires: claims.exp,
-        issued: claims.iat,
-        id: claims.jti.into(),
-    })
+    Ok(claims.identity(own.is_some()))
 }
 
-/// Makes a token with an Ed25519 private key in PKCS#8 PEM.
+/// Verifies an invitation against the key of the issuer that it names.
+pub(super) fn verify_invitation(
+    invitation: &str,
+    issuers: &HashMap<String, DecodingKey>,
+    user: &str,
+    now_unix: u64,
+) -> Result<(Box<str>, u64), TokenError> {
+    let key = issuers.get(&issuer_of(invitation)?).ok_or(TokenError::Invalid)?;
+    let claims: Invitation = decode(invitation, key, &["exp", "iss", "aud"])?;
+    if claims.aud != INVITATION_AUDIENCE {
+        return Err(TokenError::Audience);
+    }
+    if claims.exp <= now_unix {
+        return Err(TokenError::Expired);
+    }
+    if claims.jti.is_empty() || claims.jti.len() > INVITATION_ID_BYTES_MAX {
+        return Err(TokenError::Claims);
+    }
+    if claims.sub.is_some_and(|sub| sub != user) {
+        return Err(TokenError::Claims);
+    }
+    Ok((claims.jti.into(), claims.exp))
+}
+
+fn issuer_of(token: &str) -> Result<String, TokenError> {
+    let claimed: Issuer = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenError::Invalid)?;
+    Ok(claimed.iss)
+}
+
+fn decode<C: serde::de::DeserializeOwned>(token: &str, key: &DecodingKey, required: &[&str]) -> Result<C, TokenError> {
+    // The time is the caller's, so that tests and a broken clock are one matter: it is compared there.
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation.set_required_spec_claims(required);
+    Ok(jsonwebtoken::decode::<C>(token, key, &validation).map_err(|_| TokenError::Invalid)?.claims)
+}
+
+/// Makes a token, or an invitation, with an Ed25519 private key in PKCS#8 PEM.
 ///
 /// # Errors
 /// When the key is none.
-pub fn issue(claims: &Claims, private_key_pem: &[u8]) -> Result<String, String> {
+pub fn issue(claims: &impl Serialize, private_key_pem: &[u8]) -> Result<String, String> {
     let key =
         EncodingKey::from_ed_pem(private_key_pem).map_err(|e| format!("not an Ed25519 key in PKCS#8 PEM: {e}"))?;
     jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &key).map_err(|e| e.to_string())
@@ -152,9 +224,9 @@ mod tests {
     fn a_token_names_its_user_until_it_expires() {
         let (private, public) = generate_key().expect("a key");
         let token = issue(&claims(), private.as_bytes()).expect("a token");
-        let identity = verify(&token, &issuers(&public), 999).expect("believed");
+        let identity = verify(&token, &issuers(&public), None, 999).expect("believed");
         assert_eq!(&*identity.user, "alice");
-        assert_eq!(verify(&token, &issuers(&public), 1_000), Err(TokenError::Expired));
+        assert_eq!(verify(&token, &issuers(&public), None, 1_000), Err(TokenError::Expired));
     }
 
     /// SPEC R12-3.
@@ -163,19 +235,19 @@ mod tests {
         let (private, public) = generate_key().expect("a key");
         let (_, other) = generate_key().expect("another key");
         let token = issue(&claims(), private.as_bytes()).expect("a token");
-        assert_eq!(verify(&token, &issuers(&other), 0), Err(TokenError::Invalid), "another key");
-        assert_eq!(verify(&token, &HashMap::new(), 0), Err(TokenError::Invalid), "no issuer");
+        assert_eq!(verify(&token, &issuers(&other), None, 0), Err(TokenError::Invalid), "another key");
+        assert_eq!(verify(&token, &HashMap::new(), None, 0), Err(TokenError::Invalid), "no issuer");
         let audience = issue(&Claims { aud: "other".into(), ..claims() }, private.as_bytes()).expect("a token");
-        assert_eq!(verify(&audience, &issuers(&public), 0), Err(TokenError::Audience));
+        assert_eq!(verify(&audience, &issuers(&public), None, 0), Err(TokenError::Audience));
         let nobody = issue(&Claims { sub: String::new(), ..claims() }, private.as_bytes()).expect("a token");
-        assert_eq!(verify(&nobody, &issuers(&public), 0), Err(TokenError::Claims));
-        assert_eq!(verify(&"x".repeat(TOKEN_BYTES_MAX + 1), &issuers(&public), 0), Err(TokenError::TooLong));
+        assert_eq!(verify(&nobody, &issuers(&public), None, 0), Err(TokenError::Claims));
+        assert_eq!(verify(&"x".repeat(TOKEN_BYTES_MAX + 1), &issuers(&public), None, 0), Err(TokenError::TooLong));
         // Another algorithm, with the public key as its secret.
         let secret = EncodingKey::from_secret(public.as_bytes());
         let forged = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims(), &secret).expect("a token");
-        assert_eq!(verify(&forged, &issuers(&public), 0), Err(TokenError::Invalid));
+        assert_eq!(verify(&forged, &issuers(&public), None, 0), Err(TokenError::Invalid));
         for cut in 0..token.len() {
-            assert!(verify(&token[..cut], &issuers(&public), 0).is_err(), "cut at {cut}");
+            assert!(verify(&token[..cut], &issuers(&public), None, 0).is_err(), "cut at {cut}");
         }
     }
 }

@@ -14,7 +14,7 @@ use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber
 use super::queue::{GROUP_OPS_MAX, Queue, is_busy};
 use crate::clock::Clock;
 use crate::mutation::Mutation;
-use crate::routing::core::{Core, Effect, Op};
+use crate::routing::core::{Core, Effect, Op, Parting};
 use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
 use crate::routing::outbox::Reply;
@@ -30,6 +30,8 @@ const SEAL_AFTER_MS: u64 = 300_000;
 /// Between two tries to reopen a store that failed.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
+/// Devices that are gone and whose wills end in one group.
+const FATES_AT_ONCE: usize = 64;
 /// Between two looks at what retention lets go.
 const RETAIN_EVERY_MS: u64 = 10_000;
 
@@ -67,6 +69,8 @@ pub struct Commit {
     sealed_ms: u64,
     /// When the store was last tried to be opened again.
     reopened_ms: u64,
+    /// The next group is the last.
+    is_closing: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +124,13 @@ fn take_over(log: &mut dyn Log, state: &RwLock<State>) -> SegmentId {
     log.segments().last().map_or(SegmentId(0), |segment| segment.id)
 }
 
+/// Finds the devices that have a will and no session.
+fn find_lost(core: &mut Core, state: &RwLock<State>, now_ms: u64) {
+    for (device, after_ms) in state.read().unwrap_or_else(PoisonError::into_inner).wills() {
+        core.lost(*device, *after_ms, now_ms);
+    }
+}
+
 /// What [`Commit::new`] is made of.
 pub struct Parts {
     /// The log.
@@ -148,9 +159,14 @@ impl Commit {
     pub fn new(parts: Parts) -> Self {
         let mut log = parts.log;
         let segment = take_over(&mut *log, &parts.state);
+        let mut core = Core::new(parts.newest_session);
+        // Who was there when the broker ended has time to come back.
+        if !Mutation::WillsForgottenAtStart.is_planted() {
+            find_lost(&mut core, &parts.state, parts.clock.now().0);
+        }
         Self {
             log,
-            core: Core::new(parts.newest_session),
+            core,
             state: parts.state,
             overlay: Overlay::default(),
             registry: parts.registry,
@@ -165,6 +181,7 @@ impl Commit {
             retained_ms: 0,
             sealed_ms: 0,
             reopened_ms: 0,
+            is_closing: false,
         }
     }
 
@@ -192,7 +209,11 @@ impl Commit {
     }
 
     /// Closes the log.
-    pub fn close(self) {
+    pub fn close(mut self) {
+        self.is_closing = true;
+        if self.health == Health::Good {
+            self.group(&mut Vec::new(), false);
+        }
         if let Err(error) = self.log.close() {
             tracing::error!(%error, "the store did not close cleanly");
         }
@@ -205,10 +226,17 @@ impl Commit {
             self.reopen();
         }
         self.retain(group);
+        if self.is_writable() {
+            group.extend(self.core.take_due(now_ms, FATES_AT_ONCE));
+        }
         self.keep_house();
-        if !group.is_empty() {
+        if !group.is_empty() || self.core.is_seen_due(now_ms) {
             self.group(group, false);
         }
+    }
+
+    fn is_writable(&self) -> bool {
+        self.health == Health::Good && self.log.pressure() == Pressure::Open
     }
 
     /// Now and then, makes it a record that the oldest runs may go. By age only while the clock can be believed.
@@ -251,7 +279,7 @@ impl Commit {
     }
 
     fn group(&mut self, ops: &mut Vec<Op>, crosses: bool) {
-        let writable = self.health == Health::Good && self.log.pressure() == Pressure::Open;
+        let writable = self.is_writable();
         let first = Position(self.log.tail().0 + 1);
         let time = self.clock.log_time().max(self.log.tail_time());
         let mut frame = FrameBuilder::new(self.segment, first, time);
@@ -268,6 +296,7 @@ impl Commit {
             for op in ops.drain(..) {
                 self.core.decide(op, &mut draft);
             }
+            self.core.note_seen(&mut draft, self.is_closing);
         }
         if !self.open.is_empty() && !Mutation::OutcomeForgotten.is_planted() {
             self.tell_open(&mut effects);
@@ -322,11 +351,11 @@ impl Commit {
                     wakers.extend(pending.take_waker());
                 }
                 Effect::Attach(attached) => {
-                    self.registry.attach(&attached.session);
+                    self.registry.attach(&attached.session, self.clock.now());
                     let outbox = Arc::clone(&attached.session.outbox);
                     let mut pending = outbox.lock();
                     if pending.is_abandoned {
-                        self.queue.push_one(Op::Detach(attached.session, None));
+                        self.queue.push_one(Op::Detach(attached.session, None, Parting::Lost));
                         continue;
                     }
                     pending.replies.push_back(Reply::Attached(Box::new(attached)));
@@ -339,9 +368,11 @@ impl Commit {
                         pending.is_abandoned = true;
                         std::mem::take(&mut pending.watching)
                     };
-                    self.registry.detach(&session, &watching);
+                    self.registry.detach(&session, &watching, self.clock.now());
                 }
                 Effect::SetFloor(floor) => self.log.set_floor(floor),
+                Effect::Shown(user) => self.registry.presence_changed(user, true, self.clock.now()),
+                Effect::Fate(..) | Effect::Seen(_) => {}
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -388,6 +419,7 @@ impl Commit {
                 Reason::OutcomeUnknown
             }
         };
+        let now_ms = self.clock.now().0;
         let effects = effects.into_iter().map(|effect| match effect {
             Effect::Answer(session, conversation, Ok(ack)) => {
                 let id = MessageId(ack.message_id);
@@ -409,9 +441,22 @@ impl Commit {
                 Effect::Refuse(outbox, Refusal::connection(Reason::StoreUnavailable).retry_after(2_000))
             }
             Effect::Attach(attached) => {
+                let device = attached.session.device;
                 self.core.forget(&attached.session);
+                let after_ms = self.state.read().unwrap_or_else(PoisonError::into_inner).wills().get(&device).copied();
+                if let Some(after_ms) = after_ms {
+                    self.core.lost(device, after_ms, now_ms);
+                }
                 let refusal = Refusal::connection(Reason::StoreUnavailable).retry_after(2_000);
                 Effect::Refuse(Arc::clone(&attached.session.outbox), refusal)
+            }
+            Effect::Fate(device, fate) => {
+                self.core.retry_fate(device, fate, now_ms);
+                Effect::Fate(device, fate)
+            }
+            Effect::Seen(users) => {
+                self.core.unsee(users);
+                Effect::Seen(Vec::new())
             }
             // Nobody took it over after all. Its place is lost all the same: it comes again, as the other one does.
             Effect::Close(outbox, _) if !Mutation::TakenOverByNobody.is_planted() => {
@@ -419,7 +464,7 @@ impl Commit {
             }
             other => other,
         });
-        let effects = effects.filter(|effect| !matches!(effect, Effect::SetFloor(_))).collect();
+        let effects = effects.filter(|effect| !matches!(effect, Effect::SetFloor(_) | Effect::Shown(_))).collect();
         self.carry_out(effects);
     }
 
@@ -448,6 +493,7 @@ impl Commit {
             Ok(()) => {
                 self.health = Health::Good;
                 self.open.clear();
+                find_lost(&mut self.core, &self.state, self.clock.now().0);
                 tracing::info!("the store is open again; publishes are accepted");
             }
             Err(error) => {

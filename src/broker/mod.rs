@@ -226,6 +226,7 @@ impl Rooms {
             draining: AtomicBool::new(false),
             fed: Arc::clone(&fed),
             allowance: Mutex::default(),
+            logins: Default::default(),
             is_memory_short: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
@@ -294,7 +295,7 @@ async fn run_wheel(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {
                 shared.clock.log_time();
-                shared.wheel.turn(shared.clock.now());
+                shared.tick();
             }
         }
     }

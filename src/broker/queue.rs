@@ -207,8 +207,10 @@ fn named(op: &Op) -> usize {
 fn session(op: &Op) -> Option<SessionNumber> {
     match op {
         Op::Publish(publish) => Some(publish.session.number),
-        Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::Detach(session, _) => Some(session.number),
-        Op::Attach(_) | Op::Retain(_) => None,
+        Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::See(session) | Op::Detach(session, ..) => {
+            Some(session.number)
+        }
+        Op::Attach(_) | Op::Retain(_) | Op::Fate(..) => None,
     }
 }
 

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use longwire_client::{Address, Client, Config, Deliveries, Dialer, State, TokenSource, Trust, Untrusted, packet};
+use longwire_client::{
+    Address, Client, Config, Deliveries, Dialer, Failure, State, TokenSource, Trust, Untrusted, packet,
+};
 use tokio::time::timeout;
 
 use super::Fail;
 use super::keep::{self, Lock};
+use super::login;
 
 /// How to reach the broker, and as whom.
 #[derive(Clone, Debug, Args)]
@@ -31,6 +34,15 @@ pub struct ConnectArgs {
     /// A file with the token; it is read again at each connect, so that it can be renewed
     #[arg(long, env = "LONGWIRE_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
+
+    /// The user's name, in place of a token: the password is asked for once, and the token that the broker makes is kept
+    /// for this device
+    #[arg(long, env = "LONGWIRE_USER", conflicts_with_all = ["token", "token_file"])]
+    pub user: Option<String>,
+
+    /// A file whose first line is the password of --user; without it, LONGWIRE_PASSWORD or a question at the terminal
+    #[arg(long, env = "LONGWIRE_PASSWORD_FILE", value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
 
     /// The name of this device among those of the user; two with one name take each other's sessions over
     /// [default: one for each command that runs at the same time]
@@ -63,8 +75,7 @@ impl ConnectArgs {
     pub(super) fn device(&self, command: &str) -> Result<Device, Fail> {
         let state = self.state_directory()?;
         let here = installation(&state).map_err(|error| Fail::failed(format!("{}: {error}", state.display())))?;
-        let directory = state.join(self.whose());
-        fs::create_dir_all(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
+        let directory = self.user_directory()?;
         if let Some(name) = &self.device {
             return Ok(Device { name: name.clone(), directory, _lock: None });
         }
@@ -103,7 +114,8 @@ impl ConnectArgs {
             (None, None) => None,
         };
         let subject = token.and_then(|token| jsonwebtoken::dangerous::insecure_decode::<Subject>(token).ok());
-        let user = subject.map_or_else(|| "unknown".to_owned(), |token| token.claims.sub);
+        let user = self.user.clone().or_else(|| subject.map(|token| token.claims.sub));
+        let user = user.unwrap_or_else(|| "unknown".to_owned());
         let whole = format!("{user}@{}_{}", self.url.host(), self.url.port());
         whole.chars().map(|c| if c.is_ascii_alphanumeric() || "@_-.".contains(c) { c } else { '-' }).collect()
     }
@@ -134,6 +146,11 @@ impl ConnectArgs {
 
     /// A client's configuration, for a device of this name.
     pub(super) fn config(&self, device: &str) -> Result<Config, Fail> {
+        if let Some(user) = &self.user {
+            let directory = self.user_directory()?;
+            let login = login::login(user, self.password_file.as_deref(), &directory, device)?;
+            return self.config_with(TokenSource::Login(login), device);
+        }
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => TokenSource::from(token.trim()),
             (None, Some(path)) => {
@@ -143,14 +160,34 @@ impl ConnectArgs {
                 TokenSource::provider(move || std::future::ready(read_token(&path)))
             }
             (None, None) => {
-                return Err(Fail::usage("who are you? give a token with --token-file, LONGWIRE_TOKEN or --token"));
+                return Err(Fail::usage(
+                    "who are you? give a token with --token-file, LONGWIRE_TOKEN or --token, or a name with --user",
+                ));
             }
         };
+        self.config_with(token, device)
+    }
+
+    /// The same, with a token from there.
+    pub(super) fn config_with(&self, token: TokenSource, device: &str) -> Result<Config, Fail> {
         Ok(Config::new(self.dialer()?, token, device))
+    }
+
+    /// Where the token of --user is kept for this device.
+    pub(super) fn token_path(&self, device: &str) -> Result<PathBuf, Fail> {
+        Ok(login::token_path(&self.user_directory()?, device))
+    }
+
+    /// The folder with what belongs to this user of this broker.
+    fn user_directory(&self) -> Result<PathBuf, Fail> {
+        let directory = self.state_directory()?.join(self.whose());
+        fs::create_dir_all(&directory).map_err(|error| Fail::failed(format!("{}: {error}", directory.display())))?;
+        Ok(directory)
     }
 
     /// Starts a client and waits until it is connected.
     pub(super) async fn connect(&self, config: Config) -> Result<(Client, Deliveries, packet::Connected), Fail> {
+        let device = config.device.clone();
         let (client, deliveries) = Client::start(config)?;
         let mut states = client.states();
         // Whom a command does not believe today it does not believe in ten seconds: its user is asked to look.
@@ -165,7 +202,12 @@ impl ConnectArgs {
             State::Waiting { refusal: Some(refusal), .. } => Err(Fail::refused(&refusal)),
             State::Waiting { reason, .. } => Err(Fail::unavailable(format!("{}: {reason}", self.url))),
             State::Connecting { .. } => Err(Fail::unavailable(format!("{}: no answer", self.url))),
-            state => Err(Fail::ended(&state)),
+            state => {
+                if self.user.is_some() && matches!(&state, State::Failed(Failure::Refused(_))) {
+                    login::forget(&self.user_directory()?, &device);
+                }
+                Err(Fail::ended(&state))
+            }
         }
     }
 

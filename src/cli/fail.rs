@@ -97,7 +97,8 @@ impl Fail {
     #[must_use]
     pub fn ended(state: &State) -> Self {
         match state {
-            State::Failed(Failure::Refused(refusal)) => Self::refused(refusal),
+            // It is about the connection: whatever the reason, who asked is not let in.
+            State::Failed(Failure::Refused(refusal)) => Self { kind: FailKind::NotAllowed, ..Self::refused(refusal) },
             State::Failed(failure) => Self::failed(failure.to_string()),
             state => Self::failed(state.to_string()),
         }

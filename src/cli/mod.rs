@@ -1,17 +1,20 @@
 //! The command line of the one binary `longwire`.
 
+mod account;
 mod bench;
 mod chat;
 mod connect;
 mod conversation;
 mod fail;
 mod keep;
+mod login;
 mod publish;
 mod serve;
 mod store;
 mod subscribe;
 mod target;
 mod token;
+mod user;
 
 use std::process::ExitCode;
 
@@ -47,6 +50,12 @@ enum Command {
     /// Makes issuers' keys and tokens
     #[command(subcommand)]
     Token(token::Command),
+    /// Administers accounts
+    #[command(subcommand)]
+    User(user::Command),
+    /// Changes what is about oneself: password, profile, contacts, blocks, devices
+    #[command(subcommand)]
+    Account(account::Command),
     /// Talks, in a terminal
     Chat(chat::Args),
     /// Publishes messages
@@ -70,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Store(command) => store::run(command),
         Command::Token(command) => token::run(command),
+        Command::User(command) => on_one_thread(user::run(command)),
+        Command::Account(command) => on_one_thread(account::run(command)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Pub(args) => on_one_thread(publish::run(args)),
         Command::Sub(args) => on_one_thread(subscribe::run(args)),

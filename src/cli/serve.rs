@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Fail;
-use crate::auth::{self, Authority, Claims, Revocations};
+use crate::auth::password::Cost;
+use crate::auth::{self, Accounts, AccountsSettings, Authority, Claims, Registration, Revocations};
 use crate::broker::commit::Retention;
 use crate::broker::{Broker, BrokerParts, Certificate};
 use crate::clock::unix_ms;
@@ -179,6 +180,9 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
     let options = StoreOptions { birth_unix_ms: unix_ms(), ..StoreOptions::default() };
     let begun = std::time::Instant::now();
     let log = open_log(&settings.store, options)?;
+    if let Some(accounts) = accounts(&settings)? {
+        authority.set_accounts(accounts);
+    }
     let millis = |duration: Duration| duration.as_millis() as u32;
     let broker = Broker::start(BrokerParts {
         log: Box::new(log),
@@ -233,6 +237,41 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
 
 fn no_door(error: std::io::Error) -> Fail {
     Fail::failed(format!("nobody could be let in: {error}"))
+}
+
+/// What people are let in by password with. The key is made at the first start, in the folder of the store: who restores
+/// that has the key again.
+fn accounts(settings: &Settings) -> Result<Option<Accounts>, Fail> {
+    let accounts = &settings.accounts;
+    let path = accounts.key.clone().unwrap_or_else(|| settings.store.join("accounts.key"));
+    if accounts.key.is_none() && !path.exists() {
+        let (private, _) = auth::generate_key().map_err(Fail::failed)?;
+        if let Err(fail) = super::token::write_secret(&path, &private) {
+            // A start that cannot write serves those that have tokens.
+            tracing::warn!(error = %fail, "nobody is let in by password");
+            return Ok(None);
+        }
+    }
+    let made = Accounts::new(
+        AccountsSettings {
+            issuer: accounts.issuer.clone(),
+            token_life_s: settings.token_life.as_secs(),
+            registration: match accounts.registration {
+                config::Registration::Closed => Registration::Closed,
+                config::Registration::Invitation => Registration::Invitation,
+                config::Registration::Open => Registration::Open,
+            },
+            publish: accounts.publish.clone(),
+            read: accounts.read.clone(),
+            cost: Cost {
+                memory_kib: settings.password_memory_kib,
+                passes: accounts.password_passes,
+                lanes: accounts.password_lanes,
+            },
+        },
+        read(&path)?,
+    );
+    made.map(Some).map_err(|e| Fail::failed(format!("{}: {e}", path.display())))
 }
 
 #[cfg(not(feature = "faults"))]
@@ -351,6 +390,8 @@ impl Dev {
         written.tls.key = Some(self.path("key.pem"));
         written.store.path = self.path("store");
         written.auth.issuers.insert(DEV_ISSUER.into(), self.path("issuer.pub"));
+        written.accounts.registration = config::Registration::Open;
+        (written.accounts.publish, written.accounts.read) = (vec!["**".into()], vec!["**".into()]);
         written
     }
 

@@ -56,6 +56,9 @@ pub(super) struct Make {
     /// Channels it may read, as patterns; repeatable
     #[arg(long, value_name = "PATTERN")]
     read: Vec<String>,
+    /// Let it administer accounts
+    #[arg(long)]
+    admin: bool,
     /// The token's id, by which it can be revoked alone [default: a random one]
     #[arg(long)]
     id: Option<String>,
@@ -87,6 +90,8 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
                 device: make.device,
                 publish: make.publish,
                 read: make.read,
+                admin: make.admin,
+                generation: None,
             };
             let token = auth::issue(&claims, &pem).map_err(|e| Fail::failed(format!("{}: {e}", make.key.display())))?;
             println!("{token}");

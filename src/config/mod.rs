@@ -20,6 +20,8 @@ pub struct Written {
     pub store: Store,
     /// Whose tokens are believed.
     pub auth: Auth,
+    /// Who is let in by password.
+    pub accounts: Accounts,
     /// The bounds of what is let in.
     pub limits: Limits,
 }
@@ -90,6 +92,59 @@ pub struct Auth {
     pub revocations: Option<PathBuf>,
 }
 
+/// Section `accounts`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Accounts {
+    /// Who makes accounts: `closed` (administrators alone), `invitation` (whoever has one), `open` (anyone).
+    pub registration: Registration,
+    /// The name of the issuer (`iss`) of the broker's own tokens; none of `auth.issuers` may have it.
+    pub issuer: String,
+    /// The file of the private key that those are signed with; in the folder of the store, and made, unless set.
+    pub key: Option<PathBuf>,
+    /// How long they are good.
+    pub token_life: String,
+    /// Patterns of channels that whoever has a password may publish to.
+    pub publish: Vec<String>,
+    /// Patterns of channels that it may read.
+    pub read: Vec<String>,
+    /// Memory that checking one password takes, such as `19MiB`.
+    pub password_memory: String,
+    /// Passes over that memory.
+    pub password_passes: u32,
+    /// Lanes in it.
+    pub password_lanes: u32,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            registration: Registration::Closed,
+            issuer: "longwire-accounts".into(),
+            key: None,
+            token_life: "30d".into(),
+            publish: Vec::new(),
+            read: Vec::new(),
+            password_memory: "19MiB".into(),
+            password_passes: 2,
+            password_lanes: 1,
+        }
+    }
+}
+
+/// Who makes accounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
+    /// Administrators alone.
+    #[default]
+    Closed,
+    /// Whoever has an invitation, once.
+    Invitation,
+    /// Anyone.
+    Open,
+}
+
 /// Section `limits`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -145,6 +200,12 @@ pub struct Settings {
     pub issuers: Vec<(String, PathBuf)>,
     /// See [`Auth::revocations`].
     pub revocations: Option<PathBuf>,
+    /// See [`Accounts`].
+    pub accounts: Accounts,
+    /// See [`Accounts::token_life`].
+    pub token_life: Duration,
+    /// See [`Accounts::password_memory`], in KiB.
+    pub password_memory_kib: u32,
     /// See [`Limits`].
     pub connections: usize,
     /// See [`Limits`].
@@ -256,6 +317,22 @@ impl Written {
         if self.auth.issuers.is_empty() {
             return Err(ConfigError::Missing { key: "auth.issuers", why: "without one nobody can be let in" });
         }
+        if self.auth.issuers.contains_key(&self.accounts.issuer) {
+            return Err(ConfigError::Value {
+                key: "accounts.issuer",
+                value: self.accounts.issuer,
+                expected: "a name that none of auth.issuers has",
+            });
+        }
+        let token_life = duration("accounts.token_life", &self.accounts.token_life)?;
+        if token_life < Duration::from_secs(60) {
+            return Err(ConfigError::Value {
+                key: "accounts.token_life",
+                value: self.accounts.token_life,
+                expected: "at least 1m",
+            });
+        }
+        let password_memory_kib = password_memory_kib(&self.accounts)?;
         let heartbeat = (
             duration("limits.heartbeat_min", &self.limits.heartbeat_min)?,
             duration("limits.heartbeat_max", &self.limits.heartbeat_max)?,
@@ -288,6 +365,9 @@ impl Written {
             state_memory: state_memory(&self.store.state_memory)?,
             issuers: self.auth.issuers.into_iter().collect(),
             revocations: self.auth.revocations,
+            token_life,
+            password_memory_kib,
+            accounts: self.accounts,
             connections: self.limits.connections,
             connections_per_address: self.limits.connections_per_address,
             handshakes: self.limits.handshakes.max(1),
@@ -296,6 +376,24 @@ impl Written {
             drain_timeout: duration("limits.drain_timeout", &self.limits.drain_timeout)?,
         })
     }
+}
+
+fn password_memory_kib(accounts: &Accounts) -> Result<u32, ConfigError> {
+    let kib = size("accounts.password_memory", &accounts.password_memory)? >> 10;
+    let is_known = kib >= 8 * u64::from(accounts.password_lanes.max(1)) && kib <= 256 << 10;
+    let kib = u32::try_from(kib).ok().filter(|_| is_known).ok_or(ConfigError::Value {
+        key: "accounts.password_memory",
+        value: accounts.password_memory.clone(),
+        expected: "8KiB for each lane to 256MiB",
+    })?;
+    for (key, value) in
+        [("accounts.password_passes", accounts.password_passes), ("accounts.password_lanes", accounts.password_lanes)]
+    {
+        if !(1..=16).contains(&value) {
+            return Err(ConfigError::Value { key, value: value.to_string(), expected: "1 to 16" });
+        }
+    }
+    Ok(kib)
 }
 
 fn state_memory(value: &str) -> Result<usize, ConfigError> {
@@ -363,13 +461,24 @@ mod tests {
             ("", "tls.certificate is missing: the TLS listener presents it"),
             ("tls = { certificate = 'c', key = 'k' }", "auth.issuers is missing: without one nobody can be let in"),
             ("store.state_memory = '5KiB'", "store.state_memory: \"5KiB\" is not at least 1MiB"),
+            ("accounts.token_life = '5s'", "accounts.token_life: \"5s\" is not at least 1m"),
+            ("accounts.issuer = 'me'", "accounts.issuer: \"me\" is not a name that none of auth.issuers has"),
+            (
+                "accounts.password_memory = '1GiB'",
+                "accounts.password_memory: \"1GiB\" is not 8KiB for each lane to 256MiB",
+            ),
+            ("accounts.password_passes = 0", "accounts.password_passes: \"0\" is not 1 to 16"),
             ("store.retention_age = 'long'", "store.retention_age: \"long\" is not a time such as 30s, 10m or 7d"),
             (
                 "store.retention_bytes = '5 apples'",
                 "store.retention_bytes: \"5 apples\" is not a size such as 500MiB or 50GiB",
             ),
         ] {
-            let text = if text.starts_with("store") { format!("{GOOD}{text}") } else { text.to_owned() };
+            let text = if text.starts_with("store") || text.starts_with("accounts") {
+                format!("{GOOD}{text}")
+            } else {
+                text.to_owned()
+            };
             assert_eq!(written(&text).expect_err("wrong").to_string(), expected);
         }
         let unknown = written(&format!("{GOOD}[limits]\nconections = 5")).expect_err("unknown").to_string();

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
@@ -13,26 +14,29 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use longwire_protocol::frame;
 use longwire_protocol::limits::CURSOR_BYTES_MAX;
-use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, Frame, FrameCodec, Incarnation, MessageId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, Frame, FrameCodec, Incarnation, LogTime, MessageId, Millis};
+use longwire_protocol::{features, packet};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
 
 use super::Shared;
+use super::login;
 use super::pump::Live;
 use super::stream::ByteStream;
 use super::wheel::SLOT_MS;
 use crate::auth::{Identity, TokenError};
-use crate::routing::core::{Attach, Op};
+use crate::clock::Clock;
+use crate::routing::core::{Attach, Op, Parting, Proof};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::loading::{Want, load, read_blocking, try_read};
-use crate::routing::outbox::{Outbox, Reply};
+use crate::routing::outbox::{Generation, Outbox, Reply};
 use crate::routing::rehearsal::rehearse_attach;
 use crate::routing::resume::{self, Wish};
 use crate::routing::stream::Place;
 use crate::routing::view::Reader;
 use crate::store::ReadError;
+use crate::tasks::Task;
 
 /// What one turn reads at most before others get theirs.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -79,11 +83,15 @@ pub struct Connection<S> {
     ending: Millis,
     /// Nothing was said lately: what is not in use is given back as soon as nothing is under way.
     rests: bool,
+    /// Where the peer is: who tries passwords from there is counted.
+    address: IpAddr,
 }
 
 enum Stage {
     /// Waits for `Connect`.
     Waiting,
+    /// A password is being looked at.
+    LoggingIn(Box<LoggingIn>),
     /// Routing is asked.
     Attaching(Box<Attaching>),
     /// It has a session.
@@ -92,12 +100,20 @@ enum Stage {
     Gone,
 }
 
+struct LoggingIn {
+    user: String,
+    connect: packet::Connect,
+    outcome: Task<login::Outcome>,
+}
+
 struct Attaching {
     identity: Arc<Identity>,
     /// The authority's generation when it was verified, or an earlier one.
     believed_at: u64,
     wish: Wish,
     item_bytes_max: u32,
+    /// A token of the broker's own is told with `Connected`.
+    mints: bool,
 }
 
 impl<S: ByteStream> Connection<S> {
@@ -116,7 +132,15 @@ impl<S: ByteStream> Connection<S> {
             armed: NEVER,
             ending: NEVER,
             rests: false,
+            address: Ipv4Addr::UNSPECIFIED.into(),
         }
+    }
+
+    /// The same, from this address.
+    #[must_use]
+    pub fn from_address(mut self, address: IpAddr) -> Self {
+        self.address = address;
+        self
     }
 
     /// Reads what has arrived and hands it to the session. Returns whether the peer has closed.
@@ -192,9 +216,16 @@ impl<S: ByteStream> Connection<S> {
         }
     }
 
-    fn connect(&mut self, connect: packet::Connect) {
+    fn connect(&mut self, mut connect: packet::Connect) {
         if self.shared.draining.load(Ordering::Relaxed) {
             return self.session.close(Refusal::connection(Reason::Draining).retry_after(spread(1_000, 5_000)));
+        }
+        if let Some(login) = connect.login.take() {
+            let user = login.user.clone();
+            return match login::begin(&self.shared, *login, self.address) {
+                Ok(outcome) => self.stage = Stage::LoggingIn(Box::new(LoggingIn { user, connect, outcome })),
+                Err(refusal) => self.session.close(refusal),
+            };
         }
         let believed_at = self.shared.authority.generation();
         let identity = match self.shared.authority.verify(&connect.token, self.shared.clock.unix_ms() / 1_000) {
@@ -205,12 +236,45 @@ impl<S: ByteStream> Connection<S> {
             let refusal = Refusal::connection(Reason::Unauthenticated);
             return self.session.close(refusal.because("the token is bound to another device"));
         }
+        let proof = proof(&identity, &self.shared.clock);
+        self.attach(connect, identity, believed_at, proof);
+    }
+
+    /// The password was looked at.
+    fn take_login(&mut self, context: &mut Context<'_>) {
+        let Stage::LoggingIn(waits) = &mut self.stage else { return };
+        let Poll::Ready(outcome) = Pin::new(&mut waits.outcome).poll(context) else { return };
+        let Stage::LoggingIn(waited) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
+        let LoggingIn { user, connect, .. } = *waited;
+        if self.session.is_closed() {
+            return;
+        }
+        let proof = match outcome {
+            Ok(Ok(proof)) => proof,
+            Ok(Err(refusal)) => return self.session.close(refusal),
+            Err(_) => return self.session.close(Refusal::connection(Reason::Internal)),
+        };
+        let Some(accounts) = self.shared.authority.accounts() else { return };
+        let believed_at = self.shared.authority.generation();
+        let now = self.shared.clock.unix_ms() / 1_000;
+        let identity = Arc::new(accounts.identity(&user, &connect.device, now));
+        self.attach(connect, identity, believed_at, proof);
+    }
+
+    fn attach(&mut self, connect: packet::Connect, identity: Arc<Identity>, believed_at: u64, proof: Proof) {
+        let mints = !matches!(proof, Proof::Token { .. }) || {
+            let now = self.shared.clock.unix_ms() / 1_000;
+            self.shared.authority.accounts().is_some_and(|accounts| accounts.is_aging(&identity, now))
+        };
         let attach = Attach {
             user: identity.user.clone(),
             device: connect.device.as_str().into(),
             grants: grants(&identity),
+            proof,
             incarnation: Incarnation(connect.incarnation),
             first_unanswered: MessageId(connect.first_unanswered),
+            hears_signals: connect.features.iter().any(|feature| feature == features::SIGNALS),
+            is_background: connect.background,
             outbox: Arc::clone(&self.outbox),
         };
         let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
@@ -219,7 +283,7 @@ impl<S: ByteStream> Connection<S> {
             max => max.max(ITEM_BYTES_MIN),
         };
         let resumes = wish.start != packet::StartKind::Fresh;
-        self.stage = Stage::Attaching(Box::new(Attaching { identity, believed_at, wish, item_bytes_max }));
+        self.stage = Stage::Attaching(Box::new(Attaching { identity, believed_at, wish, item_bytes_max, mints }));
         let look = move |rows: &Reader<'_>, attach: &Attach| {
             rehearse_attach(rows, &attach.user, &attach.device, resumes);
         };
@@ -249,6 +313,9 @@ impl<S: ByteStream> Connection<S> {
     fn take_replies(&mut self, now: Millis) {
         let (mut replies, closing, goaway) = {
             let mut pending = self.outbox.lock();
+            if let Stage::Live(live) = &mut self.stage {
+                live.has_ephemeral = pending.ephemeral.is_some();
+            }
             let replies = if pending.is_loading { VecDeque::new() } else { std::mem::take(&mut pending.replies) };
             (replies, pending.closing.take(), pending.goaway.take())
         };
@@ -258,7 +325,9 @@ impl<S: ByteStream> Connection<S> {
                 Reply::Refused(refusal) if refusal.ends_connection() => self.session.close(refusal),
                 Reply::Refused(refusal) => self.session.refuse(refusal),
                 Reply::Attached(attached) => {
-                    let Stage::Attaching(attaching) = std::mem::replace(&mut self.stage, Stage::Gone) else { continue };
+                    let Stage::Attaching(mut attaching) = std::mem::replace(&mut self.stage, Stage::Gone) else {
+                        continue;
+                    };
                     let mut connected = attached.connected.clone();
                     let resumed = try_read(&self.shared.state, |rows| {
                         connected.now = rows.state().time.0;
@@ -274,6 +343,10 @@ impl<S: ByteStream> Connection<S> {
                             break;
                         }
                     };
+                    if let Err(refusal) = self.mint(&mut attaching, attached.generation, &mut connected) {
+                        self.session.close(refusal);
+                    }
+                    connected.features = features::ALL.map(str::to_owned).to_vec();
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
                     connected.token_expires_in_ms =
@@ -303,6 +376,26 @@ impl<S: ByteStream> Connection<S> {
         if let Some(refusal) = closing {
             self.session.close(*refusal);
         }
+    }
+
+    /// A token of the broker's own, where one is due: from here on the session goes by it.
+    fn mint(
+        &self,
+        attaching: &mut Attaching,
+        generation: Generation,
+        connected: &mut packet::Connected,
+    ) -> Result<(), Refusal> {
+        let Some(accounts) = self.shared.authority.accounts().filter(|_| attaching.mints) else { return Ok(()) };
+        let (user, device) = (&attaching.identity.user, attaching.identity.device.as_deref().unwrap_or_default());
+        let now = self.shared.clock.unix_ms() / 1_000;
+        let minted = accounts.mint(user, device, (generation.user, generation.device), now);
+        let (token, identity) = minted.map_err(|error| {
+            tracing::error!(error, "no token can be made");
+            Refusal::connection(Reason::Internal)
+        })?;
+        connected.token = token;
+        attaching.identity = Arc::new(identity);
+        Ok(())
     }
 
     /// Puts replies back until what the first of them needs is loaded.
@@ -345,6 +438,10 @@ impl<S: ByteStream> Connection<S> {
                     && live.send_cursor(&mut self.session, &self.shared, now)
                 {
                     wrote |= self.session.poll_transmit(now, scratch, WRITE_BYTES);
+                }
+                if !wrote && let Stage::Live(live) = &mut self.stage {
+                    live.send_signals(&mut self.session, scratch, WRITE_BYTES);
+                    wrote = !scratch.is_empty();
                 }
                 if !wrote {
                     return Pin::new(&mut self.io).poll_flush(context);
@@ -400,6 +497,7 @@ impl<S: ByteStream> Connection<S> {
                 Err(()) => {}
             }
         }
+        self.take_login(context);
         self.take_replies(now);
         // What the session decides here, it has queued for sending.
         let _ = self.session.handle_deadline(now);
@@ -421,7 +519,7 @@ impl<S: ByteStream> Connection<S> {
             }
         }
         // An answer has left, and the next one may be worked on.
-        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs());
+        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs() || live.has_news());
         if again && written {
             context.waker().wake_by_ref();
         }
@@ -465,11 +563,12 @@ impl<S> Drop for Connection<S> {
                 };
                 for reply in replies {
                     if let Reply::Attached(attached) = reply {
-                        self.shared.queue.push_one(Op::Detach(attached.session, None));
+                        self.shared.queue.push_one(Op::Detach(attached.session, None, Parting::Lost));
                     }
                 }
             }
-            Stage::Waiting | Stage::Gone => {}
+            // Nobody waits for the outcome any more.
+            Stage::LoggingIn(_) | Stage::Waiting | Stage::Gone => {}
         }
     }
 }
@@ -490,16 +589,24 @@ pub(super) fn token_refusal(error: TokenError) -> Refusal {
     Refusal::connection(reason).because(error.to_string())
 }
 
+/// What routing is told of a token.
+pub(super) fn proof(identity: &Identity, clock: &Clock) -> Proof {
+    let issued = identity.issued.saturating_mul(1_000).saturating_sub(clock.birth_unix_ms());
+    let generation = identity.generation.map(|(user, device)| Generation { user, device });
+    Proof::Token { issued: LogTime(issued), generation }
+}
+
 /// What an identity may do with channels.
 pub(super) fn grants(identity: &Identity) -> Arc<Grants> {
     /// Most tokens say nothing of channels: those share one.
     static NONE: LazyLock<Arc<Grants>> = LazyLock::new(Arc::default);
-    if identity.publish.is_empty() && identity.read.is_empty() {
+    if identity.publish.is_empty() && identity.read.is_empty() && !identity.is_admin {
         return Arc::clone(&NONE);
     }
     Arc::new(Grants {
         publish: Patterns::new(identity.publish.iter().map(String::as_str)),
         read: Patterns::new(identity.read.iter().map(String::as_str)),
+        is_admin: identity.is_admin,
     })
 }
 
@@ -637,6 +744,6 @@ mod tests {
         use std::mem::size_of;
         let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<Parked<TcpStream>>>()];
         let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, crate::net::parked::REST_BYTES];
-        assert!(connections <= [368, 376] && rest <= [272, 384, 768], "{connections:?} {rest:?}");
+        assert!(connections <= [368, 376] && rest <= [280, 384, 768], "{connections:?} {rest:?}");
     }
 }

@@ -257,7 +257,10 @@ impl Listener {
         let accepted = shared.clock.now();
         match &self.security {
             Security::Plain => {
-                tracker.spawn(Placed { connection: Connection::new(socket, accepted, shared), _place: place });
+                tracker.spawn(Placed {
+                    connection: Connection::new(socket, accepted, shared).from_address(address),
+                    _place: place,
+                });
             }
             Security::Tls(config) => {
                 let handshakes_per_address = self.limits.handshakes.div_ceil(HANDSHAKES_OF_AN_ADDRESS);
@@ -273,7 +276,7 @@ impl Listener {
                     if config.enable_secret_extraction {
                         let handshake = Box::pin(parked::accept(config, socket));
                         if let Ok(Ok(stream)) = tokio::time::timeout(left, handshake).await {
-                            let connection = Connection::new(stream, accepted, shared);
+                            let connection = Connection::new(stream, accepted, shared).from_address(address);
                             tracker.spawn_on(Placed { connection, _place: place }, &net);
                         }
                     } else {
@@ -281,7 +284,7 @@ impl Listener {
                             |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
                         let handshake = Box::pin(TlsAcceptor::from(config).accept_with(socket, limited));
                         if let Ok(Ok(stream)) = tokio::time::timeout(left, handshake).await {
-                            let connection = Connection::new(stream, accepted, shared);
+                            let connection = Connection::new(stream, accepted, shared).from_address(address);
                             tracker.spawn_on(Placed { connection, _place: place }, &net);
                         }
                     }

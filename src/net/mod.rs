@@ -4,10 +4,12 @@
 pub mod connection;
 mod lanes;
 pub mod listener;
+pub mod login;
 pub mod parked;
 mod publishing;
 pub mod pump;
 mod requests;
+mod signals;
 pub mod stream;
 #[cfg(test)]
 mod testing;
@@ -56,8 +58,19 @@ pub struct Shared {
     pub fed: Arc<AtomicU64>,
     /// What users may still make.
     pub allowance: Mutex<Allowance>,
+    /// Passwords that are being checked.
+    pub logins: login::Logins,
     /// The process takes more memory than it shall: nobody new is let in.
     pub is_memory_short: AtomicBool,
     /// Connections there are, from accept to close.
     pub connections: AtomicUsize,
+}
+
+impl Shared {
+    /// Time has passed: connections whose deadline came are woken, and who watches is told who came and went.
+    pub fn tick(&self) {
+        let now = self.clock.now();
+        self.wheel.turn(now);
+        self.registry.tell_presence(now);
+    }
 }

@@ -9,6 +9,7 @@ use prost::Message as _;
 
 use super::Shared;
 use super::pump::{Live, blocking, quick};
+use crate::auth::password;
 use crate::mutation::Mutation;
 use crate::routing::allowance::makes;
 use crate::routing::catch_up::{Miss, Reads};
@@ -48,6 +49,13 @@ impl Live {
                 let refusal = refusal.because("the user makes too many conversations and members at once");
                 return wire.refuse(refusal.retry_after(wait_ms));
             }
+        }
+        if let Some(Action::SetAccount(set)) = &publish.action
+            && !set.password_hash.is_empty()
+            && !password::is_hash(&set.password_hash)
+        {
+            let refusal = Refusal::publish(MessageId(publish.message_id), Reason::InvalidArgument);
+            return wire.refuse(refusal.because("a hash is argon2id in the PHC string format, of a bearable cost"));
         }
         let digest = digest(&publish);
         let session = Arc::clone(&self.session);

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use longwire_protocol::packet::Lane;
+use longwire_protocol::packet::{self, Lane};
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, Millis};
+use longwire_protocol::{BrokerEvent, BrokerSession, ConversationId, LogTime, Millis};
 
 use super::Shared;
 use super::connection::token_refusal;
@@ -19,8 +20,9 @@ use super::requests::{Answer, Job, resend, respond};
 use crate::auth::Identity;
 use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads};
-use crate::routing::core::Op;
-use crate::routing::outbox::{Attached, Session};
+use crate::routing::core::{Op, Parting};
+use crate::routing::limits::SEEN_EVERY_MS;
+use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
 use crate::routing::stream::Place;
@@ -40,6 +42,12 @@ pub(super) struct Live {
     pub(super) identity: Arc<Identity>,
     /// The authority's generation that the identity was last held against.
     pub(super) believed_at: u64,
+    /// The generation of tokens that are good for the device.
+    pub(super) generation: Generation,
+    /// Tokens made up to then are not.
+    pub(super) tokens_until: LogTime,
+    /// When the commit thread was last told that the device is here.
+    seen_at: Millis,
     /// When to look at the token's end again.
     expiry: Millis,
     pub(super) express: Reading,
@@ -60,6 +68,10 @@ pub(super) struct Live {
     pub(super) cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
     pub(super) given: [Position; 2],
+    /// Something ephemeral waits in the outbox, as of this turn: most turns need not look there for it.
+    pub(super) has_ephemeral: bool,
+    /// How it ends, if it does now.
+    pub(super) parting: Parting,
     /// The backlog of express, and of bulk, ended here, and the `CaughtUp` waits for room.
     pub(super) caught_up: [Option<Position>; 2],
 }
@@ -89,6 +101,8 @@ pub(super) enum Done {
     Failed(ReadError),
     Answered(u64, Result<Answer, Miss>),
     Resend { lane: Lane, n: u64, item: Result<Bytes, Miss> },
+    Presences(Vec<packet::Presence>),
+    Carried(Result<(), Miss>),
 }
 
 impl Live {
@@ -104,6 +118,9 @@ impl Live {
             session: attached.session,
             identity,
             believed_at,
+            generation: attached.generation,
+            tokens_until: attached.tokens_until,
+            seen_at: now,
             expiry: now,
             express: Reading::Idle,
             bulk: Reading::Idle,
@@ -117,6 +134,8 @@ impl Live {
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
             given: [Position(0); 2],
+            has_ephemeral: true,
+            parting: Parting::Lost,
             caught_up: [None; 2],
         }
     }
@@ -142,6 +161,8 @@ impl Live {
                 // Requests see what this session published before them only once it is acked, as SPEC says.
                 self.request(request, wire, shared, now);
             }
+            BrokerEvent::Signal(signal) => self.signal(signal),
+            BrokerEvent::Goodbye { keep_will: false } => self.parting = Parting::Goodbye,
             BrokerEvent::Resend { lane, from_n, places } => {
                 for (n, place) in (from_n..).zip(places) {
                     if !place.conversation.is_some() {
@@ -152,7 +173,7 @@ impl Live {
                     self.jobs.push_back(Job::Resend { lane, n, place });
                 }
             }
-            BrokerEvent::Connect(_) | BrokerEvent::Goodbye => {}
+            BrokerEvent::Connect(_) | BrokerEvent::Goodbye { keep_will: true } => {}
         }
     }
 
@@ -195,6 +216,7 @@ impl Live {
             self.pump_lane(lane, wire, shared, now);
         }
         self.next_job(wire, shared, now);
+        self.look_up_presence(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
         self.holds_for_cursor(now) || (was_resending && self.resends == 0)
@@ -205,14 +227,20 @@ impl Live {
         self.cursor.is_late(now)
     }
 
-    /// Ends the session when its token has expired or was taken back.
+    /// Ends the session when its token has expired or was taken back. Looked at once an hour at the least, which is also how
+    /// often the device is known to be here.
     pub(super) fn check_identity(&mut self, wire: &mut BrokerSession<Place>, shared: &Shared, now: Millis) {
         let generation = shared.authority.generation();
         if generation != self.believed_at {
             self.believed_at = generation;
             if shared.authority.is_revoked(&self.identity) && !Mutation::RevokedGoesOn.is_planted() {
+                self.parting = Parting::Goodbye;
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
+        }
+        if now.since(self.seen_at) >= SEEN_EVERY_MS {
+            self.seen_at = now;
+            shared.queue.push_one(Op::See(Arc::clone(&self.session)));
         }
         if self.look_at_expiry(shared, now) && !Mutation::ExpiredGoesOn.is_planted() {
             wire.close(token_refusal(crate::auth::TokenError::Expired));
@@ -267,7 +295,9 @@ impl Live {
                     // Given below, unless something else has to be sent again first.
                     *self.reading(lane) = Reading::Found(found);
                 }
-                Ok(Done::Failed(error)) => drop(fail(wire, &error)),
+                Ok(Done::Presences(presences)) => self.put_presences(presences),
+                Ok(Done::Carried(Err(Miss::Failed(error))) | Done::Failed(error)) => drop(fail(wire, &error)),
+                Ok(Done::Carried(Ok(()) | Err(Miss::Disk))) => {}
                 Ok(Done::Answered(id, answer)) => respond(id, answer, wire),
                 Ok(Done::Resend { lane, n, item }) => {
                     self.resends -= 1;
@@ -325,7 +355,9 @@ impl Live {
             }
         }
         let cursor = self.cursor.moved.then_some(self.cursor.acked);
-        shared.queue.push_one(Op::Detach(self.session, cursor));
+        let is_drained = shared.draining.load(Ordering::Relaxed) && self.parting == Parting::Lost;
+        let parting = if is_drained { Parting::Drained } else { self.parting };
+        shared.queue.push_one(Op::Detach(self.session, cursor, parting));
     }
 }
 

@@ -8,13 +8,17 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
 
 use super::Shared;
-use super::connection::{grants, token_refusal};
+use super::connection::{grants, proof, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
+use super::signals::{carry, online_request, presence_request};
+use crate::auth::TokenError;
 use crate::mutation::Mutation;
+use crate::routing::account_query;
 use crate::routing::alteration::withheld;
 use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::core::{Proof, is_taken_back};
 use crate::routing::feed::{head_item, item_for};
-use crate::routing::limits::{USERS_MAX, WATCHES_MAX};
+use crate::routing::limits::{PROFILES_MAX, USERS_MAX, WATCHES_MAX};
 use crate::routing::outbox::Session;
 use crate::routing::query::{self, Visible};
 use crate::routing::rows::Kind;
@@ -25,7 +29,13 @@ use crate::store::PageLimit;
 /// What has to be read for a client.
 pub(super) enum Job {
     Request(u64, request::Op),
-    Resend { lane: Lane, n: u64, place: Place },
+    Resend {
+        lane: Lane,
+        n: u64,
+        place: Place,
+    },
+    /// Not an answer, but it is looked up in the same way, and waits its turn.
+    Signal(packet::Signal),
 }
 
 impl Live {
@@ -44,6 +54,11 @@ impl Live {
                 }
                 Err(refusal) => wire.refuse(Refusal { request: id, ..refusal }),
             },
+            Some(request::Op::Background(request)) => {
+                self.set_background(request.background, shared, now);
+                let answer = packet::BackgroundAnswer {};
+                wire.respond(packet::Response { id, result: Some(response::Result::Background(answer)) });
+            }
             Some(op) => self.jobs.push_back(Job::Request(id, op)),
             None => wire.refuse(Refusal { request: id, ..Refusal::connection(Reason::Unsupported) }),
         }
@@ -55,11 +70,22 @@ impl Live {
         shared: &Shared,
         now: Millis,
     ) -> Result<packet::RefreshAnswer, Refusal> {
+        if refresh.token.is_empty() {
+            return self.refresh_own(shared, now);
+        }
         let identity =
             shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
         if identity.user != self.identity.user || identity.device != self.identity.device {
             let refusal = Refusal::connection(Reason::Forbidden);
             return Err(refusal.because("the token is for another user or device"));
+        }
+        let is_good = match proof(&identity, &shared.clock) {
+            Proof::Token { generation: Some(generation), .. } => generation == self.generation,
+            Proof::Token { issued, generation: None } => !is_taken_back(issued, self.tokens_until),
+            _ => false,
+        };
+        if !is_good {
+            return Err(token_refusal(TokenError::Revoked));
         }
         if !Mutation::RefreshChangesNothing.is_planted() {
             self.session.grants.store(grants(&identity));
@@ -69,7 +95,29 @@ impl Live {
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = identity;
         self.look_at_expiry(shared, now);
-        Ok(packet::RefreshAnswer { expires_in_ms })
+        Ok(packet::RefreshAnswer { expires_in_ms, token: String::new() })
+    }
+
+    /// A token of the broker's own in place of another that is.
+    fn refresh_own(&mut self, shared: &Shared, at: Millis) -> Result<packet::RefreshAnswer, Refusal> {
+        let accounts = shared.authority.accounts().filter(|_| self.identity.generation.is_some());
+        let Some(accounts) = accounts else {
+            let refusal = Refusal::connection(Reason::Forbidden);
+            return Err(refusal.because("the session's token is another issuer's"));
+        };
+        let (user, device) = (&self.identity.user, self.identity.device.as_deref().unwrap_or_default());
+        let now = shared.clock.unix_ms() / 1_000;
+        let minted = accounts.mint(user, device, (self.generation.user, self.generation.device), now);
+        let (token, identity) = minted.map_err(|error| {
+            tracing::error!(error, "no token can be made");
+            Refusal::connection(Reason::Internal)
+        })?;
+        self.session.grants.store(grants(&identity));
+        self.session.outbox.lock().bulk.look_again();
+        let expires_in_ms = (identity.expires - now).saturating_mul(1_000);
+        self.identity = Arc::new(identity);
+        self.look_at_expiry(shared, at);
+        Ok(packet::RefreshAnswer { expires_in_ms, token })
     }
 
     /// Starts on what clients wait for, one after another.
@@ -89,6 +137,17 @@ impl Live {
                         }));
                     }
                     answer => respond(id, answer, wire),
+                },
+                Job::Signal(signal) => match carry(quick(shared), shared, &self.session, &signal) {
+                    Err(Miss::Disk) => {
+                        let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                        self.away =
+                            Some(shared.tasks.run(move || {
+                                Done::Carried(carry(blocking(&shared_too), &shared_too, &session, &signal))
+                            }));
+                    }
+                    Err(Miss::Failed(error)) => drop(fail(wire, &error)),
+                    Ok(()) => {}
                 },
                 Job::Resend { lane, n, place } => match read_again(quick(shared), &self.session, place, max) {
                     Err(Miss::Disk) => {
@@ -162,7 +221,37 @@ fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Read
         request::Op::Watch(request) => {
             reads.rows(|rows| watch(shared, session, request, rows))?.map(response::Result::Watch).into()
         }
-        request::Op::Refresh(_) => Answer::Refused(Refusal::connection(Reason::Unsupported)),
+        request::Op::Profiles(request) => {
+            let named = |user: &u64| reads.rows(|rows| account_query::profile(rows, session, UserId(*user)));
+            let found: Vec<_> = request.users.iter().take(PROFILES_MAX).map(named).collect::<Result<_, _>>()?;
+            let profiles = found.into_iter().flatten().collect();
+            Answer::Result(response::Result::Profiles(packet::ProfilesPage { profiles }))
+        }
+        request::Op::Contacts(request) => {
+            let page = reads.rows(|rows| account_query::contacts(rows, session, request))?;
+            Answer::Result(response::Result::Contacts(page))
+        }
+        request::Op::Blocked(request) => {
+            let page = reads.rows(|rows| account_query::blocked(rows, session, request))?;
+            Answer::Result(response::Result::Blocked(page))
+        }
+        request::Op::Devices(_) => {
+            let mut online = Vec::new();
+            shared.registry.each_of(session.user, |session| online.push(session.device));
+            let is_online = |device| online.contains(&device);
+            let page = reads.rows(|rows| account_query::devices(rows, session, is_online))?;
+            Answer::Result(response::Result::Devices(page))
+        }
+        request::Op::Accounts(request) => {
+            let page = reads.rows(|rows| account_query::accounts(rows, session, request))?;
+            page.map(response::Result::Accounts).into()
+        }
+        request::Op::Presence(request) => presence_request(reads, shared, session, request)?,
+        request::Op::Online(request) => online_request(reads, shared, session, *request)?,
+        // These are answered at once.
+        request::Op::Refresh(_) | request::Op::Background(_) => {
+            Answer::Refused(Refusal::connection(Reason::Unsupported))
+        }
     })
 }
 

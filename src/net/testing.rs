@@ -11,7 +11,7 @@ use super::wheel::Wheel;
 use crate::auth::{Authority, Identity};
 use crate::broker::queue::Queue;
 use crate::clock::{Clock, Hands, Source};
-use crate::routing::outbox::{Attached, Session};
+use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::Log;
@@ -38,6 +38,7 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         draining: AtomicBool::new(false),
         fed: Arc::new(AtomicU64::new(0)),
         allowance: Mutex::default(),
+        logins: Default::default(),
         is_memory_short: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
     })
@@ -53,7 +54,16 @@ pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
         expires: u64::MAX,
         issued: 0,
         id: "".into(),
+        is_admin: false,
+        generation: None,
     };
-    let attached = Attached { session, connected: packet::Connected::default(), cursor: None };
+    let generation = Generation::default();
+    let attached = Attached {
+        session,
+        connected: packet::Connected::default(),
+        cursor: None,
+        generation,
+        tokens_until: LogTime(0),
+    };
     Live::new(attached, (Arc::new(identity), shared.authority.generation()), false, u32::MAX, Millis(0))
 }

@@ -28,6 +28,9 @@ impl Draft<'_, '_> {
         self.has_room(session, session.user)?;
         let other = match other {
             Some(other) => {
+                if self.view.refuses(other, session.user) && !Mutation::BlockedMayOpen.is_planted() {
+                    return Err(No(Reason::Forbidden, "the user takes nothing from this one"));
+                }
                 self.has_room(session, other)?;
                 other
             }
@@ -76,7 +79,8 @@ impl Draft<'_, '_> {
                 None => self.create_user(name),
             };
             let is_member = self.view.member(conversation, user).is_some();
-            if !is_member && self.has_room(session, user).is_ok() {
+            let is_taken = !self.view.refuses(user, session.user) || Mutation::BlockedMayAdd.is_planted();
+            if !is_member && is_taken && self.has_room(session, user).is_ok() {
                 self.membership(session, conversation, None, user, Role::Member);
             }
         }
@@ -187,6 +191,9 @@ impl Draft<'_, '_> {
         if was == Role::None {
             if self.view.is_banned(id, user) {
                 return Err(No(Reason::Forbidden, "the user is banned; lift that first"));
+            }
+            if self.view.refuses(user, session.user) && !Mutation::BlockedMayAdd.is_planted() {
+                return Err(No(Reason::Forbidden, "the user takes nothing from this one"));
             }
             self.has_room(session, user)?;
             if self.view.conversation(id).is_some_and(|c| c.members >= MEMBERS_MAX) {

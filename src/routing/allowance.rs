@@ -34,7 +34,16 @@ pub fn makes(publish: &packet::Publish) -> u32 {
         Some(Action::CreateGroup(create)) if create.users.len() > GROUP_USERS_MAX => 0,
         Some(Action::CreateGroup(create)) => 1 + u32::try_from(create.users.len()).unwrap_or(u32::MAX - 1),
         Some(
-            Action::OpenDirect(_) | Action::OpenChannel(_) | Action::SetRole(_) | Action::Join(_) | Action::Ban(_),
+            Action::OpenDirect(_)
+            | Action::OpenChannel(_)
+            | Action::SetRole(_)
+            | Action::Join(_)
+            | Action::Ban(_)
+            | Action::SetProfile(_)
+            | Action::SetContact(_)
+            | Action::Block(_)
+            | Action::NameDevice(_)
+            | Action::RevokeDevice(_),
         ) => 1,
         _ => 0,
     }

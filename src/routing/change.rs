@@ -1,10 +1,10 @@
 //! The changes of state that are no entries, as the log keeps them. Variants are only ever appended: their order is
 //! the format.
 
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::rows::{DeviceCursor, Kind};
+use super::rows::{DeviceCursor, Kind, Secret, Will};
 use crate::store::{Origin, Position};
 
 /// A change of state; folded into rows by [`super::fold`].
@@ -122,6 +122,60 @@ pub enum Change {
         conversation: ConversationId,
         /// The digest of their ids.
         digest: u128,
+    },
+    /// A device was seen at the time of its frame. Rides along; takes no position.
+    DeviceSeen {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device that was forgotten came again.
+    DeviceReturned {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A user got an account or another password, or lost both.
+    AccountSet {
+        /// Whose.
+        user: UserId,
+        /// What the password is checked by; `None`: there is none.
+        password: Option<Secret>,
+        /// Whether the account is closed.
+        is_closed: bool,
+        /// Whether tokens made before are good no more.
+        cuts: bool,
+    },
+    /// An invitation was used.
+    InvitationUsed {
+        /// Its id.
+        id: Box<str>,
+        /// When it ends, in seconds since 1970.
+        until: u64,
+    },
+    /// A device left a will, in place of an earlier one.
+    WillSet {
+        /// Which.
+        device: DeviceId,
+        /// The will.
+        will: Will,
+    },
+    /// A device has no will any more; where it was published, that entry follows.
+    WillTaken {
+        /// Which.
+        device: DeviceId,
+    },
+    /// A user said who sees its presence.
+    AudienceSet {
+        /// Who.
+        user: UserId,
+        /// To whom, as on the wire.
+        audience: i32,
+    },
+    /// A user's session ended. Rides along; takes no position.
+    Seen {
+        /// Whose.
+        user: UserId,
+        /// When.
+        time: LogTime,
     },
 }
 

@@ -2,27 +2,29 @@
 //! frame is committed: save, then acknowledge, then deliver. No clock, no chance, no IO: a retried or replayed
 //! operation decides the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, Connected, PublishAck};
+use longwire_protocol::packet::{self, Connected, DeviceChangeKind, PublishAck};
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, SessionNumber, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::account::is_own;
 use super::change::Change;
 use super::draft::{Draft, No};
 use super::fold::next_id;
 use super::grants::Grants;
 use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use super::messages::is_about_a_message;
-use super::outbox::{Attached, Outbox, Session};
-use super::rows::{Counted, DeviceCursor, partition};
-use super::view::Rows as _;
+use super::outbox::{Attached, Generation, Outbox, Session};
+use super::rows::{Counted, Device, DeviceCursor, Key, Secret, partition};
+use super::view::{Rows as _, View};
+use super::wills::{Fate, Gone};
 use crate::mutation::Mutation;
 use crate::store::Position;
 
@@ -37,10 +39,25 @@ pub enum Op {
     GiveUp(Arc<Session>, MessageId),
     /// A device stands here by its acks.
     StoreCursor(Arc<Session>, DeviceCursor),
-    /// A session is over.
-    Detach(Arc<Session>, Option<DeviceCursor>),
+    /// A session has lived on for a while: its device is seen.
+    See(Arc<Session>),
+    /// A session is over: where its device stands, and how it went.
+    Detach(Arc<Session>, Option<DeviceCursor>, Parting),
+    /// A device that is gone has been so for long enough.
+    Fate(DeviceId, Fate),
     /// Everything below is expired: decided by the commit thread, which knows the time and the store.
     Retain(Position),
+}
+
+/// How a session ends, as far as the device's will is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// Without a word, or keeping the will.
+    Lost,
+    /// With a goodbye, or because its right was taken back.
+    Goodbye,
+    /// The broker goes, and not the device.
+    Drained,
 }
 
 /// An authenticated device wants a session.
@@ -52,12 +69,44 @@ pub struct Attach {
     pub device: Box<str>,
     /// What its token lets it do with channels.
     pub grants: Arc<Grants>,
+    /// How it is known to be that user.
+    pub proof: Proof,
     /// The incarnation of its outbox; 0 to get a new one.
     pub incarnation: Incarnation,
     /// Its first unanswered message id; 0 or 1 where it has none.
     pub first_unanswered: MessageId,
+    /// It wants signals of conversations.
+    pub hears_signals: bool,
+    /// Nobody looks at the device.
+    pub is_background: bool,
     /// Where its replies and items will go.
     pub outbox: Arc<Outbox>,
+}
+
+/// How a device is known to be its user's.
+#[derive(Debug)]
+pub enum Proof {
+    /// By a token.
+    Token {
+        /// When it was made, as far as it says.
+        issued: LogTime,
+        /// Of which generation it is, if it is the broker's own.
+        generation: Option<Generation>,
+    },
+    /// By the password that was checked against this.
+    Password {
+        /// What it was checked by: another one may have been set meanwhile.
+        checked: Secret,
+        /// What a new password is to be checked by, if it brings one.
+        new: Option<Secret>,
+    },
+    /// It is the first: the account is made with it.
+    Registration {
+        /// What the password is to be checked by.
+        password: Secret,
+        /// The invitation that it came with: its id, and when it ends, in seconds since 1970.
+        invitation: Option<(Box<str>, u64)>,
+    },
 }
 
 /// A publish, with what was worked out before it came to the commit thread.
@@ -118,6 +167,12 @@ pub enum Effect {
     Detach(Arc<Session>),
     /// Tell the store.
     SetFloor(Position),
+    /// A will was published or taken away.
+    Fate(DeviceId, Fate),
+    /// It is stored when these were last seen.
+    Seen(Vec<(UserId, LogTime)>),
+    /// A user shows its presence to others than before.
+    Shown(UserId),
 }
 
 /// What fences the older sessions of a device.
@@ -142,7 +197,20 @@ pub struct Core {
     /// The same of takeovers whose group was not committed, until the device's next cursor is stored.
     untaken: HashMap<DeviceId, DeviceCursor>,
     newest_session: SessionNumber,
+    /// The devices that are gone and have a will.
+    gone: Gone,
+    /// When sessions of these users ended, until that is stored with something else.
+    seen: BTreeMap<UserId, LogTime>,
+    /// Since when the first of them waits.
+    seen_since_ms: u64,
 }
+
+/// When a user was last seen waits so long for something else to be stored with.
+const SEEN_WAITS_MS: u64 = 10_000;
+/// Of so many users at once.
+const SEEN_AT_ONCE: usize = 1_024;
+/// What could not be done for a device that is gone is tried again after so long.
+const FATE_AGAIN_MS: u64 = 1_000;
 
 /// The digest by which a repeat of a message id is told from a reuse: of everything the publish says but its id and
 /// its first unanswered. Only a device's own publishes are ever compared.
@@ -160,7 +228,14 @@ impl Core {
     /// A core whose sessions are numbered above `newest_session`.
     #[must_use]
     pub fn new(newest_session: SessionNumber) -> Self {
-        Self { fences: HashMap::new(), untaken: HashMap::new(), newest_session }
+        Self {
+            fences: HashMap::new(),
+            untaken: HashMap::new(),
+            newest_session,
+            gone: Gone::default(),
+            seen: BTreeMap::new(),
+            seen_since_ms: 0,
+        }
     }
 
     /// Decides one operation: drafts its rows, adds its records, names its effects. `now_ms` is monotonic; `writable`
@@ -178,22 +253,101 @@ impl Core {
                 if self.fence(&session).is_some() {
                     self.untaken.remove(&session.device);
                     draft.store_cursor(session.device, cursor);
+                    draft.see_device(session.device);
                 }
             }
-            Op::Detach(session, cursor) => {
+            Op::Detach(session, cursor, parting) => {
                 if let Some(taken) = self.fence(&session).map(|fence| fence.taken) {
                     self.fences.remove(&session.device);
                     if let Some(cursor) = cursor.or(taken) {
                         self.untaken.remove(&session.device);
                         draft.store_cursor(session.device, cursor);
+                        draft.see_device(session.device);
                     }
+                    self.part(session.device, parting, draft);
                 }
+                if self.seen.is_empty() {
+                    self.seen_since_ms = draft.now_ms;
+                }
+                self.seen.insert(session.user, draft.frame.time());
                 draft.effects.push(Effect::Detach(session));
             }
+            Op::See(session) => {
+                if self.fence(&session).is_some() {
+                    draft.see_device(session.device);
+                }
+            }
+            Op::Fate(device, fate) => self.end_will(device, fate, draft),
             Op::Retain(floor) => {
                 draft.change(&Change::Retained { floor });
                 draft.effects.push(Effect::SetFloor(floor));
             }
+        }
+    }
+
+    /// A device is gone.
+    fn part(&mut self, device: DeviceId, parting: Parting, draft: &mut Draft<'_, '_>) {
+        let Some(after_ms) = draft.view.will_after(device) else { return };
+        match parting {
+            Parting::Lost => self.lost(device, after_ms, draft.now_ms),
+            Parting::Goodbye => self.end_will(device, Fate::Take, draft),
+            Parting::Drained => {}
+        }
+    }
+
+    fn end_will(&mut self, device: DeviceId, fate: Fate, draft: &mut Draft<'_, '_>) {
+        if self.fences.contains_key(&device) {
+            return;
+        }
+        if !draft.writable {
+            return self.retry_fate(device, fate, draft.now_ms);
+        }
+        draft.end_will(device, fate);
+        draft.effects.push(Effect::Fate(device, fate));
+    }
+
+    /// What becomes of a device's will was not committed.
+    pub fn retry_fate(&mut self, device: DeviceId, fate: Fate, now_ms: u64) {
+        self.gone.put(device, now_ms + FATE_AGAIN_MS, fate);
+    }
+
+    /// The device has a will and no session, unless that is known already: it has so long to come back.
+    pub fn lost(&mut self, device: DeviceId, after_ms: u32, now_ms: u64) {
+        if !self.fences.contains_key(&device) && !self.gone.has(device) {
+            self.gone.put(device, now_ms + u64::from(after_ms), Fate::Publish);
+        }
+    }
+
+    /// The devices that have been gone for long enough, at most so many.
+    pub fn take_due(&mut self, now_ms: u64, most: usize) -> Vec<Op> {
+        self.gone.take_due(now_ms, most).into_iter().map(|(device, fate)| Op::Fate(device, fate)).collect()
+    }
+
+    /// Whether it is time to store when users were last seen, with something else or not.
+    #[must_use]
+    pub fn is_seen_due(&self, now_ms: u64) -> bool {
+        !self.seen.is_empty() && now_ms >= self.seen_since_ms + SEEN_WAITS_MS
+    }
+
+    /// Adds to a frame when users were last seen: to one that there is anyhow, when it is time, or to the
+    /// last one.
+    pub fn note_seen(&mut self, draft: &mut Draft<'_, '_>, is_last: bool) {
+        let is_frame = draft.frame.records() > 0;
+        if !draft.writable || self.seen.is_empty() || !(is_last || is_frame || self.is_seen_due(draft.now_ms)) {
+            return;
+        }
+        let some: Vec<_> = self.seen.iter().map(|(user, time)| (*user, *time)).take(SEEN_AT_ONCE).collect();
+        for (user, time) in &some {
+            self.seen.remove(user);
+            draft.note_seen(*user, *time);
+        }
+        draft.effects.push(Effect::Seen(some));
+    }
+
+    /// That was not committed.
+    pub fn unsee(&mut self, users: Vec<(UserId, LogTime)>) {
+        for (user, time) in users {
+            self.seen.entry(user).or_insert(time);
         }
     }
 
@@ -242,8 +396,16 @@ impl Core {
             let refusal = Refusal::connection(Reason::IncarnationStale);
             return Err(refusal.because(format!("incarnation {} is older than {stored}", attach.incarnation)));
         }
-        if device.is_none() && user.and_then(|u| draft.view.user(u)).is_some_and(|u| u.devices as usize >= DEVICES_MAX)
-        {
+        may_come(&draft.view, user, row.as_ref(), &attach.proof)?;
+        // A device that is new, or comes again after it was forgotten.
+        let is_new = row.as_ref().is_none_or(|row| row.is_gone);
+        let fences = &self.fences;
+        let expired = match user.filter(|_| is_new && draft.writable) {
+            Some(user) => draft.expired_devices(user, |device| fences.contains_key(&device)),
+            None => Vec::new(),
+        };
+        let devices = user.and_then(|user| draft.view.user(user)).map_or(0, |user| user.devices.len());
+        if is_new && devices - expired.len() >= DEVICES_MAX {
             let refusal = Refusal::connection(Reason::QuotaExceeded);
             return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
         }
@@ -259,7 +421,8 @@ impl Core {
             Some(row) if incarnation == row.incarnation => row.floor,
             _ => MessageId(1),
         };
-        let changes = device.is_none() || incarnation != stored || first_unanswered > floor;
+        let is_account = !matches!(attach.proof, Proof::Token { .. } | Proof::Password { new: None, .. });
+        let changes = is_new || is_account || incarnation != stored || first_unanswered > floor;
         if changes && !draft.writable {
             return Err(Refusal::connection(Reason::StoreUnavailable).retry_after(2_000));
         }
@@ -279,7 +442,13 @@ impl Core {
             Some(user) => user,
             None => draft.create_user(&attach.user),
         };
+        expired.iter().for_each(|device| draft.tell_device(user, *device, DeviceChangeKind::DeviceExpired));
+        let has_others = draft.view.user(user).is_some_and(|row| !row.devices.is_empty());
         let device = match device {
+            Some(device) if is_new => {
+                draft.change(&Change::DeviceReturned { device });
+                device
+            }
             Some(device) => device,
             None => {
                 let device = DeviceId(next_id(&draft.view, Counted::Devices, partition(user.0)));
@@ -287,6 +456,15 @@ impl Core {
                 device
             }
         };
+        if is_new && has_others {
+            draft.tell_device(user, device, DeviceChangeKind::DeviceAdded);
+        }
+        self.take_account(user, device, attach.proof, draft);
+        draft.see_device(device);
+        if self.gone.back(device) == Some(Fate::Take) && draft.writable {
+            draft.end_will(device, Fate::Take);
+            draft.effects.push(Effect::Fate(device, Fate::Take));
+        }
         if incarnation != stored {
             draft.change(&Change::IncarnationGiven { device, incarnation });
         }
@@ -301,6 +479,8 @@ impl Core {
             incarnation,
             first_unanswered,
             grants: ArcSwap::new(attach.grants),
+            hears_signals: attach.hears_signals,
+            is_background: attach.is_background.into(),
             outbox: attach.outbox,
         });
         let taken = match self.fences.get(&device) {
@@ -321,6 +501,7 @@ impl Core {
             // The point of takeover: from here on nothing of the older session counts, and its acks are final.
             draft.effects.push(Effect::Close(old.outbox, Refusal::connection(Reason::TakenOver)));
         }
+        let generation = generation(&draft.view, user, device);
         let connected = Connected {
             user: user.0,
             device: device.0,
@@ -330,8 +511,35 @@ impl Core {
             inbox: draft.view.user(user).map_or(0, |row| row.inbox.0),
             ..Connected::default()
         };
-        draft.effects.push(Effect::Attach(Attached { session, connected, cursor }));
+        let tokens_until = tokens_until(&draft.view, user, device);
+        draft.effects.push(Effect::Attach(Attached { session, connected, cursor, generation, tokens_until }));
         Ok(())
+    }
+
+    /// The account that is made, or the new password that is set, as a device comes. With a new password everything else
+    /// that was let in with the old one ends.
+    fn take_account(&mut self, user: UserId, device: DeviceId, proof: Proof, draft: &mut Draft<'_, '_>) {
+        let password = match proof {
+            Proof::Token { .. } | Proof::Password { new: None, .. } => return,
+            Proof::Password { new: Some(new), .. } => new,
+            Proof::Registration { password, invitation } => {
+                if let Some((id, until)) = invitation {
+                    draft.change(&Change::InvitationUsed { id, until });
+                }
+                password
+            }
+        };
+        draft.change(&Change::AccountSet { user, password: Some(password), is_closed: false, cuts: true });
+        let devices = draft.view.user(user).map_or_else(Vec::new, |row| row.devices.clone());
+        devices.into_iter().filter(|other| *other != device).for_each(|other| self.cut(other, draft));
+    }
+
+    /// Ends the session of a device, and nothing of it counts from here on.
+    fn cut(&mut self, device: DeviceId, draft: &mut Draft<'_, '_>) {
+        self.untaken.remove(&device);
+        if let Some(fence) = self.fences.remove(&device) {
+            draft.effects.push(Effect::Close(fence.outbox, Refusal::connection(Reason::Revoked)));
+        }
     }
 
     fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {
@@ -339,13 +547,21 @@ impl Core {
         // A fenced session is answered nothing: its successor repeats what matters.
         let Some(fence) = self.fence(&session) else { return };
         let id = MessageId(publish.message_id);
-        let conversation = ConversationId(publish.conversation);
+        let conversation = match is_own(publish.action.as_ref()) {
+            true => draft.view.user(session.user).map_or(ConversationId(0), |user| user.inbox),
+            false => ConversationId(publish.conversation),
+        };
         // What lies below the first unanswered is settled.
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
         let told = fence.told;
+        let cuts = match &publish.action {
+            Some(Action::RevokeDevice(revoke)) => Cuts::Device(DeviceId(revoke.device)),
+            Some(Action::SetAccount(set)) => Cuts::User(set.user.clone()),
+            _ => Cuts::Nobody,
+        };
         let lacks_found = found.is_none() && needs_found(&publish);
-        let outcome = match draft.known(&session, &publish, told, digest) {
+        let outcome = match draft.known(&session, &publish, conversation, told, digest) {
             Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
                 fence.open.close(id);
                 return draft.effects.push(Effect::Repeat(session, ack));
@@ -371,6 +587,90 @@ impl Core {
                 Err(refusal)
             }
         };
+        let is_done = answer.is_ok();
         draft.effects.push(Effect::Answer(session, conversation, answer));
+        if is_done {
+            // After the answer, which may be for the very session that ends.
+            match cuts {
+                Cuts::Nobody => {}
+                Cuts::Device(device) => self.cut(device, draft),
+                Cuts::User(name) => {
+                    let user = draft.view.user_named(&name).and_then(|user| draft.view.user(user));
+                    let devices = user.map_or_else(Vec::new, |user| user.devices.clone());
+                    devices.into_iter().for_each(|device| self.cut(device, draft));
+                }
+            }
+        }
+    }
+}
+
+/// Whose sessions a publish ends.
+enum Cuts {
+    Nobody,
+    Device(DeviceId),
+    User(String),
+}
+
+/// Whether what a device comes with still holds: it may have been taken back since it was looked at.
+fn may_come(rows: &View<'_>, user: Option<UserId>, device: Option<&Device>, proof: &Proof) -> Result<(), Refusal> {
+    let row = user.and_then(|user| rows.user(user));
+    let refused = |reason, why| Err(Refusal::connection(reason).because(why));
+    if row.is_some_and(|row| row.is_closed) {
+        return refused(Reason::Revoked, "the account is closed");
+    }
+    match proof {
+        Proof::Token { generation: Some(generation), .. } => {
+            let now = Generation {
+                user: row.map_or(0, |row| row.generation),
+                device: device.map_or(0, |row| row.generation),
+            };
+            if *generation != now {
+                return refused(Reason::Revoked, "the token was taken back");
+            }
+        }
+        Proof::Token { issued, generation: None } => {
+            let until = row.map_or(LogTime(0), |row| row.tokens_until);
+            if is_taken_back(*issued, until.max(device.map_or(LogTime(0), |row| row.tokens_until))) {
+                return refused(Reason::Revoked, "the token was taken back");
+            }
+        }
+        Proof::Password { checked, .. } => {
+            if user.and_then(|user| rows.password(user)) != Some(checked) {
+                return refused(Reason::Unauthenticated, NO_LOGIN);
+            }
+        }
+        Proof::Registration { invitation, .. } => {
+            if row.is_some_and(|row| row.is_someone) {
+                return refused(Reason::NameTaken, "");
+            }
+            let id = invitation.as_ref().map(|(id, _)| id);
+            if id.is_some_and(|id| rows.row(&Key::Invitation(id.clone())).is_some()) {
+                return refused(Reason::Forbidden, NO_REGISTRATION);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a password that is not the user's, and of a user that there is not.
+pub const NO_LOGIN: &str = "user name and password do not belong together";
+/// What is said to who may not make an account.
+pub const NO_REGISTRATION: &str = "accounts are not made so here";
+
+/// Whether a token that was made then is good no more.
+#[must_use]
+pub fn is_taken_back(issued: LogTime, until: LogTime) -> bool {
+    until.0 > 0 && issued <= until
+}
+
+fn tokens_until(rows: &View<'_>, user: UserId, device: DeviceId) -> LogTime {
+    let of_user = rows.user(user).map_or(LogTime(0), |row| row.tokens_until);
+    of_user.max(rows.device(device).map_or(LogTime(0), |row| row.tokens_until))
+}
+
+fn generation(rows: &View<'_>, user: UserId, device: DeviceId) -> Generation {
+    Generation {
+        user: rows.user(user).map_or(0, |row| row.generation),
+        device: rows.device(device).map_or(0, |row| row.generation),
     }
 }

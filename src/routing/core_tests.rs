@@ -6,7 +6,7 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, PublishAck};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, SessionNumber};
 
-use super::core::{Attach, Core, Effect, Op, Publish, digest};
+use super::core::{Attach, Core, Effect, Op, Parting, Proof, Publish, digest};
 use super::draft::Draft;
 use super::loading::load;
 use super::outbox::{Attached, Outbox, Session};
@@ -36,8 +36,11 @@ fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>
         user: user.into(),
         device: "phone".into(),
         grants: Arc::default(),
+        proof: Proof::Token { issued: LogTime(0), generation: None },
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
+        hears_signals: false,
+        is_background: false,
         outbox: Arc::clone(outbox),
     };
     decide(core, state, Op::Attach(Box::new(attach))).into_iter().find_map(|effect| match effect {
@@ -91,11 +94,11 @@ fn acks_outlive_takeovers_that_fail_and_sessions_that_ack_nothing() {
     attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
     let silent = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
     assert_eq!(silent.cursor, Some(acked), "the one that it took over acked nothing");
-    decide(&mut core, &mut state, Op::Detach(silent.session, None));
+    decide(&mut core, &mut state, Op::Detach(silent.session, None, Parting::Lost));
     let later = DeviceCursor { express: Position(9), ..acked };
     let next = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
     assert_eq!(next.cursor, Some(acked), "nobody was there meanwhile");
-    decide(&mut core, &mut state, Op::Detach(next.session, Some(later)));
+    decide(&mut core, &mut state, Op::Detach(next.session, Some(later), Parting::Lost));
     let last = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
     assert_eq!(last.cursor, Some(later), "what is stored later goes before");
 }

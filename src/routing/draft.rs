@@ -4,16 +4,18 @@
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role, item};
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{ConversationId, DeviceId, MessageId, Seq, UserId};
+use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserId};
 use prost::Message as _;
 
+use super::account::is_own;
 use super::change::Change;
 use super::core::{Effect, Found};
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::messages::mentioned;
 use super::outbox::Session;
-use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, Member, Policy, partition};
+use super::rights;
+use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, partition};
 use super::view::{Rows as _, Tidings, View};
 use crate::mutation::Mutation;
 use crate::store::{EntryMeta, FrameBuilder, Origin, Position};
@@ -37,12 +39,13 @@ pub struct Draft<'s, 'g> {
 }
 
 impl Draft<'_, '_> {
-    /// The answer to a publish that is known, or why its id cannot be accepted. `told` is the highest first unanswered id
-    /// that the session told.
+    /// The answer to a publish that is known, or why its id cannot be accepted. `conversation` is where its entry stands or
+    /// will stand, `told` the highest first unanswered id that the session told.
     pub(super) fn known(
         &self,
         session: &Session,
         publish: &packet::Publish,
+        conversation: ConversationId,
         told: MessageId,
         digest: u64,
     ) -> Result<Option<PublishAck>, No> {
@@ -62,13 +65,13 @@ impl Draft<'_, '_> {
             if kept.digest != digest {
                 return Err(No(Reason::IdConflict, "the id was used for something else"));
             }
-            let conversation = if kept.opened { kept.conversation.0 } else { 0 };
+            let is_told = kept.opened || is_own(publish.action.as_ref());
+            let conversation = if is_told { kept.conversation.0 } else { 0 };
             return Ok(Some(PublishAck { message_id: id.0, seq: kept.seq.0, time: kept.time.0, conversation }));
         }
         if id.0 - floor.0 >= ID_SPAN_MAX {
             return Err(No(Reason::IdSpanExceeded, "more than 256 ids above the first unanswered"));
         }
-        let conversation = ConversationId(publish.conversation);
         // What opened a conversation did not name it, and is in order among its like alone.
         let is_later = |k: &Kept| {
             k.id > id && k.conversation == conversation && (!k.opened || Mutation::OpenedMakesStale.is_planted())
@@ -106,6 +109,9 @@ impl Draft<'_, '_> {
             digest,
         };
         let conversation = ConversationId(publish.conversation);
+        if conversation.is_some() && is_own(publish.action.as_ref()) {
+            return Err(No(Reason::InvalidArgument, "what is about the user itself names no conversation"));
+        }
         let target = if let Some(Found::Target(target)) = found { target } else { None };
         if publish.beside.is_some() && !matches!(publish.action, None | Some(Action::Edit(_))) {
             return Err(No(Reason::InvalidArgument, "only a message or an edit has something beside its content"));
@@ -133,6 +139,14 @@ impl Draft<'_, '_> {
                 let countable = if let Some(Found::Countable(countable)) = found { countable } else { 0 };
                 self.set_mark(session, &ticket, conversation, Seq(set.seq), countable)
             }
+            Some(Action::SetProfile(set)) => self.set_profile(session, &ticket, set),
+            Some(Action::SetContact(set)) => self.set_contact(session, &ticket, set),
+            Some(Action::Block(block)) => self.block(session, &ticket, block),
+            Some(Action::NameDevice(name)) => self.name_device(session, &ticket, name),
+            Some(Action::RevokeDevice(revoke)) => self.revoke_device(session, &ticket, DeviceId(revoke.device)),
+            Some(Action::SetAccount(set)) => self.set_account(session, &ticket, set),
+            Some(Action::SetWill(set)) => self.set_will(session, &ticket, conversation, &publish.content, set.after_ms),
+            Some(Action::ShowPresence(show)) => self.show_presence(session, &ticket, show),
         }?;
         self.cross();
         Ok(ack)
@@ -140,37 +154,15 @@ impl Draft<'_, '_> {
 
     /// The conversation, if the session may know of it.
     pub(super) fn visible(&self, session: &Session, id: ConversationId) -> Result<&Conversation, No> {
-        const UNKNOWN: No = No(Reason::UnknownConversation, "");
-        let conversation = self.view.conversation(id).ok_or(UNKNOWN)?;
-        let member = self.view.member(id, session.user).is_some_and(Member::is_active);
-        let granted = conversation.kind == Kind::Channel
-            && (session.grants.load().read.admit(&conversation.label)
-                || session.grants.load().publish.admit(&conversation.label));
-        if !member && !granted && Mutation::ForbiddenTells.is_planted() {
-            return Err(No(Reason::Forbidden, ""));
-        }
-        if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
+        rights::visible(&self.view, session, id)
     }
 
     pub(super) fn role(&self, session: &Session, id: ConversationId) -> Role {
-        self.view.member(id, session.user).map_or(Role::None, Member::role)
+        rights::role(&self.view, session.user, id)
     }
 
     pub(super) fn may_publish(&self, session: &Session, id: ConversationId) -> Result<(), No> {
-        let conversation = self.visible(session, id)?;
-        let may = match conversation.kind {
-            Kind::Direct => true,
-            Kind::Group => {
-                let least = Policy::least(conversation.more.policy.publishes, Role::Member);
-                self.role(session, id) as i32 >= least
-            }
-            Kind::Channel => {
-                session.grants.load().publish.admit(&conversation.label)
-                    || Mutation::PublishIgnoresPatterns.is_planted()
-            }
-            Kind::Inbox => false,
-        };
-        if may { Ok(()) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
+        rights::may_publish(&self.view, session, id).map(|_| ())
     }
 
     /// A group in which the session has at least this role.
@@ -306,6 +298,12 @@ impl Draft<'_, '_> {
         fold_change(&mut self.view, position, self.frame.time(), change);
     }
 
+    pub(super) fn note_seen(&mut self, user: UserId, time: LogTime) {
+        let change = Change::Seen { user, time };
+        self.frame.push_rider(|out| change.encode(out));
+        fold_change(&mut self.view, Position(0), self.frame.time(), &change);
+    }
+
     pub(super) fn store_cursor(&mut self, device: DeviceId, cursor: DeviceCursor) {
         let stored = self.view.device(device).and_then(|row| row.cursor);
         if self.writable && stored != Some(cursor) {
@@ -316,7 +314,7 @@ impl Draft<'_, '_> {
     }
 
     /// Appends an entry: gives it its seq and time, encodes it once, folds it.
-    fn entry(&mut self, mut meta: EntryMeta, mut entry: packet::Entry, body: &Body) -> Seq {
+    pub(super) fn entry(&mut self, mut meta: EntryMeta, mut entry: packet::Entry, body: &Body) -> Seq {
         let head = self.view.conversation(meta.conversation).map(|row| row.head).unwrap_or_default();
         let time = self.frame.time();
         meta.seq = head.seq.next();

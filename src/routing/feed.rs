@@ -393,7 +393,7 @@ mod tests {
             let state = Arc::new(RwLock::new(state));
             *saved.state.lock().expect("unpoisoned") = Arc::downgrade(&state);
             let (registry, session) = (Arc::new(Registry::default()), Arc::new(Session::of_test()));
-            registry.attach(&session);
+            registry.attach(&session, longwire_protocol::Millis(0));
             for is_express in [true, false] {
                 let mut pending = session.outbox.lock();
                 let lane = pending.lane(is_express);

@@ -1,16 +1,17 @@
 //! The fold: one record after another into rows, without clock, chance or IO. The live path and recovery both come
 //! through here, so they cannot differ.
 
-use longwire_protocol::packet::{self, EntryKind, Role, item};
-use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, UserId};
+use longwire_protocol::packet::{self, DeviceChangeKind, EntryKind, Role, item};
+use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, PARTITIONS, Seq, UserId};
 use prost::Message as _;
 
+use super::account_fold::{fold_account, fold_device_created, fold_device_returned, fold_device_seen, fold_own};
 use super::alteration::{Alteration, Personally, fold_alteration, fold_message, fold_personally};
 use super::change::Change;
 use super::limits::{ID_SPAN_MAX, INTERVALS_MAX};
 use super::rows::{
     Conversation, Counted, Crossing, Device, Duty, Head, Info, Interval, Kept, Key, Kind, Member, MoreOfConversation,
-    Past, Policy, Row, User, partition, partition_of_name,
+    Past, Policy, Profile, Row, User, partition, partition_of_name,
 };
 use super::view::{Rows, View};
 use crate::store::{EntryMeta, Frame, Position, ReadError, Record};
@@ -61,6 +62,35 @@ pub enum Body {
         /// The conversation.
         conversation: ConversationId,
     },
+    /// In an inbox: the user shows itself so.
+    Profile(Profile),
+    /// In an inbox: what the user keeps of another.
+    Contact {
+        /// Of whom.
+        other: UserId,
+        /// What the user calls it.
+        nick: Box<str>,
+        /// The application's own.
+        data: Box<[u8]>,
+        /// It is a contact no more.
+        is_removed: bool,
+    },
+    /// In an inbox: the user takes nothing from another.
+    Blocked {
+        /// From whom.
+        other: UserId,
+        /// It does again.
+        is_undone: bool,
+    },
+    /// In an inbox: something happened to one of the user's devices.
+    Device {
+        /// To which.
+        device: DeviceId,
+        /// What it is called.
+        label: Box<str>,
+        /// What happened.
+        kind: DeviceChangeKind,
+    },
 }
 
 impl Body {
@@ -103,6 +133,9 @@ impl Body {
                 .map_or(Self::Plain, |left| Self::Left { conversation: ConversationId(left.conversation) }),
             EntryKind::Edit | EntryKind::Recall | EntryKind::Reaction => {
                 Alteration::of(entry).map_or(Self::Plain, Self::Alteration)
+            }
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {
+                Self::of_account(entry).unwrap_or(Self::Plain)
             }
             EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => Personally::of(entry)
                 .map_or(Self::Plain, |(conversation, what)| Self::Personally { conversation, what }),
@@ -169,8 +202,9 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
     match body {
         Body::Plain => {}
         Body::Message { sender, mentions, expires } => {
-            // Who writes has read what stands above: the own mark goes along, so own entries never count as unread.
-            if view.member(meta.conversation, *sender).is_some() {
+            // Who writes has read what stands above: the own mark goes along, so own entries never count as unread. A will
+            // comes from no device: nobody wrote it just now.
+            if meta.origin.device.is_some() && view.member(meta.conversation, *sender).is_some() {
                 view.update(Key::Member(meta.conversation, *sender), |row| {
                     if let Row::Member(member) = row {
                         member.mark = meta.seq;
@@ -203,6 +237,11 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
                 view.put(Key::Crossing(meta.source, user), None);
             }
         }
+        Body::Profile(_) | Body::Contact { .. } | Body::Blocked { .. } | Body::Device { .. } => {
+            if let Some(user) = inbox_owner(view, meta.conversation) {
+                fold_own(view, user, time, body);
+            }
+        }
         Body::Left { conversation } => {
             if let Some(user) = inbox_owner(view, meta.conversation) {
                 view.update(Key::Duty(user, *conversation), |row| {
@@ -221,7 +260,17 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
     view.reach(position, time);
     match change {
         Change::UserCreated { user, name, inbox } => {
-            let row = User { name: name.clone(), inbox: *inbox, devices: 0, conversations: 0 };
+            let row = User {
+                name: name.clone(),
+                inbox: *inbox,
+                devices: Vec::new(),
+                conversations: 0,
+                contacts: 0,
+                is_someone: false,
+                is_closed: false,
+                tokens_until: LogTime(0),
+                generation: 0,
+            };
             view.create(Key::User(*user), Row::User(row));
             view.put(Key::UserName(name.clone()), Some(Row::UserName(*user)));
             count(view, Counted::Users, user.0);
@@ -232,30 +281,22 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
             view.put(Key::Duty(*user, *inbox), Some(Row::Duty(duty)));
         }
         Change::DeviceCreated { device, user, name } => {
-            let row = Device {
-                user: *user,
-                name: name.clone(),
-                incarnation: Incarnation(0),
-                floor: MessageId(1),
-                kept: Vec::new(),
-                cursor: None,
-            };
-            view.put(Key::Device(*device), Some(Row::Device(row)));
-            view.put(Key::DeviceName(*user, name.clone()), Some(Row::DeviceName(*device)));
+            fold_device_created(view, *device, *user, name, time);
             count(view, Counted::Devices, device.0);
-            view.update(Key::User(*user), |row| {
-                if let Row::User(user) = row {
-                    user.devices += 1;
+        }
+        Change::IncarnationGiven { device, incarnation } => {
+            view.update(Key::Device(*device), |row| {
+                if let Row::Device(device) = row {
+                    device.incarnation = *incarnation;
+                    device.floor = MessageId(1);
+                    device.kept.clear();
                 }
             });
-        }
-        Change::IncarnationGiven { device, incarnation } => view.update(Key::Device(*device), |row| {
-            if let Row::Device(device) = row {
-                device.incarnation = *incarnation;
-                device.floor = MessageId(1);
-                device.kept.clear();
+            // It belongs to another life of the device.
+            if view.will_after(*device).is_some() {
+                view.put(Key::Will(*device), None);
             }
-        }),
+        }
         Change::FloorRaised { device, floor } => view.update(Key::Device(*device), |row| {
             if let Row::Device(device) = row {
                 raise_floor(device, *floor);
@@ -328,6 +369,18 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
             view.put(Key::Participants(*digest), Some(Row::ConversationName(*conversation)));
             more(view, *conversation, |more| more.participants = *digest);
         }
+        Change::DeviceSeen { device } => fold_device_seen(view, *device, time),
+        Change::DeviceReturned { device } => fold_device_returned(view, *device, time),
+        Change::AccountSet { user, password, is_closed, cuts } => {
+            fold_account(view, *user, password.as_ref(), *is_closed, *cuts, time);
+        }
+        Change::InvitationUsed { id, until } => {
+            view.put(Key::Invitation(id.clone()), Some(Row::Invitation(*until)));
+        }
+        Change::WillSet { device, will } => view.put(Key::Will(*device), Some(Row::Will(will.clone()))),
+        Change::WillTaken { device } => view.put(Key::Will(*device), None),
+        Change::AudienceSet { user, audience } => view.put(Key::Audience(*user), Some(Row::Audience(*audience))),
+        Change::Seen { user, time } => view.put(Key::Seen(*user), Some(Row::Seen(*time))),
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Grants {
     pub publish: Patterns,
     /// Channels it may read.
     pub read: Patterns,
+    /// Whether it may administer accounts.
+    pub is_admin: bool,
 }
 
 impl Patterns {

@@ -1,10 +1,12 @@
 //! The quotas of routing: those that the wire names, and those that only this broker knows.
 
 pub use longwire_protocol::limits::{
-    ATTACHMENTS_BYTES_MAX, CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX,
-    CHANNEL_NAME_BYTES_MAX, DEVICES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, GROUP_USERS_MAX, HIDDEN_MAX,
-    ID_SPAN_MAX, LABEL_BYTES_MAX, MENTIONS_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, REACTION_BYTES_MAX, REACTIONS_MAX,
-    RECALLED_MAX, RECEIPTS_MEMBERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
+    ATTACHMENTS_BYTES_MAX, BLOCKED_MAX, CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX,
+    CATCH_UP_ITEMS_MAX, CHANNEL_NAME_BYTES_MAX, CONTACT_DATA_BYTES_MAX, CONTACTS_MAX, DEVICE_UNSEEN_MS, DEVICES_MAX,
+    DISPLAY_NAME_BYTES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, GROUP_USERS_MAX, HIDDEN_MAX, ID_SPAN_MAX,
+    LABEL_BYTES_MAX, MENTIONS_MAX, NICK_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, PICTURE_BYTES_MAX,
+    PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, PROFILES_MAX, REACTION_BYTES_MAX, REACTIONS_MAX, RECALLED_MAX,
+    RECEIPTS_MEMBERS_MAX, SIGNAL_READERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX,
 };
 
 /// Conversations of one user, the inbox not counted.
@@ -17,6 +19,10 @@ pub const CONVERSATIONS_BY_OTHERS_MAX: u32 = 16_000;
 pub const MAKES_MAX: u32 = 10_000;
 /// The same a second, from then on: 0.1 % of the commit thread for each user that does nothing else.
 pub const MAKES_PER_SECOND: u32 = 100;
+/// How long a device may be seen without a record of it: it is online all the while, or comes and goes.
+pub const SEEN_EVERY_MS: u64 = 3_600_000;
+/// Partitions that one page of accounts goes through: an administrator's look, which others shall not notice.
+pub const ACCOUNTS_PARTITIONS: u64 = 256;
 /// Members of one group.
 pub const MEMBERS_MAX: u32 = 100_000;
 /// Stretches of seqs kept for a member that came and went; older ones are no longer theirs.
@@ -31,5 +37,7 @@ pub const TAKEOVER_WINDOW_MS: u64 = 60_000;
 pub const LANE_QUEUE_ITEMS_MAX: usize = 256;
 /// Bytes ready in a lane, likewise.
 pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
+/// Subscriptions to presence of all sessions: some 150 MB at the most.
+pub const PRESENCES_IN_ALL_MAX: usize = 1_000_000;
 /// Positions without anything for a device after which it is told so.
 pub const PROGRESS_POSITIONS: u64 = 100_000;

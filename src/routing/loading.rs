@@ -127,6 +127,7 @@ impl Kept {
 }
 
 /// What was found of a [`Want`].
+#[expect(clippy::large_enum_variant, reason = "nearly all are rows, and they are moved on at once")]
 enum Found {
     Row(Key, Option<Row>),
     Members(ConversationId, Vec<(Key, Row)>),

@@ -1,6 +1,11 @@
 //! Routing: who may do what, which seq an entry gets, what a device is sent next. Pure state machines over rows
 //! (records in, effects out), and the narrow shells that feed connections. Knows the store's face, never a socket.
 
+pub mod account;
+mod account_fold;
+pub mod account_query;
+#[cfg(test)]
+mod account_tests;
 mod actions;
 pub mod allowance;
 pub mod alteration;
@@ -24,11 +29,15 @@ pub(crate) mod model;
 mod model_tests;
 mod names;
 pub mod outbox;
+pub mod presence;
 pub mod query;
 pub mod registry;
 pub mod rehearsal;
 pub mod resume;
+mod rights;
 pub mod rows;
+pub mod signals;
 pub mod state;
 pub mod stream;
 pub mod view;
+pub mod wills;

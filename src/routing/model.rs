@@ -12,7 +12,7 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::alteration::withheld;
-use super::core::{Attach, Core, Effect, Found, Op, Publish, Target, digest};
+use super::core::{Attach, Core, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::limits::INTERVALS_MAX;
@@ -104,8 +104,11 @@ impl<'a> World<'a> {
             user: USERS[user].into(),
             device: "phone".into(),
             grants: Arc::default(),
+            proof: Proof::Token { issued: LogTime(0), generation: None },
             incarnation,
             first_unanswered,
+            hears_signals: false,
+            is_background: false,
             outbox: Arc::new(Outbox::default()),
         };
         let effects = self.group(vec![Op::Attach(Box::new(attach))], true);
@@ -119,7 +122,7 @@ impl<'a> World<'a> {
     /// The connection of a user ends, and there is a new one.
     fn reconnect(&mut self, user: usize, first_unanswered: MessageId) {
         let was = Arc::clone(&self.sessions[user]);
-        let effects = self.group(vec![Op::Detach(Arc::clone(&was), None)], true);
+        let effects = self.group(vec![Op::Detach(Arc::clone(&was), None, Parting::Lost)], true);
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Detach(_))), "the end is told");
         let session = self.attach(user, was.incarnation, first_unanswered);
         assert_eq!((session.user, session.device), (was.user, was.device), "the same device");

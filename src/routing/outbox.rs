@@ -2,16 +2,18 @@
 //! task takes it. Bounded: replies by the publish window, ready items by the lanes' limits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use arc_swap::ArcSwap;
 use longwire_protocol::packet::{Connected, PublishAck};
 use longwire_protocol::reason::Refusal;
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, MessageId, Seq, SessionNumber, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::grants::Grants;
 use super::rows::DeviceCursor;
+use super::signals::Ephemeral;
 use super::stream::Lane;
 use crate::mutation::Mutation;
 use crate::store::{Position, SegmentId};
@@ -31,8 +33,20 @@ pub struct Session {
     pub first_unanswered: MessageId,
     /// What its token lets it do with channels.
     pub grants: ArcSwap<Grants>,
+    /// It wants signals of conversations.
+    pub hears_signals: bool,
+    /// Nobody looks at the device.
+    pub is_background: AtomicBool,
     /// Where its replies and items go.
     pub outbox: Arc<Outbox>,
+}
+
+impl Session {
+    /// Whether nobody looks at the device.
+    #[must_use]
+    pub fn is_in_background(&self) -> bool {
+        self.is_background.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +60,8 @@ impl Session {
             incarnation: Incarnation(1),
             first_unanswered: MessageId(1),
             grants: ArcSwap::from_pointee(Grants::default()),
+            hears_signals: true,
+            is_background: false.into(),
             outbox: Arc::new(Outbox::default()),
         }
     }
@@ -71,6 +87,20 @@ pub struct Attached {
     pub connected: Connected,
     /// Where the device stands by its acks, as far as the broker knows.
     pub cursor: Option<DeviceCursor>,
+    /// The generation of tokens that are good for it: its user's, and its own.
+    pub generation: Generation,
+    /// Tokens made up to then are not.
+    pub tokens_until: LogTime,
+}
+
+/// Tokens of the broker's own name the generation that they are of: how often those of the user, and those of the device,
+/// were taken back when they were made. No clock is as sharp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Generation {
+    /// The user's.
+    pub user: u32,
+    /// The device's.
+    pub device: u32,
 }
 
 /// What stands in an outbox.
@@ -100,6 +130,8 @@ pub struct Pending {
     pub is_abandoned: bool,
     /// By its acks, it stands here; `None` while nothing was acked.
     pub acked: Option<DeviceCursor>,
+    /// What is worth nothing later; nothing most of the time.
+    pub ephemeral: Option<Box<Ephemeral>>,
     waker: Option<Waker>,
 }
 
@@ -124,6 +156,7 @@ impl Default for Outbox {
             is_loading: false,
             is_abandoned: false,
             acked: None,
+            ephemeral: None,
             waker: None,
         };
         Self { pending: Mutex::new(pending) }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use longwire_protocol::{ConversationId, Seq, UserId};
+use longwire_protocol::{ConversationId, Millis, Seq, UserId};
 
 use super::outbox::Session;
+use super::presence::{Presence, Standing};
 
 /// See the module. No guard of the maps leaves a statement.
 #[derive(Debug, Default)]
@@ -14,21 +15,30 @@ pub struct Registry {
     sessions: DashMap<UserId, Vec<Arc<Session>>>,
     watchers: DashMap<ConversationId, Vec<Arc<Session>>>,
     users: AtomicUsize,
+    pub(super) presence: Presence,
 }
 
 impl Registry {
     /// The session is online.
-    pub fn attach(&self, session: &Arc<Session>) {
-        // Most users have one device online.
-        let mut sessions = self.sessions.entry(session.user).or_insert_with(|| Vec::with_capacity(1));
-        if sessions.is_empty() {
-            self.users.fetch_add(1, Ordering::Relaxed);
+    pub fn attach(&self, session: &Arc<Session>, now: Millis) {
+        {
+            // Most users have one device online.
+            let mut sessions = self.sessions.entry(session.user).or_insert_with(|| Vec::with_capacity(1));
+            if sessions.is_empty() {
+                self.users.fetch_add(1, Ordering::Relaxed);
+            }
+            sessions.push(Arc::clone(session));
         }
-        sessions.push(Arc::clone(session));
+        self.presence.came(session.user, now);
     }
 
     /// The session is gone, and watches nothing any more.
-    pub fn detach(&self, session: &Arc<Session>, watching: &[(ConversationId, Seq)]) {
+    pub fn detach(&self, session: &Arc<Session>, watching: &[(ConversationId, Seq)], now: Millis) {
+        let mut is_last = true;
+        self.each_of(session.user, |other| is_last &= other.number == session.number);
+        // Only this thread attaches and detaches. It is noted before: who looks meanwhile sees one or the other.
+        let was = if session.is_in_background() { Standing::Away } else { Standing::Online };
+        self.presence.went(session, was, is_last, now);
         if let Some(mut sessions) = self.sessions.get_mut(&session.user) {
             sessions.retain(|s| s.number != session.number);
             if sessions.is_empty() {

@@ -26,6 +26,11 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
         Kind::Channel => session.grants.load().publish.admit(&c.label),
         Kind::Direct | Kind::Inbox => false,
     };
+    // Whether the other one of the two takes it.
+    if let Some(direct) = rows.conversation(conversation).filter(|c| c.kind == Kind::Direct && is_member) {
+        let (a, b) = direct.pair;
+        let _ = rows.refusals(if a == session.user { b } else { a });
+    }
     // Who may not write there has no list loaded.
     if rows.conversation(conversation).is_some_and(is_fed_by_list) {
         let _ = rows.members(conversation);
@@ -51,10 +56,16 @@ pub fn rehearse_attach(rows: &Reader<'_>, user: &str, device: &str, resumes: boo
         let _ = next_id(rows, Counted::Devices, partition(id));
         return;
     };
-    let _ = rows.user(id);
-    match rows.device_named(id, device) {
-        Some(device) => drop(rows.device(device)),
-        None => drop(next_id(rows, Counted::Devices, partition(id.0))),
+    let owner = rows.user(id);
+    let known = rows.device_named(id, device);
+    let is_new = known.and_then(|device| rows.device(device)).is_none_or(|row| row.is_gone);
+    if is_new {
+        // Whether others were not seen for so long that they make room; and the inbox, which is told of the new one.
+        let _ = next_id(rows, Counted::Devices, partition(id.0));
+        for other in owner.map_or(&[][..], |owner| &owner.devices) {
+            let _ = rows.device(*other);
+        }
+        let _ = owner.map(|owner| rows.conversation(owner.inbox));
     }
     for conversation in rows.duties(id).iter().filter(|_| resumes) {
         let _ = (rows.duty(id, *conversation), rows.conversation(*conversation), rows.member(*conversation, id));

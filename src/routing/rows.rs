@@ -19,10 +19,20 @@ pub struct User {
     pub name: Box<str>,
     /// Its inbox.
     pub inbox: ConversationId,
-    /// How many devices it has had; at most [`super::limits::DEVICES_MAX`].
-    pub devices: u32,
+    /// The devices it has; at most [`super::limits::DEVICES_MAX`].
+    pub devices: Vec<DeviceId>,
     /// How many conversations it is in, its inbox not counted.
     pub conversations: u32,
+    /// How many contacts it has; they stand in slots from 0 on.
+    pub contacts: u32,
+    /// Whether it ever came with a device, or has an account: else it is but a name that others used.
+    pub is_someone: bool,
+    /// Its account is closed: it is let in no more, and nothing is taken to it.
+    pub is_closed: bool,
+    /// Tokens made up to here are good no more; 0 while none was taken back.
+    pub tokens_until: LogTime,
+    /// How often they were taken back: the broker's own tokens say of which generation they are.
+    pub generation: u32,
 }
 
 /// One installation of a client.
@@ -40,6 +50,19 @@ pub struct Device {
     pub kept: Vec<Kept>,
     /// Where it stands in the log, by its acks.
     pub cursor: Option<DeviceCursor>,
+    /// What its user calls it.
+    pub label: Box<str>,
+    /// When it came first, or came again after it was forgotten.
+    pub created: LogTime,
+    /// When it was last seen, to within an hour.
+    pub seen: LogTime,
+    /// Tokens made for it up to here are good no more; 0 while none was taken back.
+    pub tokens_until: LogTime,
+    /// How often they were taken back.
+    pub generation: u32,
+    /// It was revoked, or expired. Its id and incarnation stay, so that an outbox of it that comes again is settled and
+    /// not repeated.
+    pub is_gone: bool,
 }
 
 /// The answer to one publish, kept so that a repeat gets the same.
@@ -523,6 +546,37 @@ pub struct Crossing {
     pub seq: Seq,
 }
 
+/// What a user takes nothing from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refuses {
+    /// From these, ascending: at most [`super::limits::BLOCKED_MAX`].
+    pub users: Vec<UserId>,
+    /// From anyone: the account is closed.
+    pub everyone: bool,
+}
+
+/// How a user shows itself to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// For people; not the name.
+    pub display_name: Box<str>,
+    /// Where its picture is, as the clients know it.
+    pub picture: Box<str>,
+    /// The application's own.
+    pub data: Box<[u8]>,
+}
+
+/// What a user keeps of another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// Where it stands among the user's contacts.
+    pub slot: u32,
+    /// What the user calls it.
+    pub nick: Box<str>,
+    /// The application's own.
+    pub data: Box<[u8]>,
+}
+
 /// What is counted when ids are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Counted {
@@ -532,6 +586,21 @@ pub enum Counted {
     Devices,
     /// Conversations.
     Conversations,
+}
+
+/// What a device leaves to be published when it is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Will {
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is published.
+    pub conversation: ConversationId,
+    /// What is published.
+    pub content: Box<[u8]>,
+    /// How long the device is gone before.
+    pub after_ms: u32,
+    /// It is a channel, and the token with which this was set may publish there.
+    pub by_token: bool,
 }
 
 /// The key of a row.
@@ -577,6 +646,24 @@ pub enum Key {
     Banned(ConversationId, UserId),
     /// The group that was made for just these users, by the digest of their ids.
     Participants(u128),
+    /// Whom a user takes nothing from.
+    Refuses(UserId),
+    /// A user's profile.
+    Profile(UserId),
+    /// What a user keeps of another.
+    Contact(UserId, UserId),
+    /// Which contact stands in a user's slot.
+    ContactSlot(UserId, u32),
+    /// What a user's password is checked by.
+    Password(UserId),
+    /// An invitation that was used, by its id.
+    Invitation(Box<str>),
+    /// A device's will.
+    Will(DeviceId),
+    /// To whom a user shows its presence, if that was ever said.
+    Audience(UserId),
+    /// When a user's newest session ended.
+    Seen(UserId),
 }
 
 impl Key {
@@ -621,17 +708,35 @@ impl Key {
         key
     }
 
+    /// What the keys of all wills of a partition begin with.
+    #[must_use]
+    pub fn wills_prefix(partition: u16) -> Vec<u8> {
+        let mut key = Self::Will(DeviceId(partition.into())).encode();
+        key.truncate(3);
+        key
+    }
+
     /// The partition a row belongs to.
     #[must_use]
     pub fn partition(&self) -> u16 {
         match self {
-            Self::User(id) | Self::DeviceName(id, _) | Self::Direct(id, _) | Self::Duty(id, _) => partition(id.0),
-            Self::Device(id) => partition(id.0),
+            Self::User(id)
+            | Self::DeviceName(id, _)
+            | Self::Direct(id, _)
+            | Self::Duty(id, _)
+            | Self::Refuses(id)
+            | Self::Profile(id)
+            | Self::Contact(id, _)
+            | Self::ContactSlot(id, _)
+            | Self::Password(id)
+            | Self::Audience(id)
+            | Self::Seen(id) => partition(id.0),
+            Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
             Self::Altered(id, _) | Self::Reaction(id, _, _) | Self::Info(id) | Self::Banned(id, _) => partition(id.0),
             Self::Participants(digest) => partition(*digest as u64),
-            Self::UserName(name) | Self::Channel(name) => partition_of_name(name),
+            Self::UserName(name) | Self::Channel(name) | Self::Invitation(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
             Self::Crossing(_, user) => partition(user.0),
             Self::Floor => 0,
@@ -692,6 +797,34 @@ pub enum Row {
     Info(Info),
     /// Under [`Key::Banned`].
     Banned,
+    /// Under [`Key::Refuses`].
+    Refuses(Refuses),
+    /// Under [`Key::Profile`].
+    Profile(Profile),
+    /// Under [`Key::Contact`].
+    Contact(Contact),
+    /// Under [`Key::ContactSlot`].
+    ContactSlot(UserId),
+    /// Under [`Key::Password`]: argon2id in the PHC string format.
+    Password(Secret),
+    /// Under [`Key::Invitation`]: when it ends, in seconds since 1970.
+    Invitation(u64),
+    /// Under [`Key::Will`].
+    Will(Will),
+    /// Under [`Key::Audience`], as on the wire.
+    Audience(i32),
+    /// Under [`Key::Seen`].
+    Seen(LogTime),
+}
+
+/// A text that no log line and no panic shows.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub Box<str>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 impl Row {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use foldhash::fast::RandomState;
-use longwire_protocol::{ConversationId, LogTime, PARTITIONS, UserId};
+use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, UserId};
 
 use super::rows::{Key, Row, partition};
 use crate::store::{Position, ReadError, SavedState, StateDelta};
@@ -49,6 +49,8 @@ pub struct State {
     shards: Box<[Shard]>,
     /// The crossings under way, oldest first: always in memory.
     crossings: BTreeMap<(Position, UserId), Row>,
+    /// How long each device that has a will is gone before that is published: always in memory.
+    wills: HashMap<DeviceId, u32, RandomState>,
     /// The keys of the rows that changed since the last seal.
     changed: Vec<Key>,
     /// Changes are of this generation; each seal begins another.
@@ -136,6 +138,7 @@ impl Default for State {
             floor: Position(0),
             shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
             crossings: BTreeMap::new(),
+            wills: HashMap::default(),
             changed: Vec::new(),
             generation: 1,
             saved_generation: 0,
@@ -150,7 +153,7 @@ impl Default for State {
 }
 
 impl State {
-    /// The state as it is saved, nothing of it in memory but the crossings under way. `bytes_max` bounds the cache, rows
+    /// The state as it is saved, nothing of it in memory but the crossings under way and who has a will. `bytes_max` bounds the cache, rows
     /// not saved yet aside. Costs a look at every partition.
     ///
     /// # Errors
@@ -165,6 +168,14 @@ impl State {
                     failed.get_or_insert(error);
                 }
             })?;
+            saved.each(
+                &Key::wills_prefix(partition),
+                &mut |key, value| match (Key::decode(key), Row::decode(value)) {
+                    (Ok(Key::Will(device)), Ok(Row::Will(will))) => drop(state.wills.insert(device, will.after_ms)),
+                    (Err(error), _) | (_, Err(error)) => drop(failed.get_or_insert(error)),
+                    (Ok(_), Ok(_)) => {}
+                },
+            )?;
         }
         if let Some(floor) = saved.get(&[Key::Floor.encode()])?.pop().flatten() {
             state.load_row(&Key::Floor.encode(), &floor)?;
@@ -187,6 +198,12 @@ impl State {
     #[must_use]
     pub fn crossings(&self) -> &BTreeMap<(Position, UserId), Row> {
         &self.crossings
+    }
+
+    /// The devices that have a will, and how long each is gone before that is published.
+    #[must_use]
+    pub fn wills(&self) -> &HashMap<DeviceId, u32, RandomState> {
+        &self.wills
     }
 
     /// How many rows changed since the last seal.
@@ -293,8 +310,11 @@ impl State {
             }
             return self.changed.push(key);
         }
-        if let (Key::Floor, Some(Row::Floor(floor))) = (&key, &row) {
-            self.floor = *floor;
+        match (&key, &row) {
+            (Key::Floor, Some(Row::Floor(floor))) => self.floor = *floor,
+            (Key::Will(device), Some(Row::Will(will))) => drop(self.wills.insert(*device, will.after_ms)),
+            (Key::Will(device), _) => drop(self.wills.remove(device)),
+            _ => {}
         }
         if row.is_some() {
             self.list(&key);

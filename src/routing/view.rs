@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use elsa::FrozenMap;
 use foldhash::fast::RandomState;
+use longwire_protocol::packet::Audience;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
 use super::loading::{Kept, Want};
 use super::rows::{
-    Altered, Conversation, Counted, Crossing, Device, Duty, Info, Key, Member, Mention, Personal, Row, Settings,
-    Uncounted, User,
+    Altered, Contact, Conversation, Counted, Crossing, Device, Duty, Info, Key, Member, Mention, Personal, Profile,
+    Refuses, Row, Secret, Settings, Uncounted, User,
 };
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
@@ -107,6 +108,53 @@ pub trait Rows {
     fn participants(&self, digest: u128) -> Option<ConversationId> {
         let row = self.row(&Key::Participants(digest))?;
         if let Row::ConversationName(id) = row { Some(*id) } else { None }
+    }
+
+    /// A user's profile.
+    fn profile(&self, id: UserId) -> Option<&Profile> {
+        if let Row::Profile(row) = self.row(&Key::Profile(id))? { Some(row) } else { None }
+    }
+
+    /// What a user keeps of another.
+    fn contact(&self, user: UserId, other: UserId) -> Option<&Contact> {
+        if let Row::Contact(row) = self.row(&Key::Contact(user, other))? { Some(row) } else { None }
+    }
+
+    /// The contact in a user's slot.
+    fn contact_in(&self, user: UserId, slot: u32) -> Option<UserId> {
+        if let Row::ContactSlot(other) = self.row(&Key::ContactSlot(user, slot))? { Some(*other) } else { None }
+    }
+
+    /// Whom a user takes nothing from.
+    fn refusals(&self, user: UserId) -> Option<&Refuses> {
+        if let Row::Refuses(row) = self.row(&Key::Refuses(user))? { Some(row) } else { None }
+    }
+
+    /// Whether a user blocks another.
+    fn blocks(&self, user: UserId, other: UserId) -> bool {
+        self.refusals(user).is_some_and(|refuses| refuses.users.binary_search(&other).is_ok())
+    }
+
+    /// Whether a user takes nothing from another: it blocks it, or its account is closed.
+    fn refuses(&self, user: UserId, other: UserId) -> bool {
+        let refuses = self.refusals(user);
+        refuses.is_some_and(|refuses| refuses.everyone || refuses.users.binary_search(&other).is_ok())
+    }
+
+    /// What a user's password is checked by.
+    fn password(&self, user: UserId) -> Option<&Secret> {
+        if let Row::Password(row) = self.row(&Key::Password(user))? { Some(row) } else { None }
+    }
+
+    /// To whom a user shows its presence.
+    fn audience(&self, id: UserId) -> Audience {
+        let Some(Row::Audience(audience)) = self.row(&Key::Audience(id)) else { return Audience::default() };
+        Audience::try_from(*audience).unwrap_or_default()
+    }
+
+    /// When a user's newest session ended, as far as is known.
+    fn seen(&self, id: UserId) -> Option<LogTime> {
+        if let Row::Seen(time) = self.row(&Key::Seen(id))? { Some(*time) } else { None }
     }
 
     /// The newest id given in a partition, without its partition; 0 while there is none.
@@ -319,6 +367,16 @@ impl<'a> View<'a> {
                 self.overlay.failed.borrow_mut().get_or_insert(error);
                 None
             }
+        }
+    }
+
+    /// How long a device is gone before its will is published, if it has one.
+    #[must_use]
+    pub fn will_after(&self, device: DeviceId) -> Option<u32> {
+        match self.overlay.rows.get(&Key::Will(device)) {
+            Some(Some(Row::Will(will))) => Some(will.after_ms),
+            Some(_) => None,
+            None => self.committed.state.wills().get(&device).copied(),
         }
     }
 

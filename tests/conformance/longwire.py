@@ -94,6 +94,11 @@ LISTS = {
     ("ConversationsPage", "conversations"): 200,
     ("MembersPage", "members"): 200,
     ("UsersPage", "users"): 200,
+    ("Beside", "mentions"): 50,
+    ("Beside", "attachments"): 16,
+    ("ReceiptsPage", "marks"): 200,
+    ("PresenceRequest", "users"): 200,
+    ("PresenceAnswer", "users"): 200,
 }
 NUMBERS = {"uint32": 32, "uint64": 64}
 
@@ -153,7 +158,8 @@ def decode(name, data, at=0, end=None):
         for item in read_field(field, wire, body, data):
             if field.repeated:
                 value.setdefault(field.name, []).append(item)
-                if len(value[field.name]) > LISTS[name, field.name]:
+                # Lists that only a broker makes are as long as they are.
+                if len(value[field.name]) > LISTS.get((name, field.name), 1 << 20):
                     raise Refused("malformed")
             elif item or field.kind in PROTO.messages:
                 value[field.name] = item
@@ -301,6 +307,7 @@ class Session:
         self.socket = open_socket(options)
         self.buffer, self.limit, self.ended = b"", LIMIT_BEFORE_CONNECTED, None
         self.items, self.cursors, self.answers, self.heartbeats = {0: [], 1: []}, [], [], 0
+        self.signals = []
         self.connected, self.left = None, None
         self.send({"connect": {"version": 1, "token": token or options.token, "device": device, **(connect or {})}})
 
@@ -386,6 +393,9 @@ class Session:
 
     def on_ack_request(self, value):
         self.send({"ack": {"express": len(self.items[0]), "bulk": len(self.items[1]), "answer": value["k"]}})
+
+    def on_signal(self, value):
+        self.signals.append(value)
 
     def on_goaway(self, _):
         pass
@@ -474,6 +484,7 @@ def check_broker(options):
     check_group(options)
     check_channel(options)
     check_requests(options)
+    check_present(options)
     if options.peer_token:
         check_two_users(options)
     check_strangers(options)
@@ -631,9 +642,9 @@ def name_of(token):
     return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))["sub"]
 
 
-def fresh(options, what):
+def fresh(options, what, connect=None):
     """A session of a device kept for this, in a new incarnation: a user has 20 devices, so their names are few."""
-    return Session(options, "conformance-" + what, {"start": "FRESH"}).open()
+    return Session(options, "conformance-" + what, {"start": "FRESH", **(connect or {})}).open()
 
 
 def check_group(options):
@@ -761,6 +772,41 @@ def check_requests(options):
     expect(answer == {"reason": "unsupported"}, f"an operation to come: {answer} (R8-2)")
     session.leave()
     passed("refreshes its token, and is refused what is no request")
+
+
+def check_present(options):
+    hears = {"features": ["signals"]}
+    phone, tablet = (fresh(options, what, hears) for what in ("phone", "tablet"))
+    expect("signals" in phone.connected.get("features", []), "the broker has the feature (R16-4)")
+    user = phone.connected["user"]
+    direct = phone.publish(1, open_direct={"user": name_of(options.token)})["conversation"]
+    tablet.send({"signal": {"conversation": direct, "kind": "APP", "content": "00" * 1025}})
+    tablet.send({"signal": {"conversation": direct, "kind": "RECORDING"}})
+    phone.wait(lambda: phone.signals, "signal of another device (R16-4)")
+    heard = {"conversation": direct, "kind": "RECORDING", "user": user}
+    expect(phone.signals == [heard], f"a signal, and nothing too long before it: {phone.signals} (R16-1)")
+    answer = phone.request(1, presence={"users": [user, 1 << 40]})
+    told = [{"user": user, "state": "ONLINE"}, {"user": 1 << 40}]
+    expect(answer.get("users") == told, f"oneself is online, and nobody is hidden: {answer} (R16-11)")
+    for session in (phone, tablet):
+        expect(session.request(2, background={"background": True}) == {}, "it goes to the background (R16-9)")
+    away = {"kind": "PRESENCE", "presence": {"user": user, "state": "AWAY"}}
+    phone.wait(lambda: away in phone.signals, "change of presence (R16-10)")
+    answer = phone.request(3, online={"conversation": direct})
+    expect(answer == {"reason": "forbidden"}, f"small conversations are not counted: {answer} (R16-14)")
+
+    answer = tablet.publish(1, conversation=1 << 40, content="00", set_will={})
+    expect(answer == {"reason": "unknown_conversation"}, f"a will to nowhere: {answer} (R16-15)")
+    expect("reason" not in tablet.publish(2, conversation=direct, content="aa", set_will={"after_ms": 1000}), "set")
+    tablet.leave()
+    watch = fresh(options, "watch")
+    expect("reason" not in watch.publish(1, conversation=direct, content="bb", set_will={"after_ms": 1000}), "set")
+    watch.cut()
+    wills = lambda: [content for content in came(phone, direct).values() if content in ("aa", "bb")]
+    phone.wait(wills, "will of a lost device (R16-16)")
+    expect(wills() == ["bb"], f"and not of one that said goodbye: {wills()} (R16-17)")
+    phone.leave()
+    passed("signals, is told who is there, and leaves a will when it is lost")
 
 
 def check_two_users(options):

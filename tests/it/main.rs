@@ -1,5 +1,6 @@
 //! Real sockets on port 0: one broker in this process, wires that speak the protocol packet by packet.
 
+mod accounts;
 mod bench;
 mod channels;
 mod crash;
@@ -10,8 +11,13 @@ mod files;
 mod groups;
 mod hostile;
 mod load;
+mod logins;
 mod messages;
+mod old;
+#[path = "../fixtures/pages.rs"]
+mod pages;
 mod parked;
+mod present;
 mod process;
 mod refusals;
 mod restored;

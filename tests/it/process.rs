@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) store: Option<PathBuf>,
     /// Listens with TLS; certificate and key are written into the folder before.
     pub(crate) tls: bool,
+    /// Another program than the broker of this version.
+    pub(crate) program: Option<PathBuf>,
     /// What a shell does before it becomes the broker: sets limits.
     pub(crate) shell: &'static str,
 }
@@ -86,7 +88,8 @@ impl Process {
         std::fs::write(self.folder.path().join("longwire.toml"), config).expect("written");
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{}\nexec \"$0\" \"$@\"", self.setup.shell));
-        command.arg(env!("CARGO_BIN_EXE_longwire")).args(["serve", "--config", &path("longwire.toml")]);
+        let program = self.setup.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_longwire").into());
+        command.arg(program).args(["serve", "--config", &path("longwire.toml")]);
         command.args(["--log", "info", "--log-format", "json"]);
         if !self.setup.tls {
             command.arg("--no-tls");

@@ -71,7 +71,7 @@ async fn an_action_in_the_wrong_place_is_refused() {
         (channel, label("x"), Reason::InvalidArgument),
         (channel, role(), Reason::InvalidArgument),
         (direct, join(), Reason::Forbidden),
-        (group, join(), Reason::Forbidden),
+        (group, Action::SetJoinKey(packet::SetJoinKey { key: b"short"[..].into() }), Reason::InvalidArgument),
         (direct, leave(), Reason::Forbidden),
         (channel, mark(), Reason::Forbidden),
         (group, label("line\nfeed"), Reason::InvalidArgument),

@@ -58,6 +58,8 @@ fn what_is_printed_holds_no_secret() {
         command.env("LONGWIRE_URL", &url).env("LONGWIRE_CA", "dev/ca.pem").env("RUST_BACKTRACE", "1");
         if let Some(token) = token {
             command.env("LONGWIRE_TOKEN", token);
+        } else {
+            command.env("LONGWIRE_PASSWORD", "s3cret-horse");
         }
         let Output { status, stdout, stderr } = command.output().expect("it runs");
         let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
@@ -73,6 +75,14 @@ fn what_is_printed_holds_no_secret() {
     assert_eq!(code, Some(77), "a forged token is refused");
     let (code, _) = run(&["pub", "@alice", "s3cret-words"], Some("no token at all"));
     assert_eq!(code, Some(77), "and so is nonsense");
+    let (code, text) = run(&["account", "register", "carol"], None);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = run(&["pub", "@bob", "s3cret-words", "--user", "carol"], None);
+    assert_eq!(code, Some(0), "{text}");
+    std::fs::write(folder.join("wrong"), "s3cret-guess").expect("written");
+    let (code, _) = run(&["account", "passwd", "--user", "carol", "--password-file", "wrong"], None);
+    assert_eq!(code, Some(77), "the wrong password");
+    let own_key = read("store/accounts.key");
     run(&["token", "make", "alice", "--key", "dev/key.pem"], None);
     run(&["token", "make", "alice", "--key", "dev/alice.token"], None);
 
@@ -85,8 +95,9 @@ fn what_is_printed_holds_no_secret() {
     printed.push_str(&log);
     // Of a token its signature and its claims are looked for, of a key its base64.
     let tokens = [&alice, &bob, &forged].into_iter().flat_map(|token| token.trim().split('.').skip(1));
-    let keys = [&key, &tls_key].into_iter().flat_map(|pem| pem.lines().filter(|line| !line.starts_with("---")));
-    for secret in tokens.chain(keys).chain(["s3cret-words"]) {
+    let keys =
+        [&key, &tls_key, &own_key].into_iter().flat_map(|pem| pem.lines().filter(|line| !line.starts_with("---")));
+    for secret in tokens.chain(keys).chain(["s3cret-words", "s3cret-horse", "s3cret-guess", "$argon2id"]) {
         assert!(!secret.is_empty());
         let found = printed.lines().find(|line| line.contains(secret));
         assert_eq!(found, None, "a secret is printed");

@@ -1,10 +1,11 @@
 //! The world of these tests: a broker over a store in a temporary folder, and wires into it. Reads like sentences.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use longwire::auth::{self, Authority, Claims, Revocations};
+use longwire::auth::password::Cost;
+use longwire::auth::{self, Accounts, AccountsSettings, Authority, Claims, Invitation, Revocations};
 use longwire::broker::commit::Retention;
 use longwire::broker::{Broker, BrokerParts};
 use longwire::net::listener::{AcceptLimits, Security};
@@ -30,6 +31,9 @@ pub(crate) struct World {
     port: u16,
     folder: tempfile::TempDir,
     key: (String, String),
+    /// The key of the broker's own tokens, over restarts too.
+    own_key: String,
+    pub(crate) accounts: AccountsSettings,
     pub(crate) options: StoreOptions,
     pub(crate) retention: Retention,
     pub(crate) accept: AcceptLimits,
@@ -48,6 +52,14 @@ impl World {
         world
     }
 
+    /// Over a store that somebody else made: `make` puts its files into a folder.
+    pub(crate) async fn over(make: impl FnOnce(&Path)) -> Self {
+        let mut world = Self::nothing(StoreOptions { seal_entries: 16, ..StoreOptions::default() });
+        make(&world.store());
+        world.start().await;
+        world
+    }
+
     /// Over a log of the test's own, which cannot be restarted.
     pub(crate) async fn with_log(log: Box<dyn Log>) -> Self {
         let mut world = Self::nothing(StoreOptions::default());
@@ -58,7 +70,15 @@ impl World {
     fn nothing(options: StoreOptions) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = auth::generate_key().expect("a key");
-        Self { broker: None, port: 0, folder, key, options, retention: Retention::default(), accept: ACCEPT }
+        let accounts = AccountsSettings {
+            issuer: "own".into(),
+            token_life_s: 3_600,
+            cost: Cost { memory_kib: 8, passes: 1, lanes: 1 },
+            ..AccountsSettings::default()
+        };
+        let own_key = auth::generate_key().expect("a key").0;
+        let retention = Retention::default();
+        Self { broker: None, port: 0, folder, key, own_key, accounts, options, retention, accept: ACCEPT }
     }
 
     pub(crate) async fn start(&mut self) {
@@ -69,6 +89,7 @@ impl World {
     async fn start_on(&mut self, log: Box<dyn Log>) {
         let authority = Authority::default();
         authority.set_issuers(&[("test".into(), self.key.1.clone().into_bytes())]).expect("an issuer");
+        authority.set_accounts(Accounts::new(self.accounts.clone(), self.own_key.clone()).expect("a key"));
         let broker = Broker::start(BrokerParts {
             log,
             authority,
@@ -126,6 +147,37 @@ impl World {
 
     pub(crate) fn token(&self, claims: &Claims) -> String {
         auth::issue(claims, self.key.0.as_bytes()).expect("a token")
+    }
+
+    /// An invitation to make an account; for one name, if it is given.
+    pub(crate) fn invitation(&self, id: &str, name: Option<&str>, exp: u64) -> String {
+        let invitation = Invitation {
+            iss: "test".into(),
+            aud: auth::INVITATION_AUDIENCE.into(),
+            exp,
+            jti: id.into(),
+            sub: name.map(ToOwned::to_owned),
+        };
+        auth::issue(&invitation, self.key.0.as_bytes()).expect("an invitation")
+    }
+
+    /// What `user` says first on its device "phone" with a password.
+    pub(crate) fn log_in(&self, user: &str, password: &str) -> packet::Connect {
+        let login = packet::Login { user: user.into(), password: password.into(), ..packet::Login::default() };
+        packet::Connect { token: String::new(), login: Some(Box::new(login)), ..self.connect(user) }
+    }
+
+    /// The same, with a new account.
+    pub(crate) fn register(&self, user: &str, password: &str, invitation: &str) -> packet::Connect {
+        let (user_name, password) = (user.to_owned(), password.to_owned());
+        let login = packet::Login {
+            user: user_name,
+            password,
+            register: true,
+            invitation: invitation.into(),
+            ..packet::Login::default()
+        };
+        packet::Connect { token: String::new(), login: Some(Box::new(login)), ..self.connect(user) }
     }
 
     /// What `user` says first on its device "phone".

@@ -279,7 +279,7 @@ impl Running {
         self.hands.monotonic_ms.store(now_ms - self.started_ms, Ordering::Relaxed);
         self.hands.unix_ms.store(unix_ms, Ordering::Relaxed);
         self.rooms.shared.clock.log_time();
-        self.rooms.shared.wheel.turn(self.rooms.shared.clock.now());
+        self.rooms.shared.tick();
     }
 
     pub(crate) fn accept(&mut self, link: u64, wire: &Link) {

@@ -227,6 +227,7 @@ impl Device {
             start: start.into(),
             cursor: own.clone().unwrap_or_default(),
             catch_up: self.manner.mode.into(),
+            features: vec![longwire_protocol::features::SIGNALS.into()],
             ..packet::Connect::default()
         };
         self.anew += u32::from(self.durable.incarnation == 0);
@@ -358,6 +359,13 @@ impl Device {
         wire.session.request(request);
     }
 
+    /// Says something that is worth nothing later.
+    pub(crate) fn signal(&mut self, signal: packet::Signal) {
+        if let Some(wire) = self.wire.as_mut() {
+            wire.session.signal(signal);
+        }
+    }
+
     /// Everything that was not on its disk is gone.
     pub(crate) fn crash(&mut self) -> Option<Wire> {
         self.wire.take()
@@ -461,6 +469,10 @@ impl Device {
                 wire.pending.push_back(Got::Ask(k));
             }
             ClientEvent::Response(response) => self.response(&response, wire, around),
+            ClientEvent::Signal(signal) => around.coverage.count(match signal.presence {
+                Some(_) => "changes of presence told",
+                None => "signals heard",
+            }),
             ClientEvent::Goaway { retry_after_ms } => {
                 around.coverage.count("clients asked to go");
                 if around.rng.bool() {

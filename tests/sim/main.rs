@@ -38,9 +38,10 @@ const RIGHTS_SEEDS: u64 = 1_000;
 const RIGHTS: Kind = Kind { name: "rights", variable: "LONGWIRE_RIGHTS", test: "nobody_sees" };
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
-const REACHED: [&str; 38] = [
+const REACHED: [&str; 43] = [
     "acks that never came",
     "catch-ups in all",
+    "changes of presence told",
     "catch-ups in skip",
     "clients asked to go",
     "clients that heard nothing",
@@ -70,13 +71,17 @@ const REACHED: [&str; 38] = [
     "outcomes unknown",
     "publishes behind an open one",
     "publishes repeated",
+    "presences told",
     "reads off the thread",
     "resets",
+    "signals heard",
     "stores opened again",
     "tails lost to a lie",
     "tokens expired",
     "tokens refreshed",
     "tokens revoked",
+    "wills published",
+    "wills taken away",
 ];
 
 fn keys() -> &'static Keys {

@@ -137,6 +137,12 @@ pub(crate) struct Model {
     pub(crate) announced: BTreeMap<(u64, u64), u64>,
     /// Conversations of each user, past ones too.
     pub(crate) of_user: BTreeMap<u64, BTreeSet<u64>>,
+    /// How many wills were published.
+    pub(crate) wills_published: u64,
+    /// What each device leaves: whose, where, what.
+    pub(crate) wills: BTreeMap<u64, (u64, u64, Vec<u8>)>,
+    /// A will was taken away just now: the next entry may be it.
+    taken: Option<(u64, u64, Vec<u8>)>,
     newest_id: BTreeMap<(u64, u64, u64), u64>,
     /// An owner has become an admin: the next entry there makes another the owner.
     handing: Option<(u64, u64)>,
@@ -194,6 +200,13 @@ impl Model {
             self.answered(&stored.origin, Answer { conversation: id, seq: stored.seq.0, time: stored.time.0 });
             self.in_order(&stored.origin, id);
         }
+        let is_will = stored.origin.device.0 == 0 && wire.sender != 0 && kind == EntryKind::Message;
+        if is_will {
+            let will = self.taken.take().expect("a message that no device published is a will that was there");
+            assert_eq!(will, (wire.sender, id, wire.content.to_vec()), "and is what the device left");
+            self.wills_published += 1;
+        }
+        self.taken = None;
         if wire.sender != 0 {
             self.may_write(id, wire.sender, kind);
             if let Some(membership) = &wire.membership {
@@ -211,8 +224,10 @@ impl Model {
         match kind {
             EntryKind::Message | EntryKind::Label => {
                 // The own mark goes along with what someone writes; with a label too.
+                // A will is nobody's writing.
                 if let Some(member) = conversation.members.get_mut(&wire.sender)
                     && kind == EntryKind::Message
+                    && !is_will
                 {
                     member.mark = stored.seq.0;
                 }
@@ -235,7 +250,7 @@ impl Model {
                 self.covered.insert((user, joined.conversation), joined.seq);
                 self.announced.insert((user, joined.conversation), stored.seq.0);
             }
-            EntryKind::Left => {}
+            EntryKind::Left | EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
             EntryKind::Edit
             | EntryKind::Recall
             | EntryKind::Reaction
@@ -270,6 +285,10 @@ impl Model {
             // The first entry makes its owner a member.
             (Kind::Group, EntryKind::Membership) => role >= Role::Member as i32 || conversation.head() == 0,
             (Kind::Group | Kind::Direct, _) => role >= Role::Member as i32,
+            // What the user says about itself.
+            (Kind::Inbox, EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device) => {
+                conversation.pair.0 == user
+            }
             (Kind::Inbox, _) => false,
         };
         assert!(may, "user {user} with role {role} writes {kind:?} into conversation {id}");
@@ -363,7 +382,24 @@ impl Model {
             Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
                 panic!("nobody does this: {change:?}")
             }
-            Change::IncarnationGiven { .. } | Change::FloorRaised { .. } | Change::CursorStored { .. } => {}
+            Change::WillSet { device, will } => {
+                let (user, _) = self.devices.get(&device.0).expect("a device that exists");
+                assert_eq!(*user, will.user.0, "a will of the device's user");
+                self.may_write(will.conversation.0, will.user.0, EntryKind::Message);
+                self.wills.insert(device.0, (will.user.0, will.conversation.0, will.content.to_vec()));
+            }
+            Change::WillTaken { device } => {
+                self.taken = self.wills.remove(&device.0);
+                assert!(self.taken.is_some(), "a will is taken from who has one");
+            }
+            Change::IncarnationGiven { device, .. } => drop(self.wills.remove(&device.0)),
+            Change::AudienceSet { .. } | Change::Seen { .. } => {}
+            Change::FloorRaised { .. }
+            | Change::CursorStored { .. }
+            | Change::DeviceSeen { .. }
+            | Change::DeviceReturned { .. }
+            | Change::AccountSet { .. }
+            | Change::InvitationUsed { .. } => {}
         }
     }
 

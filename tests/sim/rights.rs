@@ -6,7 +6,9 @@
 mod checks;
 mod happens;
 mod oracle;
+mod own;
 mod peer;
+mod present;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -49,6 +51,8 @@ struct Device {
     cursors: Vec<Bytes>,
     /// Which of the tokens it has.
     grants: usize,
+    /// Whose presence it ever asked for.
+    subscribed: BTreeSet<u64>,
     peer: Option<Peer>,
 }
 
@@ -75,6 +79,10 @@ struct History {
     next_link: u64,
     oracle: Oracle,
     opening: Option<Opening>,
+    /// Who may hear each signal, by what it says.
+    signals: BTreeMap<Bytes, BTreeSet<u64>>,
+    /// Who shows its presence to nobody.
+    hidden: BTreeSet<u64>,
     /// The token that is being exchanged for the one before.
     refreshing: Option<usize>,
     coverage: Coverage,
@@ -133,6 +141,7 @@ impl History {
                     next_id: 1,
                     cursors: Vec::new(),
                     grants: if rng.bool() { 0 } else { rng.usize(0..GRANTS.len()) },
+                    subscribed: BTreeSet::new(),
                     peer: None,
                 });
             }
@@ -157,6 +166,8 @@ impl History {
             next_link: 1,
             oracle: Oracle::default(),
             opening: None,
+            signals: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             refreshing: None,
             coverage: Coverage::default(),
             said: 0,
@@ -256,6 +267,7 @@ impl History {
                 let of = &mut self.devices[device];
                 (of.user_id, of.incarnation) = (connected.user, connected.incarnation);
                 self.oracle.user(connected.user, connected.inbox, USERS[of.user]);
+                self.oracle.device(connected.user, connected.device);
             }
             ClientEvent::PublishAck(ack) => {
                 if is_newest {
@@ -300,6 +312,7 @@ impl History {
                 }
                 self.told.insert(device, Ok(response.result.expect("an answer says something")));
             }
+            ClientEvent::Signal(signal) => self.check_signal(device, &signal),
             ClientEvent::Goaway { .. } => {}
         }
     }

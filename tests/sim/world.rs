@@ -400,7 +400,7 @@ impl World {
                     self.trace.note(|| format!("frame {:?} +{} {:?}", frame.first, frame.positions, frame.time));
                     self.coverage.count("frames");
                     self.committed.insert(frame.first.0, self.now);
-                    self.model.take_in(&frame);
+                    self.take_in(&frame);
                 }
                 Told::Open => {
                     self.trace.note(|| "open".into());
@@ -425,6 +425,16 @@ impl World {
         }
     }
 
+    fn take_in(&mut self, frame: &Frame) {
+        let before = (self.model.wills.len(), self.model.wills_published);
+        self.model.take_in(frame);
+        if self.model.wills_published > before.1 {
+            self.coverage.count("wills published");
+        } else if self.model.wills.len() < before.0 {
+            self.coverage.count("wills taken away");
+        }
+    }
+
     fn find(&mut self, found: &[Frame]) {
         for frame in found {
             if std::mem::take(&mut self.is_open) {
@@ -432,7 +442,7 @@ impl World {
             }
             self.trace.note(|| format!("found {:?} +{} {:?}", frame.first, frame.positions, frame.time));
             self.committed.insert(frame.first.0, self.now);
-            self.model.take_in(frame);
+            self.take_in(frame);
         }
         self.is_open = false;
     }

@@ -1,6 +1,5 @@
 //! A store of format 1, written once and kept in `tests/fixtures/store-v1`: every later version opens it and answers from
-//! it. redb's files are mostly zeros, so of each file only the pages are kept that are not: page number, length, bytes
-//! without the zeros at their end.
+//! it.
 //!
 //! A new format gets a new fixture beside the old ones: `cargo test --test store -- --ignored` writes one into the
 //! folder that LONGWIRE_FIXTURE names.
@@ -15,7 +14,8 @@ use longwire::store::{
 };
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq};
 
-const PAGE: usize = 4096;
+use crate::pages::{packed, unpacked};
+
 const FILES: [&str; 4] = ["journal.redb", "state.redb", "runs/1.redb", "runs/2.redb"];
 const BIRTH: u64 = 1_763_700_000_000;
 const FRAMES: u64 = 30;
@@ -132,29 +132,4 @@ fn write_a_fixture() {
         assert_eq!(unpacked(&packed), bytes);
         fs::write(target.join(format!("{name}.pages")), packed).expect("is written");
     }
-}
-
-fn packed(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = (bytes.len() as u64).to_le_bytes().to_vec();
-    for (number, page) in (0_u32..).zip(bytes.chunks(PAGE)) {
-        let length = page.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        if length > 0 {
-            packed.extend_from_slice(&number.to_le_bytes());
-            packed.extend_from_slice(&(length as u16).to_le_bytes());
-            packed.extend_from_slice(&page[..length]);
-        }
-    }
-    packed
-}
-
-fn unpacked(packed: &[u8]) -> Vec<u8> {
-    let (length, mut rest) = packed.split_at(8);
-    let mut bytes = vec![0; u64::from_le_bytes(length.try_into().expect("is 8 bytes")) as usize];
-    while let Some((head, tail)) = rest.split_at_checked(6) {
-        let number = u32::from_le_bytes(head[..4].try_into().expect("is 4 bytes")) as usize;
-        let length = usize::from(u16::from_le_bytes(head[4..].try_into().expect("is 2 bytes")));
-        bytes[number * PAGE..][..length].copy_from_slice(&tail[..length]);
-        rest = &tail[length..];
-    }
-    bytes
 }

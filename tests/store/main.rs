@@ -2,4 +2,6 @@
 
 mod fixture;
 mod folder;
+#[path = "../fixtures/pages.rs"]
+mod pages;
 mod readers;

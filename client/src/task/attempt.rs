@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use longwire_protocol::features;
 use longwire_protocol::frame::FrameCodec;
 use longwire_protocol::limits;
 use longwire_protocol::packet::{self, Connect, CursorVerdict, StartKind};
@@ -56,9 +57,13 @@ impl Task {
     pub(super) fn begin_session(&mut self, token: String, stream: Box<dyn ByteStream>) {
         let (start, cursor) = self.start();
         let heartbeat_ms = u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
+        let login = match &self.config.token {
+            TokenSource::Login(login) if token.is_empty() => Some(Box::new(login.packet())),
+            _ => None,
+        };
         let connect = Connect {
             version: limits::VERSION,
-            features: Vec::new(),
+            features: self.config.signals.then(|| features::SIGNALS.to_owned()).into_iter().collect(),
             token,
             device: self.config.device.clone(),
             incarnation: self.outbox.incarnation(),
@@ -72,6 +77,7 @@ impl Task {
             catch_up: self.config.catch_up.into(),
             background: self.config.background,
             agent: self.config.agent.clone(),
+            login,
         };
         let phase = Millis(self.random.u64(0..=u64::from(heartbeat_ms)));
         let session = ClientSession::new(self.millis(), connect).with_heartbeat_phase(phase);
@@ -105,6 +111,7 @@ impl Task {
             Err(Unfit::Copy) => return Err(LinkError::Again(COPY)),
             Err(Unfit::Another) => return Err(LinkError::Failed(Failure::OutboxOfAnother)),
         }
+        self.take_token(&connected.token);
         let reset = (connected.cursor() == CursorVerdict::Reset)
             .then(|| Reset { reason: connected.reset_reason(), common_time: connected.reset_common_time });
         // Who asked for the tail is not told that it got it. But a connection after that, still without a cursor, begins
@@ -123,6 +130,21 @@ impl Task {
         self.requests.connected();
         self.set_state(State::Connected(connected));
         Ok(())
+    }
+
+    /// A token that the broker made, where it made one.
+    pub(super) fn take_token(&self, token: &str) {
+        if let TokenSource::Login(login) = &self.config.token
+            && !token.is_empty()
+        {
+            login.take_token(token);
+        }
+    }
+
+    /// Whether a password can be tried in place of the token that was refused. A device that was revoked stays so.
+    fn has_password_left(&self, reason: Reason) -> bool {
+        let is_about_token = matches!(reason, Reason::TokenExpired | Reason::Unauthenticated);
+        matches!(&self.config.token, TokenSource::Login(login) if is_about_token && login.forget_token())
     }
 
     /// The connection, or what was to become one, is gone. `Some` if there will be no other.
@@ -146,8 +168,9 @@ impl Task {
             LinkError::Refused(refusal) => {
                 // A token that has expired and that nobody renews is as good as none.
                 let for_ever =
-                    refusal.reason == Reason::TokenExpired && matches!(self.config.token, TokenSource::Fixed(_));
-                if for_ever || refusal.reason.verdict() == Verdict::Stop {
+                    refusal.reason == Reason::TokenExpired && !matches!(self.config.token, TokenSource::Provider(_));
+                let is_final = for_ever || refusal.reason.verdict() == Verdict::Stop;
+                if is_final && !self.has_password_left(refusal.reason) {
                     return Some(End::Failed(Failure::Refused(refusal)));
                 }
                 asked = asked.max(Duration::from_millis(refusal.retry_after_ms.into()));

@@ -13,19 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longwire_protocol::ids::MessageId;
-use longwire_protocol::packet::response;
+use longwire_protocol::packet::{self, RefreshRequest, request, response};
 use longwire_protocol::session::Millis;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::backoff::Backoff;
 use crate::command::Command;
-use crate::config::{Config, TokenFuture};
+use crate::config::{Config, TokenFuture, TokenSource};
 use crate::error::{Failure, OutboxError, PublishError, RequestError};
 use crate::intake::Shared;
 use crate::link::LinkError;
 use crate::outbox::OutboxState;
 use crate::requests::Requests;
+use crate::signals::Signal;
 use crate::state::State;
 use attempt::Why;
 use phase::{Phase, Step};
@@ -49,6 +50,7 @@ pub(crate) struct Task {
     /// Whether a session has begun: from then on `start` is the past.
     began: bool,
     requests: Requests,
+    signals: broadcast::Sender<Signal>,
     refreshing: Option<TokenFuture>,
     /// The page of history that a restored outbox settles by.
     searching: Option<oneshot::Receiver<Result<response::Result, RequestError>>>,
@@ -78,7 +80,7 @@ impl Task {
         saves: mpsc::UnboundedReceiver<Result<u64, OutboxError>>,
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
-        states: watch::Sender<State>,
+        (states, signals): (watch::Sender<State>, broadcast::Sender<Signal>),
     ) -> Self {
         Self {
             config,
@@ -94,6 +96,7 @@ impl Task {
             attempt: 0,
             began: false,
             requests: Requests::default(),
+            signals,
             refreshing: None,
             searching: None,
             search_at: Instant::now(),
@@ -221,7 +224,12 @@ impl Task {
                 }
                 if online.refresh_at.is_some_and(|at| instant >= at) {
                     online.refresh_at = None;
-                    self.refreshing = Some(self.config.token.token());
+                    match &self.config.token {
+                        TokenSource::Login(_) => {
+                            self.requests.ask(request::Op::Refresh(RefreshRequest::default()), None);
+                        }
+                        source => self.refreshing = Some(source.token()),
+                    }
                 }
                 if let Err(refusal) = online.link.session.handle_deadline(now) {
                     return self.disconnected(LinkError::Refused(refusal));
@@ -298,6 +306,18 @@ impl Task {
             Command::Request { op, reply } => self.requests.ask(op, Some(reply)),
             Command::Watch { conversation, reply } => self.requests.watch(conversation, reply),
             Command::Unwatch { conversation } => self.requests.unwatch(conversation),
+            Command::SubscribePresence { users, reply } => self.requests.subscribe(users, Some(reply)),
+            Command::UnsubscribePresence { users } => self.requests.unsubscribe(users),
+            Command::Background { background, reply } => {
+                self.config.background = background;
+                let request = packet::BackgroundRequest { background };
+                self.requests.ask(request::Op::Background(request), Some(reply));
+            }
+            Command::Signal(signal) => {
+                if let Phase::Online(online) = &mut self.phase {
+                    online.link.session.signal(signal);
+                }
+            }
             Command::ConnectNow => {
                 if matches!(self.phase, Phase::Waiting(_)) {
                     self.begin_attempt();

@@ -14,6 +14,7 @@ use super::phase::Phase;
 use crate::error::PublishError;
 use crate::item::Item;
 use crate::link::LinkError;
+use crate::signals::Signal;
 
 /// The least and the most that a publish refused for now waits when the broker does not say.
 const RETRY_MS: std::ops::Range<u64> = 50..250;
@@ -108,6 +109,12 @@ impl Task {
                 self.shared.put_ack_request(k);
             }
             ClientEvent::Response(response) => self.handle_response(response),
+            ClientEvent::Signal(signal) => {
+                if let Some(signal) = Signal::from_packet(signal) {
+                    // An error: nobody listens.
+                    drop(self.signals.send(signal));
+                }
+            }
             ClientEvent::Goaway { retry_after_ms } => {
                 if let Phase::Online(online) = &mut self.phase {
                     let away = Duration::from_millis(retry_after_ms.into());
@@ -146,11 +153,20 @@ impl Task {
     }
 
     pub(super) fn handle_response(&mut self, response: packet::Response) {
+        if let Some(response::Result::Refresh(answer)) = &response.result {
+            self.take_token(&answer.token);
+        }
         if let (Some(response::Result::Refresh(answer)), Phase::Online(online)) = (&response.result, &mut self.phase)
             && answer.expires_in_ms != 0
         {
             let life = Duration::from_millis(answer.expires_in_ms);
             online.refresh_at = Some(Instant::now() + life.mul_f64(REFRESH_AT));
+        }
+        // Also those asked for anew on a connection, of which nobody waits for the answer.
+        if let Some(response::Result::Presence(answer)) = &response.result {
+            for presence in &answer.users {
+                drop(self.signals.send(Signal::Presence(*presence)));
+            }
         }
         self.requests.answered(response);
     }

@@ -224,7 +224,10 @@ impl Broker {
                     session.resend(now, lane, n, &item(&world, place));
                 }
             }
-            BrokerEvent::GiveUp(_) | BrokerEvent::Acked { .. } | BrokerEvent::Goodbye => {}
+            BrokerEvent::GiveUp(_)
+            | BrokerEvent::Acked { .. }
+            | BrokerEvent::Goodbye { .. }
+            | BrokerEvent::Signal(_) => {}
         }
     }
 

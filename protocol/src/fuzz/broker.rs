@@ -10,7 +10,8 @@ use super::input::Input;
 use crate::{
     BrokerEvent, BrokerLimits, BrokerSession, Frame, FrameCodec, Lane, MessageId, Millis, Reason, Refusal, frame,
     limits::{
-        BULK_WINDOW, EXPRESS_WINDOW, FRAME_BYTES_CEILING, ID_SPAN_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX, delivery_window,
+        BULK_WINDOW, EXPRESS_WINDOW, FRAME_BYTES_CEILING, ID_SPAN_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX,
+        SIGNAL_BYTES_MAX, SIGNAL_EVERY_MS, SIGNALS_AHEAD, delivery_window,
     },
     packet::{self, Window, packet::Kind, request::Op},
     varint,
@@ -89,6 +90,8 @@ struct Story {
     ids: BTreeSet<u64>,
     resends: Vec<(Lane, u64)>,
     asked: u64,
+    /// When the signals of the last ten seconds came through.
+    signals: VecDeque<Millis>,
 }
 
 impl Story {
@@ -108,6 +111,7 @@ impl Story {
             ids: BTreeSet::new(),
             resends: Vec::new(),
             asked: 0,
+            signals: VecDeque::new(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Story {
             12 => self.session.cursor(vec![7; usize::from(input.byte())].into()),
             13 => self.resend(input),
             14 => match input.byte() {
+                1 => self.signal(),
                 0 => self.session.close(Refusal::connection(Reason::Draining)),
                 n => self.session.goaway(n.into()),
             },
@@ -198,8 +203,16 @@ impl Story {
                 answer: if input.byte() & 1 == 0 { 0 } else { self.asked },
             }),
             6 => Kind::GiveUp(packet::GiveUp { message_id: input.number() }),
-            _ if input.byte() == 0 => Kind::Goodbye(packet::Goodbye {}),
-            _ => return None,
+            _ => match input.byte() {
+                0 => Kind::Goodbye(packet::Goodbye { keep_will: input.byte() & 1 == 0 }),
+                1 => Kind::Signal(packet::Signal {
+                    conversation: input.number(),
+                    kind: i32::from(input.byte() % 6),
+                    content: vec![1; input.choice(&ITEM_BYTES)].into(),
+                    ..Default::default()
+                }),
+                _ => return None,
+            },
         })
     }
 
@@ -271,8 +284,28 @@ impl Story {
                 }
             }
             BrokerEvent::GiveUp(id) => assert!(id.is_some(), "an id that there is"),
-            BrokerEvent::Goodbye => assert!(self.session.is_closed(), "goodbye is the end"),
+            BrokerEvent::Signal(signal) => {
+                assert!(
+                    signal.content.len() <= SIGNAL_BYTES_MAX && signal.conversation != 0,
+                    "one that may be carried"
+                );
+                self.signals.push_back(self.now);
+                let since = Millis(self.now.0.saturating_sub(10_000));
+                self.signals.retain(|sent| *sent >= since);
+                let rate_max = SIGNALS_AHEAD + 10_000 / SIGNAL_EVERY_MS;
+                assert!(self.signals.len() as u64 <= rate_max, "no more signals than a session has");
+            }
+            BrokerEvent::Goodbye { .. } => assert!(self.session.is_closed(), "goodbye is the end"),
         }
+    }
+
+    /// A signal leaves only where nothing else would.
+    fn signal(&mut self) {
+        let waits = self.session.has_answers_waiting()
+            || self.express.left < self.express.given
+            || self.bulk.left < self.bulk.given;
+        let left = self.session.transmit_signal(&packet::Signal::default(), &mut BytesMut::new(), 1);
+        assert!(!(left && waits), "a signal overtook something");
     }
 
     fn deliver(&mut self, input: &mut Input<'_>) {

@@ -2,7 +2,7 @@
 /// Exactly one member is set. Kinds that travel with every message have numbers under 16.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Packet {
-    #[prost(oneof = "packet::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18, 19")]
+    #[prost(oneof = "packet::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19")]
     pub kind: ::core::option::Option<packet::Kind>,
 }
 /// Nested message and enum types in `Packet`.
@@ -29,7 +29,9 @@ pub mod packet {
         Response(super::Response),
         #[prost(message, tag = "10")]
         GiveUp(super::GiveUp),
-        /// 11 to 15: kept for signals and other hot kinds.
+        #[prost(message, tag = "11")]
+        Signal(super::Signal),
+        /// 12 to 15: kept for other hot kinds.
         #[prost(message, tag = "16")]
         Connect(super::Connect),
         #[prost(message, tag = "17")]
@@ -80,8 +82,30 @@ pub struct Connect {
     pub background: bool,
     #[prost(string, tag = "15")]
     pub agent: ::prost::alloc::string::String,
+    /// In place of `token`.
+    #[prost(message, optional, boxed, tag = "16")]
+    pub login: ::core::option::Option<::prost::alloc::boxed::Box<Login>>,
+}
+/// A user's name and password.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Login {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub password: ::prost::alloc::string::String,
+    /// Takes the place of `password` from now on.
+    #[prost(string, tag = "3")]
+    pub new_password: ::prost::alloc::string::String,
+    /// The account is to be made.
+    #[prost(bool, tag = "4")]
+    pub register: bool,
+    /// Lets its bearer make one account.
+    #[prost(string, tag = "5")]
+    pub invitation: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Connected {
     #[prost(uint64, tag = "1")]
     pub user: u64,
@@ -123,6 +147,9 @@ pub struct Connected {
     pub token_expires_in_ms: u64,
     #[prost(string, repeated, tag = "20")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A token of the broker's own for this device, in place of the password or of an older token.
+    #[prost(string, tag = "21")]
+    pub token: ::prost::alloc::string::String,
 }
 // ---------------------------------------------------------------------------------------------- publishing
 
@@ -141,7 +168,7 @@ pub struct Publish {
     #[prost(message, optional, boxed, tag = "5")]
     pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -181,6 +208,22 @@ pub mod publish {
         Ban(super::Ban),
         #[prost(message, tag = "31")]
         SetJoinKey(super::SetJoinKey),
+        #[prost(message, tag = "32")]
+        SetProfile(super::SetProfile),
+        #[prost(message, tag = "33")]
+        SetContact(super::SetContact),
+        #[prost(message, tag = "34")]
+        Block(super::Block),
+        #[prost(message, tag = "35")]
+        NameDevice(super::NameDevice),
+        #[prost(message, tag = "36")]
+        RevokeDevice(super::RevokeDevice),
+        #[prost(message, tag = "37")]
+        SetWill(super::SetWill),
+        #[prost(message, tag = "38")]
+        SetAccount(super::SetAccount),
+        #[prost(message, tag = "39")]
+        ShowPresence(super::ShowPresence),
     }
 }
 /// What the broker knows of a message beside its content.
@@ -371,6 +414,83 @@ pub struct Settings {
     #[prost(bool, tag = "4")]
     pub marked_unread: bool,
 }
+/// Publishes the content once this device has gone without a Goodbye for so long (0: 30 s). Without a conversation there
+/// is no will any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetWill {
+    #[prost(uint32, tag = "1")]
+    pub after_ms: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowPresence {
+    #[prost(enumeration = "Audience", tag = "1")]
+    pub to: i32,
+}
+/// How a user shows itself to others.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Profile {
+    /// For people; not the name.
+    #[prost(string, tag = "1")]
+    pub display_name: ::prost::alloc::string::String,
+    /// Where the picture is, as the clients know it.
+    #[prost(string, tag = "2")]
+    pub picture: ::prost::alloc::string::String,
+    /// The application's own.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+}
+/// In place of the profile that was there.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetProfile {
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<Profile>,
+}
+/// In place of what was kept of this contact; with `remove`, it is none any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetContact {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub nick: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "4")]
+    pub remove: bool,
+}
+/// Takes nothing from this user any more; with `undo`, again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Block {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub undo: bool,
+}
+/// Gives one of the user's devices a label.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NameDevice {
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+}
+/// Ends the sessions of one of the user's devices, and the tokens made for it before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeDevice {
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+}
+/// For administrators: makes an account, gives it another password, or closes it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SetAccount {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// argon2id, in the PHC string format; empty: no password.
+    #[prost(string, tag = "2")]
+    pub password_hash: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub close: bool,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PublishAck {
     #[prost(uint64, tag = "1")]
@@ -503,6 +623,14 @@ pub struct Entry {
     /// In the compact view alone.
     #[prost(message, optional, boxed, tag = "27")]
     pub compacted: ::core::option::Option<::prost::alloc::boxed::Box<Compacted>>,
+    #[prost(message, optional, tag = "30")]
+    pub profile: ::core::option::Option<Profile>,
+    #[prost(message, optional, tag = "31")]
+    pub contact: ::core::option::Option<Contact>,
+    #[prost(message, optional, tag = "32")]
+    pub blocked: ::core::option::Option<Blocked>,
+    #[prost(message, optional, tag = "33")]
+    pub device: ::core::option::Option<DeviceChange>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Recalled {
@@ -558,6 +686,40 @@ pub struct ReactionCount {
     /// The asking user is among them.
     #[prost(bool, tag = "3")]
     pub own: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Contact {
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub nick: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "5")]
+    pub removed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Blocked {
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// It is blocked no longer.
+    #[prost(bool, tag = "3")]
+    pub undone: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceChange {
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    #[prost(enumeration = "DeviceChangeKind", tag = "4")]
+    pub kind: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Membership {
@@ -688,7 +850,7 @@ pub struct Conversation {
 pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub op: ::core::option::Option<request::Op>,
 }
 /// Nested message and enum types in `Request`.
@@ -709,13 +871,29 @@ pub mod request {
         Refresh(super::RefreshRequest),
         #[prost(message, tag = "8")]
         Receipts(super::ReceiptsRequest),
+        #[prost(message, tag = "12")]
+        Profiles(super::ProfilesRequest),
+        #[prost(message, tag = "13")]
+        Contacts(super::ContactsRequest),
+        #[prost(message, tag = "14")]
+        Blocked(super::BlockedRequest),
+        #[prost(message, tag = "15")]
+        Devices(super::DevicesRequest),
+        #[prost(message, tag = "16")]
+        Accounts(super::AccountsRequest),
+        #[prost(message, tag = "17")]
+        Presence(super::PresenceRequest),
+        #[prost(message, tag = "18")]
+        Online(super::OnlineRequest),
+        #[prost(message, tag = "19")]
+        Background(super::BackgroundRequest),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "response::Result", tags = "2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub result: ::core::option::Option<response::Result>,
 }
 /// Nested message and enum types in `Response`.
@@ -736,6 +914,22 @@ pub mod response {
         Refresh(super::RefreshAnswer),
         #[prost(message, tag = "8")]
         Receipts(super::ReceiptsPage),
+        #[prost(message, tag = "12")]
+        Profiles(super::ProfilesPage),
+        #[prost(message, tag = "13")]
+        Contacts(super::ContactsPage),
+        #[prost(message, tag = "14")]
+        Blocked(super::BlockedPage),
+        #[prost(message, tag = "15")]
+        Devices(super::DevicesPage),
+        #[prost(message, tag = "16")]
+        Accounts(super::AccountsPage),
+        #[prost(message, tag = "17")]
+        Presence(super::PresenceAnswer),
+        #[prost(message, tag = "18")]
+        Online(super::OnlineAnswer),
+        #[prost(message, tag = "19")]
+        Background(super::BackgroundAnswer),
     }
 }
 /// A page of history. Forwards from `from_seq` (0: the first), or backwards from it (0: the head).
@@ -859,16 +1053,193 @@ pub struct ReceiptsPage {
     #[prost(uint64, tag = "2")]
     pub next: u64,
 }
+/// An empty token asks the broker for one of its own in place of that of the session.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct RefreshRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct RefreshAnswer {
     #[prost(uint64, tag = "1")]
     pub expires_in_ms: u64,
+    /// The new one, where the broker made it.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+}
+/// How users show themselves who share a conversation with the asking one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfilesRequest {
+    #[prost(uint64, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProfilesPage {
+    #[prost(message, repeated, tag = "1")]
+    pub profiles: ::prost::alloc::vec::Vec<UserProfile>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserProfile {
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub profile: ::core::option::Option<Profile>,
+}
+/// The user's contacts, the newest first. `before`: `next` of the page before; 0: the first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContactsRequest {
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContactsPage {
+    #[prost(message, repeated, tag = "1")]
+    pub contacts: ::prost::alloc::vec::Vec<Contact>,
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+}
+/// Whom the user blocks, by rising user id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockedRequest {
+    #[prost(uint64, tag = "1")]
+    pub after_user: u64,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BlockedPage {
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<Blocked>,
+    /// `after_user` of the next page; 0: there is no more.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DevicesRequest {
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DevicesPage {
+    #[prost(message, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Device {
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+    /// What it calls itself in Connect.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub created: u64,
+    #[prost(uint64, tag = "5")]
+    pub seen: u64,
+    #[prost(bool, tag = "6")]
+    pub online: bool,
+    /// It is the one that asks.
+    #[prost(bool, tag = "7")]
+    pub own: bool,
+}
+/// For administrators: the users that there are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AccountsRequest {
+    #[prost(uint64, tag = "1")]
+    pub after_user: u64,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AccountsPage {
+    #[prost(message, repeated, tag = "1")]
+    pub accounts: ::prost::alloc::vec::Vec<Account>,
+    /// `after_user` of the next page; 0: there is no more.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Account {
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub has_password: bool,
+    #[prost(bool, tag = "4")]
+    pub closed: bool,
+    #[prost(uint32, tag = "5")]
+    pub devices: u32,
+    #[prost(uint32, tag = "6")]
+    pub conversations: u32,
+}
+/// Presence of users now and, unless `stop`, each change of it in this session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresenceRequest {
+    #[prost(uint64, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<u64>,
+    #[prost(bool, tag = "2")]
+    pub stop: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PresenceAnswer {
+    /// In the order asked for; none with `stop`.
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<Presence>,
+    /// To whom the asking user shows its own.
+    #[prost(enumeration = "Audience", tag = "2")]
+    pub shown_to: i32,
+}
+/// How many members of a conversation are online.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnlineRequest {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnlineAnswer {
+    #[prost(uint64, tag = "1")]
+    pub online: u64,
+}
+/// Whether anybody looks at this device from here on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackgroundRequest {
+    #[prost(bool, tag = "1")]
+    pub background: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackgroundAnswer {
+}
+/// Ephemeral: without number, ack or promise, and the first to be dropped.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signal {
+    #[prost(uint64, tag = "1")]
+    pub conversation: u64,
+    #[prost(enumeration = "SignalKind", tag = "2")]
+    pub kind: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub content: ::prost::bytes::Bytes,
+    /// Whose it is; set by the broker.
+    #[prost(uint64, tag = "4")]
+    pub user: u64,
+    /// With PRESENCE; it names the user, and no conversation.
+    #[prost(message, optional, tag = "5")]
+    pub presence: ::core::option::Option<Presence>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Presence {
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    #[prost(enumeration = "PresenceState", tag = "2")]
+    pub state: i32,
+    /// When the newest session of one that is offline ended; 0 where nobody knows.
+    #[prost(uint64, tag = "3")]
+    pub last_seen: u64,
 }
 // ---------------------------------------------------------------------------------------------- endings
 
@@ -877,8 +1248,11 @@ pub struct Goaway {
     #[prost(uint32, tag = "1")]
     pub retry_after_ms: u32,
 }
+/// With `keep_will` the device's will stays as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {
+    #[prost(bool, tag = "1")]
+    pub keep_will: bool,
 }
 // ---------------------------------------------------------------------------------------------- first flight
 
@@ -1089,6 +1463,11 @@ pub enum EntryKind {
     Settings = 10,
     /// In an inbox: the user hides a message, or shows it again.
     Hidden = 11,
+    /// In an inbox: what the user changed about itself, for its other devices.
+    Profile = 12,
+    Contact = 13,
+    Blocked = 14,
+    Device = 15,
 }
 impl EntryKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1109,6 +1488,10 @@ impl EntryKind {
             Self::Mentioned => "MENTIONED",
             Self::Settings => "SETTINGS",
             Self::Hidden => "HIDDEN",
+            Self::Profile => "PROFILE",
+            Self::Contact => "CONTACT",
+            Self::Blocked => "BLOCKED",
+            Self::Device => "DEVICE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1126,6 +1509,44 @@ impl EntryKind {
             "MENTIONED" => Some(Self::Mentioned),
             "SETTINGS" => Some(Self::Settings),
             "HIDDEN" => Some(Self::Hidden),
+            "PROFILE" => Some(Self::Profile),
+            "CONTACT" => Some(Self::Contact),
+            "BLOCKED" => Some(Self::Blocked),
+            "DEVICE" => Some(Self::Device),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DeviceChangeKind {
+    /// It came for the first time, or again after it was forgotten.
+    DeviceAdded = 0,
+    DeviceNamed = 1,
+    DeviceRevoked = 2,
+    /// It was not seen for 60 days.
+    DeviceExpired = 3,
+}
+impl DeviceChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::DeviceAdded => "DEVICE_ADDED",
+            Self::DeviceNamed => "DEVICE_NAMED",
+            Self::DeviceRevoked => "DEVICE_REVOKED",
+            Self::DeviceExpired => "DEVICE_EXPIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DEVICE_ADDED" => Some(Self::DeviceAdded),
+            "DEVICE_NAMED" => Some(Self::DeviceNamed),
+            "DEVICE_REVOKED" => Some(Self::DeviceRevoked),
+            "DEVICE_EXPIRED" => Some(Self::DeviceExpired),
             _ => None,
         }
     }
@@ -1245,6 +1666,108 @@ impl Role {
             "MEMBER" => Some(Self::Member),
             "ADMIN" => Some(Self::Admin),
             "OWNER" => Some(Self::Owner),
+            _ => None,
+        }
+    }
+}
+// ---------------------------------------------------------------------------------------------- signals, presence
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SignalKind {
+    Typing = 0,
+    Recording = 1,
+    Stopped = 2,
+    /// Whatever the application means by it.
+    App = 3,
+    /// From the broker: someone's presence changed.
+    Presence = 4,
+}
+impl SignalKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Typing => "TYPING",
+            Self::Recording => "RECORDING",
+            Self::Stopped => "STOPPED",
+            Self::App => "APP",
+            Self::Presence => "PRESENCE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TYPING" => Some(Self::Typing),
+            "RECORDING" => Some(Self::Recording),
+            "STOPPED" => Some(Self::Stopped),
+            "APP" => Some(Self::App),
+            "PRESENCE" => Some(Self::Presence),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PresenceState {
+    /// Not for the asking user to know, whether there is such a user or not.
+    NotShown = 0,
+    Offline = 1,
+    /// Online, and nobody looks at a device.
+    Away = 2,
+    Online = 3,
+}
+impl PresenceState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::NotShown => "NOT_SHOWN",
+            Self::Offline => "OFFLINE",
+            Self::Away => "AWAY",
+            Self::Online => "ONLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NOT_SHOWN" => Some(Self::NotShown),
+            "OFFLINE" => Some(Self::Offline),
+            "AWAY" => Some(Self::Away),
+            "ONLINE" => Some(Self::Online),
+            _ => None,
+        }
+    }
+}
+/// Who sees a user's presence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Audience {
+    /// Whoever shares a conversation with it.
+    Company = 0,
+    /// 1: kept for its contacts.
+    Nobody = 2,
+}
+impl Audience {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Company => "COMPANY",
+            Self::Nobody => "NOBODY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPANY" => Some(Self::Company),
+            "NOBODY" => Some(Self::Nobody),
             _ => None,
         }
     }

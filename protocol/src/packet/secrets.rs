@@ -1,8 +1,9 @@
-//! Packets that hold a token show themselves without it, so that no log line and no panic can tell one.
+//! Packets that hold a token, a password or what one is checked by show themselves without it, so that no log line and no
+//! panic can tell one.
 
 use std::fmt;
 
-use super::{Connect, RefreshRequest};
+use super::{Connect, Connected, Login, RefreshAnswer, RefreshRequest, SetAccount};
 
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,19 +25,68 @@ impl fmt::Debug for RefreshRequest {
     }
 }
 
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected")
+            .field("user", &self.user)
+            .field("device", &self.device)
+            .field("session", &self.session)
+            .field("incarnation", &self.incarnation)
+            .field("first_unanswered", &self.first_unanswered)
+            .field("inbox", &self.inbox)
+            .field("cursor", &self.cursor())
+            .field("reset_reason", &self.reset_reason())
+            .field("now", &self.now)
+            .field("token_expires_in_ms", &self.token_expires_in_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).field("register", &self.register).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RefreshAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshAnswer").field("expires_in_ms", &self.expires_in_ms).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SetAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetAccount").field("user", &self.user).field("close", &self.close).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::packet::packet::Kind;
-    use crate::packet::{Connect, RefreshRequest, Request, request};
+    use crate::packet::{Publish, Request, Response, publish, request, response};
 
     #[test]
-    fn a_token_is_never_shown() {
+    fn a_secret_is_never_shown() {
         let token = "t0ken".to_owned();
         let refresh = request::Op::Refresh(RefreshRequest { token: token.clone() });
+        let refreshed = response::Result::Refresh(RefreshAnswer { token: token.clone(), expires_in_ms: 1 });
+        let login = Login {
+            password: token.clone(),
+            new_password: token.clone(),
+            invitation: token.clone(),
+            ..Login::default()
+        };
+        let account = SetAccount { password_hash: token.clone(), ..SetAccount::default() };
+        let set = Some(publish::Action::SetAccount(account));
         for packet in [
-            Kind::Connect(Connect { token, ..Connect::default() }),
+            Kind::Connect(Connect { token: token.clone(), login: Some(Box::new(login.clone())), ..Connect::default() }),
+            Kind::Connected(Connected { token, ..Connected::default() }),
             Kind::Request(Request { id: 1, op: Some(refresh) }),
+            Kind::Response(Response { id: 1, result: Some(refreshed) }),
+            Kind::Publish(Publish { action: set, ..Publish::default() }),
         ] {
+            assert!(!format!("{login:?}").contains("t0ken"));
             assert!(!format!("{packet:?}{packet:#?}").contains("t0ken"));
         }
     }

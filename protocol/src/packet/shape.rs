@@ -8,7 +8,7 @@ use crate::{
     frame::Malformed,
     limits::{
         ATTACHMENTS_MAX, DELIVER_ITEMS_MAX, FEATURES_MAX, GROUP_USERS_MAX, MENTIONS_MAX, NESTING_MAX, PAGE_ITEMS_MAX,
-        USERS_MAX,
+        PROFILES_MAX, USERS_MAX,
     },
     varint::{self, Varint},
 };
@@ -47,16 +47,23 @@ const fn numbers(field: u64, count_max: usize, name: &'static str) -> List {
 /// The number of `Packet`'s highest known member.
 const PACKET_MEMBER_MAX: u64 = 19;
 /// Numbers kept for members of `Packet` to come.
-const PACKET_MEMBERS_RESERVED: std::ops::RangeInclusive<u64> = 11..=15;
+const PACKET_MEMBERS_RESERVED: std::ops::RangeInclusive<u64> = 12..=15;
 
 static PACKET: Shape = Shape {
     one_of: Some((1, PACKET_MEMBER_MAX)),
     lists: &[],
     nested: &[
-        (1, &Shape { one_of: Some((16, 31)), nested: &[(5, &BESIDE), (17, &CREATE_GROUP)], ..LEAF }),
+        (1, &Shape { one_of: Some((16, 39)), nested: &[(5, &BESIDE), (17, &CREATE_GROUP)], ..LEAF }),
         (4, &Shape { lists: &[list(3, DELIVER_ITEMS_MAX, "items")], nested: &[(3, &ITEM)], ..LEAF }),
-        (8, &Shape { one_of: Some((2, 8)), nested: &[(5, &USERS_REQUEST)], ..LEAF }),
-        (9, &Shape { one_of: Some((2, 8)), nested: RESULTS, ..LEAF }),
+        (
+            8,
+            &Shape {
+                one_of: Some((2, 19)),
+                nested: &[(5, &USERS_REQUEST), (12, &PROFILES_REQUEST), (17, &USERS_REQUEST)],
+                ..LEAF
+            },
+        ),
+        (9, &Shape { one_of: Some((2, 19)), nested: RESULTS, ..LEAF }),
         (16, &Shape { lists: &[list(2, FEATURES_MAX, "features")], ..LEAF }),
         (17, &Shape { lists: &[list(20, FEATURES_MAX, "features")], ..LEAF }),
     ],
@@ -65,6 +72,7 @@ static BESIDE: Shape =
     Shape { lists: &[numbers(2, MENTIONS_MAX, "mentions"), list(7, ATTACHMENTS_MAX, "attachments")], ..LEAF };
 static CREATE_GROUP: Shape = Shape { lists: &[list(2, GROUP_USERS_MAX, "users")], ..LEAF };
 static ITEM: Shape = Shape { one_of: Some((1, 6)), ..LEAF };
+static PROFILES_REQUEST: Shape = Shape { lists: &[numbers(1, PROFILES_MAX, "users")], ..LEAF };
 static USERS_REQUEST: Shape = Shape { lists: &[numbers(1, USERS_MAX, "users")], ..LEAF };
 const RESULTS: &[(u64, &Shape)] = &[
     (2, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "items")], nested: &[(1, &ITEM)], ..LEAF }),
@@ -72,6 +80,12 @@ const RESULTS: &[(u64, &Shape)] = &[
     (4, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "members")], ..LEAF }),
     (5, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "users")], ..LEAF }),
     (8, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "marks")], ..LEAF }),
+    (12, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "profiles")], ..LEAF }),
+    (13, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "contacts")], ..LEAF }),
+    (14, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "users")], ..LEAF }),
+    (15, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "devices")], ..LEAF }),
+    (16, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "accounts")], ..LEAF }),
+    (17, &Shape { lists: &[list(1, PAGE_ITEMS_MAX, "users")], ..LEAF }),
 ];
 
 /// Which member of `Packet` these bytes hold, or `None` where it is one that this version does not know.

@@ -24,7 +24,8 @@ use crate::{
     limits::{
         ACK_ANSWER_MS, ACK_ANSWER_PER_KIB_MS, ACK_OVERDUE_MS, AUTH_MS, BULK_WINDOW, CURSOR_BYTES_MAX, EXPRESS_WINDOW,
         FRAME_BYTES_MAX, HEARTBEAT_MS, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, ID_SPAN_MAX, PAYLOAD_BYTES_MAX,
-        PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUEST_BYTES_MAX, REQUESTS_MAX, delivery_window,
+        PRE_AUTH_FRAME_BYTES_MAX, PUBLISH_WINDOW, REQUEST_BYTES_MAX, REQUESTS_MAX, SIGNAL_BYTES_MAX, SIGNAL_EVERY_MS,
+        SIGNALS_AHEAD, delivery_window,
     },
     packet::{self, Lane, Window, packet::Kind},
     reason::{Reason, Refusal},
@@ -86,8 +87,13 @@ pub enum BrokerEvent<P> {
         /// The places, in order.
         places: Vec<P>,
     },
+    /// Carry this to who is there, or drop it: there is no answer.
+    Signal(packet::Signal),
     /// The client is going and wants nothing more. What is queued still leaves.
-    Goodbye,
+    Goodbye {
+        /// Its will stays as it is.
+        keep_will: bool,
+    },
 }
 
 /// The broker's end of a session. `P` is whatever tells the broker where to read an item in flight again.
@@ -116,6 +122,8 @@ pub struct BrokerSession<P> {
     ask: Option<Box<Ask>>,
     /// How many `AckRequest`s there were.
     asked: u32,
+    /// When the signals that it sent will be paid for by time.
+    signals_paid_at: Millis,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +181,7 @@ impl<P: Copy> BrokerSession<P> {
             cursors: Vec::new(),
             ask: None,
             asked: 0,
+            signals_paid_at: Millis(0),
         }
     }
 
@@ -202,8 +211,12 @@ impl<P: Copy> BrokerSession<P> {
     /// Whether [`Self::poll_transmit`] has something to write.
     #[must_use]
     pub fn wants_transmit(&self) -> bool {
-        let open = self.heartbeat_owed
-            || self.express.has_waiting()
+        self.has_waiting() || !self.is_closed() && self.heartbeat_owed
+    }
+
+    /// Whether anything but the answer to a heartbeat waits to leave.
+    fn has_waiting(&self) -> bool {
+        let open = self.express.has_waiting()
             || self.bulk.has_waiting()
             || !self.cursors.is_empty()
             || self.ask.as_ref().is_some_and(|ask| ask.phase == AskPhase::Queued);
@@ -271,9 +284,13 @@ impl<P: Copy> BrokerSession<P> {
             (State::Open, Kind::Request(request)) => self.request(request, bytes),
             (State::Open, Kind::Ack(ack)) => self.ack(ack),
             (State::Open, Kind::GiveUp(give_up)) => self.give_up(MessageId(give_up.message_id)),
-            (_, Kind::Goodbye(_)) => {
+            (State::Open, Kind::Signal(signal)) => {
+                let carried = self.carries(&signal, now);
+                return Ok(carried.then_some(BrokerEvent::Signal(signal)));
+            }
+            (_, Kind::Goodbye(goodbye)) => {
                 self.end();
-                Ok(Some(BrokerEvent::Goodbye))
+                Ok(Some(BrokerEvent::Goodbye { keep_will: goodbye.keep_will }))
             }
             _ => Err(Refusal::connection(Reason::UnexpectedPacket)),
         };
@@ -445,6 +462,17 @@ impl<P: Copy> BrokerSession<P> {
         out.len() > begin
     }
 
+    /// Appends a signal to `out` if nothing else waits to leave and `out` holds less than `max` bytes; says whether it
+    /// did. What could not leave may be offered again, or dropped.
+    pub fn transmit_signal(&mut self, signal: &packet::Signal, out: &mut BytesMut, max: usize) -> bool {
+        if !self.is_open() || self.has_waiting() || out.len() >= max {
+            return false;
+        }
+        frame::encode(&Kind::Signal(signal.clone()), out);
+        self.heartbeat_owed = false;
+        true
+    }
+
     /// When to call [`Self::handle_deadline`], unless something else is handled before.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Millis> {
@@ -537,6 +565,21 @@ impl<P: Copy> BrokerSession<P> {
             return Ok(None);
         }
         Ok(Some(BrokerEvent::Request(request)))
+    }
+
+    /// Whether a signal is one that a client sends, and the session has time left for it.
+    fn carries(&mut self, signal: &packet::Signal, now: Millis) -> bool {
+        use packet::SignalKind::{App, Recording, Stopped, Typing};
+        let is_known = matches!(packet::SignalKind::try_from(signal.kind), Ok(Typing | Recording | Stopped | App));
+        if !is_known || signal.conversation == 0 || signal.content.len() > SIGNAL_BYTES_MAX {
+            return false;
+        }
+        let paid_at = self.signals_paid_at.max(now).after(SIGNAL_EVERY_MS);
+        let has_time = paid_at.since(now) <= SIGNALS_AHEAD * SIGNAL_EVERY_MS;
+        if has_time {
+            self.signals_paid_at = paid_at;
+        }
+        has_time
     }
 
     fn give_up(&mut self, id: MessageId) -> Result<Option<BrokerEvent<P>>, Refusal> {

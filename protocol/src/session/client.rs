@@ -54,6 +54,8 @@ pub enum ClientEvent {
     },
     /// The answer to a request.
     Response(packet::Response),
+    /// Something that is worth nothing later: someone types, or is here now.
+    Signal(packet::Signal),
     /// The broker is going away: connect anew after this time.
     Goaway {
         /// How long to wait.
@@ -216,6 +218,7 @@ impl ClientSession {
             (State::Open, Kind::Cursor(cursor)) => Ok(self.cursor(cursor)),
             (State::Open, Kind::AckRequest(request)) => Ok(Some(self.ack_request(now, request.k))),
             (State::Open, Kind::Response(response)) => Ok(Some(ClientEvent::Response(response))),
+            (State::Open, Kind::Signal(signal)) => Ok(Some(ClientEvent::Signal(signal))),
             (State::Open, Kind::Goaway(goaway)) => {
                 Ok(Some(ClientEvent::Goaway { retry_after_ms: goaway.retry_after_ms }))
             }
@@ -279,16 +282,32 @@ impl ClientSession {
         self.queue(&Kind::Request(request));
     }
 
+    /// Sends a signal, which may be dropped anywhere on its way. Nothing unless the session is open.
+    pub fn signal(&mut self, signal: packet::Signal) {
+        if self.is_open() {
+            self.queue(&Kind::Signal(signal));
+        }
+    }
+
     /// Says goodbye: what is queued still leaves, with an ack of all that is stored (SPEC R6.3-7), and nothing more is
     /// taken.
     pub fn goodbye(&mut self) {
+        self.part(packet::Goodbye { keep_will: false });
+    }
+
+    /// As [`Self::goodbye`], and leaves the device's will as it is: published unless the device comes back in time.
+    pub fn goodbye_keeping_will(&mut self) {
+        self.part(packet::Goodbye { keep_will: true });
+    }
+
+    fn part(&mut self, goodbye: packet::Goodbye) {
         if self.is_open() {
             self.flush_acks();
             let mut acks = BytesMut::new();
             self.write_acks(&mut acks);
             self.outgoing.extend((!acks.is_empty()).then(|| acks.freeze()));
         }
-        self.queue(&Kind::Goodbye(packet::Goodbye {}));
+        self.queue(&Kind::Goodbye(goodbye));
         self.state = State::Closed;
     }
 

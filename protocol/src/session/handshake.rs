@@ -1,7 +1,10 @@
 //! What a `Connect` must be before anyone looks at who sent it (SPEC R4-2).
 
 use crate::{
-    limits::{AGENT_BYTES_MAX, CURSOR_BYTES_MAX, DEVICE_NAME_BYTES_MAX, FEATURE_BYTES_MAX, VERSION},
+    limits::{
+        AGENT_BYTES_MAX, CURSOR_BYTES_MAX, DEVICE_NAME_BYTES_MAX, FEATURE_BYTES_MAX, PASSWORD_BYTES_MAX,
+        USER_NAME_BYTES_MAX, VERSION,
+    },
     names::is_name,
     packet,
     reason::{Reason, Refusal},
@@ -27,6 +30,20 @@ fn check_arguments(connect: &packet::Connect) -> Result<(), &'static str> {
     }
     if connect.features.iter().any(|feature| feature.len() > FEATURE_BYTES_MAX) {
         return Err("features: at most 64 bytes each");
+    }
+    if let Some(login) = &connect.login {
+        if !connect.token.is_empty() {
+            return Err("login: in place of a token, not beside one");
+        }
+        if !is_name(&login.user, USER_NAME_BYTES_MAX) {
+            return Err("login.user: 1 to 64 bytes, and no character that is not seen");
+        }
+        if login.password.len() > PASSWORD_BYTES_MAX || login.new_password.len() > PASSWORD_BYTES_MAX {
+            return Err("login: a password has at most 256 bytes");
+        }
+        if login.register && !login.new_password.is_empty() {
+            return Err("login: who makes an account has no password yet");
+        }
     }
     packet::StartKind::try_from(connect.start).map_err(|_| "start: no such kind")?;
     packet::CatchUpMode::try_from(connect.catch_up).map_err(|_| "catch_up: no such mode")?;

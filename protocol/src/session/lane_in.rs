@@ -34,6 +34,7 @@ pub(super) struct LaneIn {
     /// The bytes stored and not acked.
     bytes: u32,
     /// The ack leaves now.
+    /// Never while all that is stored is acked.
     ack_due: bool,
     /// When the ack leaves at the latest.
     ack_at: Option<Millis>,
@@ -126,7 +127,7 @@ impl LaneIn {
     }
 
     pub(super) const fn wants_ack(&self) -> bool {
-        self.ack_due && self.stored > self.acked
+        self.ack_due
     }
 
     /// The number to ack, as it leaves.

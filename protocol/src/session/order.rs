@@ -67,3 +67,21 @@ impl OpenRefusals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each session has one, and nearly all of them have nothing open.
+    #[test]
+    fn what_is_closed_takes_no_memory() {
+        let close = |close: fn(&mut OpenRefusals)| {
+            let mut open = OpenRefusals::new();
+            (1..100).for_each(|id| open.refused(1, MessageId(id), Verdict::Retry));
+            close(&mut open);
+            (open.len(), open.open.capacity())
+        };
+        assert_eq!(close(|open| open.close_below(MessageId(100))), (0, 0));
+        assert_eq!(close(|open| (1..100).for_each(|id| assert!(open.close(MessageId(id))))), (0, 0));
+    }
+}

@@ -6,7 +6,7 @@ use longwire_protocol::{
     packet::{self, Window, packet::Kind},
 };
 
-use crate::world::{Pair, connect, item, message, open_pair, open_pair_with, read_all, reason, stored};
+use crate::world::{PLENTY, Pair, connect, item, message, open_pair, open_pair_with, read_all, reason, stored};
 
 /// The runs of numbers that reach the client, by lane.
 fn runs(events: &[ClientEvent]) -> Vec<(Lane, u64, usize)> {
@@ -137,6 +137,50 @@ fn what_leaves_together_leaves_in_order() {
     assert_eq!(order, ["ack", "express", "bulk", "cursor", "ack request"]);
 }
 
+/// R6.1-1: as many leave together as there is room for, to the byte, and none is cut.
+#[test]
+fn what_leaves_together_fits_the_room_that_there_is() {
+    for (lane, len) in [Lane::Express, Lane::Bulk].into_iter().flat_map(|lane| [10, 200, 20_000].map(|len| (lane, len)))
+    {
+        let lens = |room: usize| {
+            let mut pair = open_pair();
+            assert!(!pair.broker.wants_transmit());
+            (1..=3).for_each(|place| pair.broker.deliver(pair.now, lane, place, item(place, len)));
+            assert!(pair.broker.wants_transmit(), "a lane alone");
+            let mut lens = Vec::new();
+            loop {
+                let mut wire = BytesMut::new();
+                if !pair.broker.poll_transmit(pair.now, &mut wire, room) {
+                    break lens;
+                }
+                assert!(wire.len() <= room, "{} in {room}", wire.len());
+                lens.push(wire.len());
+            }
+        };
+        let whole = lens(PLENTY);
+        let [all] = whole[..] else { panic!("one packet: {whole:?}") };
+        assert_eq!(lens(all), [all], "just enough, {lane:?} {len}");
+        assert_eq!(lens(all - 1).len(), 2, "one byte less, {lane:?} {len}");
+        let alone = lens(all - 1)[1];
+        assert_eq!(lens(alone), [alone; 3], "just enough for one, {lane:?} {len}");
+    }
+    // Behind something else a packet leaves if all of it fits.
+    for len in [10, 200, 20_000] {
+        let written = |room: usize| {
+            let mut pair = open_pair();
+            for lane in [Lane::Express, Lane::Bulk] {
+                pair.broker.deliver(pair.now, lane, 1, item(1, len));
+            }
+            let mut wire = BytesMut::new();
+            assert!(pair.broker.poll_transmit(pair.now, &mut wire, room));
+            wire.len()
+        };
+        let (both, express) = (written(PLENTY), written(1));
+        assert!(express < both);
+        assert_eq!((written(both), written(both - 1)), (both, express), "{len}");
+    }
+}
+
 /// R6.3-1: cumulative, per lane, by maximum.
 #[test]
 fn acks_are_cumulative() {
@@ -183,6 +227,16 @@ fn acks_leave_at_half_the_window_or_after_a_second() {
     pair.wait(1);
     pair.client.handle_deadline(pair.now).expect("nothing ends");
     assert_eq!(pair.client_writes(), [Frame::Packet(ack(0, 5, 0))]);
+
+    // Half of the window is as much in bytes.
+    let mut pair = open_pair_with(windows(100, 4_000), BrokerLimits::default());
+    for n in 1..=2 {
+        pair.broker.deliver(pair.now, Lane::Bulk, n, item(n, 1_500));
+        pair.carry_down().expect("an item");
+        pair.client.stored(pair.now, Lane::Bulk, n);
+        let acked = (n == 2).then(|| Frame::Packet(ack(0, 2, 0)));
+        assert_eq!(pair.client_writes(), Vec::from_iter(acked), "{n} of 1,500 bytes");
+    }
 }
 
 /// R6.3-4: a cursor leaves behind what it covers, also when only a part fits at a time.

@@ -22,7 +22,7 @@ fn unknown_fields_are_skipped() {
 /// R10-2: a kind to come is life and nothing else.
 #[test]
 fn an_unknown_packet_is_a_sign_of_life() {
-    for unknown in [&[0x03, 0x5a, 0x01, 0x00][..], &[0x02, 0x58, 0x07], &[0x04, 0xc2, 0x0c, 0x01, 0x00]] {
+    for unknown in [&[0x03, 0x62, 0x01, 0x00][..], &[0x02, 0x60, 0x07], &[0x04, 0xc2, 0x0c, 0x01, 0x00]] {
         let mut pair = open_pair();
         pair.wait(80_000);
         assert_eq!(pair.arrive_up(&mut BytesMut::from(unknown)), Ok(vec![]), "{unknown:02x?}");
@@ -113,7 +113,7 @@ fn a_goodbye_lets_the_answers_leave() {
     pair.broker.acknowledge(stored(1));
     pair.client.goodbye();
     assert!(pair.client.is_closed());
-    assert_eq!(pair.carry_up(), Ok(vec![BrokerEvent::Goodbye]));
+    assert_eq!(pair.carry_up(), Ok(vec![BrokerEvent::Goodbye { keep_will: false }]));
     assert_eq!(pair.broker_writes(), [Frame::Packet(Kind::PublishAck(stored(1)))]);
 }
 
@@ -127,7 +127,10 @@ fn a_goodbye_acks_what_is_stored() {
     pair.client.goodbye();
     let heard = pair.carry_up().expect("two packets");
     assert!(
-        matches!(heard[..], [BrokerEvent::Acked { express: None, bulk: Some(_) }, BrokerEvent::Goodbye]),
+        matches!(
+            heard[..],
+            [BrokerEvent::Acked { express: None, bulk: Some(_) }, BrokerEvent::Goodbye { keep_will: false }]
+        ),
         "{heard:?}"
     );
 }
@@ -151,5 +154,5 @@ fn garbage_is_answered_with_a_reason() {
     let told = crate::world::refusals(&pair.broker_writes());
     assert_eq!(told[0].reason, Reason::Malformed);
     assert!(!told[0].detail.is_empty());
-    let _ = framed(&Kind::Goodbye(packet::Goodbye {}));
+    let _ = framed(&Kind::Goodbye(packet::Goodbye::default()));
 }

@@ -11,6 +11,7 @@ mod models;
 mod publishing;
 mod recorded;
 mod requests;
+mod signals;
 mod spec;
 mod vectors;
 mod world;

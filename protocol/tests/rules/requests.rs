@@ -24,6 +24,7 @@ fn a_request_is_answered_by_its_id() {
     let mut pair = open_pair();
     ask(&mut pair, 5);
     ask(&mut pair, 6);
+    assert!(!pair.broker.is_idle(), "two are owed");
     let response = packet::Response { id: 6, result: None };
     pair.broker.respond(response.clone());
     pair.broker.refuse(Refusal::request(5, Reason::UnknownConversation));

@@ -186,7 +186,51 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ),
         ("conversations with news in a catch-up", limits::CATCH_UP_CONVERSATIONS_MAX.to_string()),
         ("devices of a user", limits::DEVICES_MAX.to_string()),
+        ("device unseen before it is forgotten", format!("{} days", limits::DEVICE_UNSEEN_MS / 86_400_000)),
+        (
+            "profile: name, picture, data",
+            format!(
+                "{}, {}, {} bytes",
+                limits::DISPLAY_NAME_BYTES_MAX,
+                limits::PROFILE_PICTURE_BYTES_MAX,
+                limits::PROFILE_DATA_BYTES_MAX
+            ),
+        ),
+        ("users in `ProfilesRequest`", limits::PROFILES_MAX.to_string()),
+        (
+            "contacts of a user",
+            format!(
+                "{}, with a nick of {} and data of {} bytes",
+                limits::CONTACTS_MAX,
+                limits::NICK_BYTES_MAX,
+                limits::CONTACT_DATA_BYTES_MAX
+            ),
+        ),
+        ("users whom a user blocks", limits::BLOCKED_MAX.to_string()),
+        ("password", format!("{} to {} bytes", limits::PASSWORD_BYTES_MIN, limits::PASSWORD_BYTES_MAX)),
         ("channels watched", limits::WATCHES_MAX.to_string()),
+        (
+            "signals of a session",
+            format!(
+                "{} bytes of content; {} at once, {} a second",
+                limits::SIGNAL_BYTES_MAX,
+                limits::SIGNALS_AHEAD,
+                1_000 / limits::SIGNAL_EVERY_MS
+            ),
+        ),
+        ("members that signals are carried to", limits::SIGNAL_READERS_MAX.to_string()),
+        ("absence before it is told", seconds(limits::OFFLINE_AFTER_MS)),
+        ("users whose presence a session is told", limits::PRESENCES_MAX.to_string()),
+        (
+            "absence before a will is published, range and default",
+            format!(
+                "{} to {}, {}",
+                seconds(limits::WILL_AFTER_MS_MIN.into()),
+                seconds(limits::WILL_AFTER_MS_MAX.into()),
+                seconds(limits::WILL_AFTER_MS.into())
+            ),
+        ),
+        ("content of a will", size(limits::WILL_BYTES_MAX as u32)),
     ];
     let mut table = String::from("| what | limit |\n|---|---|\n");
     for (what, limit) in rows {

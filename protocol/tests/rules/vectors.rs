@@ -37,6 +37,23 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
             catch_up: packet::CatchUpMode::All as i32,
             background: true,
             agent: "longwire/0.1".into(),
+            login: None,
+        }),
+    );
+    let login = packet::Login {
+        user: "ada".into(),
+        password: "correct horse".into(),
+        new_password: "battery staple".into(),
+        register: true,
+        invitation: "aaaa.bbbb.cccc".into(),
+    };
+    add(
+        "connect_login",
+        Kind::Connect(packet::Connect {
+            version: 1,
+            device: "d".into(),
+            login: Some(Box::new(login)),
+            ..Default::default()
         }),
     );
     add(
@@ -62,6 +79,20 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
             reset_common_time: 34_359_000_000,
             token_expires_in_ms: 3_600_000,
             features: vec!["typing".into()],
+            token: String::new(),
+        }),
+    );
+    add(
+        "connected_with_token",
+        Kind::Connected(packet::Connected {
+            user: 4_097,
+            device: 8_193,
+            session: 77,
+            incarnation: 3,
+            first_unanswered: 1,
+            inbox: 4_099,
+            token: "aaaa.bbbb.cccc".into(),
+            ..Default::default()
         }),
     );
     let publish = |id, action| Kind::Publish(packet::Publish { message_id: id, action, ..Default::default() });
@@ -92,6 +123,32 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_remove", on(7, Action::SetRole(packet::SetRole { user: user(), role: 0 })));
     add("publish_set_label", on(8, Action::SetLabel(packet::SetLabel { label: "the team".into() })));
     add("publish_set_mark", on(9, Action::SetMark(packet::SetMark { seq: 300 })));
+    let profile = Some(profile());
+    add("publish_set_profile", publish(10, Some(Action::SetProfile(packet::SetProfile { profile }))));
+    let contact = packet::SetContact { user: user(), nick: "mum".into(), data: content.clone(), remove: false };
+    add("publish_set_contact", publish(11, Some(Action::SetContact(contact))));
+    let gone = packet::SetContact { user: user(), remove: true, ..Default::default() };
+    add("publish_remove_contact", publish(12, Some(Action::SetContact(gone))));
+    add("publish_block", publish(13, Some(Action::Block(packet::Block { user: user(), undo: false }))));
+    add("publish_unblock", publish(14, Some(Action::Block(packet::Block { user: user(), undo: true }))));
+    let label = packet::NameDevice { device: 8_193, label: "the old one".into() };
+    add("publish_name_device", publish(15, Some(Action::NameDevice(label))));
+    add("publish_revoke_device", publish(16, Some(Action::RevokeDevice(packet::RevokeDevice { device: 8_193 }))));
+    let account = packet::SetAccount { user: user(), password_hash: "$argon2id$v=19$".into(), close: false };
+    add("publish_set_account", publish(17, Some(Action::SetAccount(account))));
+    let closed = packet::SetAccount { user: user(), close: true, ..Default::default() };
+    add("publish_close_account", publish(18, Some(Action::SetAccount(closed))));
+    let will = packet::Publish {
+        conversation: 9,
+        message_id: 10,
+        content: content.clone(),
+        action: Some(Action::SetWill(packet::SetWill { after_ms: 5_000 })),
+        ..Default::default()
+    };
+    add("publish_set_will", Kind::Publish(will));
+    add("publish_no_will", publish(11, Some(Action::SetWill(packet::SetWill { after_ms: 0 }))));
+    let to = packet::Audience::Nobody as i32;
+    add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
     add(
         "publish_ack",
         Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),
@@ -119,11 +176,37 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
         add(name, Kind::Response(packet::Response { id, result: Some(result) }));
     }
     add("goaway", Kind::Goaway(packet::Goaway { retry_after_ms: 4_000 }));
-    add("goodbye", Kind::Goodbye(packet::Goodbye {}));
+    let signal = packet::Signal { conversation: 1_048_576, ..Default::default() };
+    let kind = packet::SignalKind::App as i32;
+    let presence =
+        packet::Presence { user: 4_098, state: packet::PresenceState::Offline as i32, last_seen: 34_359_738_368 };
+    add("signal_typing", Kind::Signal(signal.clone()));
+    add("signal_app", Kind::Signal(packet::Signal { kind, content: Bytes::from_static(b"?"), ..signal.clone() }));
+    add(
+        "signal_stopped_of_another",
+        Kind::Signal(packet::Signal { kind: packet::SignalKind::Stopped as i32, user: 4_098, ..signal }),
+    );
+    let kind = packet::SignalKind::Presence as i32;
+    add(
+        "signal_presence",
+        Kind::Signal(packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() }),
+    );
+    add("goodbye_keep_will", Kind::Goodbye(packet::Goodbye { keep_will: true }));
+    add("goodbye", Kind::Goodbye(packet::Goodbye::default()));
     for (name, kind) in about_messages().into_iter().chain(about_groups()) {
         add(name, kind);
     }
     vectors
+}
+
+fn profile() -> packet::Profile {
+    let data = Bytes::from_static(&[1, 2, 3]);
+    packet::Profile { display_name: "Ada L.".into(), picture: "media/4f2a".into(), data }
+}
+
+fn contact() -> packet::Contact {
+    let data = Bytes::from_static(&[7]);
+    packet::Contact { user: 4_098, name: "bob".into(), nick: "Bobby".into(), data, removed: false }
 }
 
 fn entry(seq: u64) -> packet::Entry {
@@ -374,6 +457,41 @@ fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
                 ..of(packet::EntryKind::Left)
             }))],
         ),
+        (
+            "deliver_profile",
+            Express,
+            18,
+            vec![item(Entry(packet::Entry { profile: Some(profile()), ..of(packet::EntryKind::Profile) }))],
+        ),
+        (
+            "deliver_contact",
+            Express,
+            19,
+            vec![item(Entry(packet::Entry { contact: Some(contact()), ..of(packet::EntryKind::Contact) }))],
+        ),
+        (
+            "deliver_blocked",
+            Express,
+            20,
+            vec![item(Entry(packet::Entry {
+                blocked: Some(packet::Blocked { user: 4_098, name: "bob".into(), undone: true }),
+                ..of(packet::EntryKind::Blocked)
+            }))],
+        ),
+        (
+            "deliver_device",
+            Express,
+            21,
+            vec![item(Entry(packet::Entry {
+                device: Some(packet::DeviceChange {
+                    device: 8_193,
+                    name: "laptop".into(),
+                    label: "at work".into(),
+                    kind: packet::DeviceChangeKind::DeviceRevoked as i32,
+                }),
+                ..of(packet::EntryKind::Device)
+            }))],
+        ),
         ("deliver_own", Express, 6, vec![item(Own(own.clone()))]),
         (
             "deliver_own_with_entry",
@@ -417,7 +535,17 @@ fn requests() -> Vec<(&'static str, u64, Op)> {
         ("request_users", 5, Op::Users(packet::UsersRequest { users: vec![4_097, 4_098, 1] })),
         ("request_watch", 6, Op::Watch(packet::WatchRequest { conversation: 9, stop: false })),
         ("request_watch_stop", 7, Op::Watch(packet::WatchRequest { conversation: 9, stop: true })),
+        ("request_presence", 9, Op::Presence(packet::PresenceRequest { users: vec![4_097, 4_098], stop: false })),
+        ("request_presence_stop", 10, Op::Presence(packet::PresenceRequest { users: vec![4_098], stop: true })),
+        ("request_online", 11, Op::Online(packet::OnlineRequest { conversation: 9 })),
+        ("request_background", 12, Op::Background(packet::BackgroundRequest { background: true })),
         ("request_refresh", 8, Op::Refresh(packet::RefreshRequest { token: "aaaa.bbbb.cccc".into() })),
+        ("request_refresh_own", 9, Op::Refresh(packet::RefreshRequest::default())),
+        ("request_profiles", 10, Op::Profiles(packet::ProfilesRequest { users: vec![4_097, 4_098] })),
+        ("request_contacts", 11, Op::Contacts(packet::ContactsRequest { before: 7, limit: 50 })),
+        ("request_blocked", 12, Op::Blocked(packet::BlockedRequest { after_user: 4_097, limit: 50 })),
+        ("request_devices", 13, Op::Devices(packet::DevicesRequest {})),
+        ("request_accounts", 14, Op::Accounts(packet::AccountsRequest { after_user: 4_097, limit: 50 })),
     ]
 }
 
@@ -448,6 +576,23 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         ..Default::default()
     };
     let member = packet::Member { user: 4_098, name: "bob".into(), role: packet::Role::Owner as i32 };
+    let device = packet::Device {
+        device: 8_193,
+        name: "laptop".into(),
+        label: "at work".into(),
+        created: 1,
+        seen: 34_359_738_368,
+        online: true,
+        own: true,
+    };
+    let account = packet::Account {
+        user: 4_097,
+        name: "ada".into(),
+        has_password: true,
+        closed: false,
+        devices: 2,
+        conversations: 12,
+    };
     vec![
         ("response_history", 1, Answer::History(packet::HistoryPage { items, next_seq: 10, head_seq: 300 })),
         ("response_history_empty", 2, Answer::History(packet::HistoryPage::default())),
@@ -463,7 +608,47 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         ("response_members", 4, Answer::Members(packet::MembersPage { members: vec![member.clone()], next: 4_098 })),
         ("response_users", 5, Answer::Users(packet::UsersPage { users: vec![member] })),
         ("response_watch", 6, Answer::Watch(packet::WatchAnswer { head_seq: 300 })),
-        ("response_refresh", 7, Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000 })),
+        (
+            "response_refresh",
+            7,
+            Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000, ..Default::default() }),
+        ),
+        (
+            "response_refresh_own",
+            9,
+            Answer::Refresh(packet::RefreshAnswer { expires_in_ms: 3_600_000, token: "aaaa.bbbb.cccc".into() }),
+        ),
+        (
+            "response_profiles",
+            10,
+            Answer::Profiles(packet::ProfilesPage {
+                profiles: vec![packet::UserProfile { user: 4_097, name: "ada".into(), profile: Some(profile()) }],
+            }),
+        ),
+        ("response_contacts", 11, Answer::Contacts(packet::ContactsPage { contacts: vec![contact()], next: 7 })),
+        (
+            "response_blocked",
+            12,
+            Answer::Blocked(packet::BlockedPage {
+                users: vec![packet::Blocked { user: 4_098, name: "bob".into(), undone: false }],
+                next: 4_098,
+            }),
+        ),
+        ("response_devices", 13, Answer::Devices(packet::DevicesPage { devices: vec![device] })),
+        ("response_accounts", 14, Answer::Accounts(packet::AccountsPage { accounts: vec![account], next: 4_097 })),
+        (
+            "response_presence",
+            9,
+            Answer::Presence(packet::PresenceAnswer {
+                users: vec![
+                    packet::Presence { user: 4_097, ..Default::default() },
+                    packet::Presence { user: 4_098, state: packet::PresenceState::Away as i32, last_seen: 0 },
+                ],
+                shown_to: packet::Audience::Nobody as i32,
+            }),
+        ),
+        ("response_online", 11, Answer::Online(packet::OnlineAnswer { online: 1_007 })),
+        ("response_background", 12, Answer::Background(packet::BackgroundAnswer {})),
     ]
 }
 
@@ -502,7 +687,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>, u32, &'static str)> {
         ("too_many_features", many_features, PRE, malformed),
         ("too_many_mentions", framed(&[&[0x0a, 0x37, 0x2a, 0x35, 0x12, 0x33][..], &[1; 51]].concat()), PRE, malformed),
         ("http", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4), PRE, malformed),
-        ("unknown_member", framed(&[0x5a, 0x01, 0x78]), PRE, "ignored"),
+        ("unknown_member", framed(&[0x62, 0x01, 0x78]), PRE, "ignored"),
         ("unknown_member_as_number", framed(&[0xc0, 0x0c, 0x07]), PRE, "ignored"),
         ("unknown_field_beside_nothing", framed(&[0xfd, 0x0f, 1, 2, 3, 4]), PRE, "ignored"),
         ("heartbeat", vec![0x00], PRE, "ignored"),

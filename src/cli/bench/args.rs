@@ -274,6 +274,8 @@ impl Issuer {
             device: None,
             publish: vec!["**".to_owned()],
             read: vec!["**".to_owned()],
+            admin: false,
+            generation: None,
         };
         auth::issue(&claims, &self.key).map_err(Fail::failed)
     }

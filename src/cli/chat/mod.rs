@@ -45,6 +45,8 @@ pub(super) struct Args {
     connection: ConnectArgs,
 }
 
+/// Members whose presence is shown one by one.
+const COMPANY_MAX: u32 = 200;
 /// Lines of one page of history.
 const PAGE: u32 = 100;
 /// How often ages and unsent lines are looked at.
@@ -55,6 +57,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
     let mut config = args.connection.config(&device.name)?;
     config.start = Start::Fresh;
     config.outbox = Outbox::File(outbox_path(&device.directory, &device.name));
+    config.signals = true;
     let (client, deliveries) = Client::start(config)?;
     let (sender, told) = mpsc::unbounded_channel();
     let states = client.states();
@@ -64,6 +67,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
         sender,
         running: 0,
         said: 0,
+        watched: Vec::new(),
         quit: None,
         connection: args.connection.clone(),
     };
@@ -125,6 +129,17 @@ enum Told {
         act: Act,
     },
     Names(Vec<packet::Member>),
+    Company {
+        conversation: u64,
+        members: Vec<packet::Member>,
+        presences: Vec<packet::Presence>,
+    },
+    Online {
+        conversation: u64,
+        online: u64,
+    },
+    /// Something of which nothing is to be shown.
+    Nothing,
     Members(Vec<packet::Member>),
     Opened {
         id: u64,
@@ -149,6 +164,8 @@ struct Chat {
     running: usize,
     /// How many messages were given to the outbox.
     said: u64,
+    /// Whose presence is told.
+    watched: Vec<u64>,
     connection: ConnectArgs,
     /// Set when it is time to go.
     quit: Option<Result<(), Fail>>,
@@ -167,6 +184,7 @@ impl Chat {
         let mut keys = EventStream::new();
         let mut tick = interval(TICK);
         let mut drawn = Drawn::default();
+        let mut signals = self.client.signals();
         loop {
             self.do_wishes();
             if let Some(outcome) = self.quit.take() {
@@ -182,6 +200,7 @@ impl Chat {
                 },
                 Some(delivery) = deliveries.next() => self.handle_delivery(delivery),
                 Some(told) = told.recv() => self.handle_told(told),
+                Some(signal) = signals.next() => self.model.handle_signal(signal, unix_ms()),
                 Ok(()) = states.changed() => self.handle_state(&states.borrow_and_update().clone()),
                 _ = tick.tick() => self.look_at_unsent(),
                 () = terminated() => return Ok(()),
@@ -255,6 +274,12 @@ impl Chat {
                 Act::Info(_) | Act::Ban { .. } | Act::JoinKey { .. } => model.wish(Wish::List),
             },
             Told::Names(members) => model.handle_names(members),
+            Told::Company { conversation, members, presences } => {
+                self.watched.extend(presences.iter().map(|presence| presence.user));
+                model.handle_company(conversation, members, presences);
+            }
+            Told::Online { conversation, online } => model.handle_online(conversation, online),
+            Told::Nothing => {}
             Told::Members(members) => {
                 let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
                 model.handle_names(members);
@@ -292,15 +317,22 @@ impl Chat {
         match key.code {
             KeyCode::Char('q' | 'c' | 'd') if control => self.quit = Some(Ok(())),
             KeyCode::Char('w') if control => model.input.delete_word(),
-            KeyCode::Char('u') if control => drop(model.input.take()),
+            KeyCode::Char('u') if control => {
+                model.input.take();
+                model.note_not_typing();
+            }
             KeyCode::Char('a') if control => model.input.home(),
             KeyCode::Char('e') if control => model.input.end(),
             KeyCode::Char('r') if control => model.wish(Wish::ConnectNow),
             KeyCode::Char(_) if control => {}
-            KeyCode::Char(c) => model.input.insert(c),
+            KeyCode::Char(c) => {
+                model.input.insert(c);
+                model.note_typing(unix_ms());
+            }
             KeyCode::Enter if alt => model.input.insert('\n'),
             KeyCode::Enter => {
                 let line = model.input.take();
+                model.note_not_typing();
                 command::enter(model, &line);
             }
             KeyCode::Backspace if alt => model.input.delete_word(),
@@ -385,6 +417,13 @@ impl Chat {
                     Err(error) => Told::Notice(unreadable(&error)),
                 }
             }),
+            Wish::Company(id) => {
+                let before = std::mem::take(&mut self.watched);
+                self.tell(async move { company(&client, id, before).await });
+            }
+            Wish::Signal { conversation, kind } => {
+                drop(tokio::spawn(async move { client.signal(conversation, kind, Vec::new()).await }));
+            }
             Wish::OpenDirect(user) => self.tell(async move {
                 let opened = client.open_direct(&user).await;
                 opened_as(opened, ConversationKind::Direct, user).await
@@ -494,6 +533,28 @@ impl Chat {
                 drop(sender.send(Told::Notice(why)));
             }
         });
+    }
+}
+
+/// Who is in a conversation, and whether they are there; a number where they are many.
+/// Those `before` are watched no more.
+async fn company(client: &Client, conversation: u64, mut before: Vec<u64>) -> Told {
+    // Who is no member, or cannot be told just now, sees nothing, and is told nothing.
+    let Ok(page) = client.members(conversation, 0, COMPANY_MAX).await else { return Told::Nothing };
+    before.retain(|user| page.next != 0 || !page.members.iter().any(|member| member.user == *user));
+    if !before.is_empty() {
+        client.unsubscribe_presence(before).await;
+    }
+    if page.next != 0 {
+        return match client.online(conversation).await {
+            Ok(online) => Told::Online { conversation, online },
+            Err(_) => Told::Nothing,
+        };
+    }
+    let users = page.members.iter().map(|member| member.user).collect();
+    match client.subscribe_presence(users).await {
+        Ok(presences) => Told::Company { conversation, members: page.members, presences },
+        Err(_) => Told::Nothing,
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: u64, colour: bool)
         history
     };
     let drawn = draw_history(frame, history, model, now, colour);
-    draw_input(frame, input, model, colour);
+    draw_input(frame, input, model, now, colour);
     draw_status(frame, status, model, colour);
     if model.help {
         draw_help(frame, frame.area());
@@ -264,9 +264,12 @@ fn wrap(text: &str, first: usize, others: usize) -> Vec<String> {
     rows
 }
 
-fn draw_input(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
+fn draw_input(frame: &mut Frame<'_>, area: Rect, model: &Model, now: u64, colour: bool) {
     let title = match model.open_talk() {
-        Some(talk) => format!(" to {} ", talk.name),
+        Some(talk) => match model.who_is_there(now, age) {
+            there if there.is_empty() => format!(" to {} ", talk.name),
+            there => format!(" to {} · {there} ", talk.name),
+        },
         None => " /help ".to_owned(),
     };
     let style = if model.connected { Style::new() } else { tint(colour, Color::Yellow) };

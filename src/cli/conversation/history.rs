@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use longwire_client::packet::{self, EntryKind, HeadReason, Role, item};
+use longwire_client::packet::{self, DeviceChangeKind, EntryKind, HeadReason, Role, item};
 use longwire_client::{Client, Direction};
 
 use super::super::subscribe::json;
@@ -98,6 +98,27 @@ pub(in crate::cli) fn words(entry: &packet::Entry) -> String {
         EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
         EntryKind::Settings => "* set how a conversation is shown".to_owned(),
         EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),
+        EntryKind::Profile => "* changed the own profile".to_owned(),
+        EntryKind::Contact => "* changed a contact".to_owned(),
+        EntryKind::Blocked => match &entry.blocked {
+            Some(blocked) if blocked.undone => format!("* {} is no longer blocked", blocked.name),
+            Some(blocked) => format!("* {} is blocked", blocked.name),
+            None => "* changed who is blocked".to_owned(),
+        },
+        EntryKind::Device => match &entry.device {
+            Some(device) => format!("* device {}: {}", device.name, device_change(device.kind())),
+            None => "* a device changed".to_owned(),
+        },
+    }
+}
+
+/// What happened to a device.
+fn device_change(kind: DeviceChangeKind) -> &'static str {
+    match kind {
+        DeviceChangeKind::DeviceAdded => "is new",
+        DeviceChangeKind::DeviceNamed => "has another label",
+        DeviceChangeKind::DeviceRevoked => "was revoked",
+        DeviceChangeKind::DeviceExpired => "was not seen for 60 days",
     }
 }
 

@@ -109,7 +109,7 @@ pub fn user(rows: &Reader<'_>, session: &Session, user: UserId) -> Option<packet
 }
 
 /// Whether two users are in one conversation, seen from the one that is in fewer.
-fn shares(rows: &Reader<'_>, asking: UserId, other: UserId) -> bool {
+pub(super) fn shares(rows: &Reader<'_>, asking: UserId, other: UserId) -> bool {
     let (own, others) = (rows.duties(asking), rows.duties(other));
     let (fewer, one, another) = if own.len() <= others.len() { (own, asking, other) } else { (others, other, asking) };
     asking == other

@@ -1,12 +1,14 @@
 //! Who has no token, an old one, or another's: nothing of the victim's session is touched. And the names that one may
 //! take to be someone else.
 
-use longwire::auth::{self, Claims};
+use longwire::auth::password::Cost;
+use longwire::auth::{self, Claims, Registration};
+use longwire_protocol::packet::packet::Kind;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, request};
 use longwire_protocol::reason::Reason;
 
-use super::{Bystander, Raw};
+use super::{Bystander, Raw, socket_from};
 use crate::world::World;
 
 /// Base64 as tokens have it.
@@ -208,6 +210,50 @@ async fn names_follow_one_rule_wherever_they_stand() {
         seen.push(other.connected.user);
         alice.open_direct(name).await;
     }
+}
+
+/// Gets: the guesses that one address may make, of however many names; with others, what the queue holds and *overloaded*;
+/// never a word more. Costs: one password a core at a time, at a low priority. Others go on, and the victim comes in with its
+/// token while its password is tried.
+#[tokio::test]
+async fn guessing_passwords_gets_nothing_and_keeps_nobody_out() {
+    let mut world = World::new().await;
+    world.accounts.registration = Registration::Open;
+    // As dear as it is.
+    world.accounts.cost = Cost::default();
+    world.restart().await;
+    let mut bystander = Bystander::new(&world).await;
+    let mut victim = world.wire(world.register("victim", "correct horse", "")).await;
+    let token = victim.connected.token.clone();
+    victim.leave().await;
+    let mut guesses = Vec::new();
+    for address in 2..6 {
+        for n in 0..60 {
+            let name = if n < 30 { "victim".to_owned() } else { format!("user-{n}") };
+            let connect = world.log_in(&name, &format!("guess {n}"));
+            let socket = socket_from(address, world.port()).await.expect("a connection");
+            guesses.push(tokio::spawn(async move {
+                let mut raw = Raw::over(socket);
+                raw.say(&Kind::Connect(connect)).await;
+                raw.end().await
+            }));
+        }
+    }
+    bystander.goes_on().await;
+    let connect = packet::Connect { token, ..world.connect("victim") };
+    world.wire(connect).await;
+    let mut told = std::collections::BTreeMap::new();
+    for guess in guesses {
+        let reason = guess.await.expect("it ends").expect("with a word");
+        *told.entry(format!("{reason:?}")).or_insert(0) += 1;
+    }
+    bystander.goes_on().await;
+    // Of each address five of the victim, and each other name once.
+    let checked = told.remove("Unauthenticated").unwrap_or(0);
+    let refused = told.remove("RateLimited").unwrap_or(0);
+    let overloaded = told.remove("Overloaded").unwrap_or(0);
+    assert!(told.is_empty() && checked + refused + overloaded == 240, "{told:?}: {checked} {refused} {overloaded}");
+    assert!(checked <= 4 * 35 + 8 && refused >= 4 * 20, "{checked} were checked, {refused} refused");
 }
 
 /// What `user` says first with a token for all channels.

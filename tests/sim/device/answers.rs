@@ -164,6 +164,13 @@ impl Device {
                 let pass = wire.refreshing.take().expect("it asked for one");
                 wire.before = Some((std::mem::replace(&mut self.pass, pass), around.model.tail));
             }
+            (Some(response::Result::Presence(answer)), packet::request::Op::Presence(asked)) => {
+                let users: Vec<u64> = answer.users.iter().map(|presence| presence.user).collect();
+                let expected = if asked.stop { Vec::new() } else { asked.users.clone() };
+                assert_eq!(users, expected, "presence in the order asked for");
+                around.coverage.count("presences told");
+            }
+            (Some(response::Result::Background(_)), packet::request::Op::Background(_)) => {}
             (Some(response::Result::Watch(answer)), packet::request::Op::Watch(asked)) => {
                 let watched = wire.watching.entry(asked.conversation).or_default();
                 let open = watched.last_mut().filter(|(_, to)| *to == u64::MAX);

@@ -48,8 +48,10 @@ impl Device {
                 self.name
             );
         }
-        let of = &model.conversations[&conversation];
-        if publish.action.is_none() && of.kind == Kind::Channel {
+        if let Some(of) = model.conversations.get(&conversation)
+            && publish.action.is_none()
+            && of.kind == Kind::Channel
+        {
             let may = self.held.iter().any(|pass| pass.publishes(&of.label));
             assert!(may, "{}: {id:?} is acked in {}, and no token lets it", self.name, of.label);
         }

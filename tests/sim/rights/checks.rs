@@ -35,6 +35,7 @@ impl History {
     // ------------------------------------------------------------------------------------------ items
 
     pub(super) fn check_item(&mut self, device: usize, peer: &Peer, item: &Item) {
+        self.check_blocks_are_told_to_nobody(self.devices[device].user_id, item);
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {
                 self.check_delivered(device, peer, entry.conversation, entry.seq);
@@ -123,6 +124,9 @@ impl History {
                     assert_eq!(told.label, self.oracle.users[&other].1, "by the other's name");
                 }
             }
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {
+                self.check_own(entry, stored);
+            }
             EntryKind::Left => {
                 let told = entry.left.expect("it says what was left");
                 assert_eq!(told.conversation, *about, "and what was left");
@@ -140,7 +144,7 @@ impl History {
     // ------------------------------------------------------------------------------------------ requests
 
     pub(super) fn request(&mut self, device: usize, id: u64) {
-        match self.rng.u8(0..8) {
+        match self.rng.u8(0..10) {
             0..=3 => {
                 let head = self.oracle.conversations.get(&id).map_or(0, super::oracle::Conversation::head);
                 let (from, limit) = (self.rng.u64(0..head + 3), self.rng.u32(0..12));
@@ -150,6 +154,8 @@ impl History {
             4 => self.ask_members(device, id),
             5 => self.ask_conversations(device),
             6 => self.ask_users(device),
+            7 => self.ask_profiles(device),
+            8 => self.ask_blocked(device),
             _ => {
                 let channels = super::CHANNELS.map(|name| self.oracle.channel(name));
                 let channel = channels[self.rng.usize(0..2)].filter(|_| self.rng.u8(0..5) > 0);

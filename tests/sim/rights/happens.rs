@@ -128,7 +128,10 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..60) {
+        match self.rng.u8(0..68) {
+            60..=63 => self.signal(device),
+            64..=66 => self.presence(device),
+            67 => self.show_presence(device),
             0..=17 => self.act(device),
             18..=28 => self.decide(),
             29..=30 => self.open(device),
@@ -136,7 +139,8 @@ impl History {
                 let id = self.any(device);
                 self.request(device, id);
             }
-            43..=44 => self.refresh(device),
+            43 => self.refresh(device),
+            44 => self.own(device),
             45..=46 => self.take_over(device),
             47..=50 => {
                 // It goes, and says so or not.
@@ -153,6 +157,7 @@ impl History {
                 self.pass(ms);
             }
             54 if self.rng.bool() => self.restart(),
+            55 => self.own(device),
             _ => {
                 self.receive(device);
                 for at in (0..self.older.len()).rev() {
@@ -282,7 +287,14 @@ impl History {
                 self.opening = Some(Opening::Direct(user, other));
                 let publish =
                     self.next(device, 0, Some(Action::OpenDirect(packet::OpenDirect { user: name.into() })), "");
-                self.publish(device, &publish).expect("whoever may be written to");
+                let answer = self.publish(device, &publish);
+                if self.oracle.direct(user, other).is_none() && self.oracle.blocks(other, user) {
+                    self.opening = None;
+                    let refusal = answer.expect_err("it is opened to who blocks");
+                    assert_eq!(refusal.reason, Reason::Forbidden);
+                    return self.coverage.count("openings that a block forbids");
+                }
+                answer.expect("whoever may be written to");
             }
             1 => {
                 let chosen: Vec<_> = (0..self.rng.usize(0..4)).map(|_| self.anyone()).collect();
@@ -391,6 +403,8 @@ impl History {
             }
             self.ask_conversations(device);
             self.ask_users(device);
+            self.ask_profiles(device);
+            self.ask_blocked(device);
         }
         let users: BTreeSet<u64> = self.devices.iter().map(|device| device.user_id).collect();
         assert_eq!(users, self.oracle.users.keys().copied().collect(), "nobody else was made");

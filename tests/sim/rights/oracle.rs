@@ -138,6 +138,12 @@ pub(super) struct Oracle {
     pub(super) conversations: BTreeMap<u64, Conversation>,
     /// Inbox and name of each user.
     pub(super) users: BTreeMap<u64, (u64, String)>,
+    /// Who blocks whom.
+    pub(super) blocked: BTreeSet<(u64, u64)>,
+    /// How users show themselves.
+    pub(super) profiles: BTreeMap<u64, String>,
+    /// User and device of those that were let in.
+    pub(super) devices: Vec<(u64, u64)>,
 }
 
 impl Oracle {
@@ -194,7 +200,7 @@ impl Oracle {
         self.make(id, ConversationKind::Group, label, (0, 0));
         self.set_role(id, maker, maker, Role::Owner);
         for user in users {
-            if !self.conversations[&id].is_member(*user) {
+            if !self.conversations[&id].is_member(*user) && !self.blocks(*user, maker) {
                 self.set_role(id, maker, *user, Role::Member);
             }
         }
@@ -256,7 +262,10 @@ impl Oracle {
         match act {
             Act::Say(text) => {
                 let may = match kind {
-                    Direct => true,
+                    Direct => {
+                        let (a, b) = conversation.pair;
+                        !self.blocks(if a == user { b } else { a }, user)
+                    }
                     Group => matches!(role, Role::Member | Role::Admin | Role::Owner),
                     Channel => grants.publishes(&conversation.label),
                     _ => false,
@@ -273,6 +282,8 @@ impl Oracle {
                 }
                 Answer::Done(seq)
             }
+            // Who is in a group already is acked; others need its key.
+            Act::Join if kind == Group && role != Role::None => Answer::Done(head),
             Act::Join => {
                 if kind != Channel || !grants.reads(&conversation.label) {
                     return Answer::Refused;
@@ -319,6 +330,9 @@ impl Oracle {
                 }
                 if was == *to {
                     return Answer::Done(head);
+                }
+                if was == Role::None && self.blocks(*whose, user) {
+                    return Answer::Refused;
                 }
                 if *to == Role::Owner {
                     self.set_role(id, user, user, Role::Admin);

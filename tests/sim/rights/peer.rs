@@ -57,6 +57,7 @@ impl Peer {
             express: dial.window,
             bulk: dial.window,
             catch_up: packet::CatchUpMode::All.into(),
+            features: vec![longwire_protocol::features::SIGNALS.into()],
             ..packet::Connect::default()
         };
         let mut peer = Self {

@@ -23,7 +23,7 @@ impl World {
         let open = |action| Publish { action: Some(action), ..Publish::default() };
         // Who is in nothing yet opens something.
         let what =
-            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..40) };
+            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..44) };
         let publish = match what {
             0..=19 => return self.say(device, conversation),
             20 => open(Action::OpenDirect(packet::OpenDirect { user: name })),
@@ -57,6 +57,22 @@ impl World {
             30..=32 => {
                 let seq = self.rng.u64(0..=head + 2);
                 action(Action::SetMark(packet::SetMark { seq }))
+            }
+            40 => {
+                let conversation = if self.rng.u8(0..5) == 0 { 0 } else { conversation };
+                let content = format!("the will of {device} {}", self.now).into();
+                let after_ms = self.rng.u32(0..4_000);
+                let action = Some(Action::SetWill(packet::SetWill { after_ms }));
+                Publish { conversation, content, action, ..Publish::default() }
+            }
+            41 => {
+                let to = if self.rng.bool() { packet::Audience::Company } else { packet::Audience::Nobody };
+                open(Action::ShowPresence(packet::ShowPresence { to: to.into() }))
+            }
+            42 => {
+                let kind = packet::SignalKind::Typing.into();
+                let signal = packet::Signal { conversation, kind, ..packet::Signal::default() };
+                return self.devices[device].signal(signal);
             }
             other => return self.ask(device, other, conversation, head),
         };
@@ -99,6 +115,11 @@ impl World {
             37 => {
                 let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
                 request::Op::Members(members)
+            }
+            43 if self.rng.bool() => request::Op::Background(packet::BackgroundRequest { background: self.rng.bool() }),
+            43 => {
+                let users = self.model.users.values().copied().collect();
+                request::Op::Presence(packet::PresenceRequest { users, stop: self.rng.u8(0..4) == 0 })
             }
             _ => {
                 let channels: Vec<u64> = self.model.channels.values().copied().collect();

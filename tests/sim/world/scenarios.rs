@@ -19,7 +19,7 @@ pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
 
 /// All of them, for who plants bugs; `docs/testing.md` says where the others are.
 #[cfg(feature = "mutations")]
-pub(crate) const ALL: [(&str, Scenario); 11] = [
+pub(crate) const ALL: [(&str, Scenario); 12] = [
     ("s2", s2),
     ("s3", s3),
     ("s4", s4),
@@ -31,6 +31,7 @@ pub(crate) const ALL: [(&str, Scenario); 11] = [
     ("s10", s10),
     ("s11", s11),
     ("s12", s12),
+    ("s13", s13),
 ];
 
 /// The log in memory, sealed after so many entries.
@@ -164,6 +165,16 @@ impl World {
     fn one_commit(&mut self) {
         self.broker.as_mut().expect("it runs").step_commit();
         self.hear();
+    }
+
+    /// Time passes, and everyone has turns enough.
+    fn goes_by(&mut self, ms: u64) {
+        let until = self.now + ms;
+        while self.now < until {
+            self.pass(100);
+            self.everyone();
+            self.one_commit();
+        }
     }
 
     /// The device's newest connection, carried and polled until the broker has queued what it sent.
@@ -591,6 +602,65 @@ fn s12(seed: u64, keys: &Keys) -> Coverage {
     world.go_on()
 }
 
+/// S13: a device leaves a will (SPEC R16-16 to R16-20). It comes back in time; then it does not, and the broker is killed
+/// or loses a commit meanwhile, or its user is no member any more: the will is published once, or not at all.
+fn s13(seed: u64, keys: &Keys) -> Coverage {
+    const AFTER_MS: u64 = 5_000;
+    let (mut world, group) = World::staged(seed, keys, memory(20), Retention::default(), |_| ());
+    let will = |content: &str| Publish {
+        conversation: group,
+        content: content.to_owned().into_bytes().into(),
+        action: Some(Action::SetWill(packet::SetWill { after_ms: AFTER_MS as u32 })),
+        ..Publish::default()
+    };
+    world.puts(BEN, will("an earlier one"));
+    world.puts(BEN, will("ben was here"));
+    world.rest();
+    assert_eq!((world.model.wills.len(), world.model.wills_published), (1, 0), "it is there, and nothing else is");
+    world.takes_away(BEN);
+    world.goes_by(AFTER_MS / 2);
+    if world.rng.bool() {
+        world.kill();
+        world.start_at = world.now;
+        world.start();
+    }
+    world.brings_back(BEN);
+    world.goes_by(3 * AFTER_MS);
+    assert_eq!((world.model.wills.len(), world.model.wills_published), (1, 0), "it came back in time");
+
+    let is_member = world.rng.u8(0..4) > 0;
+    if !is_member {
+        let set = packet::SetRole { user: "ben".into(), role: Role::None.into() };
+        world.does(ANN, group, Action::SetRole(set));
+    }
+    world.rest();
+    world.takes_away(BEN);
+    let some = world.rng.u64(0..AFTER_MS);
+    world.goes_by(some);
+    let before = world.model.wills_published;
+    match world.rng.u8(0..4) {
+        0 => {
+            world.kill();
+            world.start_at = world.now;
+            world.start();
+        }
+        1 => world.fail_next(Failure::UnknownAndStored),
+        2 => world.fail_next(Failure::UnknownAndLost),
+        _ => {}
+    }
+    // A connection that is half open is given up after one and a half heartbeats.
+    world.goes_by(70_000);
+    assert!(world.model.wills.is_empty(), "the device is lost");
+    let published = world.model.wills_published;
+    assert!(published <= before + 1 && published == u64::from(is_member), "once, and by who may");
+    world.kill();
+    world.start_at = world.now;
+    world.start();
+    world.goes_by(3 * AFTER_MS);
+    assert_eq!(world.model.wills_published, published, "and not again");
+    world.go_on()
+}
+
 mod tests {
     use super::*;
     use crate::runs::Kind;
@@ -627,5 +697,6 @@ mod tests {
         s10_a_large_item_over_a_slow_link s10
         s11_a_device_restored_from_a_backup s11
         s12_the_clock_a_day_forward_and_back_with_retention s12
+        s13_a_will_and_a_broker_that_is_killed s13
     }
 }

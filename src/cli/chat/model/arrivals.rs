@@ -16,6 +16,9 @@ impl Model {
         self.names.insert(self.me, "you".to_owned());
         self.connected = true;
         self.wish(Wish::List);
+        if let Some(open) = self.open {
+            self.wish(Wish::Company(open));
+        }
     }
 
     /// The list of conversations, as the broker counts.
@@ -172,6 +175,7 @@ impl Model {
             EntryKind::Message | EntryKind::Membership | EntryKind::Label | EntryKind::Info => {}
             EntryKind::Edit | EntryKind::Recall | EntryKind::Reaction => return self.handle_change(entry, live),
             EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => return self.handle_inbox(entry),
+            EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => return,
         }
         if let Some(membership) = &entry.membership
             && membership.user != self.me
@@ -180,6 +184,10 @@ impl Model {
             self.names.insert(membership.user, clean(&membership.name));
         }
         let message = entry.kind() == EntryKind::Message;
+        self.note_said(entry.conversation, entry.sender);
+        if live && !message && self.open == Some(entry.conversation) {
+            self.wish(Wish::Company(entry.conversation));
+        }
         if message
             && entry.sender != self.me
             && !self.names.contains_key(&entry.sender)

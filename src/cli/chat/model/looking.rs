@@ -10,6 +10,7 @@ impl Model {
         self.load_newest_if_behind(id);
         self.look_around(id);
         self.mark_read();
+        self.wish(Wish::Company(id));
     }
 
     /// The next conversation in the list, or the one before.

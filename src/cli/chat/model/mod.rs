@@ -4,14 +4,16 @@ mod arrivals;
 mod changes;
 mod looking;
 mod marks;
+mod present;
 mod unsent;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use longwire_client::packet::{Beside, ConversationKind, Info, ReactionCount, Role, Settings};
+use longwire_client::packet::{Beside, ConversationKind, Info, Presence, ReactionCount, Role, Settings, SignalKind};
 
 use super::input::Input;
+use present::Company;
 pub(super) use unsent::Unsent;
 
 /// One entry, as it is shown.
@@ -142,6 +144,12 @@ pub(super) enum Wish {
         role: Role,
     },
     Members(u64),
+    /// Who is in it, and whether they are there.
+    Company(u64),
+    Signal {
+        conversation: u64,
+        kind: SignalKind,
+    },
     ConnectNow,
     Quit,
 }
@@ -158,6 +166,12 @@ pub(super) struct Model {
     pub(super) open: Option<u64>,
     pub(super) names: HashMap<u64, String>,
     asked: BTreeSet<u64>,
+    presences: HashMap<u64, Presence>,
+    company: HashMap<u64, Company>,
+    /// Who types where, and until when that is believed.
+    typing: BTreeMap<(u64, u64), u64>,
+    /// In which conversation it was told that this user types, and when.
+    typed: Option<(u64, u64)>,
     pub(super) unsent: Vec<Unsent>,
     /// Message ids answered lately: an older look at the outbox may still have them.
     answered: VecDeque<u64>,

@@ -1,0 +1,163 @@
+//! Letting in by password. Checking one is meant to be dear, so it is done at a low priority, one for each core at a time,
+//! and how many may wait is bounded; before that it is counted who tries, and how often.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use longwire_protocol::limits::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
+use longwire_protocol::packet;
+use longwire_protocol::reason::{Reason, Refusal};
+
+use super::Shared;
+use super::connection::spread;
+use crate::auth::{Accounts, Guesses, Registration, password};
+use crate::routing::core::{NO_LOGIN, NO_REGISTRATION, Proof};
+use crate::routing::loading::read_blocking;
+use crate::routing::rows::Secret;
+use crate::routing::view::Rows as _;
+use crate::tasks::Task;
+
+/// Logins that may wait for their turn: at 20 ms each, what a core does in two seconds.
+const WAITING_MAX: usize = 100;
+
+/// What logging in shares among connections.
+#[derive(Default)]
+pub struct Logins {
+    turns: Mutex<Turns>,
+    guesses: Mutex<Guesses>,
+}
+
+#[derive(Default)]
+struct Turns {
+    running: usize,
+    waiting: VecDeque<Work>,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// What comes of a login: how the device is known to be its user's, or why not.
+pub(super) type Outcome = Result<Proof, Refusal>;
+
+/// Begins to look at a login; the outcome comes with the task.
+///
+/// # Errors
+/// What is refused without a look at the password.
+pub(super) fn begin(shared: &Arc<Shared>, login: packet::Login, address: IpAddr) -> Result<Task<Outcome>, Refusal> {
+    let Some(accounts) = shared.authority.accounts() else {
+        return Err(Refusal::connection(Reason::Unauthenticated).because(NO_LOGIN));
+    };
+    let is_new = login.register || !login.new_password.is_empty();
+    let new = if login.register { &login.password } else { &login.new_password };
+    if is_new && !(PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&new.len()) {
+        let refusal = Refusal::connection(Reason::InvalidArgument);
+        return Err(refusal.because("a new password has 8 to 256 bytes"));
+    }
+    let invitation = if login.register { invitation(shared, accounts, &login)? } else { None };
+    let now = shared.clock.now();
+    if let Err(wait_ms) = shared.logins.guesses().charge(&login.user, address, now) {
+        let refusal = Refusal::connection(Reason::RateLimited).because("passwords are tried too often");
+        return Err(refusal.retry_after(wait_ms));
+    }
+    let shared_too = Arc::clone(shared);
+    shared.logins.run(shared, move || {
+        let outcome = check(&shared_too, &login, invitation);
+        if outcome.is_ok() {
+            shared_too.logins.guesses().forgive(&login.user, address);
+        }
+        outcome
+    })
+}
+
+/// The invitation of whoever wants to make an account, where one is asked for.
+fn invitation(shared: &Shared, accounts: &Accounts, login: &packet::Login) -> Result<Option<(Box<str>, u64)>, Refusal> {
+    let refused = || Refusal::connection(Reason::Forbidden).because(NO_REGISTRATION);
+    match accounts.settings().registration {
+        Registration::Open => Ok(None),
+        Registration::Closed => Err(refused()),
+        Registration::Invitation => {
+            let now = shared.clock.unix_ms() / 1_000;
+            let verified = shared.authority.verify_invitation(&login.invitation, &login.user, now);
+            verified.map(Some).map_err(|_| refused())
+        }
+    }
+}
+
+/// Does what is dear. The same for a user that there is not, and the answer says no more.
+fn check(shared: &Shared, login: &packet::Login, invitation: Option<(Box<str>, u64)>) -> Outcome {
+    let internal = || Refusal::connection(Reason::Internal);
+    let accounts = shared.authority.accounts().ok_or_else(internal)?;
+    let hash = |password: &str| {
+        password::hash(password, accounts.settings().cost).map(|hash| Secret(hash.into())).map_err(|error| {
+            tracing::error!(error, "no password can be hashed");
+            internal()
+        })
+    };
+    if login.register {
+        return Ok(Proof::Registration { password: hash(&login.password)?, invitation });
+    }
+    let stored = read_blocking(&shared.state, |rows| {
+        let user = rows.user_named(&login.user);
+        user.and_then(|user| rows.password(user)).cloned()
+    });
+    let stored = stored.map_err(|error| {
+        tracing::error!(%error, "rows of state cannot be read");
+        internal()
+    })?;
+    let is_right = accounts.verify(&login.password, stored.as_ref().map(|stored| &*stored.0));
+    match stored.filter(|_| is_right) {
+        Some(checked) if login.new_password.is_empty() => Ok(Proof::Password { checked, new: None }),
+        Some(checked) => Ok(Proof::Password { checked, new: Some(hash(&login.new_password)?) }),
+        None => Err(Refusal::connection(Reason::Unauthenticated).because(NO_LOGIN)),
+    }
+}
+
+impl Logins {
+    /// Has this done when it is its turn.
+    fn run<T: Send + 'static>(
+        &self,
+        shared: &Arc<Shared>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Task<T>, Refusal> {
+        let (give, task) = tokio::sync::oneshot::channel();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut turns = self.turns();
+        if turns.waiting.len() >= WAITING_MAX {
+            return Err(Refusal::connection(Reason::Overloaded).retry_after(spread(2_000, 6_000)));
+        }
+        turns.waiting.push_back(Box::new(move || drop(give.send(work()))));
+        if turns.running < cores {
+            turns.running += 1;
+            drop(turns);
+            let shared_too = Arc::clone(shared);
+            shared.tasks.run_low(move || shared_too.logins.take_turns());
+        }
+        Ok(task)
+    }
+
+    /// Works until nobody waits.
+    fn take_turns(&self) {
+        loop {
+            let work = {
+                let mut turns = self.turns();
+                let Some(work) = turns.waiting.pop_front() else {
+                    turns.running -= 1;
+                    return;
+                };
+                work
+            };
+            // Whoever waits for it is told that it failed; the others have their turns all the same.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+                tracing::error!("a login failed");
+            }
+        }
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn guesses(&self) -> MutexGuard<'_, Guesses> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,244 @@
+//! Signals and presence of a live session: what the client sends is carried to others' outboxes, what waits in its own
+//! leaves when its connection has nothing else to write. Presence is looked up here, with the rights of the moment.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use longwire_protocol::packet::{self, PresenceState, response};
+use longwire_protocol::reason::{Reason, Refusal};
+use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
+
+use super::Shared;
+use super::pump::{Done, Live, blocking, quick};
+use super::requests::{Answer, Job};
+use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::limits::{SIGNAL_READERS_MAX, USERS_MAX};
+use crate::routing::outbox::Session;
+use crate::routing::presence::{Knows, knows};
+use crate::routing::rows::Member;
+use crate::routing::signals::recipients;
+use crate::routing::stream::Place;
+use crate::routing::view::Rows as _;
+use crate::store::ReadError;
+
+/// Signals of a client that wait to be carried; what is more is dropped.
+const JOBS_MAX: usize = 8;
+/// Users whose presence is looked up at once.
+const NEWS_AT_ONCE: usize = 64;
+/// Members that are counted before others get at the state.
+const COUNTED_AT_ONCE: usize = 1_000;
+
+impl Live {
+    /// The client has something to say that is worth nothing later.
+    pub(super) fn signal(&mut self, signal: packet::Signal) {
+        let waiting = self.jobs.iter().filter(|job| matches!(job, Job::Signal(_))).count();
+        if waiting < JOBS_MAX {
+            // A copy: it may wait, and would hold all that was read with it.
+            let content = Bytes::copy_from_slice(&signal.content);
+            let user = self.session.user.0;
+            self.jobs.push_back(Job::Signal(packet::Signal { content, user, presence: None, ..signal }));
+        }
+    }
+
+    /// Looks up the presence of which there is news.
+    pub(super) fn look_up_presence(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
+        if !self.has_ephemeral || self.away.is_some() || wire.is_closed() {
+            return;
+        }
+        let news = match &mut self.session.outbox.lock().ephemeral {
+            Some(ephemeral) if ephemeral.has_news() => ephemeral.take_news(NEWS_AT_ONCE),
+            _ => return,
+        };
+        match presences(quick(shared), shared, &self.session, &news, now) {
+            Err(Miss::Disk) => {
+                let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                self.away = Some(shared.tasks.run(move || {
+                    match presences(blocking(&shared_too), &shared_too, &session, &news, now) {
+                        Ok(presences) => Done::Presences(presences),
+                        Err(miss) => Done::Failed(failure(miss)),
+                    }
+                }));
+            }
+            Err(Miss::Failed(error)) => drop(super::pump::fail(wire, &error)),
+            Ok(presences) => self.put_presences(presences),
+        }
+    }
+
+    pub(super) fn put_presences(&mut self, presences: Vec<packet::Presence>) {
+        self.has_ephemeral = true;
+        let mut pending = self.session.outbox.lock();
+        pending.ephemeral.get_or_insert_default().put_presences(presences);
+    }
+
+    /// Whether presence waits to be looked up, and may be.
+    pub(super) fn has_news(&self) -> bool {
+        let may = self.has_ephemeral && self.away.is_none();
+        may && self.session.outbox.lock().ephemeral.as_ref().is_some_and(|waiting| waiting.has_news())
+    }
+
+    /// Appends what waits, while nothing else does.
+    pub(super) fn send_signals(&mut self, wire: &mut BrokerSession<Place>, out: &mut BytesMut, max: usize) {
+        if !self.has_ephemeral {
+            return;
+        }
+        let mut pending = self.session.outbox.lock();
+        let Some(ephemeral) = &mut pending.ephemeral else {
+            self.has_ephemeral = false;
+            return;
+        };
+        while let Some(signal) = ephemeral.front()
+            && wire.transmit_signal(signal, out, max)
+        {
+            ephemeral.pop();
+        }
+        if ephemeral.is_empty() {
+            pending.ephemeral = None;
+            self.has_ephemeral = false;
+        }
+    }
+
+    /// Whether the device is in the background from here on.
+    pub(super) fn set_background(&self, is_background: bool, shared: &Shared, now: Millis) {
+        if self.session.is_background.swap(is_background, Ordering::Relaxed) != is_background {
+            shared.registry.presence_changed(self.session.user, false, now);
+        }
+    }
+}
+
+/// Carries a signal to who is there and may read it.
+pub(super) fn carry(reads: Reads<'_>, shared: &Shared, session: &Session, signal: &packet::Signal) -> Result<(), Miss> {
+    let id = ConversationId(signal.conversation);
+    let to = reads.rows(|rows| recipients(rows, &shared.registry, session, id))?;
+    for session in to {
+        session.outbox.lock().ephemeral.get_or_insert_default().put(signal.clone());
+        session.outbox.wake();
+    }
+    Ok(())
+}
+
+/// What is told of users of whom there is news: nothing of who is hidden, unless that is the news.
+fn presences(
+    reads: Reads<'_>,
+    shared: &Shared,
+    session: &Session,
+    news: &[(UserId, bool)],
+    now: Millis,
+) -> Result<Vec<packet::Presence>, Miss> {
+    let mut presences = Vec::new();
+    for &(user, is_audience_new) in news {
+        // Anew for each, since each may cost a walk over all conversations of one of the two.
+        let presence = reads.rows(|rows| match knows(rows, session.user, user) {
+            Knows::Presence => Some(shared.registry.presence(rows, user, now)),
+            Knows::Hidden if is_audience_new => Some(hidden(user)),
+            Knows::Hidden | Knows::Nothing => None,
+        })?;
+        presences.extend(presence);
+    }
+    Ok(presences)
+}
+
+fn hidden(user: UserId) -> packet::Presence {
+    packet::Presence { user: user.0, state: PresenceState::NotShown.into(), last_seen: 0 }
+}
+
+fn failure(miss: Miss) -> ReadError {
+    match miss {
+        Miss::Failed(error) => error,
+        Miss::Disk => ReadError("a read that may block did not".into()),
+    }
+}
+
+/// Answers what the presence of users is, and subscribes to it, or ceases to.
+pub(super) fn presence_request(
+    reads: Reads<'_>,
+    shared: &Shared,
+    session: &Arc<Session>,
+    request: &packet::PresenceRequest,
+) -> Result<Answer, Miss> {
+    let users: Vec<UserId> = request.users.iter().take(USERS_MAX).map(|user| UserId(*user)).collect();
+    let shown_to = reads.rows(|rows| rows.audience(session.user))?.into();
+    let answer = |users| Ok(Answer::Result(response::Result::Presence(packet::PresenceAnswer { users, shown_to })));
+    if request.stop {
+        shared.registry.unsubscribe(session, &users);
+        return answer(Vec::new());
+    }
+    let mut known = Vec::with_capacity(users.len());
+    for user in &users {
+        // Anew for each, as above.
+        known.push(reads.rows(|rows| knows(rows, session.user, *user))?);
+    }
+    let now = shared.clock.now();
+    let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
+    let mut some: Vec<UserId> = in_company.map(|(user, _)| *user).collect();
+    some.sort_unstable();
+    some.dedup();
+    // Before it is looked at: what changes in between is told.
+    if let Err(reason) = shared.registry.subscribe(session, &some, now) {
+        return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
+    }
+    if session.outbox.lock().is_abandoned {
+        // The session ended meanwhile, and what it asked for was given up before this.
+        shared.registry.unsubscribe(session, &some);
+    }
+    let mut presences = Vec::with_capacity(users.len());
+    for (user, known) in users.iter().zip(known) {
+        presences.push(match known {
+            Knows::Presence => reads.rows(|rows| shared.registry.presence(rows, *user, now))?,
+            Knows::Hidden | Knows::Nothing => hidden(*user),
+        });
+    }
+    answer(presences)
+}
+
+/// Counts the members that are online, of whom there may be a hundred thousand: never on a thread that carries
+/// connections, and not again for a while.
+pub(super) fn online_request(
+    reads: Reads<'_>,
+    shared: &Shared,
+    session: &Session,
+    request: packet::OnlineRequest,
+) -> Result<Answer, Miss> {
+    let id = ConversationId(request.conversation);
+    let members = reads.rows(|rows| {
+        let is_member = rows.member(id, session.user).is_some_and(Member::is_active);
+        rows.conversation(id).filter(|_| is_member).map(|row| row.members)
+    })?;
+    let refused = |reason| Ok(Answer::Refused(Refusal::connection(reason)));
+    match members {
+        None => return refused(Reason::UnknownConversation),
+        Some(members) if members as usize <= SIGNAL_READERS_MAX => return refused(Reason::Forbidden),
+        Some(_) => {}
+    }
+    let now = shared.clock.now();
+    let online = match shared.registry.counted(id, now) {
+        Some(online) => online,
+        None if !reads.may_block => return Err(Miss::Disk),
+        None => {
+            let online = count_online(reads, shared, id, now)?;
+            shared.registry.note_count(id, online, now);
+            online
+        }
+    };
+    Ok(Answer::Result(response::Result::Online(packet::OnlineAnswer { online })))
+}
+
+fn count_online(reads: Reads<'_>, shared: &Shared, id: ConversationId, now: Millis) -> Result<u64, Miss> {
+    use crate::routing::presence::Standing;
+    let (mut online, mut after) = (0, UserId(0));
+    loop {
+        let some: Vec<UserId> = reads.rows(|rows| {
+            let rest = rows.members(id).range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
+            rest.take(COUNTED_AT_ONCE).copied().collect()
+        })?;
+        let Some(last) = some.last().copied() else { return Ok(online) };
+        after = last;
+        for user in some {
+            // Rows of those alone who are there: the others' may be cold.
+            let is_there = shared.registry.standing(user, now) != Standing::Offline;
+            if is_there && reads.rows(|rows| rows.member(id, user).is_some_and(Member::is_active))? {
+                online += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Who may do what in a conversation, whatever the rows are read from: a draft where that is decided, what is committed
+//! where something ephemeral goes by it.
+
+use longwire_protocol::packet::Role;
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{ConversationId, UserId};
+
+use super::draft::No;
+use super::outbox::Session;
+use super::rows::{Conversation, Kind, Member, Policy};
+use super::view::Rows;
+use crate::mutation::Mutation;
+
+/// The conversation, if the session may know of it.
+pub(super) fn visible<'a>(rows: &'a impl Rows, session: &Session, id: ConversationId) -> Result<&'a Conversation, No> {
+    const UNKNOWN: No = No(Reason::UnknownConversation, "");
+    let conversation = rows.conversation(id).ok_or(UNKNOWN)?;
+    let member = rows.member(id, session.user).is_some_and(Member::is_active);
+    let granted = conversation.kind == Kind::Channel
+        && (session.grants.load().read.admit(&conversation.label)
+            || session.grants.load().publish.admit(&conversation.label));
+    if !member && !granted && Mutation::ForbiddenTells.is_planted() {
+        return Err(No(Reason::Forbidden, ""));
+    }
+    if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
+}
+
+/// What a user is in a conversation.
+pub(super) fn role(rows: &impl Rows, user: UserId, id: ConversationId) -> Role {
+    rows.member(id, user).map_or(Role::None, Member::role)
+}
+
+/// The conversation, if the session may publish in it.
+pub(super) fn may_publish<'a>(
+    rows: &'a impl Rows,
+    session: &Session,
+    id: ConversationId,
+) -> Result<&'a Conversation, No> {
+    let conversation = visible(rows, session, id)?;
+    let may = match conversation.kind {
+        Kind::Direct => is_taken_by(rows, session.user, conversation.pair),
+        Kind::Group => {
+            let least = Policy::least(conversation.more.policy.publishes, Role::Member);
+            role(rows, session.user, id) as i32 >= least
+        }
+        Kind::Channel => {
+            session.grants.load().publish.admit(&conversation.label) || Mutation::PublishIgnoresPatterns.is_planted()
+        }
+        Kind::Inbox => false,
+    };
+    if may { Ok(conversation) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
+}
+
+/// Whether the other of a direct conversation takes what a user says.
+fn is_taken_by(rows: &impl Rows, user: UserId, (a, b): (UserId, UserId)) -> bool {
+    let other = if a == user { b } else { a };
+    !rows.refuses(other, user) || Mutation::BlockedMayWrite.is_planted()
+}
