@@ -1,21 +1,31 @@
 //! `longwire conversation`: lists, makes and changes conversations.
 
+mod group;
+mod history;
+
 use std::io::{self, Write as _};
 
 use clap::{Args as ClapArgs, Subcommand};
-use longwire_client::packet::{self, Conversation, ConversationKind, DeviceChangeKind, EntryKind, Role, item};
-use longwire_client::{Client, Direction, Publication, PublishError, Start};
+use longwire_client::packet::{Conversation, ConversationKind, Role};
+use longwire_client::{Client, Publication, PublishError, Start};
 
 use super::Fail;
 use super::connect::ConnectArgs;
-use super::subscribe::json;
 use super::target::Target;
+use group::{info, print_join_key};
+use history::{history, receipts};
+
+pub(super) use group::join_key;
+pub(super) use history::{text, words};
 
 const EXAMPLES: &str = "\
 Examples:
   longwire conversation list
   longwire conversation create-group 'Lunch' alice bob
-  longwire conversation history @bob --limit 50
+  longwire conversation history @bob --limit 50 --compact
+  longwire conversation edit @bob 17 'at noon, I mean'
+  longwire conversation react @bob 18 👍
+  longwire conversation receipts 12289 --json
   longwire conversation role 12289 alice admin";
 
 /// Lists, makes and changes conversations
@@ -36,14 +46,28 @@ pub(super) enum Command {
     Remove(User),
     /// Gives a user another role in a group
     Role(SetRole),
-    /// Joins a channel: what is said there is kept for this user's devices
-    Join(One),
+    /// Joins a channel, or with --key a group: what is said there is kept for this user's devices
+    Join(Join),
     /// Leaves a conversation
     Leave(One),
     /// Gives a group another label
     Label(SetLabel),
     /// Prints what was said, the oldest first
     History(History),
+    /// Gives an own message another text
+    Edit(Edit),
+    /// Takes a message from everybody's sight
+    Recall(Message),
+    /// Reacts to a message; without a reaction, takes it back
+    React(React),
+    /// Prints who has read how far
+    Receipts(One),
+    /// Prints what a group says of itself, or changes that
+    Info(SetInfo),
+    /// Removes a user from a group and keeps it out
+    Ban(Ban),
+    /// Makes a new key with which a group is joined, in place of any before, and prints it
+    JoinKey(JoinKey),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -116,6 +140,93 @@ pub(super) struct History {
     /// Begin with this seq and go towards newer ones, instead of ending with the newest
     #[arg(long, value_name = "SEQ")]
     from: Option<u64>,
+    /// Messages as they are now: edits and reactions with what they are about, what was recalled or hidden left out
+    #[arg(long)]
+    compact: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Join {
+    /// '#channel' or the number of a conversation
+    conversation: Target,
+    /// The key of a group
+    #[arg(long)]
+    key: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Edit {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// The message's number in it
+    seq: u64,
+    /// What it is to say
+    text: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Message {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// The message's number in it
+    seq: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct React {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// The message's number in it
+    seq: u64,
+    /// A sign, or a short word
+    #[arg(default_value = "")]
+    reaction: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SetInfo {
+    /// The number of a group
+    conversation: Target,
+    /// What it is to say of itself; the rest stays as it is
+    #[arg(long)]
+    description: Option<String>,
+    /// Where its picture is, as the clients know it; the rest stays as it is
+    #[arg(long)]
+    picture: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Ban {
+    /// The number of a group
+    conversation: Target,
+    /// The user's name
+    user: String,
+    /// Lets the user in again
+    #[arg(long)]
+    lift: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct JoinKey {
+    /// The number of a group
+    conversation: Target,
+    /// Takes the key away: nobody joins any more
+    #[arg(long)]
+    off: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -141,7 +252,14 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         | Command::Add(User { common, .. })
         | Command::Remove(User { common, .. })
         | Command::Role(SetRole { common, .. })
-        | Command::Join(One { common, .. })
+        | Command::Join(Join { common, .. })
+        | Command::Edit(Edit { common, .. })
+        | Command::Recall(Message { common, .. })
+        | Command::React(React { common, .. })
+        | Command::Receipts(One { common, .. })
+        | Command::Info(SetInfo { common, .. })
+        | Command::Ban(Ban { common, .. })
+        | Command::JoinKey(JoinKey { common, .. })
         | Command::Leave(One { common, .. })
         | Command::Label(SetLabel { common, .. })
         | Command::History(History { common, .. }) => common,
@@ -163,12 +281,42 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         Command::Add(args) => set_role(&client, &args.conversation, &args.user, Role::Member).await?,
         Command::Remove(args) => set_role(&client, &args.conversation, &args.user, Role::None).await?,
         Command::Role(args) => set_role(&client, &args.conversation, &args.user, role(&args.role)).await?,
-        Command::Join(args) => done(client.join(args.conversation.open(&client).await?).await).await?,
+        Command::Join(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            match &args.key {
+                Some(key) => done(client.join_group(conversation, key.clone()).await).await?,
+                None => done(client.join(conversation).await).await?,
+            }
+        }
         Command::Leave(args) => done(client.leave(args.conversation.open(&client).await?).await).await?,
         Command::Label(args) => {
             done(client.set_label(args.conversation.open(&client).await?, &args.label).await).await?;
         }
         Command::History(args) => history(&client, args).await?,
+        Command::Edit(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.edit(conversation, args.seq, args.text.clone()).await, json).await?;
+        }
+        Command::Recall(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.recall(conversation, args.seq).await, json).await?;
+        }
+        Command::React(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.react(conversation, args.seq, &args.reaction).await, json).await?;
+        }
+        Command::Receipts(args) => receipts(&client, args.conversation.open(&client).await?, json).await?,
+        Command::Info(args) => info(&client, args).await?,
+        Command::Ban(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.ban(conversation, &args.user, args.lift).await, json).await?;
+        }
+        Command::JoinKey(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            let key = if args.off { String::new() } else { join_key()? };
+            done(client.set_join_key(conversation, key.clone()).await).await?;
+            print_join_key(conversation, &key, json)?;
+        }
     }
     client.close().await;
     Ok(())
@@ -176,6 +324,15 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
 
 async fn done(publication: Result<Publication, PublishError>) -> Result<(), Fail> {
     publication?.await?;
+    Ok(())
+}
+
+/// Waits for an action, and with JSON prints the seq of its entry.
+async fn stored(publication: Result<Publication, PublishError>, json: bool) -> Result<(), Fail> {
+    let ack = publication?.await?;
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::json!({ "seq": ack.seq, "time": ack.time }))?;
+    }
     Ok(())
 }
 
@@ -229,6 +386,11 @@ async fn list(client: &Client, limit: u32, json: bool) -> Result<(), Fail> {
                     "mark": one.mark,
                     "unread": one.unread,
                     "members": one.members,
+                    "mentions": one.mentions,
+                    "pinned": one.settings.is_some_and(|settings| settings.pinned),
+                    "archived": one.settings.is_some_and(|settings| settings.archived),
+                    "muted_until": one.settings.map_or(0, |settings| settings.muted_until),
+                    "marked_unread": one.settings.is_some_and(|settings| settings.marked_unread),
                 });
                 writeln!(out, "{line}")?;
             } else {
@@ -262,91 +424,5 @@ async fn members(client: &Client, conversation: u64, json: bool) -> Result<(), F
         if after == 0 {
             return Ok(());
         }
-    }
-}
-
-async fn history(client: &Client, args: &History) -> Result<(), Fail> {
-    let conversation = args.conversation.open(client).await?;
-    let mut items: Vec<packet::Item> = Vec::new();
-    let (mut at, direction) = match args.from {
-        Some(from) => (from.max(1), Direction::Forwards),
-        None => (0, Direction::Backwards),
-    };
-    while (items.len() as u64) < args.limit {
-        let left = args.limit - items.len() as u64;
-        let page = client.history(conversation, at, u32::try_from(left).unwrap_or(PAGE).min(PAGE), direction).await?;
-        items.extend(page.items);
-        at = page.next_seq;
-        if at == 0 {
-            break;
-        }
-    }
-    if direction == Direction::Backwards {
-        items.reverse();
-    }
-    let mut out = io::stdout();
-    for item in items {
-        let (entry, skipped) = match item.kind {
-            Some(item::Kind::Entry(entry)) => (Some(entry), None),
-            Some(item::Kind::Own(own)) => (own.entry, None),
-            Some(item::Kind::Head(head)) => (None, Some(head)),
-            _ => (None, None),
-        };
-        match (entry, skipped) {
-            (Some(entry), _) if args.common.json => writeln!(out, "{}", json(&entry))?,
-            (Some(entry), _) => writeln!(out, "{:>8}  {}", entry.seq, words(&entry))?,
-            (None, Some(head)) if !args.common.json => {
-                writeln!(out, "{:>8}  ({} to {} are not there)", "", head.from_seq, head.to_seq)?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// What happened to a device.
-pub(super) fn device_change(kind: DeviceChangeKind) -> &'static str {
-    match kind {
-        DeviceChangeKind::DeviceAdded => "is new",
-        DeviceChangeKind::DeviceNamed => "has another label",
-        DeviceChangeKind::DeviceRevoked => "was revoked",
-        DeviceChangeKind::DeviceExpired => "was not seen for 60 days",
-    }
-}
-
-/// An entry in one line of words.
-pub(super) fn words(entry: &packet::Entry) -> String {
-    match entry.kind() {
-        EntryKind::Message => String::from_utf8_lossy(&entry.content).into_owned(),
-        EntryKind::Membership => match &entry.membership {
-            Some(membership) if membership.role() == Role::None => format!("* {} is no longer here", membership.name),
-            Some(membership) => format!("* {} is now {}", membership.name, role_name(membership.role())),
-            None => "* a membership changed".to_owned(),
-        },
-        EntryKind::Label => format!("* the label is now {:?}", entry.label),
-        EntryKind::Joined => "* joined a conversation".to_owned(),
-        EntryKind::Left => "* left a conversation".to_owned(),
-        EntryKind::Edit => format!("* {} is now: {}", entry.edit, String::from_utf8_lossy(&entry.content)),
-        EntryKind::Recall => format!("* {} was recalled", entry.recall.as_ref().map_or(0, |recall| recall.seq)),
-        EntryKind::Reaction => match &entry.reaction {
-            Some(react) if react.reaction.is_empty() => format!("* the reaction to {} was taken back", react.seq),
-            Some(react) => format!("* {} to {}", react.reaction, react.seq),
-            None => "* a reaction".to_owned(),
-        },
-        EntryKind::Info => "* the group says something else of itself".to_owned(),
-        EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
-        EntryKind::Settings => "* set how a conversation is shown".to_owned(),
-        EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),
-        EntryKind::Profile => "* changed the own profile".to_owned(),
-        EntryKind::Contact => "* changed a contact".to_owned(),
-        EntryKind::Blocked => match &entry.blocked {
-            Some(blocked) if blocked.undone => format!("* {} is no longer blocked", blocked.name),
-            Some(blocked) => format!("* {} is blocked", blocked.name),
-            None => "* changed who is blocked".to_owned(),
-        },
-        EntryKind::Device => match &entry.device {
-            Some(device) => format!("* device {}: {}", device.name, device_change(device.kind())),
-            None => "* a device changed".to_owned(),
-        },
     }
 }

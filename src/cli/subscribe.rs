@@ -319,6 +319,42 @@ pub(super) fn json(entry: &packet::Entry) -> serde_json::Value {
     if !entry.label.is_empty() {
         value["label"] = entry.label.clone().into();
     }
+    if entry.edit != 0 {
+        value["target"] = entry.edit.into();
+    }
+    if let Some(recall) = &entry.recall {
+        value["target"] = recall.seq.into();
+    }
+    if let Some(reaction) = &entry.reaction {
+        value["target"] = reaction.seq.into();
+        value["reaction"] = reaction.reaction.clone().into();
+    }
+    if entry.expires != 0 {
+        value["expires"] = entry.expires.into();
+    }
+    if let Some(beside) = entry.beside.as_deref() {
+        let attachments = beside.attachments.iter().map(|one| {
+            serde_json::json!({
+                "reference": one.reference, "media_type": one.media_type, "name": one.name, "bytes": one.bytes,
+            })
+        });
+        value["beside"] = serde_json::json!({
+            "reply_to": beside.reply_to,
+            "mentions": beside.mentions,
+            "mentions_all": beside.mentions_all,
+            "forwarded": beside.forwarded,
+            "silent": beside.silent,
+            "attachments": attachments.collect::<Vec<_>>(),
+        });
+    }
+    if let Some(compacted) = entry.compacted.as_deref() {
+        let reactions = compacted
+            .reactions
+            .iter()
+            .map(|one| serde_json::json!({ "reaction": one.reaction, "count": one.count, "own": one.own }));
+        value["edit"] = compacted.edit.into();
+        value["reactions"] = reactions.collect::<Vec<_>>().into();
+    }
     value
 }
 

@@ -1,19 +1,27 @@
 //! What a typed line means: words for the conversation, or a command.
 
-use longwire_client::packet::Role;
+use longwire_client::packet::{Beside, Info, Role, Settings};
 
-use super::model::{Model, Wish};
+use super::model::{Act, Model, Wish};
 
 /// The commands, for `/help`.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
-    ("/open @user", "opens the direct conversation with a user"),
-    ("/group Label user user …", "makes a group; quote a label of several words"),
-    ("/join #name", "joins a channel"),
-    ("/leave", "leaves this conversation"),
-    ("/label New label", "renames this group"),
+    ("/open @user, /join #name", "opens a direct conversation, joins a channel"),
+    ("/group Label user …", "makes a group; quote a label of several words"),
+    ("/join NUMBER KEY", "joins a group with its key"),
+    ("/reply N text", "answers message N; . is the newest of others"),
+    ("/edit N text, /recall N", "changes or takes back; . is your newest"),
+    ("/react N sign, /hide N", "reacts (no sign: takes it back); hides for you"),
+    ("/seen N", "says who has read message N"),
+    ("@name, @all", "in a group: asks for their attention"),
+    ("/mute, /pin, /archive", "on and off, on all your devices"),
+    ("/unread", "shows this conversation as unread"),
+    ("/about, /members", "says what this is, and who is here"),
+    ("/label text, /describe text", "what this group is called, and says of itself"),
     ("/add user, /remove user", "changes who is in this group"),
-    ("/members", "says who is here"),
-    ("/help, /quit", ""),
+    ("/ban user, /unban user", "keeps out, lets in again"),
+    ("/key, /key off", "makes a new key to join with; takes it away"),
+    ("/leave, /help, /quit", ""),
 ];
 
 /// Acts on a line; what is no command is said in the open conversation.
@@ -26,7 +34,8 @@ pub(super) fn enter(model: &mut Model, line: &str) {
             _ if text.trim().is_empty() => {}
             Some(conversation) => {
                 model.scroll = 0;
-                model.wish(Wish::Send { conversation, text: text.to_owned() });
+                let beside = model.mentions_in(conversation, text);
+                model.wish(Wish::Send { conversation, text: text.to_owned(), beside });
             }
             None => model.say("no conversation is open: /open @user, /join #name, /help"),
         }
@@ -56,10 +65,86 @@ pub(super) fn enter(model: &mut Model, line: &str) {
             model.wish(Wish::SetRole { conversation, user, role: Role::None });
         }
         (["members"], Some(id)) => model.wish(Wish::Members(id)),
+        (["about"], Some(id)) => {
+            let about = model.talk(id).map(|talk| model.about(talk));
+            model.say(about.unwrap_or_default());
+        }
+        (["join", number, key], _) => match number.parse() {
+            Ok(conversation) => model.wish(Wish::JoinGroup { conversation, key: (*key).to_owned() }),
+            Err(_) => model.say("/join NUMBER KEY: the number of a group, and its key"),
+        },
         (["help"], _) => model.help = true,
         (["quit" | "exit" | "q"], _) => model.wish(Wish::Quit),
-        _ => model.say(format!("/{command}? /help says what there is")),
+        _ => {
+            let done =
+                here.is_some_and(|id| enter_about_message(model, id, command) || enter_about_talk(model, id, &words));
+            if !done {
+                model.say(format!("/{command}? /help says what there is"));
+            }
+        }
     }
+}
+
+/// Commands that name a message by its number; their text is taken as it was typed.
+fn enter_about_message(model: &mut Model, conversation: u64, command: &str) -> bool {
+    let mut parts = command.splitn(3, ' ');
+    let (verb, number, text) = (parts.next(), parts.next(), parts.next().unwrap_or_default().trim());
+    let (Some(verb), Some(number)) = (verb, number) else { return false };
+    let own = matches!(verb, "edit" | "recall");
+    let Some(seq) = number.parse().ok().or_else(|| newest(model, conversation, own).filter(|_| number == ".")) else {
+        return false;
+    };
+    let act = match (verb, text.is_empty()) {
+        ("reply", false) => {
+            let beside = Beside { reply_to: seq, ..model.mentions_in(conversation, text) };
+            model.scroll = 0;
+            model.wish(Wish::Send { conversation, text: text.to_owned(), beside });
+            return true;
+        }
+        ("seen", true) => {
+            let seen = model.talk(conversation).map(|talk| model.seen(talk, seq));
+            model.say(seen.unwrap_or_default());
+            return true;
+        }
+        ("edit", false) => Act::Edit { seq, text: text.to_owned() },
+        ("recall", true) => Act::Recall(seq),
+        ("react", _) => Act::React { seq, reaction: text.to_owned() },
+        ("hide", true) => Act::Hide(seq),
+        _ => return false,
+    };
+    model.wish(Wish::Act { conversation, act });
+    true
+}
+
+/// The newest message: of this user, or of others.
+fn newest(model: &Model, conversation: u64, own: bool) -> Option<u64> {
+    let lines = &model.talk(conversation)?.lines;
+    let fits = |sender: u64| sender != 0 && (sender == model.me) == own;
+    lines.iter().rev().find(|(_, line)| fits(line.sender) && !line.recalled).map(|(seq, _)| *seq)
+}
+
+/// Commands that change a conversation, or how it is shown.
+fn enter_about_talk(model: &mut Model, conversation: u64, words: &[&str]) -> bool {
+    let Some(talk) = model.talk(conversation) else { return false };
+    let settings = talk.settings;
+    let act = match words {
+        ["mute"] => {
+            let muted_until = if settings.muted_until == 0 { u64::MAX } else { 0 };
+            Act::Settings(Settings { muted_until, ..settings })
+        }
+        ["pin"] => Act::Settings(Settings { pinned: !settings.pinned, ..settings }),
+        ["archive"] => Act::Settings(Settings { archived: !settings.archived, ..settings }),
+        ["unread"] => Act::Settings(Settings { marked_unread: true, ..settings }),
+        ["describe", text @ ..] => Act::Info(Info { description: text.join(" "), ..talk.info.clone() }),
+        ["ban" | "unban", user] => {
+            Act::Ban { user: user.trim_start_matches('@').to_owned(), lift: words[0] == "unban" }
+        }
+        ["key"] => Act::JoinKey { open: true },
+        ["key", "off"] => Act::JoinKey { open: false },
+        _ => return false,
+    };
+    model.wish(Wish::Act { conversation, act });
+    true
 }
 
 /// Splits at spaces, except between double quotes.
@@ -84,6 +169,7 @@ fn split(command: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use longwire_client::packet::{self, ConversationKind};
 
     fn wishes(line: &str) -> Vec<Wish> {
         let mut model = Model::default();
@@ -94,8 +180,9 @@ mod tests {
 
     #[test]
     fn lines_are_said_and_commands_are_done() {
-        assert_eq!(wishes("hello"), [Wish::Send { conversation: 5, text: "hello".to_owned() }]);
-        assert_eq!(wishes("//shrug"), [Wish::Send { conversation: 5, text: "/shrug".to_owned() }]);
+        let said = |text: &str| Wish::Send { conversation: 5, text: text.to_owned(), beside: Beside::default() };
+        assert_eq!(wishes("hello"), [said("hello")]);
+        assert_eq!(wishes("//shrug"), [said("/shrug")]);
         assert_eq!(wishes("   "), []);
         assert_eq!(wishes("/open @bob"), [Wish::OpenDirect("bob".to_owned())]);
         assert_eq!(wishes("/join #news"), [Wish::OpenChannel("news".to_owned())]);
@@ -116,5 +203,62 @@ mod tests {
         enter(&mut model, "hello");
         assert!(model.take_wishes().is_empty());
         assert!(model.notice.contains("/open"));
+    }
+
+    /// What is wished of conversation 5, a group in which bob (8) said 3 and 7, and alice, who sits here, 4.
+    fn acts(line: &str) -> (Vec<Wish>, String) {
+        let mut model = Model::default();
+        model.handle_connected(&packet::Connected { user: 7, ..Default::default() });
+        let mut group = packet::Conversation { id: 5, label: "Lunch".to_owned(), ..Default::default() };
+        group.set_kind(ConversationKind::Group);
+        group.settings = Some(Settings { pinned: true, ..Settings::default() });
+        group.info = Some(Info { picture: "p".to_owned(), ..Info::default() });
+        model.handle_list(vec![group]);
+        model.names.insert(8, "bob".to_owned());
+        for (seq, sender) in [(3, 8), (4, 7), (7, 8)] {
+            let entry = packet::Entry { conversation: 5, seq, sender, ..Default::default() };
+            model.handle_item(&longwire_client::Item::Entry(entry));
+        }
+        model.take_wishes();
+        enter(&mut model, line);
+        (model.take_wishes(), model.notice)
+    }
+
+    #[test]
+    fn messages_are_named_by_number_or_as_the_newest() {
+        let reply = |reply_to, text: &str, mentions| {
+            let beside = Beside { reply_to, mentions, ..Beside::default() };
+            vec![Wish::Send { conversation: 5, text: text.to_owned(), beside }]
+        };
+        assert_eq!(acts("/reply 3 see  you, \"there\"").0, reply(3, "see  you, \"there\"", vec![]));
+        assert_eq!(acts("/reply . yes @bob").0, reply(7, "yes @bob", vec![8]));
+        let act = |act| vec![Wish::Act { conversation: 5, act }];
+        assert_eq!(acts("/edit . at noon").0, act(Act::Edit { seq: 4, text: "at noon".to_owned() }));
+        assert_eq!(acts("/recall .").0, act(Act::Recall(4)));
+        assert_eq!(acts("/react . 👍").0, act(Act::React { seq: 7, reaction: "👍".to_owned() }));
+        assert_eq!(acts("/react 3").0, act(Act::React { seq: 3, reaction: String::new() }));
+        assert_eq!(acts("/hide 3").0, act(Act::Hide(3)));
+        assert_eq!(acts("/seen 7"), (vec![], "7 was read by bob".to_owned()));
+        for line in ["/edit", "/edit 4", "/edit x y", "/recall 4 now", "/reply 3"] {
+            let (wishes, notice) = acts(line);
+            assert!(wishes.is_empty() && notice.contains("/help"), "{line}: {wishes:?} {notice}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_keeps_what_was_set_before() {
+        let act = |act| vec![Wish::Act { conversation: 5, act }];
+        let pinned = Settings { pinned: true, ..Settings::default() };
+        assert_eq!(acts("/mute").0, act(Act::Settings(Settings { muted_until: u64::MAX, ..pinned })));
+        assert_eq!(acts("/pin").0, act(Act::Settings(Settings::default())));
+        assert_eq!(acts("/archive").0, act(Act::Settings(Settings { archived: true, ..pinned })));
+        assert_eq!(acts("/unread").0, act(Act::Settings(Settings { marked_unread: true, ..pinned })));
+        let info = Info { picture: "p".to_owned(), description: "every day".to_owned(), ..Info::default() };
+        assert_eq!(acts("/describe every day").0, act(Act::Info(info)));
+        assert_eq!(acts("/ban @bob").0, act(Act::Ban { user: "bob".to_owned(), lift: false }));
+        assert_eq!(acts("/unban bob").0, act(Act::Ban { user: "bob".to_owned(), lift: true }));
+        assert_eq!(acts("/key off").0, act(Act::JoinKey { open: false }));
+        assert_eq!(acts("/join 12 secret").0, [Wish::JoinGroup { conversation: 12, key: "secret".to_owned() }]);
+        assert_eq!(acts("/about").1, "Lunch is conversation 5; you are none; pinned");
     }
 }

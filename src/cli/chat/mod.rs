@@ -20,10 +20,11 @@ use longwire_client::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::interval;
 
-use self::model::{Model, Wish};
+use self::model::{Act, Model, Wish};
 use self::view::Drawn;
 use super::Fail;
 use super::connect::ConnectArgs;
+use super::conversation::join_key;
 use super::target::Target;
 
 const EXAMPLES: &str = "\
@@ -65,6 +66,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
         model: Model::default(),
         sender,
         running: 0,
+        said: 0,
         watched: Vec::new(),
         quit: None,
         connection: args.connection.clone(),
@@ -92,6 +94,7 @@ enum Told {
         message_id: u64,
         conversation: u64,
         text: String,
+        reply_to: u64,
     },
     Acked(packet::PublishAck),
     Refused {
@@ -107,6 +110,23 @@ enum Told {
     PageFailed {
         conversation: u64,
         why: String,
+    },
+    Again {
+        conversation: u64,
+        seq: u64,
+        items: Option<Vec<packet::Item>>,
+    },
+    Around {
+        conversation: u64,
+        members: Vec<packet::Member>,
+        marks: Vec<packet::Mark>,
+    },
+    /// An action is in the outbox, under this message id.
+    Acting(u64),
+    /// An action is stored.
+    Acted {
+        conversation: u64,
+        act: Act,
     },
     Names(Vec<packet::Member>),
     Company {
@@ -142,6 +162,8 @@ struct Chat {
     sender: mpsc::UnboundedSender<Told>,
     /// How much was begun by [`Chat::tell`] and is not over.
     running: usize,
+    /// How many messages were given to the outbox.
+    said: u64,
     /// Whose presence is told.
     watched: Vec<u64>,
     connection: ConnectArgs,
@@ -168,6 +190,8 @@ impl Chat {
             if let Some(outcome) = self.quit.take() {
                 return outcome;
             }
+            // Everything is drawn anew.
+            drop(self.model.take_altered());
             terminal.draw(|frame| drawn = view::draw(frame, &self.model, unix_ms(), colour))?;
             tokio::select! {
                 key = keys.next() => match key {
@@ -224,7 +248,9 @@ impl Chat {
     fn handle_told(&mut self, told: Told) {
         let model = &mut self.model;
         match told {
-            Told::Saved { message_id, conversation, text } => model.handle_saved(message_id, conversation, text),
+            Told::Saved { message_id, conversation, text, reply_to } => {
+                model.handle_saved(message_id, conversation, text, reply_to);
+            }
             Told::Acked(ack) => model.handle_acked(&ack),
             Told::Refused { message_id, why } => model.handle_refused(message_id, why),
             Told::List(list) => model.handle_list(list),
@@ -233,6 +259,20 @@ impl Chat {
                 model.handle_page_failed(conversation);
                 model.say(why);
             }
+            Told::Again { conversation, seq, items } => model.handle_again(conversation, seq, items),
+            Told::Around { conversation, members, marks } => {
+                model.handle_names(members);
+                model.handle_marks(conversation, &marks);
+            }
+            Told::Acting(message_id) => model.handle_acting(message_id),
+            Told::Acted { conversation, act } => match act {
+                Act::Edit { seq, .. } | Act::Recall(seq) | Act::React { seq, .. } => {
+                    model.handle_changed(conversation, seq);
+                }
+                Act::Hide(seq) => model.handle_hidden(conversation, seq, false),
+                Act::Settings(settings) => model.handle_settings(conversation, settings),
+                Act::Info(_) | Act::Ban { .. } | Act::JoinKey { .. } => model.wish(Wish::List),
+            },
             Told::Names(members) => model.handle_names(members),
             Told::Company { conversation, members, presences } => {
                 self.watched.extend(presences.iter().map(|presence| presence.user));
@@ -330,13 +370,30 @@ impl Chat {
         let client = self.client.clone();
         match wish {
             Wish::Quit => self.quit = Some(Ok(())),
-            Wish::Send { conversation, text } => self.send(conversation, text),
+            Wish::Send { conversation, text, beside } => self.send(conversation, text, beside),
+            Wish::Act { conversation, act } => self.act(conversation, act),
             Wish::ConnectNow => drop(tokio::spawn(async move { client.connect_now().await })),
             Wish::Older { conversation, before } => self.tell(async move {
                 let from = before.saturating_sub(1);
-                match client.history(conversation, from, PAGE, Direction::Backwards).await {
+                match client.history_compact(conversation, from, PAGE, Direction::Backwards).await {
                     Ok(page) => Told::Page { conversation, before, page },
                     Err(error) => Told::PageFailed { conversation, why: unreadable(&error) },
+                }
+            }),
+            Wish::Again { conversation, seq } => self.tell(async move {
+                let page = client.history_compact(conversation, seq, 1, Direction::Backwards).await;
+                Told::Again { conversation, seq, items: page.ok().map(|page| page.items) }
+            }),
+            Wish::Around(conversation) => self.tell(async move {
+                // A group may keep both to itself: then there are no names to mention, or no ticks.
+                let members = client.members(conversation, 0, 200).await.map(|page| page.members);
+                let marks = client.receipts(conversation, 0, 200).await.map(|page| page.marks);
+                Told::Around { conversation, members: members.unwrap_or_default(), marks: marks.unwrap_or_default() }
+            }),
+            Wish::JoinGroup { conversation, key } => self.tell(async move {
+                match answer(client.join_group(conversation, key).await).await {
+                    Ok(_) => Told::Notice(format!("you are in {conversation}")),
+                    Err(why) => Told::Notice(why),
                 }
             }),
             Wish::Mark { conversation, seq } => {
@@ -399,10 +456,17 @@ impl Chat {
     }
 
     /// Puts a message into the outbox, and tells what becomes of it.
-    fn send(&self, conversation: u64, text: String) {
+    fn send(&mut self, conversation: u64, text: String, beside: packet::Beside) {
+        self.said += 1;
+        let reply_to = beside.reply_to;
         let (client, sender) = (self.client.clone(), self.sender.clone());
         tokio::spawn(async move {
-            let publication = match client.publish(conversation, text.clone()).await {
+            let published = if beside == packet::Beside::default() {
+                client.publish(conversation, text.clone()).await
+            } else {
+                client.publish_with(conversation, text.clone(), beside).await
+            };
+            let publication = match published {
                 Ok(publication) => publication,
                 Err(error) => {
                     drop(sender.send(Told::Unsendable(format!("not sent: {error}"))));
@@ -410,12 +474,44 @@ impl Chat {
                 }
             };
             let message_id = publication.message_id();
-            drop(sender.send(Told::Saved { message_id, conversation, text: model::clean(&text) }));
+            drop(sender.send(Told::Saved { message_id, conversation, text: model::clean(&text), reply_to }));
             match publication.await {
                 Ok(ack) => drop(sender.send(Told::Acked(ack))),
                 // It is in the outbox: the next life of this program sends it.
                 Err(PublishError::Closed(_)) => {}
                 Err(error) => drop(sender.send(Told::Refused { message_id, why: error.to_string() })),
+            }
+        });
+    }
+
+    /// Does something to a message or a conversation, and tells what it came to.
+    fn act(&mut self, conversation: u64, act: Act) {
+        let (client, sender) = (self.client.clone(), self.sender.clone());
+        self.tell(async move {
+            let mut told = None;
+            let publication = match act.clone() {
+                Act::Edit { seq, text } => client.edit(conversation, seq, text).await,
+                Act::Recall(seq) => client.recall(conversation, seq).await,
+                Act::React { seq, reaction } => client.react(conversation, seq, reaction).await,
+                Act::Hide(seq) => client.hide(conversation, seq, false).await,
+                Act::Settings(settings) => client.set_settings(conversation, settings).await,
+                Act::Info(info) => client.set_info(conversation, info).await,
+                Act::Ban { user, lift } => client.ban(conversation, user, lift).await,
+                Act::JoinKey { open: false } => client.set_join_key(conversation, "").await,
+                Act::JoinKey { open: true } => match join_key() {
+                    Ok(key) => {
+                        told = Some(Told::Notice(format!("others join with /join {conversation} {key}")));
+                        client.set_join_key(conversation, key).await
+                    }
+                    Err(fail) => return Told::Notice(fail.to_string()),
+                },
+            };
+            if let Ok(publication) = &publication {
+                drop(sender.send(Told::Acting(publication.message_id())));
+            }
+            match answer(publication).await {
+                Ok(_) => told.unwrap_or(Told::Acted { conversation, act }),
+                Err(why) => Told::Notice(why),
             }
         });
     }

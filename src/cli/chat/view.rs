@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph};
 
 use super::command::COMMANDS;
-use super::model::{Model, Talk};
+use super::model::{self, Model, Talk};
 
 /// Columns of the list of conversations.
 const LIST_WIDTH: u16 = 22;
@@ -31,14 +31,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: u64, colour: bool)
         body
     } else {
         let [list, history] = Layout::horizontal([Constraint::Length(LIST_WIDTH), Constraint::Min(1)]).areas(body);
-        draw_list(frame, list, model, colour);
+        draw_list(frame, list, model, now, colour);
         history
     };
     let drawn = draw_history(frame, history, model, now, colour);
     draw_input(frame, input, model, now, colour);
     draw_status(frame, status, model, colour);
     if model.help {
-        draw_help(frame, body);
+        draw_help(frame, frame.area());
     }
     drawn
 }
@@ -47,7 +47,7 @@ fn tint(colour: bool, value: Color) -> Style {
     if colour { Style::new().fg(value) } else { Style::new() }
 }
 
-fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
+fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model, now: u64, colour: bool) {
     let title = match model.unread() {
         0 => " conversations ".to_owned(),
         unread => format!(" {unread} unread "),
@@ -57,8 +57,13 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
     let at = model.talks.iter().position(|talk| Some(talk.id) == model.open).unwrap_or(0);
     let height = usize::from(inner.height);
     let from = at.saturating_sub(height.saturating_sub(1));
-    let lines: Vec<Line<'_>> =
-        model.talks.iter().skip(from).take(height).map(|talk| list_line(talk, model, inner.width, colour)).collect();
+    let lines: Vec<Line<'_>> = model
+        .talks
+        .iter()
+        .skip(from)
+        .take(height)
+        .map(|talk| list_line(talk, model, inner.width, now, colour))
+        .collect();
     frame.render_widget(block, area);
     if lines.is_empty() {
         let words = ["none yet:", "/open @somebody"].map(Line::from).to_vec();
@@ -68,20 +73,26 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
     }
 }
 
-fn list_line<'a>(talk: &'a Talk, model: &Model, width: u16, colour: bool) -> Line<'a> {
+fn list_line<'a>(talk: &'a Talk, model: &Model, width: u16, now: u64, colour: bool) -> Line<'a> {
     let waiting = model.unsent.iter().any(|one| one.conversation == talk.id);
+    let marked = talk.settings.marked_unread;
+    let called = if talk.mentions > 0 { "@" } else { "" };
     let count = match talk.unread {
+        0 if marked => " •".to_owned(),
         0 if waiting => " …".to_owned(),
         0 => String::new(),
-        1..=999 => format!(" {}", talk.unread),
-        _ => " 999+".to_owned(),
+        1..=999 => format!(" {called}{}", talk.unread),
+        _ => format!(" {called}999+"),
     };
-    let room = usize::from(width).saturating_sub(count.len() + 1);
-    let name = cut(&talk.name, room);
+    let room = usize::from(width).saturating_sub(width_of(&count) + 1);
+    let (pin, mute) = (talk.settings.pinned, talk.settings.muted_until > now.saturating_sub(model.birth));
+    let signs = [(pin, '^'), (mute, '~'), (talk.settings.archived, '-')];
+    let signs: String = signs.iter().filter(|(is, _)| *is).map(|(_, sign)| *sign).collect();
+    let name = cut(&format!("{signs}{}", talk.name), room);
     let gap = " ".repeat(room.saturating_sub(width_of(&name)));
     let open = Some(talk.id) == model.open;
     let mut style = Style::new();
-    if talk.unread > 0 {
+    if (talk.unread > 0 && !mute) || talk.mentions > 0 || marked {
         style = tint(colour, Color::Yellow).add_modifier(Modifier::BOLD);
     }
     if open {
@@ -135,36 +146,64 @@ fn history_rows<'a>(talk: &'a Talk, model: &'a Model, width: usize, now: u64, co
     if !above.is_empty() {
         rows.push(Line::styled(format!("{above:^width$}"), dim));
     }
-    for line in talk.lines.range(talk.loaded_from.max(1)..).map(|(_, line)| line) {
+    let digits = talk.head_seq.to_string().len();
+    let is_shown = |line: &model::Line| line.expires == 0 || model.birth + line.expires > now;
+    for (seq, line) in talk.lines.range(talk.loaded_from.max(1)..).filter(|(_, line)| is_shown(line)) {
         let age = age(now.saturating_sub(model.birth + line.time));
         if line.sender == 0 {
-            push_wrapped(&mut rows, &format!("{age:>4} "), dim, "", dim, &line.text, dim, width);
+            push_wrapped(&mut rows, &format!("{age:>4} {:>digits$} ", ""), dim, "", dim, &line.text, dim, width);
             continue;
+        }
+        if let Some(quote) = model.quote(talk, line.reply_to) {
+            let indent = " ".repeat(5 + digits + 1);
+            rows.push(Line::styled(cut(&format!("{indent}┌ {quote}"), width), dim));
         }
         let own = line.sender == model.me;
         let who = if own { tint(colour, Color::Green) } else { tint(colour, colour_of(line.sender)) };
         let name = format!("{}: ", model.name_of(line.sender));
         push_wrapped(
             &mut rows,
-            &format!("{age:>4} "),
-            dim,
+            &format!("{age:>4} {seq:>digits$}{}", if line.calls_me { '!' } else { ' ' }),
+            if line.calls_me { tint(colour, Color::Yellow).add_modifier(Modifier::BOLD) } else { dim },
             &name,
             who.add_modifier(Modifier::BOLD),
             &line.text,
-            Style::new(),
+            if line.recalled { dim } else { Style::new() },
             width,
         );
+        push_behind(&mut rows, &model.behind(talk, *seq, line), 5 + digits + 1, dim, width);
     }
     for one in model.unsent.iter().filter(|one| one.conversation == talk.id) {
         match &one.refused {
-            None => push_wrapped(&mut rows, "   … ", dim, "you: ", dim, &one.text, dim, width),
+            None => {
+                push_wrapped(&mut rows, &format!("   … {:>digits$} ", ""), dim, "you: ", dim, &one.text, dim, width)
+            }
             Some(why) => {
                 let red = tint(colour, Color::Red);
-                push_wrapped(&mut rows, "   ! ", red, "not sent: ", red, &format!("{} ({why})", one.text), red, width);
+                push_wrapped(
+                    &mut rows,
+                    &format!("   ! {:>digits$} ", ""),
+                    red,
+                    "not sent: ",
+                    red,
+                    &format!("{} ({why})", one.text),
+                    red,
+                    width,
+                );
             }
         }
     }
     rows
+}
+
+/// Puts a word behind the last row, or under it where there is no room.
+fn push_behind(rows: &mut Vec<Line<'_>>, behind: &str, indent: usize, style: Style, width: usize) {
+    let Some(last) = rows.last_mut().filter(|_| !behind.is_empty()) else { return };
+    if last.width() + 1 + width_of(behind) <= width {
+        last.push_span(Span::styled(format!(" {behind}"), style));
+    } else {
+        rows.push(Line::styled(cut(&format!("{}{behind}", " ".repeat(indent)), width), style));
+    }
 }
 
 /// Breaks a text into rows of `width`; the first begins with time and name, the others stand under the name.
@@ -272,18 +311,15 @@ fn draw_status(frame: &mut Frame<'_>, area: Rect, model: &Model, colour: bool) {
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     let mut lines: Vec<Line<'_>> =
-        COMMANDS.iter().map(|(command, what)| Line::from(format!(" {command:<25} {what}"))).collect();
+        COMMANDS.iter().map(|(command, what)| Line::from(format!(" {command:<27} {what}"))).collect();
     lines.push(Line::from(""));
     for (key, what) in [
-        ("Tab, Shift-Tab", "next conversation, the one before (also Up, Down)"),
+        ("Tab, Shift-Tab; Alt-Enter", "next conversation, the one before; a new line"),
         ("PgUp, PgDn", "scroll; older lines are read as they are reached"),
-        ("Alt-Enter", "a new line"),
-        ("Ctrl-W, Ctrl-U", "deletes a word, the line"),
-        ("Ctrl-R", "connects now, without waiting"),
-        ("Ctrl-Q, Ctrl-C", "quits; what is unsent is kept and sent next time"),
-        ("Esc", "closes this"),
+        ("Ctrl-W, Ctrl-U, Ctrl-R", "deletes a word, the line; connects now"),
+        ("Ctrl-Q, Ctrl-C; Esc", "quits, the unsent goes out next time; closes this"),
     ] {
-        lines.push(Line::from(format!(" {key:<25} {what}")));
+        lines.push(Line::from(format!(" {key:<27} {what}")));
     }
     let width = (area.width).min(80);
     let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX).min(area.height);
@@ -333,7 +369,9 @@ fn colour_of(user: u64) -> Color {
 mod tests {
     use super::*;
     use longwire_client::Item;
-    use longwire_client::packet::{Connected, Conversation, Entry};
+    use longwire_client::packet::{
+        Beside, Compacted, Connected, Conversation, ConversationKind, Entry, Mark, ReactionCount, Settings,
+    };
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -366,7 +404,7 @@ mod tests {
             model.handle_item(&Item::Entry(entry));
         }
         model.show(1);
-        model.handle_saved(3, 1, "on my way".to_owned());
+        model.handle_saved(3, 1, "on my way".to_owned(), 0);
         model
     }
 
@@ -377,9 +415,9 @@ mod tests {
             "1 unread",
             "Lunch",
             "A label that is m… 1",
-            "1m bob: shall we meet",
+            "1m 1 bob: shall we meet",
             "you: yes",
-            "… you: on my way",
+            "…   you: on my way",
             "● 1 unsent, connected",
             "to Lunch",
         ] {
@@ -387,6 +425,60 @@ mod tests {
         }
         assert_eq!(drawn.height, 20);
         assert!(drawn.rows < 20);
+    }
+
+    #[test]
+    fn a_group_shows_replies_mentions_edits_reactions_and_readers() {
+        let mut model = model();
+        let group = |id, label: &str, settings, mentions| {
+            let mut one = Conversation { id, label: label.to_owned(), unread: 3, mentions, ..Default::default() };
+            one.settings = Some(settings);
+            one.set_kind(ConversationKind::Group);
+            one
+        };
+        let settings = |pinned, muted_until| Settings { pinned, muted_until, ..Settings::default() };
+        model.handle_list(vec![
+            group(1, "Lunch", settings(true, 0), 0),
+            group(2, "Noise", settings(false, u64::MAX), 2),
+        ]);
+        let beside = |reply_to, mentions| Some(Box::new(Beside { reply_to, mentions, ..Beside::default() }));
+        let reactions = vec![ReactionCount { reaction: "👍".to_owned(), count: 2, own: true }];
+        let compacted = Some(Box::new(Compacted { edit: 9, reactions, ..Compacted::default() }));
+        let entry = |seq, sender, text: &str| {
+            let content = text.as_bytes().to_vec().into();
+            Entry { conversation: 1, seq, sender, time: 30_000, content, ..Default::default() }
+        };
+        for entry in [
+            Entry { beside: beside(1, vec![]), compacted, ..entry(3, 7, "at the bridge") },
+            Entry { beside: beside(0, vec![7]), ..entry(4, 8, "@you where?") },
+            Entry { expires: 60_000, ..entry(5, 8, "gone by now") },
+        ] {
+            model.handle_item(&Item::Entry(entry));
+        }
+        model.handle_item(&Item::Mark(Mark { conversation: 1, user: 9, seq: 3 }));
+        let (text, _) = screen(&model, 80, 24);
+        for expected in [
+            "^Lunch",
+            "~Noise            @3",
+            "┌ 1 bob: shall we meet at noon, at the place by th…",
+            "3 you: at the bridge (edited) 👍 2* ✓2",
+            "4!bob: @you where?",
+        ] {
+            assert!(text.contains(expected), "{expected:?} in\n{text}");
+        }
+        assert!(!text.contains("gone by now"), "it has expired\n{text}");
+    }
+
+    #[test]
+    fn the_whole_help_fits_a_common_terminal() {
+        let mut model = model();
+        model.help = true;
+        let (text, _) = screen(&model, 80, 24);
+        for (command, what) in COMMANDS {
+            assert!(text.contains(command), "{command} in\n{text}");
+            assert!(text.contains(what), "{what} in\n{text}");
+        }
+        assert!(text.contains("closes this"), "{text}");
     }
 
     #[test]

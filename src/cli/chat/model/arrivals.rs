@@ -1,6 +1,6 @@
 //! What comes from the broker: lists, names, items, pages of history.
 
-use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, item};
+use longwire_client::packet::{self, Conversation, ConversationKind, EntryKind, HeadReason, item};
 use longwire_client::{Item, Settled};
 
 use super::super::super::conversation::{name, words};
@@ -34,6 +34,7 @@ impl Model {
         }
         if let Some(open) = self.open {
             self.load_newest_if_behind(open);
+            self.look_around(open);
         }
     }
 
@@ -48,10 +49,15 @@ impl Model {
         if let Some(talk) = self.talk_mut(one.id) {
             talk.kind = one.kind();
             talk.name = clean(&name(one));
+            talk.named_at = talk.named_at.max(one.head_seq);
+            talk.informed_at = talk.informed_at.max(one.head_seq);
+            talk.role = one.role();
+            talk.settings = one.settings.unwrap_or_default();
+            talk.info = one.info.clone().unwrap_or_default();
             talk.mark = talk.mark.max(one.mark);
             talk.head_seq = talk.head_seq.max(one.head_seq);
             talk.head_time = talk.head_time.max(one.head_time);
-            talk.unread = if open { 0 } else { one.unread };
+            (talk.unread, talk.mentions) = if open { (0, 0) } else { (one.unread, one.mentions) };
         }
     }
 
@@ -90,11 +96,16 @@ impl Model {
             Item::Own(own) => self.handle_own(own),
             Item::Skipped(head) => {
                 if let Some(talk) = self.talk_mut(head.conversation) {
-                    talk.head_seq = talk.head_seq.max(head.to_seq);
-                    talk.lines.clear();
-                    talk.loaded_from = 0;
-                    talk.complete = false;
+                    if head.reason() == HeadReason::Skipped {
+                        talk.head_seq = talk.head_seq.max(head.to_seq);
+                        talk.unload();
+                    } else {
+                        talk.reach(head.from_seq);
+                        talk.loaded_to = talk.loaded_to.max(head.to_seq);
+                        talk.head_seq = talk.head_seq.max(head.to_seq);
+                    }
                 }
+                self.handle_gone(head);
                 self.wish(Wish::List);
                 if self.open == Some(head.conversation) {
                     self.load_newest_if_behind(head.conversation);
@@ -107,19 +118,18 @@ impl Model {
                     let newer = talk.lines.range(talk.mark + 1..);
                     let unread = newer.filter(|(_, line)| line.sender != me && line.sender != 0).count() as u64;
                     talk.unread = talk.unread.min(unread);
+                    talk.mentions = talk.mentions.min(talk.unread);
                 }
             }
+            Item::Mark(mark) => self.handle_mark(mark),
             Item::Reset(_) => {
                 for talk in &mut self.talks {
-                    talk.lines.clear();
-                    talk.loaded_from = 0;
-                    talk.complete = false;
-                    talk.loading = false;
+                    talk.unload();
                 }
                 self.wish(Wish::List);
             }
             Item::Settled(settled) => self.handle_settled(settled),
-            Item::Mark(_) | Item::CaughtUp(_) | Item::Unknown => {}
+            Item::CaughtUp(_) | Item::Unknown => {}
         }
     }
 
@@ -144,10 +154,12 @@ impl Model {
                     let mut one =
                         Conversation { id: joined.conversation, label: joined.label.clone(), ..Default::default() };
                     one.set_kind(joined.kind());
+                    one.set_role(joined.role());
                     one.head_seq = joined.seq;
                     one.head_time = entry.time;
                     self.put_talk(&one);
                     self.sort();
+                    self.wish(Wish::List);
                     if self.open.is_none() {
                         self.show(joined.conversation);
                     }
@@ -160,11 +172,9 @@ impl Model {
                 }
                 return;
             }
-            EntryKind::Message | EntryKind::Membership | EntryKind::Label => {}
-            EntryKind::Edit | EntryKind::Recall => return self.handle_alteration(entry, live),
-            EntryKind::Reaction | EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
-                return;
-            }
+            EntryKind::Message | EntryKind::Membership | EntryKind::Label | EntryKind::Info => {}
+            EntryKind::Edit | EntryKind::Recall | EntryKind::Reaction => return self.handle_change(entry, live),
+            EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => return self.handle_inbox(entry),
             EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => return,
         }
         if let Some(membership) = &entry.membership
@@ -186,29 +196,22 @@ impl Model {
             self.wish(Wish::Names(vec![entry.sender]));
         }
         let sender = if message { entry.sender } else { 0 };
-        let line = Line { sender, time: entry.time, text: clean(&words(entry)) };
+        let line = self.line_of(entry, sender, clean(&words(entry)));
         self.put_line(entry.conversation, entry.seq, line, live);
         if !entry.label.is_empty()
             && entry.kind() == EntryKind::Label
             && let Some(talk) = self.talk_mut(entry.conversation)
+            && talk.named_at <= entry.seq
         {
+            talk.named_at = entry.seq;
             talk.name = clean(&entry.label);
         }
-    }
-
-    /// A message has another content, or none any more.
-    fn handle_alteration(&mut self, entry: &packet::Entry, live: bool) {
-        let target = entry.recall.as_ref().map_or(entry.edit, |recall| recall.seq);
-        let text = match entry.recall {
-            Some(_) => "(recalled)".to_owned(),
-            None => format!("{} (edited)", clean(&String::from_utf8_lossy(&entry.content))),
-        };
-        let Some(talk) = self.talk_mut(entry.conversation) else { return };
-        if let Some(line) = talk.lines.get_mut(&target) {
-            line.text = text;
-        }
-        if live && entry.seq == talk.head_seq + 1 {
-            talk.head_seq = entry.seq;
+        if let Some(info) = &entry.info
+            && let Some(talk) = self.talk_mut(entry.conversation)
+            && talk.informed_at <= entry.seq
+        {
+            talk.informed_at = entry.seq;
+            talk.info = (**info).clone();
         }
     }
 
@@ -216,17 +219,19 @@ impl Model {
         self.note_answered(own.message_id);
         let at =
             self.unsent.iter().position(|one| one.message_id == own.message_id && one.conversation == own.conversation);
-        let text = at.map(|at| self.unsent.remove(at).text);
-        match (&own.entry, text) {
+        let typed = at.map(|at| self.unsent.remove(at));
+        match (&own.entry, typed) {
             (Some(entry), _) => self.handle_entry(entry, true),
-            (None, Some(text)) => {
-                let line = Line { sender: self.me, time: own.time, text };
+            (None, Some(typed)) => {
+                let line = typed.into_line(self.me, own.time);
                 self.put_line(own.conversation, own.seq, line, true);
             }
             // The ack was here first, or it was no message: history has it.
             (None, None) => {
-                let known = self.talk(own.conversation).is_none_or(|talk| talk.lines.contains_key(&own.seq));
-                if !known {
+                let Some(talk) = self.talk_mut(own.conversation) else { return };
+                talk.reach(own.seq);
+                let known = talk.lines.contains_key(&own.seq);
+                if !self.acting.remove(&own.message_id) && !known {
                     self.wish(Wish::Older { conversation: own.conversation, before: 0 });
                 }
             }
@@ -239,17 +244,17 @@ impl Model {
             self.wish(Wish::List);
             return;
         };
-        let counts = live && seq > talk.head_seq && line.sender != me && line.sender != 0;
-        if live && seq > talk.head_seq {
-            // An unbroken run goes on; what was never loaded begins here.
-            if talk.loaded_from == 0 || seq > talk.head_seq + 1 {
-                talk.loaded_from = seq;
-                talk.complete = seq == 1;
-            }
-            talk.head_seq = seq;
+        let is_news = live && talk.reach(seq);
+        if is_news {
             talk.head_time = line.time;
+            talk.note_mark(line.sender, seq, me);
         }
-        talk.lines.insert(seq, line);
+        let counts = is_news && line.sender != me && line.sender != 0;
+        let before = talk.lines.insert(seq, line.clone());
+        if before.is_some_and(|before| before != line) {
+            self.altered.insert((conversation, seq));
+        }
+        let Some(talk) = self.talk_mut(conversation) else { return };
         if counts && !open {
             talk.unread += 1;
         }
@@ -268,13 +273,37 @@ impl Model {
 
     /// A page of history that was asked for as [`Wish::Older`].
     pub(in crate::cli::chat) fn handle_page(&mut self, conversation: u64, before: u64, page: packet::HistoryPage) {
+        let lowest = self.take_items(page.items);
+        if let Some(talk) = self.talk_mut(conversation) {
+            talk.loading = false;
+            talk.head_seq = talk.head_seq.max(page.head_seq);
+            // The newest page begins another run where something lies between it and what was there.
+            let begins = before == 0 && lowest > talk.loaded_to + 1;
+            if lowest != u64::MAX && (begins || talk.loaded_from == 0) {
+                talk.loaded_from = lowest;
+            } else if lowest != u64::MAX && (before == 0 || talk.loaded_from >= before.saturating_sub(1)) {
+                talk.loaded_from = talk.loaded_from.min(lowest);
+            }
+            if before == 0 {
+                talk.loaded_to = talk.loaded_to.max(page.head_seq);
+            }
+            talk.complete = page.next_seq == 0;
+        }
+        if self.open == Some(conversation) {
+            self.mark_read();
+        }
+    }
+
+    /// Takes in a part of history; the lowest seq that it speaks of.
+    pub(super) fn take_items(&mut self, items: Vec<packet::Item>) -> u64 {
         let mut lowest = u64::MAX;
-        for item in page.items {
+        for item in items {
             let entry = match item.kind {
                 Some(item::Kind::Entry(entry)) => Some(entry),
                 Some(item::Kind::Own(own)) => own.entry,
                 Some(item::Kind::Head(head)) => {
                     lowest = lowest.min(head.from_seq);
+                    self.handle_gone(&head);
                     None
                 }
                 _ => None,
@@ -284,19 +313,7 @@ impl Model {
                 self.handle_entry(&entry, false);
             }
         }
-        if let Some(talk) = self.talk_mut(conversation) {
-            talk.loading = false;
-            talk.head_seq = talk.head_seq.max(page.head_seq);
-            if lowest != u64::MAX
-                && (before == 0 || talk.loaded_from == 0 || talk.loaded_from >= before.saturating_sub(1))
-            {
-                talk.loaded_from = if talk.loaded_from == 0 { lowest } else { talk.loaded_from.min(lowest) };
-            }
-            talk.complete = page.next_seq == 0;
-        }
-        if self.open == Some(conversation) {
-            self.mark_read();
-        }
+        lowest
     }
 
     pub(in crate::cli::chat) fn handle_page_failed(&mut self, conversation: u64) {

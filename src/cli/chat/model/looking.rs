@@ -8,6 +8,7 @@ impl Model {
         self.open = Some(id);
         self.scroll = 0;
         self.load_newest_if_behind(id);
+        self.look_around(id);
         self.mark_read();
         self.wish(Wish::Company(id));
     }
@@ -48,7 +49,7 @@ impl Model {
 
     pub(super) fn load_newest_if_behind(&mut self, id: u64) {
         let Some(talk) = self.talk_mut(id) else { return };
-        let has_newest = talk.head_seq == 0 || talk.lines.contains_key(&talk.head_seq);
+        let has_newest = talk.loaded_to >= talk.head_seq;
         let has_screen = talk.complete || talk.lines.len() >= 50;
         let is_whole = has_newest && has_screen;
         if !talk.loading && !is_whole {
@@ -60,8 +61,10 @@ impl Model {
     pub(super) fn mark_read(&mut self) {
         let Some(id) = self.open else { return };
         let Some(talk) = self.talk_mut(id) else { return };
-        talk.unread = 0;
-        if talk.head_seq > talk.mark {
+        (talk.unread, talk.mentions) = (0, 0);
+        // A mark, be it the same, ends that it is shown as unread.
+        if talk.head_seq > talk.mark || talk.settings.marked_unread {
+            talk.settings.marked_unread = false;
             talk.mark = talk.head_seq;
             let seq = talk.head_seq;
             self.wishes.retain(|wish| !matches!(wish, Wish::Mark { conversation, .. } if *conversation == id));
@@ -70,7 +73,9 @@ impl Model {
     }
 
     pub(super) fn sort(&mut self) {
-        self.talks.sort_by(|a, b| b.head_time.cmp(&a.head_time).then(a.id.cmp(&b.id)));
+        self.talks.sort_by_key(|talk| {
+            (talk.settings.archived, !talk.settings.pinned, std::cmp::Reverse(talk.head_time), talk.id)
+        });
     }
 
     /// Unread messages in all.

@@ -1,26 +1,39 @@
 //! What a chat knows and shows: a value. Keys, deliveries and answers go in; wishes come out.
 
 mod arrivals;
+mod changes;
 mod looking;
+mod marks;
 mod present;
 mod unsent;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use longwire_client::packet::{ConversationKind, Presence, Role, SignalKind};
+use longwire_client::packet::{Beside, ConversationKind, Info, Presence, ReactionCount, Role, Settings, SignalKind};
 
 use super::input::Input;
 use present::Company;
 pub(super) use unsent::Unsent;
 
 /// One entry, as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Line {
     /// Who said it; 0: nobody, it is an event.
     pub(super) sender: u64,
     /// Milliseconds since the log's birth.
     pub(super) time: u64,
     pub(super) text: String,
+    /// The seq that it answers; 0: none.
+    pub(super) reply_to: u64,
+    /// It mentions this user, by name or as one of all.
+    pub(super) calls_me: bool,
+    pub(super) edited: bool,
+    /// Nobody has its content any more.
+    pub(super) recalled: bool,
+    /// When it ceases to be shown, in milliseconds since the log's birth; 0: never.
+    pub(super) expires: u64,
+    pub(super) reactions: Vec<ReactionCount>,
 }
 
 /// A conversation.
@@ -29,7 +42,18 @@ pub(super) struct Talk {
     pub(super) id: u64,
     pub(super) kind: ConversationKind,
     pub(super) name: String,
+    pub(super) role: Role,
     pub(super) unread: u64,
+    /// How many of the unread ones mention this user.
+    pub(super) mentions: u64,
+    pub(super) settings: Settings,
+    /// What the group says of itself.
+    pub(super) info: Info,
+    /// The entries that name and info are from: older ones, read later, change nothing.
+    named_at: u64,
+    informed_at: u64,
+    /// How far others have read, by user.
+    marks: BTreeMap<u64, u64>,
     /// How far this user has read, as the broker was told.
     pub(super) mark: u64,
     pub(super) head_seq: u64,
@@ -37,17 +61,60 @@ pub(super) struct Talk {
     pub(super) lines: BTreeMap<u64, Line>,
     /// The first seq of an unbroken run up to the head; below it history is to be asked. 0: nothing was read yet.
     pub(super) loaded_from: u64,
+    /// The last seq of that run.
+    loaded_to: u64,
     /// There is nothing older.
     pub(super) complete: bool,
     pub(super) loading: bool,
 }
 
+/// What is done to a message, or to a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Act {
+    Edit {
+        seq: u64,
+        text: String,
+    },
+    Recall(u64),
+    React {
+        seq: u64,
+        reaction: String,
+    },
+    Hide(u64),
+    Settings(Settings),
+    Info(Info),
+    Ban {
+        user: String,
+        lift: bool,
+    },
+    /// Makes a join key, or takes it away.
+    JoinKey {
+        open: bool,
+    },
+}
+
 /// What the model wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Wish {
     Send {
         conversation: u64,
         text: String,
+        beside: Beside,
+    },
+    /// What became of one message.
+    Again {
+        conversation: u64,
+        seq: u64,
+    },
+    /// Who is in a conversation, and how far they have read.
+    Around(u64),
+    Act {
+        conversation: u64,
+        act: Act,
+    },
+    JoinGroup {
+        conversation: u64,
+        key: String,
     },
     /// A page of history that ends before this seq; 0: with the newest.
     Older {
@@ -108,6 +175,12 @@ pub(super) struct Model {
     pub(super) unsent: Vec<Unsent>,
     /// Message ids answered lately: an older look at the outbox may still have them.
     answered: VecDeque<u64>,
+    /// Messages that are asked again (conversation, seq), and whether they changed since they were.
+    again: BTreeMap<(u64, u64), bool>,
+    /// Message ids of this device's own changes that are on their way.
+    acting: BTreeSet<u64>,
+    /// Lines that are other than they were (conversation, seq), for who has printed them.
+    altered: BTreeSet<(u64, u64)>,
     pub(super) input: Input,
     /// Rows scrolled up from the newest.
     pub(super) scroll: usize,
@@ -118,10 +191,39 @@ pub(super) struct Model {
     wishes: Vec<Wish>,
 }
 
+impl Talk {
+    /// An entry of the conversation is here, in its order; whether it is news.
+    fn reach(&mut self, seq: u64) -> bool {
+        if seq > self.loaded_to {
+            // An unbroken run goes on; what was never loaded begins here.
+            if self.loaded_from == 0 || seq > self.loaded_to + 1 {
+                self.loaded_from = seq;
+                self.complete = seq == 1;
+            }
+            self.loaded_to = seq;
+        }
+        let is_news = seq > self.head_seq;
+        self.head_seq = self.head_seq.max(seq);
+        is_news
+    }
+
+    /// Nothing of it is loaded any more.
+    fn unload(&mut self) {
+        self.lines.clear();
+        (self.loaded_from, self.loaded_to) = (0, 0);
+        (self.complete, self.loading) = (false, false);
+    }
+}
+
 impl Model {
     /// Takes what is to be done.
     pub(super) fn take_wishes(&mut self) -> Vec<Wish> {
         std::mem::take(&mut self.wishes)
+    }
+
+    /// Takes the lines that are other than they were.
+    pub(super) fn take_altered(&mut self) -> BTreeSet<(u64, u64)> {
+        std::mem::take(&mut self.altered)
     }
 
     pub(super) fn talk(&self, id: u64) -> Option<&Talk> {
@@ -170,12 +272,12 @@ mod tests {
     use longwire_client::Item;
     use longwire_client::packet::{self, Conversation, Entry, HistoryPage, Own, PublishAck, item};
 
-    fn message(seq: u64, sender: u64, text: &str) -> Entry {
+    pub(super) fn message(seq: u64, sender: u64, text: &str) -> Entry {
         let content = text.as_bytes().to_vec().into();
         Entry { conversation: 1, seq, sender, time: seq * 1_000, content, ..Entry::default() }
     }
 
-    fn model() -> Model {
+    pub(super) fn model() -> Model {
         let mut model = Model::default();
         model.handle_connected(&packet::Connected { user: 7, ..Default::default() });
         let conversations =
@@ -202,7 +304,7 @@ mod tests {
     #[test]
     fn what_is_typed_is_unsent_until_it_is_stored_and_then_there_once() {
         let mut model = model();
-        model.handle_saved(4, 1, "on my way".to_owned());
+        model.handle_saved(4, 1, "on my way".to_owned(), 0);
         assert_eq!(model.unsent.len(), 1);
         model.handle_acked(&PublishAck { message_id: 4, seq: 9, time: 5, conversation: 0 });
         model.handle_item(&Item::Own(Own { conversation: 1, seq: 9, message_id: 4, ..Own::default() }));
@@ -219,9 +321,9 @@ mod tests {
         let mut model = model();
         let left = packet::Publish { conversation: 1, content: b"left".to_vec().into(), ..Default::default() };
         model.handle_unanswered(&[(4, left.clone())]);
-        model.handle_saved(4, 1, "left".to_owned());
+        model.handle_saved(4, 1, "left".to_owned(), 0);
         assert_eq!(model.unsent.len(), 1);
-        model.handle_saved(5, 1, "typed since that look".to_owned());
+        model.handle_saved(5, 1, "typed since that look".to_owned(), 0);
         model.handle_unanswered(&[(4, left)]);
         assert_eq!(model.unsent.len(), 2);
         model.handle_unanswered(&[]);
@@ -233,7 +335,7 @@ mod tests {
     #[test]
     fn own_entries_may_come_before_their_ack() {
         let mut model = model();
-        model.handle_saved(4, 1, "on my way".to_owned());
+        model.handle_saved(4, 1, "on my way".to_owned(), 0);
         model.handle_item(&Item::Own(Own { conversation: 1, seq: 9, message_id: 4, ..Own::default() }));
         model.handle_acked(&PublishAck { message_id: 4, seq: 9, time: 5, conversation: 0 });
         assert_eq!(model.talk(1).expect("there").lines.len(), 1);

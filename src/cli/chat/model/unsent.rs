@@ -13,17 +13,32 @@ pub(in crate::cli::chat) struct Unsent {
     pub(in crate::cli::chat) message_id: u64,
     pub(in crate::cli::chat) conversation: u64,
     pub(in crate::cli::chat) text: String,
+    /// The seq that it answers; 0: none.
+    pub(in crate::cli::chat) reply_to: u64,
     /// Why it will not be, if so.
     pub(in crate::cli::chat) refused: Option<String>,
     /// It was not among what the outbox holds when that was last looked at.
     missing: bool,
 }
 
+impl Unsent {
+    /// The line that it became.
+    pub(super) fn into_line(self, me: u64, time: u64) -> Line {
+        Line { sender: me, time, text: self.text, reply_to: self.reply_to, ..Line::default() }
+    }
+}
+
 impl Model {
     /// Something typed is in the outbox.
-    pub(in crate::cli::chat) fn handle_saved(&mut self, message_id: u64, conversation: u64, text: String) {
+    pub(in crate::cli::chat) fn handle_saved(
+        &mut self,
+        message_id: u64,
+        conversation: u64,
+        text: String,
+        reply_to: u64,
+    ) {
         if !self.unsent.iter().any(|one| one.message_id == message_id) {
-            self.unsent.push(Unsent { message_id, conversation, text, refused: None, missing: false });
+            self.unsent.push(Unsent { message_id, conversation, text, reply_to, refused: None, missing: false });
         }
     }
 
@@ -46,7 +61,8 @@ impl Model {
                 continue;
             }
             let text = clean(&String::from_utf8_lossy(&publish.content));
-            self.handle_saved(*id, publish.conversation, text);
+            let reply_to = publish.beside.as_ref().map_or(0, |beside| beside.reply_to);
+            self.handle_saved(*id, publish.conversation, text, reply_to);
         }
     }
 
@@ -61,8 +77,14 @@ impl Model {
         self.note_answered(ack.message_id);
         let Some(at) = self.unsent.iter().position(|one| one.message_id == ack.message_id) else { return };
         let one = self.unsent.remove(at);
-        let line = Line { sender: self.me, time: ack.time, text: one.text };
-        self.put_line(one.conversation, ack.seq, line, true);
+        let conversation = one.conversation;
+        // Entries before this one may be on their way still: the order goes on with the item, which comes behind them.
+        if let Some(talk) = self.talk_mut(one.conversation) {
+            talk.head_time = talk.head_time.max(ack.time);
+        }
+        let line = one.into_line(self.me, ack.time);
+        self.put_line(conversation, ack.seq, line, false);
+        self.sort();
     }
 
     pub(in crate::cli::chat) fn handle_refused(&mut self, message_id: u64, why: String) {
