@@ -424,7 +424,7 @@ mod tests {
         view.put(Key::Duty(UserId(1), id), Some(Row::Duty(Duty { since: Seq(0), joined: Position(0), closed: true })));
         overlay.merge(&mut state);
         let (registry, session) = (Arc::new(Registry::default()), Arc::new(Session::of_test()));
-        registry.attach(&session);
+        registry.attach(&session, longwire_protocol::Millis(0));
         let place = Place { position: Position(1), conversation: id, seq: Seq(1) };
         {
             let mut pending = session.outbox.lock();
