@@ -323,7 +323,9 @@ impl Oracle {
                 if target.is_gone {
                     return Answer::Done(head);
                 }
-                let may = is_admin || (target.sender == user && (publishes || (kind == Channel && role != Role::None)));
+                // What one said oneself is taken back also from who blocks one.
+                let is_in = kind == Direct || (kind == Channel && role != Role::None);
+                let may = is_admin || (target.sender == user && (publishes || is_in));
                 if !may {
                     return Answer::Refused;
                 }
