@@ -102,6 +102,7 @@ pub(super) struct User {
     /// The number of a group
     conversation: Target,
     /// The user's name
+    #[arg(id = "member", value_name = "USER")]
     user: String,
     #[command(flatten)]
     common: Common,
@@ -112,6 +113,7 @@ pub(super) struct SetRole {
     /// The number of a group
     conversation: Target,
     /// The user's name
+    #[arg(id = "member", value_name = "USER")]
     user: String,
     /// What the user is to be
     #[arg(value_parser = ["reader", "member", "admin", "owner"])]
@@ -212,6 +214,7 @@ pub(super) struct Ban {
     /// The number of a group
     conversation: Target,
     /// The user's name
+    #[arg(id = "member", value_name = "USER")]
     user: String,
     /// Lets the user in again
     #[arg(long)]

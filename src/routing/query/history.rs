@@ -15,7 +15,7 @@ use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::feed::{head_item, own_item};
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use crate::routing::outbox::Session;
-use crate::routing::rows::Kind;
+use crate::routing::rows::{Conversation, Kind};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::{PageLimit, StoredEntry};
 
@@ -190,8 +190,8 @@ impl Building<'_> {
 
     fn add(&mut self, entries: Vec<StoredEntry>) -> Result<(), Miss> {
         self.looks = self.looks.saturating_sub(entries.len());
-        let mut shown: VecDeque<Shown> =
-            self.reads.rows(|rows| entries.iter().map(|entry| self.shown(rows, entry)).collect())?;
+        let (id, user, is_compact) = (self.id, self.visible.user, self.is_compact);
+        let mut shown = self.reads.rows(|rows| all_shown(rows, self.reads, user, id, &entries, is_compact))?;
         for entry in entries {
             match shown.pop_front().unwrap_or(Shown::AsPublished) {
                 Shown::Nothing(reason) => self.skip(entry.seq, entry.seq, reason),
@@ -209,10 +209,6 @@ impl Building<'_> {
             }
         }
         Ok(())
-    }
-
-    fn shown(&self, rows: &Reader<'_>, entry: &StoredEntry) -> Shown {
-        shown(rows, self.reads, self.visible.user, entry, self.is_compact)
     }
 
     /// The message as it is now, with its newest content.
@@ -254,13 +250,33 @@ impl Building<'_> {
     }
 }
 
+/// What a user is shown in the place of each of these entries of a conversation, which it may read.
+fn all_shown(
+    rows: &Reader<'_>,
+    reads: Reads<'_>,
+    user: UserId,
+    id: ConversationId,
+    entries: &[StoredEntry],
+    is_compact: bool,
+) -> VecDeque<Shown> {
+    let (conversation, personal) = (rows.conversation(id), rows.personal(user, id));
+    let Some(conversation) = conversation else { return VecDeque::new() };
+    let hidden = personal.map_or(&[][..], |personal| &personal.hidden);
+    entries.iter().map(|entry| shown(rows, (conversation, hidden), reads, user, entry, is_compact)).collect()
+}
+
 /// What a user is shown in the place of an entry that it may read.
-fn shown(rows: &Reader<'_>, reads: Reads<'_>, user: UserId, entry: &StoredEntry, is_compact: bool) -> Shown {
-    let Some(conversation) = rows.conversation(entry.conversation) else { return Shown::AsPublished };
+fn shown(
+    rows: &Reader<'_>,
+    (conversation, hidden): (&Conversation, &[(Seq, u64)]),
+    reads: Reads<'_>,
+    user: UserId,
+    entry: &StoredEntry,
+    is_compact: bool,
+) -> Shown {
     if let Some(reason) = withheld(rows, conversation, entry.conversation, entry.seq, reads.now) {
         return Shown::Nothing(reason);
     }
-    let hidden = rows.personal(user, entry.conversation).map_or(&[][..], |personal| &personal.hidden);
     if hidden.binary_search_by_key(&entry.seq, |(seq, _)| *seq).is_ok() {
         return Shown::Nothing(HeadReason::HiddenByUser);
     }
@@ -333,7 +349,9 @@ pub(super) fn message_now(
     let one = PageLimit { entries: 1, bytes: usize::MAX };
     let found = reads.range(id, seq, seq, false, one)?;
     let Some(entry) = found.first().filter(|entry| entry.seq == seq) else { return Ok(None) };
-    match reads.rows(|rows| shown(rows, reads, user, entry, true))? {
+    let one = std::slice::from_ref(entry);
+    let mut shown = reads.rows(|rows| all_shown(rows, reads, user, id, one, true))?;
+    match shown.pop_front().unwrap_or(Shown::AsPublished) {
         Shown::Nothing(_) => Ok(None),
         Shown::AsPublished => Ok(entry_of(&entry.item)),
         Shown::Message(compacted) => compacted_entry(reads, entry, compacted),
