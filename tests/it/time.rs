@@ -3,6 +3,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use std::time::Duration;
+
 use longwire_protocol::{Reason, packet};
 
 use crate::load::Pair;
@@ -16,8 +18,15 @@ fn now() -> u64 {
 }
 
 async fn refusal(process: &Process, connect: packet::Connect) -> Option<Reason> {
-    let mut wire = Wire::open(process.port, connect).await.expect("a connection");
-    wire.connected().await.err().map(|refusal| refusal.reason)
+    loop {
+        let mut wire = Wire::open(process.port, connect.clone()).await.expect("a connection");
+        let reason = wire.connected().await.err().map(|refusal| refusal.reason);
+        // Memtables are small here: for a moment there may be no room, which says nothing about the token.
+        if reason != Some(Reason::StoreUnavailable) {
+            return reason;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
