@@ -10,7 +10,7 @@ use super::Shared;
 use super::pump::{Done, Live, blocking, fail, quick};
 use super::requests::fit;
 use crate::mutation::Mutation;
-use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step};
+use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step, shown_now};
 use crate::routing::feed::{CAUGHT_UP_ITEM, PROGRESS_ITEM};
 use crate::routing::limits::PROGRESS_POSITIONS;
 use crate::routing::outbox::Session;
@@ -87,7 +87,9 @@ impl Live {
                         return;
                     }
                 }
-                Reading::Found(found) => {
+                Reading::Found(mut found) => {
+                    // It waited: what was recalled meanwhile is shown to nobody.
+                    shown_now(quick(shared), &mut found.out);
                     if !self.stepped(lane, *found, wire, shared, now) {
                         return;
                     }
@@ -330,13 +332,16 @@ pub(super) fn room_left(room: &longwire_protocol::Room) -> Room {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use longwire_protocol::Room;
+    use bytes::{Bytes, BytesMut};
     use longwire_protocol::packet::{self, item};
+    use longwire_protocol::{BrokerEvent, Frame, FrameCodec, Room, UserId};
     use prost::Message as _;
+    use tokio_util::codec::Decoder as _;
 
     use super::*;
     use crate::net::testing::{live, shared};
+    use crate::routing::rows::{Altered, Conversation, Head, Key, Kind, MoreOfConversation, Row};
+    use crate::routing::stream::News;
     use crate::store::MemoryLog;
 
     fn kind(item: &Bytes) -> item::Kind {
@@ -368,5 +373,64 @@ mod tests {
         let Next::Ready(ready) = live.next_ready(true, &small, &shared) else { panic!("nothing is below any more") };
         assert!(matches!(kind(&ready.item), item::Kind::Progress(_)));
         assert_eq!(ready.place.position, Position(fed));
+    }
+
+    /// What was read off the thread and waits for room is told as it is when it leaves: a message that was recalled
+    /// meanwhile is shown to nobody (SPEC R5.6-6).
+    #[test]
+    fn what_was_recalled_while_it_waited_is_reported_and_not_shown() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let id = ConversationId(5);
+        let mut group = Conversation {
+            kind: Kind::Group,
+            label: "g".into(),
+            pair: (UserId(0), UserId(0)),
+            head: Head { seq: Seq(2), ..Head::default() },
+            members: 1,
+            more: MoreOfConversation::default(),
+        };
+        group.more.note_withheld(Seq(2));
+        let recalled = Altered { is_recalled: true, ..Altered::default() };
+        for (key, row) in
+            [(Key::Conversation(id), Row::Conversation(group)), (Key::Altered(id, Seq(2)), Row::Altered(recalled))]
+        {
+            let mut state = shared.state.write().expect("unpoisoned");
+            state.load_row(&key.encode(), &row.encode()).expect("a row");
+        }
+        let mut wire = BrokerSession::new(Millis(0), shared.limits);
+        let connect = packet::Connect { version: 1, device: "d".into(), ..Default::default() };
+        let frame = Frame::Packet(packet::packet::Kind::Connect(connect));
+        assert!(matches!(wire.handle_frame(Millis(0), frame, 10), Ok(Some(BrokerEvent::Connect(_)))));
+        wire.accept(Millis(0), packet::Connected::default());
+        let mut sent = BytesMut::new();
+        while wire.poll_transmit(Millis(0), &mut sent, usize::MAX) {}
+        sent.clear();
+
+        let session = Arc::new(Session::of_test());
+        let mut live = live(Arc::clone(&session), &shared);
+        let turn = Turn { news: News::Of(Vec::new()), marks: false, target: Some(Position(2)) };
+        let plan =
+            quick(&shared).rows(|rows| Plan::new(rows, &session, &turn, Position(0), false, false)).expect("a plan");
+        let catch_up = Box::new(CatchUp::begin(&plan, quick(&shared)).expect("begun"));
+        let out = (1..=2).map(|n| {
+            let place = Place { position: Position(n), conversation: id, seq: Seq(n) };
+            let entry = packet::Entry { conversation: id.0, seq: n, content: "said".into(), ..Default::default() };
+            let item = packet::Item { kind: Some(item::Kind::Entry(entry)) };
+            Ready { place, item: item.encode_to_vec().into() }
+        });
+        let found = Found { catch_up, out: out.collect(), step: Ok(Step::Full) };
+        live.bulk = Reading::Found(Box::new(found));
+        live.pump_lane(Lane::Bulk, &mut wire, &shared, Millis(0));
+        while wire.poll_transmit(Millis(0), &mut sent, usize::MAX) {}
+
+        let mut items = Vec::new();
+        while let Some((frame, _)) = FrameCodec::new(u32::MAX).decode(&mut sent).expect("frames") {
+            if let Frame::Packet(packet::packet::Kind::Deliver(deliver)) = frame {
+                items.extend(deliver.items.into_iter().filter_map(|item| item.kind));
+            }
+        }
+        assert!(matches!(&items[0], item::Kind::Entry(entry) if entry.seq == 1), "{items:?}");
+        let item::Kind::Head(head) = &items[1] else { panic!("it is shown: {items:?}") };
+        assert_eq!((head.from_seq, head.to_seq, head.reason()), (2, 2, packet::HeadReason::Recalled));
     }
 }
