@@ -322,9 +322,11 @@ impl Client {
         direction: Direction,
     ) -> Result<packet::HistoryPage, RequestError> {
         let backwards = direction == Direction::Backwards;
-        let op =
-            request::Op::History(packet::HistoryRequest { conversation, from_seq, limit, backwards, compact: false });
-        match self.request(op).await? {
+        self.page(packet::HistoryRequest { conversation, from_seq, limit, backwards, compact: false }).await
+    }
+
+    pub(crate) async fn page(&self, request: packet::HistoryRequest) -> Result<packet::HistoryPage, RequestError> {
+        match self.request(request::Op::History(request)).await? {
             response::Result::History(page) => Ok(page),
             _ => Err(RequestError::WrongAnswer),
         }

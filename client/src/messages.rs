@@ -92,11 +92,7 @@ impl Client {
         direction: Direction,
     ) -> Result<packet::HistoryPage, RequestError> {
         let backwards = direction == Direction::Backwards;
-        let request = packet::HistoryRequest { conversation, from_seq, limit, backwards, compact: true };
-        match self.request(request::Op::History(request)).await? {
-            response::Result::History(page) => Ok(page),
-            _ => Err(RequestError::WrongAnswer),
-        }
+        self.page(packet::HistoryRequest { conversation, from_seq, limit, backwards, compact: true }).await
     }
 
     /// This user's conversations that changed since a page said `changes`; otherwise as [`Client::conversations`].

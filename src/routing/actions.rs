@@ -10,7 +10,7 @@ use super::change::Change;
 use super::draft::{Draft, No, Ticket};
 use super::fold::{Body, next_id};
 use super::groups::valid_info;
-use super::limits::{GROUP_USERS_MAX, MEMBERS_MAX};
+use super::limits::GROUP_USERS_MAX;
 use super::names::{valid_channel_name, valid_label, valid_user_name};
 use super::outbox::Session;
 use super::rows::{Counted, Kind, Member, Policy, partition, partition_of_name};
@@ -195,10 +195,7 @@ impl Draft<'_, '_> {
             if self.view.refuses(user, session.user) && !Mutation::BlockedMayAdd.is_planted() {
                 return Err(No(Reason::Forbidden, "the user takes nothing from this one"));
             }
-            self.has_room(session, user)?;
-            if self.view.conversation(id).is_some_and(|c| c.members >= MEMBERS_MAX) {
-                return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
-            }
+            self.has_place(session, id, user)?;
         }
         if role == Role::Owner {
             // There is one owner: who makes another one becomes an admin.

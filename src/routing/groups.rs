@@ -132,11 +132,17 @@ impl Draft<'_, '_> {
         if !is_right || is_banned {
             return Err(No(Reason::UnknownConversation, ""));
         }
-        self.has_room(session, session.user)?;
+        self.has_place(session, id, session.user)?;
+        Ok(self.membership(session, id, Some(ticket), session.user, Role::Member))
+    }
+
+    /// Whether the session may bring this user into a group that is not full.
+    pub(super) fn has_place(&self, session: &Session, id: ConversationId, user: UserId) -> Result<(), No> {
+        self.has_room(session, user)?;
         if self.view.conversation(id).is_some_and(|row| row.members >= MEMBERS_MAX) {
             return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
         }
-        Ok(self.membership(session, id, Some(ticket), session.user, Role::Member))
+        Ok(())
     }
 
     /// The digest of the session's user and these; `None` where one of them is not known yet.
