@@ -6,6 +6,7 @@ mod kernel;
 mod pipe;
 mod resting;
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use longwire_protocol::frame::{FrameCodec, FrameError};
 use longwire_protocol::session::{ClientEvent, ClientSession, Millis};
 use longwire_protocol::{BrokerLimits, limits};
 use rustls::client::Resumption;
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -267,9 +268,10 @@ impl World {
         let name = ServerName::try_from(HOST).map_err(|error| WireError::Broken(error.to_string()))?;
         let mut stream = TlsConnector::from(tls.client).connect(name, client_end).await?;
         settle(&mut stream, connect).await?;
-        let (_, connection) = stream.into_inner();
+        let (_, mut connection) = stream.into_inner();
+        let unread = unread(&mut connection)?;
         let has_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        let resting = Resting::of(connection).map_err(|error| WireError::Broken(error.to_string()))?;
+        let resting = Resting::of(connection, unread).map_err(|error| WireError::Broken(error.to_string()))?;
         Ok((resting, has_resumed))
     }
 
@@ -277,6 +279,15 @@ impl World {
         let Self { broker, net, _folder, .. } = self;
         net.block_on(broker.drain(DRAIN));
         net.shutdown_background();
+    }
+}
+
+/// What was opened and not read: an item that came behind the end of the backlog.
+fn unread(connection: &mut ClientConnection) -> Result<Vec<u8>, WireError> {
+    let mut unread = Vec::new();
+    match connection.reader().read_to_end(&mut unread) {
+        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(error.into()),
+        _ => Ok(unread),
     }
 }
 
@@ -293,7 +304,7 @@ async fn settle<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, connect: pack
             out.clear();
         }
         stream.flush().await?;
-        if ends == 2 && has_cursor && input.is_empty() {
+        if ends == 2 && has_cursor && !codec.is_inside_frame(&input) {
             return Ok(());
         }
         if stream.read_buf(&mut input).await? == 0 {

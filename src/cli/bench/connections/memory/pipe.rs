@@ -135,6 +135,13 @@ impl Drop for BrokerEnd {
     }
 }
 
+impl Drop for ClientEnd {
+    fn drop(&mut self) {
+        // A stream that has read all there was has left a waker: from here on the numbers say who is to be heard.
+        self.0.lock().down.reader = None;
+    }
+}
+
 impl AsyncRead for ClientEnd {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();

@@ -31,6 +31,8 @@ pub(super) struct Resting {
     keys: Option<Keys>,
     /// Its heartbeat has no answer yet.
     awaits: bool,
+    /// What it was told before it rested, and has not looked at.
+    unread: Vec<u8>,
 }
 
 struct Keys {
@@ -41,16 +43,16 @@ struct Keys {
 
 impl Resting {
     pub(super) const fn plain() -> Self {
-        Self { keys: None, awaits: false }
+        Self { keys: None, awaits: false, unread: Vec::new() }
     }
 
-    /// From a connection that has said and read all there is.
-    pub(super) fn of(tls: ClientConnection) -> Result<Self, rustls::Error> {
+    /// From a connection that has said all there is; `unread` is what it has opened and nobody has read.
+    pub(super) fn of(tls: ClientConnection, unread: Vec<u8>) -> Result<Self, rustls::Error> {
         let suite = tls.negotiated_cipher_suite().and_then(|suite| suite.tls13());
         let ciphers = suite.ok_or(rustls::Error::HandshakeNotComplete)?.aead_alg;
         let secrets = tls.dangerous_extract_secrets()?;
         let keys = Keys { sealer: Sealer::new(secrets.tx)?, opener: Opener::new(secrets.rx)?, ciphers };
-        Ok(Self { keys: Some(keys), awaits: false })
+        Ok(Self { keys: Some(keys), awaits: false, unread })
     }
 
     fn say(&mut self, pipe: &Pipe, plain: &[u8]) -> Result<(), String> {
@@ -77,7 +79,7 @@ impl Resting {
     /// Takes what the broker said, and acks what it delivered. Anything that it says is an answer.
     fn hear(&mut self, pipe: &Pipe) -> Result<(), String> {
         let mut said = pipe.hear().ok_or("the broker has ended a connection")?;
-        let mut plain = BytesMut::new();
+        let mut plain = BytesMut::from(&std::mem::take(&mut self.unread)[..]);
         match &mut self.keys {
             None => plain.extend_from_slice(&said),
             Some(keys) => {
