@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod connect;
 mod conversation;
+mod demo;
 mod fail;
 mod keep;
 mod login;
@@ -65,6 +66,8 @@ enum Command {
     /// Lists, makes and changes conversations
     #[command(subcommand)]
     Conversation(conversation::Command),
+    /// Shows an evening of many people, with a broker of its own that is killed in the middle of it
+    Demo(demo::Args),
     /// Puts load on a broker and measures it
     #[command(subcommand)]
     Bench(bench::Command),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Pub(args) => on_one_thread(publish::run(args)),
         Command::Sub(args) => on_one_thread(subscribe::run(args)),
         Command::Conversation(command) => on_one_thread(conversation::run(command)),
+        Command::Demo(args) => demo::run(&args),
         Command::Bench(command) => bench::run(command),
     };
     match outcome {

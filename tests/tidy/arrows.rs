@@ -36,7 +36,8 @@ const AT_HOME: [(&str, &str, &str); 3] = [
 ];
 
 /// Who reads a clock beside `src/clock.rs`, and why.
-const CLOCKS: [(&str, &str); 4] = [
+const CLOCKS: [(&str, &str); 5] = [
+    ("src/cli/demo/", "an evening takes real time"),
     ("src/cli/bench/", "load generators: what they measure is time"),
     ("src/cli/chat/mod.rs", "a client, which has no log: it shows how long ago something was said"),
     ("src/cli/serve.rs", "tells how long opening the store took, before there is a log's clock"),

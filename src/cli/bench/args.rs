@@ -249,7 +249,7 @@ impl PeerArgs {
 
 /// Makes tokens.
 #[derive(Clone)]
-pub(super) struct Issuer {
+pub(in crate::cli) struct Issuer {
     key: Arc<[u8]>,
     name: Arc<str>,
     now: u64,
@@ -257,12 +257,12 @@ pub(super) struct Issuer {
 
 impl Issuer {
     /// One of this name, with its private key in PEM.
-    pub(super) fn new(key: Vec<u8>, name: &str) -> Self {
+    pub(in crate::cli) fn new(key: Vec<u8>, name: &str) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         Self { key: key.into(), name: name.into(), now }
     }
 
-    pub(super) fn token(&self, user: &str) -> Result<String, Fail> {
+    pub(in crate::cli) fn token(&self, user: &str) -> Result<String, Fail> {
         let claims = Claims {
             iss: self.name.as_ref().to_owned(),
             sub: user.to_owned(),

@@ -19,7 +19,9 @@ mod storm;
 use clap::Subcommand;
 
 use super::Fail;
+pub(super) use args::Issuer;
 use args::{BrokerArgs, LoadArgs, PeerArgs, RunArgs};
+pub(super) use load::own::{OwnBroker, OwnTls};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -19,7 +19,7 @@ const ISSUER: &str = "longwire-dev";
 
 /// What the commit thread did in the life of a broker, as its last log line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli::bench) struct Committed {
+pub(in crate::cli) struct Committed {
     /// Publishes, connects and whatever else went through it.
     pub(in crate::cli::bench) operations: u64,
     /// Frames, each of which was one fsync.
@@ -39,7 +39,7 @@ struct LogLine {
 }
 
 /// A running broker. Dropping it kills the process; its store is thrown away anyhow.
-pub(in crate::cli::bench) struct OwnBroker {
+pub(in crate::cli) struct OwnBroker {
     started: Started,
     /// That of the process that runs now.
     pid: Arc<AtomicU32>,
@@ -49,7 +49,7 @@ pub(in crate::cli::bench) struct OwnBroker {
 
 /// How it secures its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli::bench) enum OwnTls {
+pub(in crate::cli) enum OwnTls {
     None,
     Buffered,
     /// Between two records nothing is kept but keys.
@@ -94,7 +94,7 @@ fn spawn(folder: &Folder, listen: &str, tls: OwnTls) -> Result<Started, Fail> {
 
 impl OwnBroker {
     /// Starts a broker and waits until it listens.
-    pub(in crate::cli::bench) fn start(tls: OwnTls) -> Result<Self, Fail> {
+    pub(in crate::cli) fn start(tls: OwnTls) -> Result<Self, Fail> {
         let folder = Folder::make()?;
         let started = spawn(&folder, "127.0.0.1:0", tls)?;
         let pid = Arc::new(AtomicU32::new(started.child.id()));
@@ -104,7 +104,7 @@ impl OwnBroker {
     }
 
     /// Kills it where it stands, and starts it again over the same store and at the same address.
-    pub(in crate::cli::bench) fn kill_and_start(&mut self) -> Result<(), Fail> {
+    pub(in crate::cli) fn kill_and_start(&mut self) -> Result<(), Fail> {
         self.started.child.kill()?;
         self.started.child.wait()?;
         self.started = spawn(&self.folder, &self.started.address, self.tls)?;
@@ -117,24 +117,24 @@ impl OwnBroker {
     }
 
     /// Host and port.
-    pub(in crate::cli::bench) fn address(&self) -> &str {
+    pub(in crate::cli) fn address(&self) -> &str {
         &self.started.address
     }
 
-    pub(in crate::cli::bench) fn ca(&self) -> PathBuf {
+    pub(in crate::cli) fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    pub(in crate::cli::bench) fn issuer_key(&self) -> PathBuf {
+    pub(in crate::cli) fn issuer_key(&self) -> PathBuf {
         self.folder.path().join("issuer.key")
     }
 
-    pub(in crate::cli::bench) const fn issuer(&self) -> &'static str {
+    pub(in crate::cli) const fn issuer(&self) -> &'static str {
         ISSUER
     }
 
     /// Has the broker drain and end; returns what it says of its life. `None` where it does not say.
-    pub(in crate::cli::bench) fn stop(mut self) -> Option<Committed> {
+    pub(in crate::cli) fn stop(mut self) -> Option<Committed> {
         signal(self.pid(), Signal::TERM);
         let committed = self.started.log.take().and_then(|log| log.join().ok()).flatten();
         // Reaped here; the drop finds it gone.
