@@ -12,6 +12,7 @@ use longwire::broker::{BrokerParts, Rooms};
 use longwire::clock::{Hands, Source};
 use longwire::net::connection::Connection;
 use longwire::net::listener::AcceptLimits;
+use longwire::routing::allowance::Rates;
 use longwire::store::MemoryLog;
 use longwire::tasks::{ByHand, Tasks};
 use longwire_protocol::frame::{Frame, FrameCodec, encode};
@@ -62,6 +63,7 @@ impl World {
             authority,
             limits: BrokerLimits::default(),
             accept,
+            rates: Rates::default(),
             retention: Retention::default(),
             state_bytes_max: usize::MAX,
         };

@@ -25,6 +25,7 @@ use crate::net::connection::spread;
 use crate::net::listener::{AcceptLimits, Listener, Security, carry};
 use crate::net::stream::ByteStream;
 use crate::net::wheel::{SLOT_MS, Wheel};
+use crate::routing::allowance::{Allowance, Rates};
 use crate::routing::feed::Feed;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
@@ -49,6 +50,8 @@ pub struct BrokerParts {
     pub limits: BrokerLimits,
     /// The bounds of accepting.
     pub accept: AcceptLimits,
+    /// How many publishes may come.
+    pub rates: Rates,
     /// How long entries are kept.
     pub retention: Retention,
     /// Bytes of rows of state held in memory, those not saved yet aside.
@@ -204,7 +207,7 @@ impl Rooms {
     /// # Errors
     /// When the store cannot be read.
     pub fn new(parts: BrokerParts, time: Source, tasks: Tasks) -> Result<Self, ReadError> {
-        let BrokerParts { log, authority, limits, accept: _, retention, state_bytes_max } = parts;
+        let BrokerParts { log, authority, limits, accept: _, rates, retention, state_bytes_max } = parts;
         let state = recover(&*log, state_bytes_max)?;
         let clock = Arc::new(Clock::new(time, log.birth_unix_ms(), log.tail_time()));
         let fed = Arc::new(AtomicU64::new(state.tail.0));
@@ -225,7 +228,8 @@ impl Rooms {
             limits,
             draining: AtomicBool::new(false),
             fed: Arc::clone(&fed),
-            allowance: Mutex::default(),
+            rates,
+            allowance: Mutex::new(Allowance::new(rates)),
             logins: Default::default(),
             is_memory_short: AtomicBool::new(false),
             connections: AtomicUsize::new(0),

@@ -18,6 +18,7 @@ use crate::broker::{Broker, BrokerParts, Certificate};
 use crate::clock::unix_ms;
 use crate::config::{self, Settings};
 use crate::net::listener::{AcceptLimits, Security};
+use crate::routing::allowance::{Rate, Rates};
 use crate::store::{RedbLog, StoreOptions};
 use crate::telemetry;
 
@@ -184,6 +185,11 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         authority.set_accounts(accounts);
     }
     let millis = |duration: Duration| duration.as_millis() as u32;
+    let rates = Rates {
+        connection: settings.connection_publishes.map(Rate::of_publishes),
+        user: settings.user_publishes.map(Rate::of_publishes),
+        conversation: settings.conversation_publishes.map(Rate::of_publishes),
+    };
     let broker = Broker::start(BrokerParts {
         log: Box::new(log),
         authority,
@@ -198,6 +204,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
             handshakes: settings.handshakes,
             memory_bytes: settings.memory.or_else(three_quarters_of_the_machine),
         },
+        rates,
         retention: Retention {
             age_ms: settings.retention_age.map(|age| age.as_millis() as u64),
             bytes: settings.retention_bytes,

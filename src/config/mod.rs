@@ -163,6 +163,12 @@ pub struct Limits {
     pub heartbeat_max: String,
     /// How long a drain may take.
     pub drain_timeout: String,
+    /// Publishes a second of one connection, ten seconds' worth of them at once; no bound unless set.
+    pub connection_publishes: Option<u32>,
+    /// The same of all devices of a user.
+    pub user_publishes: Option<u32>,
+    /// The same into one conversation.
+    pub conversation_publishes: Option<u32>,
 }
 
 impl Default for Limits {
@@ -175,6 +181,9 @@ impl Default for Limits {
             heartbeat_min: "15s".into(),
             heartbeat_max: "10m".into(),
             drain_timeout: "10s".into(),
+            connection_publishes: None,
+            user_publishes: None,
+            conversation_publishes: None,
         }
     }
 }
@@ -218,6 +227,12 @@ pub struct Settings {
     pub heartbeat: (Duration, Duration),
     /// See [`Limits`].
     pub drain_timeout: Duration,
+    /// See [`Limits::connection_publishes`].
+    pub connection_publishes: Option<u32>,
+    /// See [`Limits::user_publishes`].
+    pub user_publishes: Option<u32>,
+    /// See [`Limits::conversation_publishes`].
+    pub conversation_publishes: Option<u32>,
 }
 
 /// Why there is no configuration: names the key and what would be right.
@@ -345,6 +360,16 @@ impl Written {
                 expected: "at least 1s and at most limits.heartbeat_max, which is at most 1h",
             });
         }
+        for (key, per_second) in [
+            ("limits.connection_publishes", self.limits.connection_publishes),
+            ("limits.user_publishes", self.limits.user_publishes),
+            ("limits.conversation_publishes", self.limits.conversation_publishes),
+        ] {
+            if let Some(value @ (0 | 1_000_001..)) = per_second {
+                let expected = "1 to 1000000 a second; leave it out for no bound";
+                return Err(ConfigError::Value { key, value: value.to_string(), expected });
+            }
+        }
         Ok(Settings {
             tls,
             parked: self.tls.parked,
@@ -374,6 +399,9 @@ impl Written {
             memory: self.limits.memory.as_deref().map(|v| size("limits.memory", v)).transpose()?,
             heartbeat,
             drain_timeout: duration("limits.drain_timeout", &self.limits.drain_timeout)?,
+            connection_publishes: self.limits.connection_publishes,
+            user_publishes: self.limits.user_publishes,
+            conversation_publishes: self.limits.conversation_publishes,
         })
     }
 }
@@ -467,6 +495,10 @@ mod tests {
                 "accounts.password_memory = '1GiB'",
                 "accounts.password_memory: \"1GiB\" is not 8KiB for each lane to 256MiB",
             ),
+            (
+                "limits.user_publishes = 0",
+                "limits.user_publishes: \"0\" is not 1 to 1000000 a second; leave it out for no bound",
+            ),
             ("accounts.password_passes = 0", "accounts.password_passes: \"0\" is not 1 to 16"),
             ("store.retention_age = 'long'", "store.retention_age: \"long\" is not a time such as 30s, 10m or 7d"),
             (
@@ -474,7 +506,7 @@ mod tests {
                 "store.retention_bytes: \"5 apples\" is not a size such as 500MiB or 50GiB",
             ),
         ] {
-            let text = if text.starts_with("store") || text.starts_with("accounts") {
+            let text = if text.starts_with("store") || text.starts_with("limits") || text.starts_with("accounts") {
                 format!("{GOOD}{text}")
             } else {
                 text.to_owned()

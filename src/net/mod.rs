@@ -24,7 +24,7 @@ use longwire_protocol::BrokerLimits;
 use crate::auth::Authority;
 use crate::broker::queue::Queue;
 use crate::clock::Clock;
-use crate::routing::allowance::Allowance;
+use crate::routing::allowance::{Allowance, Rates};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::{History, Segment};
@@ -56,7 +56,9 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// Everything up to this position was pushed into the lanes of who is online.
     pub fed: Arc<AtomicU64>,
-    /// What users may still make.
+    /// How many publishes may come.
+    pub rates: Rates,
+    /// What users may still make, and who may still publish.
     pub allowance: Mutex<Allowance>,
     /// Passwords that are being checked.
     pub logins: login::Logins,

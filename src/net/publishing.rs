@@ -11,15 +11,16 @@ use super::Shared;
 use super::pump::{Live, blocking, quick};
 use crate::auth::password;
 use crate::mutation::Mutation;
-use crate::routing::allowance::makes;
+use crate::routing::allowance::{Charge, Rates, TooEarly, makes};
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::core::{Found, Op, Publish, Target, digest, needs_found};
 use crate::routing::fold::is_countable;
 use crate::routing::loading::load;
 use crate::routing::messages::{target, target_of};
 use crate::routing::rehearsal::rehearse;
+use crate::routing::rights::is_visible;
 use crate::routing::stream::Place;
-use crate::routing::view::Rows as _;
+use crate::routing::view::{Reader, Rows as _};
 use crate::store::{PageLimit, ReadError};
 
 /// How long messages into a conversation need no look whether their rows are at hand: shorter than rows are kept.
@@ -41,14 +42,9 @@ impl Live {
         now: Millis,
     ) {
         // Before anything is loaded for it, and before the commit thread hears of it.
-        let makes = makes(&publish);
-        if makes > 0 {
-            let mut allowance = shared.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(wait_ms) = allowance.charge(self.session.user, makes, now) {
-                let refusal = Refusal::publish(MessageId(publish.message_id), Reason::RateLimited);
-                let refusal = refusal.because("the user makes too many conversations and members at once");
-                return wire.refuse(refusal.retry_after(wait_ms));
-            }
+        if let Err(too_early) = self.charge(&publish, shared, now) {
+            let refusal = Refusal::publish(MessageId(publish.message_id), Reason::RateLimited);
+            return wire.refuse(refusal.because(too_early.of.words()).retry_after(too_early.wait_ms));
         }
         if let Some(Action::SetAccount(set)) = &publish.action
             && !set.password_hash.is_empty()
@@ -62,6 +58,23 @@ impl Live {
         let mut publish = Publish { session, publish, digest, found: None };
         find(&mut publish, quick(shared));
         self.ops.push(Op::Publish(publish));
+    }
+
+    /// Charges a publish to whatever has a rate; SPEC R5.3-5, R5.5-10.
+    fn charge(&mut self, publish: &packet::Publish, shared: &Shared, now: Millis) -> Result<(), TooEarly> {
+        let makes = makes(publish);
+        if makes == 0 && shared.rates == Rates::default() {
+            return Ok(());
+        }
+        // A stranger takes nothing of what there may be in a conversation, and does not learn that it is busy.
+        let conversation = shared.rates.conversation.and_then(|_| {
+            let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
+            let id = ConversationId(publish.conversation);
+            is_visible(&Reader::new(&state), &self.session, id).then_some(id)
+        });
+        let charge =
+            Charge { user: self.session.user, conversation, makes, connection_paid_at: &mut self.publishes_paid_at };
+        shared.allowance.lock().unwrap_or_else(PoisonError::into_inner).charge(charge, now)
     }
 
     /// Hands this turn's operations to the commit thread, once what they look at is at hand: the commit thread shall not

@@ -57,6 +57,8 @@ pub(super) struct Live {
     pub(super) away: Option<Task<Done>>,
     /// Items that have to be sent again and are not yet: what is new waits, since the client drops it until then.
     pub(super) resends: u32,
+    /// When all that this connection published will be paid for, in microseconds, where publishes have a rate.
+    pub(super) publishes_paid_at: u64,
     /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     pub(super) ops: Vec<Op>,
     /// What the operations ahead of those look at is being loaded.
@@ -127,6 +129,7 @@ impl Live {
             jobs: VecDeque::new(),
             away: None,
             resends: 0,
+            publishes_paid_at: 0,
             ops: Vec::new(),
             preparing: None,
             prepared: (ConversationId(0), Millis(0)),

@@ -11,6 +11,7 @@ use super::wheel::Wheel;
 use crate::auth::{Authority, Identity};
 use crate::broker::queue::Queue;
 use crate::clock::{Clock, Hands, Source};
+use crate::routing::allowance::Rates;
 use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
@@ -37,6 +38,7 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         limits: BrokerLimits::default(),
         draining: AtomicBool::new(false),
         fed: Arc::new(AtomicU64::new(0)),
+        rates: Rates::default(),
         allowance: Mutex::default(),
         logins: Default::default(),
         is_memory_short: AtomicBool::new(false),

@@ -1,27 +1,151 @@
-//! What users may make in a stretch of time: one publish can make a thousand members and as many users, and the commit
-//! thread is everybody's. Pure: whoever asks says what time it is.
+//! How much of something there may be in a stretch of time: what users make, since one publish can make a thousand members
+//! and as many users, and the commit thread is everybody's; and, where an operator wants it, how many publishes there are of
+//! a connection, of a user, and in a conversation. Pure: whoever asks says what time it is.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use longwire_protocol::limits::GROUP_USERS_MAX;
 use longwire_protocol::packet::{self, publish::Action};
-use longwire_protocol::{Millis, UserId};
+use longwire_protocol::{ConversationId, Millis, UserId};
 
-use super::limits::{MAKES_MAX, MAKES_PER_SECOND};
+use super::limits::{MAKES_MAX, MAKES_PER_SECOND, RATE_AHEAD_SECONDS};
 
-/// The time that one of them takes of what a user may.
-const EACH_MS: u64 = 1_000 / MAKES_PER_SECOND as u64;
-/// How far ahead a user may be.
-const AHEAD_MS: u64 = MAKES_MAX as u64 * EACH_MS;
 /// How often those are forgotten who may do everything again.
 const SWEEP_MS: u64 = 10_000;
 
-/// See the module. Holds only users who made something that is not paid for by time.
-#[derive(Debug, Default)]
-pub struct Allowance {
-    /// When all that a user made will be paid for.
-    paid_at: HashMap<UserId, Millis>,
+/// So many a second, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The time that one of them takes of what there may be.
+    each_us: u64,
+    /// How far ahead of the time one may be.
+    ahead_us: u64,
+}
+
+impl Rate {
+    /// At least one a second, at most a million.
+    #[must_use]
+    pub const fn new(per_second: u32, at_once: u32) -> Self {
+        let each_us = 1_000_000 / per_second as u64;
+        Self { each_us, ahead_us: at_once as u64 * each_us }
+    }
+
+    /// So many publishes a second, and as many at once as in [`RATE_AHEAD_SECONDS`].
+    #[must_use]
+    pub const fn of_publishes(per_second: u32) -> Self {
+        Self::new(per_second, per_second.saturating_mul(RATE_AHEAD_SECONDS))
+    }
+
+    /// When so many more will be paid for, in microseconds, where all before them are at `paid_at`.
+    ///
+    /// # Errors
+    /// They are more than there may be now: after so many milliseconds they may.
+    fn pays(self, paid_at: u64, many: u32, now: Millis) -> Result<u64, u32> {
+        let now = now.0.saturating_mul(1_000);
+        let paid_at = paid_at.max(now).saturating_add(u64::from(many) * self.each_us);
+        match (paid_at - now).checked_sub(self.ahead_us) {
+            None | Some(0) => Ok(paid_at),
+            Some(over) => Err(u32::try_from(over.div_ceil(1_000)).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+/// What publishes may come; `None`: as many as do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// From one connection.
+    pub connection: Option<Rate>,
+    /// From all devices of a user.
+    pub user: Option<Rate>,
+    /// Into one conversation, from whoever may know of it.
+    pub conversation: Option<Rate>,
+}
+
+/// The buckets of one rate. Holds only those of whom something is not paid for by time.
+#[derive(Debug)]
+struct Buckets<K> {
+    rate: Rate,
+    /// When all of it will be paid for, in microseconds.
+    paid_at: HashMap<K, u64>,
     swept: Millis,
+}
+
+impl<K: Eq + Hash + Copy> Buckets<K> {
+    fn new(rate: Rate) -> Self {
+        Self { rate, paid_at: HashMap::new(), swept: Millis(0) }
+    }
+
+    fn pays(&mut self, of: K, many: u32, now: Millis) -> Result<u64, u32> {
+        if now.since(self.swept) >= SWEEP_MS {
+            self.swept = now;
+            self.paid_at.retain(|_, paid_at| *paid_at > now.0.saturating_mul(1_000));
+        }
+        self.rate.pays(self.paid_at.get(&of).copied().unwrap_or_default(), many, now)
+    }
+}
+
+/// What a publish is refused for: it comes too early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooEarly {
+    /// Of what there is too much.
+    pub of: Bucket,
+    /// After so many milliseconds there is not.
+    pub wait_ms: u32,
+}
+
+/// What has a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bucket {
+    /// What a user makes.
+    Makes,
+    /// Publishes of a connection.
+    Connection,
+    /// Publishes of a user.
+    User,
+    /// Publishes into a conversation.
+    Conversation,
+}
+
+impl Bucket {
+    /// What is too much, for who is refused.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Makes => "the user makes too many conversations and members at once",
+            Self::Connection => "the connection publishes too much",
+            Self::User => "the user publishes too much",
+            Self::Conversation => "too much is published in the conversation",
+        }
+    }
+}
+
+/// Who publishes what, as far as there may be too much of it.
+#[derive(Debug)]
+pub struct Charge<'a> {
+    /// Who.
+    pub user: UserId,
+    /// Where, if it is somewhere that the user may know of.
+    pub conversation: Option<ConversationId>,
+    /// See [`makes`].
+    pub makes: u32,
+    /// When all that the connection published will be paid for, in microseconds; raised.
+    pub connection_paid_at: &'a mut u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Allowance {
+    makes: Buckets<UserId>,
+    connection: Option<Rate>,
+    users: Option<Buckets<UserId>>,
+    conversations: Option<Buckets<ConversationId>>,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self::new(Rates::default())
+    }
 }
 
 /// How many conversations and users a publish makes, names or mentions: what it is charged with. Nothing for a group of more users
@@ -50,21 +174,45 @@ pub fn makes(publish: &packet::Publish) -> u32 {
 }
 
 impl Allowance {
-    /// Charges a user with so many.
+    /// With these rates of publishes.
+    #[must_use]
+    pub fn new(rates: Rates) -> Self {
+        Self {
+            makes: Buckets::new(Rate::new(MAKES_PER_SECOND, MAKES_MAX)),
+            connection: rates.connection,
+            users: rates.user.map(Buckets::new),
+            conversations: rates.conversation.map(Buckets::new),
+        }
+    }
+
+    /// Charges a publish to all that it counts for.
     ///
     /// # Errors
-    /// They are more than it may make now: after so many milliseconds it may. Nothing is charged.
-    pub fn charge(&mut self, user: UserId, makes: u32, now: Millis) -> Result<(), u32> {
-        if now.since(self.swept) >= SWEEP_MS {
-            self.swept = now;
-            self.paid_at.retain(|_, paid_at| *paid_at > now);
+    /// There is too much of one of them now. Nothing is charged.
+    pub fn charge(&mut self, charge: Charge<'_>, now: Millis) -> Result<(), TooEarly> {
+        let Charge { user, conversation, makes, connection_paid_at } = charge;
+        let too_early = |of| move |wait_ms| TooEarly { of, wait_ms };
+        let made = match makes {
+            0 => None,
+            makes => Some(self.makes.pays(user, makes, now).map_err(too_early(Bucket::Makes))?),
+        };
+        let of_connection = self.connection.map(|rate| rate.pays(*connection_paid_at, 1, now)).transpose();
+        let of_connection = of_connection.map_err(too_early(Bucket::Connection))?;
+        let of_user = self.users.as_mut().map(|users| users.pays(user, 1, now)).transpose();
+        let of_user = of_user.map_err(too_early(Bucket::User))?;
+        if let (Some(buckets), Some(conversation)) = (&mut self.conversations, conversation) {
+            let paid_at = buckets.pays(conversation, 1, now).map_err(too_early(Bucket::Conversation))?;
+            buckets.paid_at.insert(conversation, paid_at);
         }
-        let paid_at = self.paid_at.get(&user).copied().unwrap_or(now).max(now).after(u64::from(makes) * EACH_MS);
-        let ahead = paid_at.since(now);
-        if ahead > AHEAD_MS {
-            return Err(u32::try_from(ahead - AHEAD_MS).unwrap_or(u32::MAX));
+        if let Some(paid_at) = made {
+            self.makes.paid_at.insert(user, paid_at);
         }
-        self.paid_at.insert(user, paid_at);
+        if let Some(paid_at) = of_connection {
+            *connection_paid_at = paid_at;
+        }
+        if let (Some(users), Some(paid_at)) = (&mut self.users, of_user) {
+            users.paid_at.insert(user, paid_at);
+        }
         Ok(())
     }
 }
@@ -75,18 +223,58 @@ mod tests {
 
     const ANN: UserId = UserId(1);
 
+    impl Allowance {
+        /// Charges a user with what it makes; how long it has to wait.
+        fn make(&mut self, user: UserId, makes: u32, now: Millis) -> Result<(), u32> {
+            let charge = Charge { user, conversation: None, makes, connection_paid_at: &mut 0 };
+            self.charge(charge, now).map_err(|too_early| too_early.wait_ms)
+        }
+    }
+
     #[test]
     fn what_is_made_at_once_is_bounded_and_comes_back_with_time() {
         let (mut allowance, now) = (Allowance::default(), Millis(5_000));
         for _ in 0..MAKES_MAX / 1_000 {
-            allowance.charge(ANN, 1_000, now).expect("at once");
+            allowance.make(ANN, 1_000, now).expect("at once");
         }
-        assert_eq!(allowance.charge(ANN, 1, now), Err(10));
-        assert_eq!(allowance.charge(ANN, 1_000, now), Err(10_000));
-        allowance.charge(UserId(2), MAKES_MAX, now).expect("another user's is its own");
+        assert_eq!(allowance.make(ANN, 1, now), Err(10));
+        assert_eq!(allowance.make(ANN, 1_000, now), Err(10_000));
+        allowance.make(UserId(2), MAKES_MAX, now).expect("another user's is its own");
         let later = now.after(10_000);
-        allowance.charge(ANN, 1_000, later).expect("it waited as long as it was told");
-        assert_eq!(allowance.charge(ANN, 1, later), Err(10), "what was refused was not charged");
+        allowance.make(ANN, 1_000, later).expect("it waited as long as it was told");
+        assert_eq!(allowance.make(ANN, 1, later), Err(10), "what was refused was not charged");
+    }
+
+    /// SPEC R5.3-5: each has its own rate, and what is refused for one of them is charged to none.
+    #[test]
+    fn publishes_are_bounded_for_each_connection_user_and_conversation() {
+        let rates = Rates {
+            connection: Some(Rate::of_publishes(2)),
+            user: Some(Rate::of_publishes(3)),
+            conversation: Some(Rate::of_publishes(4)),
+        };
+        let (mut allowance, now) = (Allowance::new(rates), Millis(1_000));
+        let mut publish = |user, conversation, connection_paid_at: &mut u64, now| {
+            let conversation = Some(ConversationId(conversation));
+            allowance.charge(Charge { user, conversation, makes: 0, connection_paid_at }, now)
+        };
+        let (mut first, mut second, mut third) = (0, 0, 0);
+        let too_early = |of, wait_ms| Err(TooEarly { of, wait_ms });
+        for _ in 0..20 {
+            assert_eq!(publish(ANN, 7, &mut first, now), Ok(()));
+        }
+        assert_eq!(publish(ANN, 7, &mut first, now), too_early(Bucket::Connection, 500));
+        for _ in 0..10 {
+            assert_eq!(publish(ANN, 7, &mut second, now), Ok(()));
+        }
+        assert_eq!(publish(ANN, 7, &mut second, now), too_early(Bucket::User, 334));
+        for _ in 0..10 {
+            assert_eq!(publish(UserId(2), 7, &mut third, now), Ok(()));
+        }
+        assert_eq!(publish(UserId(2), 7, &mut third, now), too_early(Bucket::Conversation, 250));
+        assert_eq!(publish(UserId(2), 8, &mut third, now), Ok(()));
+        assert_eq!(publish(UserId(2), 7, &mut third, now.after(250)), Ok(()), "it waited as long as it was told");
+        assert_eq!(publish(ANN, 9, &mut first, now.after(500)), Ok(()), "and so did this one");
     }
 
     /// It would be told to come again for ever, and all that it makes after it.
@@ -103,9 +291,9 @@ mod tests {
     fn nobody_is_kept_who_may_do_everything() {
         let mut allowance = Allowance::default();
         for user in 1..=1_000 {
-            allowance.charge(UserId(user), 1, Millis(0)).expect("its first");
+            allowance.make(UserId(user), 1, Millis(0)).expect("its first");
         }
-        allowance.charge(ANN, 1, Millis(SWEEP_MS)).expect("its second");
-        assert_eq!(allowance.paid_at.len(), 1);
+        allowance.make(ANN, 1, Millis(SWEEP_MS)).expect("its second");
+        assert_eq!(allowance.makes.paid_at.len(), 1);
     }
 }

@@ -34,7 +34,7 @@ pub mod query;
 pub mod registry;
 pub mod rehearsal;
 pub mod resume;
-mod rights;
+pub mod rights;
 pub mod rows;
 pub mod signals;
 pub mod state;

@@ -25,6 +25,12 @@ pub(super) fn visible<'a>(rows: &'a impl Rows, session: &Session, id: Conversati
     if member || granted { Ok(conversation) } else { Err(UNKNOWN) }
 }
 
+/// Whether the session may know of a conversation.
+#[must_use]
+pub fn is_visible(rows: &impl Rows, session: &Session, id: ConversationId) -> bool {
+    visible(rows, session, id).is_ok()
+}
+
 /// What a user is in a conversation.
 pub(super) fn role(rows: &impl Rows, user: UserId, id: ConversationId) -> Role {
     rows.member(id, user).map_or(Role::None, Member::role)

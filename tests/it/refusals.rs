@@ -1,6 +1,7 @@
 //! Bad input from peers: a clear refusal, nothing lost, nobody else disturbed.
 
 use bytes::{Bytes, BytesMut};
+use longwire::routing::allowance::{Rate, Rates};
 use longwire_protocol::packet::{self, Publish};
 use longwire_protocol::reason::Reason;
 use longwire_protocol::{ClientEvent, limits};
@@ -151,4 +152,39 @@ async fn nobody_new_is_let_in_while_the_process_takes_more_memory_than_it_shall(
             break;
         }
     }
+}
+
+/// SPEC R5.3-5: what comes beyond a rate is told to wait, on whichever connection; a stranger takes nothing of a
+/// conversation's share, and is told the same as of one that is at rest.
+#[tokio::test]
+async fn beyond_a_rate_publishes_wait_and_strangers_take_nothing_of_it() {
+    let mut world = World::new().await;
+    world.rates =
+        Rates { user: Some(Rate::of_publishes(20)), conversation: Some(Rate::of_publishes(3)), ..Rates::default() };
+    world.restart().await;
+    let mut alice = world.user("alice").await;
+    let direct = alice.open_direct("bob").await;
+    let message = || Publish { conversation: direct, content: Bytes::from_static(b"hello"), ..Publish::default() };
+    let mut mallory = world.user("mallory").await;
+    let mut strangers = 0;
+    let refusal = loop {
+        let refusal = mallory.publish(message()).await.expect_err("not a member");
+        if refusal.reason != Reason::UnknownConversation || strangers == 10_000 {
+            break refusal;
+        }
+        strangers += 1;
+    };
+    assert!(strangers >= 190 && refusal.reason == Reason::RateLimited, "{strangers}, {refusal:?}");
+    let mut members = 0;
+    let refusal = loop {
+        match alice.publish(message()).await {
+            Err(refusal) if refusal.reason != Reason::StoreUnavailable => break refusal,
+            _ => members += 1,
+        }
+        assert!(members < 10_000, "it goes on and on");
+    };
+    assert!(members >= 30 && refusal.reason == Reason::RateLimited, "{members}, {refusal:?}");
+    assert!((1..=400).contains(&refusal.retry_after_ms), "{}", refusal.retry_after_ms);
+    let other = alice.open_direct("carol").await;
+    alice.say(other, "elsewhere there is room").await;
 }

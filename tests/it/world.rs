@@ -9,6 +9,7 @@ use longwire::auth::{self, Accounts, AccountsSettings, Authority, Claims, Invita
 use longwire::broker::commit::Retention;
 use longwire::broker::{Broker, BrokerParts};
 use longwire::net::listener::{AcceptLimits, Security};
+use longwire::routing::allowance::Rates;
 use longwire::store::{Log, RedbLog, StoreOptions};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Entry, Item, Publish, PublishAck, StartKind, item};
@@ -37,6 +38,7 @@ pub(crate) struct World {
     pub(crate) options: StoreOptions,
     pub(crate) retention: Retention,
     pub(crate) accept: AcceptLimits,
+    pub(crate) rates: Rates,
 }
 
 impl World {
@@ -78,7 +80,18 @@ impl World {
         };
         let own_key = auth::generate_key().expect("a key").0;
         let retention = Retention::default();
-        Self { broker: None, port: 0, folder, key, own_key, accounts, options, retention, accept: ACCEPT }
+        Self {
+            broker: None,
+            port: 0,
+            folder,
+            key,
+            own_key,
+            accounts,
+            options,
+            retention,
+            accept: ACCEPT,
+            rates: Rates::default(),
+        }
     }
 
     pub(crate) async fn start(&mut self) {
@@ -95,6 +108,7 @@ impl World {
             authority,
             limits: BrokerLimits::default(),
             accept: self.accept,
+            rates: self.rates,
             retention: self.retention,
             // Nothing that is saved stays in memory for long.
             state_bytes_max: 0,

@@ -12,6 +12,7 @@ use longwire::broker::{BrokerParts, Rooms};
 use longwire::clock::{Hands, Source};
 use longwire::net::connection::Connection;
 use longwire::net::listener::AcceptLimits;
+use longwire::routing::allowance::Rates;
 use longwire::store::testing::SimDisk;
 use longwire::store::{
     AppendError, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, RedbLog, SavedState,
@@ -256,6 +257,7 @@ impl Running {
                 handshakes: 100,
                 memory_bytes: None,
             },
+            rates: Rates::default(),
             retention: settings.retention,
             state_bytes_max: settings.state_bytes_max,
         };

@@ -40,6 +40,7 @@ use crate::clock::unix_ms;
 use crate::net::listener::AcceptLimits;
 use crate::net::parked;
 use crate::net::tls::server_config;
+use crate::routing::allowance::Rates;
 use crate::store::{RedbLog, StoreOptions};
 use pipe::{BrokerEnd, ClientEnd, Pipe, Said};
 use resting::{Clients, Resting, THREADS};
@@ -195,6 +196,7 @@ impl World {
             authority,
             limits: BrokerLimits::default(),
             accept,
+            rates: Rates::default(),
             retention: Retention { age_ms: None, bytes: None },
             state_bytes_max: STATE_BYTES_MAX,
         });
