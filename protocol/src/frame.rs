@@ -225,7 +225,7 @@ pub fn encode(kind: &Kind, out: &mut BytesMut) {
     let len = kind.encoded_len();
     out.reserve(varint::len(len as u64) + len);
     varint::write(len as u64, out);
-    kind.encode(out);
+    packet::append_packet(kind, len, out);
 }
 
 /// How many bytes the frame of a packet takes on the wire.

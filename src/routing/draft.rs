@@ -5,7 +5,6 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role, item};
 use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserId};
-use prost::Message as _;
 
 use super::account::is_own;
 use super::change::Change;
@@ -323,7 +322,7 @@ impl Draft<'_, '_> {
         entry.seq = meta.seq.0;
         entry.time = time.0;
         let item = packet::Item { kind: Some(item::Kind::Entry(entry)) };
-        let position = self.frame.push_entry(&meta, |out| item.encode(out).expect("a growing buffer has room"));
+        let position = self.frame.push_entry(&meta, |out| packet::append_item(&item, out));
         fold_entry(&mut self.view, &meta, position, time, body);
         meta.seq
     }

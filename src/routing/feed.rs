@@ -284,14 +284,6 @@ pub fn item_for(pending: &Pending, session: &Session, entry: &StoredEntry) -> By
 /// An entry of the device itself, in a session of this incarnation.
 #[must_use]
 pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content: bool) -> Bytes {
-    let content = if device_has_content {
-        None
-    } else {
-        match packet::Item::decode(entry.item.clone()) {
-            Ok(packet::Item { kind: Some(item::Kind::Entry(content)) }) => Some(content),
-            _ => None,
-        }
-    };
     let incarnation = entry.origin.incarnation;
     let own = packet::Own {
         conversation: entry.conversation.0,
@@ -299,9 +291,9 @@ pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content
         message_id: entry.origin.message_id.0,
         time: entry.time.0,
         incarnation: if incarnation == of_session { 0 } else { incarnation.0 },
-        entry: content,
+        entry: None,
     };
-    encode(item::Kind::Own(own))
+    if device_has_content { packet::encode_item(item::Kind::Own(own)) } else { packet::encode_own(&own, &entry.item) }
 }
 
 /// Whether the members of a conversation are told of each other's marks (SPEC R6.1-6).
@@ -331,13 +323,13 @@ fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(User
 /// A `Mark` of a user; 0 for the device's own.
 #[must_use]
 pub fn mark_item(conversation: ConversationId, user: UserId, seq: Seq) -> Bytes {
-    encode(item::Kind::Mark(packet::Mark { conversation: conversation.0, user: user.0, seq: seq.0 }))
+    packet::encode_item(item::Kind::Mark(packet::Mark { conversation: conversation.0, user: user.0, seq: seq.0 }))
 }
 
 /// A `Head`: a range that is not sent, and why.
 #[must_use]
 pub fn head_item(conversation: ConversationId, from: Seq, to: Seq, reason: packet::HeadReason, bytes: usize) -> Bytes {
-    encode(item::Kind::Head(packet::Head {
+    packet::encode_item(item::Kind::Head(packet::Head {
         conversation: conversation.0,
         from_seq: from.0,
         to_seq: to.0,
@@ -347,14 +339,12 @@ pub fn head_item(conversation: ConversationId, from: Seq, to: Seq, reason: packe
 }
 
 /// The `CaughtUp` that ends a lane's backlog.
-pub static CAUGHT_UP_ITEM: LazyLock<Bytes> = LazyLock::new(|| encode(item::Kind::CaughtUp(packet::CaughtUp {})));
+pub static CAUGHT_UP_ITEM: LazyLock<Bytes> =
+    LazyLock::new(|| packet::encode_item(item::Kind::CaughtUp(packet::CaughtUp {})));
 
 /// A `Progress`: nothing for this device up to here.
-pub static PROGRESS_ITEM: LazyLock<Bytes> = LazyLock::new(|| encode(item::Kind::Progress(packet::Progress {})));
-
-fn encode(kind: item::Kind) -> Bytes {
-    packet::Item { kind: Some(kind) }.encode_to_vec().into()
-}
+pub static PROGRESS_ITEM: LazyLock<Bytes> =
+    LazyLock::new(|| packet::encode_item(item::Kind::Progress(packet::Progress {})));
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,9 @@ mod generated {
 }
 mod secrets;
 mod shape;
+mod wire;
 
 pub use generated::*;
 pub(crate) use shape::check;
+pub(crate) use wire::append_packet;
+pub use wire::{append_item, encode_item, encode_own};

@@ -214,8 +214,8 @@ impl Building<'_> {
     /// The message as it is now, with its newest content.
     fn compact(&self, entry: &StoredEntry, compacted: packet::Compacted) -> Result<Bytes, Miss> {
         let edited = compacted_entry(self.reads, entry, compacted)?;
-        let item = packet::Item { kind: Some(item::Kind::Entry(edited.unwrap_or_default())) };
-        let changed = StoredEntry { item: item.encode_to_vec().into(), ..entry.clone() };
+        let item = packet::encode_item(item::Kind::Entry(edited.unwrap_or_default()));
+        let changed = StoredEntry { item, ..entry.clone() };
         Ok(match entry.origin.device == self.visible.device {
             true => own_item(self.visible.incarnation, &changed, false),
             false => changed.item,
