@@ -30,18 +30,28 @@ impl Patterns {
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
-    let mut segments = name.split('/');
-    let mut parts = pattern.split('/').peekable();
-    while let Some(part) = parts.next() {
-        if part == "**" && parts.peek().is_none() {
-            return segments.next().is_some();
-        }
-        match segments.next() {
-            Some(segment) if part == "*" || part == segment => {}
+    let (mut parts, mut segments) = (Some(pattern), Some(name));
+    loop {
+        match (parts, segments) {
+            (Some("**"), Some(_)) | (None, None) => return true,
+            (Some(rest_of_pattern), Some(rest_of_name)) => {
+                let ((part, parts_behind), (segment, segments_behind)) = (cut(rest_of_pattern), cut(rest_of_name));
+                if part != "*" && part != segment {
+                    return false;
+                }
+                (parts, segments) = (parts_behind, segments_behind);
+            }
             _ => return false,
         }
     }
-    segments.next().is_none()
+}
+
+/// The first segment, and what stands behind its slash, if there is one. Asked for each recipient of each message.
+fn cut(path: &str) -> (&str, Option<&str>) {
+    match path.bytes().position(|byte| byte == b'/') {
+        Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+        None => (path, None),
+    }
 }
 
 #[cfg(test)]
@@ -63,6 +73,8 @@ mod tests {
             ("sensors/**", "sensors", false),
             ("**/x", "a/x", false),
             ("a*", "ab", false),
+            ("sensors/*", "sensors", false),
+            ("sensors", "sensors/4", false),
         ] {
             assert_eq!(Patterns::new([pattern]).admit(name), expected, "{pattern} on {name}");
         }

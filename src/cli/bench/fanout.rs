@@ -14,6 +14,7 @@ use super::super::Fail;
 use super::args::Subject;
 use super::cost::Meter;
 use super::load::crew::{self, Counter};
+use super::load::group;
 use super::load::party::{Broker, Heard, Party, Place};
 use super::load::sender::{Outgoing, Pace, Quota};
 use super::load::stamp::{Numbers, Stamp};
@@ -25,8 +26,12 @@ use super::{BrokerArgs, LoadArgs, PeerArgs};
 #[derive(Clone, Debug, ClapArgs)]
 pub(in crate::cli) struct Args {
     /// How many readers of each channel, each a user with a connection
-    #[arg(long, default_value_t = 1000, value_parser = super::args::some)]
+    #[arg(long, default_value_t = 1000)]
     readers: usize,
+
+    /// A group of so many members in place of each channel: beside publisher and readers, all of them are away
+    #[arg(long, value_name = "MEMBERS", conflicts_with = "peer")]
+    members: Option<usize>,
 
     /// How many channels, each with a publisher
     #[arg(long, default_value_t = 1, value_parser = super::args::some)]
@@ -47,8 +52,16 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Fail> {
-    let Args { readers, window, channels, load, .. } = args;
-    let shape = Shape { channels: *channels, readers: *readers, never_ack: 0, window: *window };
+    let Args { readers, window, channels, load, members, .. } = args;
+    if *readers == 0 && members.is_none() {
+        return Err(Fail::usage("--readers: 0 are for a group alone, whose members are away; see --members"));
+    }
+    if members.is_some_and(|members| members <= *readers) {
+        return Err(Fail::usage(
+            "--members: the publisher and all readers are among them; give at least one more than --readers",
+        ));
+    }
+    let shape = Shape { channels: *channels, readers: *readers, never_ack: 0, window: *window, members: *members };
     let setting = format!("{channels} to {readers} each, window {window}, {} bytes, {}", load.size, load.pace());
     let mut report = Report::new("fanout", setting);
     report.note("messages are deliveries: each message counts once for every reader");
@@ -63,6 +76,8 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
 /// How many readers have each of the messages under way.
 struct Rounds {
     readers: usize,
+    /// How many may be under way.
+    window: u64,
     /// By number, modulo as many as can be under way.
     have: Vec<AtomicUsize>,
     /// Told when a message has reached all.
@@ -74,7 +89,7 @@ struct Rounds {
 impl Rounds {
     fn new(readers: usize, window: u64) -> Self {
         let have = (0..=window).map(|_| AtomicUsize::new(0)).collect();
-        Self { readers, have, complete: Notify::new(), all_have: AtomicU64::new(0) }
+        Self { readers, window, have, complete: Notify::new(), all_have: AtomicU64::new(0) }
     }
 
     /// A reader has it.
@@ -101,6 +116,8 @@ pub(super) struct Shape {
     /// Readers of each channel, beside those, that never do.
     pub(super) never_ack: usize,
     pub(super) window: u64,
+    /// A group of so many in place of a channel.
+    pub(super) members: Option<usize>,
 }
 
 /// One channel, with its readers ready.
@@ -161,13 +178,30 @@ pub(super) async fn measure(
 }
 
 async fn open(shape: Shape, broker: &Broker, name: &str) -> Result<Channel, Fail> {
-    let mut publisher = broker.connect(&format!("{name}-p"), None).await?;
-    let place = publisher.open_channel(name).await?;
-    let mut readers = crew::prepare((0..shape.readers + shape.never_ack).map(|number| {
-        let (broker, place, user) = (broker.clone(), place.clone(), format!("{name}-r{number}"));
+    let (user, readers) = (format!("{name}-p"), shape.readers + shape.never_ack);
+    let reader = |number| format!("{name}-r{number}");
+    let (publisher, place) = match shape.members {
+        None => {
+            let mut publisher = broker.connect(&user, None).await?;
+            let place = publisher.open_channel(name).await?;
+            (publisher, place)
+        }
+        Some(members) => {
+            let away = (readers + 1..members).map(|number| format!("{name}-m{number}"));
+            let all = (0..readers).map(reader).chain(away).chain([user.clone()]).collect();
+            let place = group::open(broker, name, all).await?;
+            (broker.connect(&user, None).await?, place)
+        }
+    };
+    let is_group = shape.members.is_some();
+    let mut readers = crew::prepare((0..readers).map(|number| {
+        let (broker, place, user) = (broker.clone(), place.clone(), reader(number));
         async move {
             let mut reader = broker.connect(&user, None).await?;
-            reader.watch(&place).await?;
+            // A member gets what is said without asking.
+            if !is_group {
+                reader.watch(&place).await?;
+            }
             Ok(reader)
         }
     }))
@@ -196,7 +230,7 @@ async fn talk(
     for reader in channel.readers {
         reading.spawn(read(reader, Arc::clone(&rounds), Arc::clone(&done), ended.clone()));
     }
-    let publishing = publish(channel.publisher, channel.place, pace, quota, size, &rounds, window);
+    let publishing = publish(channel.publisher, channel.place, pace, quota, size, &rounds, &done);
     tokio::pin!(publishing);
     let (sent, to_ack, refused_for_now) = tokio::select! {
         published = &mut publishing => published?,
@@ -239,14 +273,17 @@ async fn publish(
     mut quota: Quota,
     size: usize,
     rounds: &Rounds,
-    window: u64,
+    done: &Counter,
 ) -> Result<(u64, Histogram<u64>, u64), WireError> {
-    let mut outgoing = Outgoing::new(usize::try_from(window).unwrap_or(usize::MAX));
+    let mut outgoing = Outgoing::new(usize::try_from(rounds.window).unwrap_or(usize::MAX));
     let mut took = histogram();
     let mut sent = 0;
     loop {
         let mut wake = outgoing.repeat(&mut party);
-        while !quota.is_over() && sent < rounds.all_have() + window && outgoing.has_room(&party, size) {
+        while !quota.is_over()
+            && (rounds.readers == 0 || sent < rounds.all_have() + rounds.window)
+            && outgoing.has_room(&party, size)
+        {
             match pace.next() {
                 Ok(due) => {
                     sent += 1;
@@ -259,7 +296,7 @@ async fn publish(
                 }
             }
         }
-        if quota.is_over() && outgoing.is_empty() && rounds.all_have() == sent {
+        if quota.is_over() && outgoing.is_empty() && (rounds.readers == 0 || rounds.all_have() == sent) {
             party.close().await;
             return Ok((sent, took, outgoing.refused_for_now));
         }
@@ -272,6 +309,10 @@ async fn publish(
         party.hear(|heard| {
             if let Some(acked) = outgoing.hear(&heard) {
                 took.saturating_record(acked.micros());
+                // Where nobody hears them, messages are counted themselves.
+                if rounds.readers == 0 {
+                    done.add(1);
+                }
             }
             Ok(())
         })?;

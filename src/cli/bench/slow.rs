@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let mut subject = args.broker.subject()?;
     for round in 0..load.run.repeat {
         for (name, never_ack) in [("all ack", 0), ("some never ack", *never_ack)] {
-            let shape = Shape { channels: *channels, readers: *readers, never_ack, window: *window };
+            let shape = Shape { channels: *channels, readers: *readers, never_ack, window: *window, members: None };
             let names = format!("{}-slow{round}-{never_ack}", args.broker.devices_prefix);
             let mut run = Run::new(name);
             runtime.block_on(fanout::measure(shape, load, &subject, &names, &mut run))?;

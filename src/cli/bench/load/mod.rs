@@ -1,6 +1,7 @@
 //! What every load is made of: ways to a broker, connections over them, what is sent and how it is checked.
 
 pub(super) mod crew;
+pub(super) mod group;
 #[cfg(feature = "mqtt-peer")]
 pub(super) mod mqtt;
 pub(super) mod own;
