@@ -487,6 +487,7 @@ def check_broker(options):
     check_present(options)
     if options.peer_token:
         check_two_users(options)
+        check_messages(options)
     check_strangers(options)
 
 
@@ -837,6 +838,73 @@ def check_two_users(options):
     alice.leave()
     bob.leave()
     passed("talks to another user, who gets everything, live and after being away, in order and once")
+
+
+def check_messages(options):
+    """What becomes of messages, and what the list, receipts and the compact view say of it (chapter 5.6, R8-10 to 12)."""
+    alice = fresh(options, "alice")
+    bob = Session(options, "conformance-bob", {"start": "FRESH"}, options.peer_token).open()
+    made = alice.publish(1, create_group={"label": "messages", "users": [name_of(options.peer_token)]})
+    group, a, b = made["conversation"], alice.connected["user"], bob.connected["user"]
+    bob.wait(lambda: joined(bob, group), "JOINED of the group")
+    bob.publish(1, conversation=group, set_mark={"seq": 2})
+
+    question = alice.publish(2, conversation=group, content=b"who comes?".hex())["seq"]
+    beside = {"reply_to": question, "mentions": [b]}
+    reply = alice.publish(3, conversation=group, content=b"bob?".hex(), beside=beside)["seq"]
+    gone = alice.publish(4, conversation=group, content=b"oops".hex())["seq"]
+    mentioned = lambda: any(
+        item.get("entry", {}).get("mentioned") == {"conversation": group, "seq": reply} for item in bob.items[0]
+    )
+    bob.wait(mentioned, "MENTIONED in the inbox (R5.6-3)")
+    bob.wait(lambda: gone in bob.seqs(group), "messages of the group")
+    one = listed(bob, 1, group)
+    expect((one.get("unread"), one.get("mentions")) == (3, 1), f"three unread, one mentions bob: {one} (R7-7, R8-4)")
+
+    answer = bob.publish(2, conversation=group, edit={"seq": reply}, content="00")
+    expect(answer == {"reason": "forbidden"}, f"what another one said is not edited: {answer} (R5.6-4)")
+    edit = alice.publish(5, conversation=group, edit={"seq": question}, content=b"who comes tonight?".hex())["seq"]
+    reaction = bob.publish(3, conversation=group, react={"seq": question, "reaction": "+1"})["seq"]
+    again = bob.publish(4, conversation=group, react={"seq": question, "reaction": "+1"})["seq"]
+    expect(again == reaction, f"the same reaction writes no entry: {again} (R5.6-7)")
+    recall = alice.publish(6, conversation=group, recall={"seq": gone})["seq"]
+    answer = bob.publish(5, conversation=group, react={"seq": gone, "reaction": "+1"})
+    expect(answer == {"reason": "invalid_argument"}, f"nobody reacts to what is recalled: {answer} (R5.6-10)")
+    bob.wait(lambda: recall in bob.seqs(group), "the recall (R5.6-6)")
+    one = listed(bob, 2, group)
+    expect(one.get("unread") == 2, f"what is recalled is not unread: {one} (R5.6-6)")
+    expect("last" not in one, f"the newest message is not to be shown: {one} (R8-4)")
+
+    page = bob.request(3, history={"conversation": group, "from_seq": question, "limit": 50, "compact": True})
+    shown = [item["entry"] for item in page["items"] if "entry" in item]
+    expect([one["seq"] for one in shown] == [question, reply], f"the compact view: {shown} (R8-10)")
+    compacted = shown[0].get("compacted", {})
+    reactions = [{"reaction": "+1", "count": 1, "own": True}]
+    expect(shown[0]["content"] == b"who comes tonight?".hex(), f"with the newest content: {shown[0]} (R8-10)")
+    expect((compacted.get("edit"), compacted.get("reactions")) == (edit, reactions), f"{compacted} (R8-10)")
+    expect(shown[1]["beside"] == beside, f"what stands beside a message comes with it: {shown[1]} (R5.6-1)")
+    heads = [item["head"] for item in page["items"] if "head" in item]
+    expect(heads[0].get("reason") == "RECALLED" and heads[0]["from_seq"] == gone, f"in its place: {heads} (R5.6-6)")
+    expect({head["reason"] for head in heads[1:]} == {"FOLDED"}, f"what is said with the message: {heads} (R8-10)")
+
+    bob.publish(6, conversation=group, hide={"seq": reply})
+    one = listed(bob, 4, group)
+    expect((one.get("unread"), one.get("mentions", 0)) == (1, 0), f"nor is what bob hides: {one} (R5.6-8)")
+    bob.publish(7, conversation=group, set_settings={"settings": {"pinned": True, "marked_unread": True}})
+    bob.publish(8, conversation=group, set_mark={"seq": recall})
+    one = listed(bob, 5, group)
+    expect((one.get("unread", 0), one.get("settings")) == (0, {"pinned": True}), f"all is read: {one} (R5.6-9)")
+    told = {"conversation": group, "user": b, "seq": recall}
+    alice.wait(lambda: any(item.get("mark") == told for item in alice.items[1]), "bob's mark (R6.1-6)")
+    marks = alice.request(1, receipts={"conversation": group, "limit": 10}).get("marks", [])
+    read = {mark["user"]: mark.get("seq", 0) for mark in marks}
+    expect(read == {a: gone, b: recall}, f"who has read what: {marks} (R8-12)")
+
+    bob.publish(9, conversation=group, leave={})
+    alice.publish(7, conversation=group, leave={})
+    alice.leave()
+    bob.leave()
+    passed("replies, mentions, edits, reacts, recalls, hides, and lists, marks and counts what is unread")
 
 
 def came(session, conversation):
