@@ -116,11 +116,23 @@ pub enum Mutation {
     SignalsIgnoreRights,
     /// Presence is told to anybody.
     PresenceIgnoresRights,
+    /// What a conversation keeps no more is shown all the same.
+    UnkeptShown,
+    /// What a conversation keeps no more counts as unread.
+    UnkeptCounts,
+    /// What waits in a lane is sent though its conversation keeps it no more.
+    UnkeptInLane,
+    /// What was kept no more while a device was away is not reported to it.
+    UnkeptNotReported,
+    /// One device of all has it, and it goes.
+    AnyDeviceDelivers,
+    /// Any member says how long a group keeps its entries.
+    AnyoneSetsRetention,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 62] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -177,6 +189,12 @@ impl Mutation {
         Self::WillsForgottenAtStart,
         Self::SignalsIgnoreRights,
         Self::PresenceIgnoresRights,
+        Self::UnkeptShown,
+        Self::UnkeptCounts,
+        Self::UnkeptInLane,
+        Self::UnkeptNotReported,
+        Self::AnyDeviceDelivers,
+        Self::AnyoneSetsRetention,
     ];
 
     /// Whether this bug is planted.

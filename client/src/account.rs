@@ -80,6 +80,14 @@ impl Client {
         self.act(0, Action::SetAccount(set)).await
     }
 
+    /// For administrators: erases a user for good (SPEC 15.4). The answer says that it is begun.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn erase_user(&self, user: impl Into<String>) -> Result<Publication, PublishError> {
+        self.act(0, Action::EraseUser(packet::EraseUser { user: user.into() })).await
+    }
+
     /// How users (at most 50) show themselves: those that share a conversation with this one, and do not block it.
     ///
     /// # Errors

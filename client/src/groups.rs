@@ -53,6 +53,19 @@ impl Client {
         self.act(conversation, Action::Ban(packet::Ban { user: user.into(), lift })).await
     }
 
+    /// Says how long a conversation keeps its entries from here on (SPEC 5.7).
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn set_retention(
+        &self,
+        conversation: u64,
+        retention: packet::Retention,
+    ) -> Result<Publication, PublishError> {
+        let retention = Some(retention);
+        self.act(conversation, Action::SetRetention(packet::SetRetention { retention })).await
+    }
+
     /// Lets whoever has this key join a group, in place of any key before; an empty one closes it (SPEC R7-12).
     ///
     /// # Errors

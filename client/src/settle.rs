@@ -76,7 +76,8 @@ impl Settling {
                     | Action::SetMark(_)
                     | Action::Hide(_)
                     | Action::SetWill(_)
-                    | Action::ShowPresence(_),
+                    | Action::ShowPresence(_)
+                    | Action::EraseUser(_),
                 ) => verdict.sent.push(id),
                 // No entry of their conversation carries their id, and a second time would be a second group, or undo what came after.
                 Some(
@@ -99,7 +100,8 @@ impl Settling {
                     | Action::SetInfo(_)
                     | Action::Edit(_)
                     | Action::Recall(_)
-                    | Action::React(_),
+                    | Action::React(_)
+                    | Action::SetRetention(_),
                 )
                 | None => {
                     let conversation = publish.conversation;

@@ -191,6 +191,15 @@ pub const WILL_AFTER_MS_MAX: u32 = 86_400 * SECOND_MS;
 /// The longest content of a will, which is kept at hand until the device goes.
 pub const WILL_BYTES_MAX: usize = 4 * KIB as usize;
 
+/// The shortest time for which entries are kept.
+pub const RETENTION_MS_MIN: u64 = SECOND_MS as u64;
+/// The longest, where they are not kept for good.
+pub const RETENTION_MS_MAX: u64 = 10 * 366 * 24 * 3600 * SECOND_MS as u64;
+/// The longest for which entries are kept that not every device has.
+pub const UNDELIVERED_MS_MAX: u64 = 366 * 24 * 3600 * SECOND_MS as u64;
+/// The most members of a conversation whose entries go as every device has them: each is looked at.
+pub const DELIVERED_MEMBERS_MAX: u32 = 200;
+
 // What must hold between them.
 const _: () = {
     assert!(PAYLOAD_BYTES_MAX < FRAME_BYTES_MAX && FRAME_BYTES_MAX <= FRAME_BYTES_CEILING);

@@ -12,6 +12,7 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use super::queue::{GROUP_OPS_MAX, Queue, is_busy};
+use super::upkeep::Upkeep;
 use crate::clock::Clock;
 use crate::mutation::Mutation;
 use crate::routing::core::{Core, Effect, Op, Parting};
@@ -19,6 +20,7 @@ use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
 use crate::routing::outbox::Reply;
 use crate::routing::registry::Registry;
+use crate::routing::sifter::Sifter;
 use crate::routing::state::{Changes, State};
 use crate::routing::view::{Overlay, View};
 use crate::store::{AppendError, FollowError, Frame, FrameBuilder, Log, Position, Pressure, ReadError, SegmentId};
@@ -48,18 +50,20 @@ pub struct Counters {
 
 /// The commit thread's own.
 pub struct Commit {
-    log: Box<dyn Log>,
+    pub(super) log: Box<dyn Log>,
     core: Core,
-    state: Arc<RwLock<State>>,
+    pub(super) state: Arc<RwLock<State>>,
     overlay: Overlay,
     registry: Arc<Registry>,
     queue: Arc<Queue>,
-    clock: Arc<Clock>,
+    pub(super) clock: Arc<Clock>,
     feed: SyncSender<Frame>,
     segment: SegmentId,
     health: Health,
     counters: Arc<Counters>,
-    retention: Retention,
+    pub(super) retention: Retention,
+    /// What is done now and then.
+    pub(super) upkeep: Upkeep,
     /// Publishes of a frame that failed under way, until it is known whether that is there: while it is not, their
     /// repeats are told the same as they were.
     open: HashSet<(DeviceId, Incarnation, MessageId)>,
@@ -158,6 +162,8 @@ impl Commit {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let mut log = parts.log;
+        log.set_sieve(Arc::new(Sifter::new(Arc::clone(&parts.state))));
+        let upkeep = Upkeep::new(parts.clock.now().0, parts.retention);
         let segment = take_over(&mut *log, &parts.state);
         let mut core = Core::new(parts.newest_session);
         // Who was there when the broker ended has time to come back.
@@ -177,6 +183,7 @@ impl Commit {
             health: Health::Good,
             counters: parts.counters,
             retention: parts.retention,
+            upkeep,
             open: HashSet::new(),
             retained_ms: 0,
             sealed_ms: 0,
@@ -229,13 +236,14 @@ impl Commit {
         if self.is_writable() {
             group.extend(self.core.take_due(now_ms, FATES_AT_ONCE));
         }
+        self.upkeep(group, now_ms);
         self.keep_house();
         if !group.is_empty() || self.core.is_seen_due(now_ms) {
             self.group(group, false);
         }
     }
 
-    fn is_writable(&self) -> bool {
+    pub(super) fn is_writable(&self) -> bool {
         self.health == Health::Good && self.log.pressure() == Pressure::Open
     }
 
@@ -243,7 +251,8 @@ impl Commit {
     fn retain(&mut self, group: &mut Vec<Op>) {
         let now_ms = self.clock.now().0;
         let is_due = now_ms >= self.retained_ms + RETAIN_EVERY_MS;
-        if self.retention == Retention::default() || !is_due || self.health != Health::Good {
+        let keeps_all = self.retention.age_ms.is_none() && self.retention.bytes.is_none();
+        if keeps_all || !is_due || self.health != Health::Good {
             return;
         }
         self.retained_ms = now_ms;
@@ -372,6 +381,9 @@ impl Commit {
                 }
                 Effect::SetFloor(floor) => self.log.set_floor(floor),
                 Effect::Shown(user) => self.registry.presence_changed(user, true, self.clock.now()),
+                Effect::Defer(id, until) => {
+                    self.state.write().unwrap_or_else(PoisonError::into_inner).defer(id, until);
+                }
                 Effect::Fate(..) | Effect::Seen(_) => {}
             }
         }
@@ -515,6 +527,8 @@ pub struct Retention {
     pub age_ms: Option<u64>,
     /// Beyond so many bytes of entries, the oldest may go.
     pub bytes: Option<u64>,
+    /// How long the files may hold what conversations keep no more; a day where nothing is said.
+    pub files_ms: Option<u64>,
 }
 
 impl Retention {

@@ -2,6 +2,7 @@
 
 pub mod commit;
 pub mod queue;
+mod upkeep;
 
 use std::io;
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use longwire_client::{Client, Publication, PublishError, Start};
 use super::Fail;
 use super::connect::ConnectArgs;
 use super::target::Target;
-use group::{info, print_join_key};
+use group::{info, print_join_key, retention};
 use history::{history, receipts};
 
 pub(super) use group::join_key;
@@ -68,6 +68,8 @@ pub(super) enum Command {
     Ban(Ban),
     /// Makes a new key with which a group is joined, in place of any before, and prints it
     JoinKey(JoinKey),
+    /// Prints how long entries are kept, or sets it
+    Retention(SetRetention),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -118,6 +120,20 @@ pub(super) struct SetRole {
     /// What the user is to be
     #[arg(value_parser = ["reader", "member", "admin", "owner"])]
     role: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SetRetention {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// Keeps entries for good, for a time, or until every device has them
+    #[arg(value_parser = ["keep", "for", "delivered"], requires_if("for", "time"), requires_if("delivered", "time"))]
+    mode: Option<String>,
+    /// How long; with `delivered`, how long at the longest
+    #[arg(value_parser = humantime::parse_duration)]
+    time: Option<std::time::Duration>,
     #[command(flatten)]
     common: Common,
 }
@@ -263,6 +279,7 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         | Command::Info(SetInfo { common, .. })
         | Command::Ban(Ban { common, .. })
         | Command::JoinKey(JoinKey { common, .. })
+        | Command::Retention(SetRetention { common, .. })
         | Command::Leave(One { common, .. })
         | Command::Label(SetLabel { common, .. })
         | Command::History(History { common, .. }) => common,
@@ -310,6 +327,7 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         }
         Command::Receipts(args) => receipts(&client, args.conversation.open(&client).await?, json).await?,
         Command::Info(args) => info(&client, args).await?,
+        Command::Retention(args) => retention(&client, args).await?,
         Command::Ban(args) => {
             let conversation = args.conversation.open(&client).await?;
             stored(client.ban(conversation, &args.user, args.lift).await, json).await?;

@@ -6,6 +6,7 @@ mod chat;
 mod connect;
 mod conversation;
 mod demo;
+mod export;
 mod fail;
 mod keep;
 mod login;

@@ -208,6 +208,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         retention: Retention {
             age_ms: settings.retention_age.map(|age| age.as_millis() as u64),
             bytes: settings.retention_bytes,
+            files_ms: None,
         },
         state_bytes_max: settings.state_memory,
     })

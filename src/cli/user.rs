@@ -9,6 +9,7 @@ use longwire_client::{Client, Start, packet};
 
 use super::Fail;
 use super::connect::ConnectArgs;
+use super::export::{self, Export};
 use super::login::new_password;
 use crate::auth::password::{self, Cost};
 use crate::auth::{self, INVITATION_AUDIENCE, Invitation};
@@ -20,6 +21,8 @@ Examples:
   longwire user add ada --token-file root.token
   longwire user list --token-file root.token
   longwire user invite --key issuer.key --expires 7d
+  longwire user erase ada --yes --token-file root.token
+  longwire user export ada --store /backup/longwire-data --out ada.jsonl
 
 The password of a user is asked for, or read from --password-file or LONGWIRE_PASSWORD; the broker gets what it can check
 it by, and not the password.";
@@ -34,6 +37,10 @@ pub(super) enum Command {
     Passwd(Set),
     /// Closes an account; all its sessions and tokens end, and nothing is taken to it any more
     Remove(Remove),
+    /// Erases a user for good: what it published is shown to nobody from then on, and leaves the disk in the background
+    Erase(Erase),
+    /// Writes what a stopped broker's store, or a backup, holds of a user, as lines of JSON
+    Export(Export),
     /// Lists all users
     List(List),
     /// Prints an invitation, with which one account can be made; no broker is asked
@@ -55,6 +62,17 @@ pub(super) struct Set {
 pub(super) struct Remove {
     /// The user's name
     name: String,
+    #[command(flatten)]
+    connection: ConnectArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Erase {
+    /// The user's name
+    name: String,
+    /// Does it: there is no way back
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     connection: ConnectArgs,
 }
@@ -101,6 +119,16 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         Command::Remove(args) => {
             let set_account = packet::SetAccount { user: args.name, close: true, ..Default::default() };
             set(&args.connection, set_account).await
+        }
+        Command::Export(args) => export::run(&args),
+        Command::Erase(args) if !args.yes => {
+            Err(Fail::usage(format!("{} would be erased for good; say so with --yes", args.name)))
+        }
+        Command::Erase(args) => {
+            let client = connect(&args.connection).await?;
+            client.erase_user(args.name).await?.await?;
+            client.close().await;
+            Ok(())
         }
         Command::List(args) => {
             let client = connect(&args.connection).await?;

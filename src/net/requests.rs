@@ -14,7 +14,7 @@ use super::signals::{carry, online_request, presence_request};
 use crate::auth::TokenError;
 use crate::mutation::Mutation;
 use crate::routing::account_query;
-use crate::routing::alteration::withheld;
+use crate::routing::alteration::{author, withheld};
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::core::{Proof, is_taken_back};
 use crate::routing::feed::{head_item, item_for};
@@ -326,7 +326,8 @@ fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usiz
     let entries = reads.range(place.conversation, seq, seq, false, one)?;
     let gone = reads.rows(|rows| {
         let conversation = rows.conversation(place.conversation)?;
-        withheld(rows, conversation, place.conversation, place.seq, reads.now)
+        let author = || author(&entries.first()?.item);
+        withheld(rows, conversation, place.conversation, place.seq, reads.now, author)
     })?;
     Ok(match entries.first() {
         Some(_) if let Some(reason) = gone => head_item(place.conversation, place.seq, place.seq, reason, 0),

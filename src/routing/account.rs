@@ -154,6 +154,9 @@ impl Draft<'_, '_> {
             None => self.create_user(&set.user),
         };
         let password = (!set.password_hash.is_empty()).then(|| Secret(set.password_hash.into()));
+        if self.view.erasure(user).is_some() {
+            return Err(No(Reason::Forbidden, "the user was erased, and its name is nobody's any more"));
+        }
         self.change(&Change::AccountSet { user, password, is_closed: set.close, cuts: true });
         Ok(self.answered(ticket, ConversationId(0), false))
     }

@@ -3,6 +3,7 @@
 
 use longwire_protocol::packet::{self, EntryKind, HeadReason};
 use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
+use prost::Message as _;
 
 use super::limits::MENTIONS_KEPT_MAX;
 use super::rows::{
@@ -105,18 +106,44 @@ impl Personally {
 }
 
 /// Why an entry is shown to nobody at this time; `None` while it is. The one rule that catch-up, retransmit and history
-/// share (SPEC R5.6-6). Costs nothing where nothing of the conversation is withheld near it.
+/// share (SPEC R5.6-6, R5.7-2, R15-22). `sender` finds whose it is, and is asked only while somebody is being erased. Costs nothing where nothing of the conversation is withheld near it.
 pub fn withheld(
     rows: &impl Rows,
     conversation: &Conversation,
     id: ConversationId,
     seq: Seq,
     now: LogTime,
+    sender: impl FnOnce() -> Option<UserId>,
 ) -> Option<HeadReason> {
+    if is_erased(rows, sender) {
+        return Some(HeadReason::Erased);
+    }
     if !conversation.more.may_be_withheld(seq) || Mutation::RecalledShown.is_planted() {
         return None;
     }
+    if seq < conversation.more.kept.first {
+        return (!Mutation::UnkeptShown.is_planted()).then_some(HeadReason::Expired);
+    }
     rows.altered(id, seq)?.withheld(now)
+}
+
+/// Whether the sender of an entry is being erased.
+fn is_erased(rows: &impl Rows, sender: impl FnOnce() -> Option<UserId>) -> bool {
+    let erased = rows.erased();
+    !erased.is_empty() && sender().is_some_and(|sender| erased.contains(&sender))
+}
+
+/// Who published an entry that holds what people wrote, by the encoded item; `None` for every other: who came and went, and
+/// what a group is called, are not the sender's alone.
+#[must_use]
+pub fn author(item: &[u8]) -> Option<UserId> {
+    let entry = match packet::Item::decode(item).ok()?.kind? {
+        packet::item::Kind::Entry(entry) => entry,
+        packet::item::Kind::Own(own) => own.entry?,
+        _ => return None,
+    };
+    let is_written = matches!(entry.kind(), EntryKind::Message | EntryKind::Edit | EntryKind::Reaction);
+    is_written.then_some(UserId(entry.sender))
 }
 
 /// Folds what a message brings beside itself.

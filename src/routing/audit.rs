@@ -17,6 +17,7 @@ pub struct Audit {
     state: State,
     overlay: Overlay,
     heads: HashMap<ConversationId, Head>,
+    begins: HashMap<ConversationId, Seq>,
     problems: Vec<String>,
 }
 
@@ -32,6 +33,10 @@ impl Visitor for Audit {
             self.problems.push(error.to_string());
         }
         self.overlay.merge(&mut self.state);
+    }
+
+    fn begins(&mut self, conversation: ConversationId, seq: Seq) {
+        self.begins.insert(conversation, seq);
     }
 
     fn head(&mut self, head: Head) {
@@ -54,11 +59,14 @@ impl Visitor for Audit {
                     ));
                 }
                 Some(_) => {}
-                None if head.seq > Seq(0) && head.position >= self.state.floor => {
+                None if head.seq >= conversation.more.kept.first.max(Seq(1)) && head.position >= self.state.floor => {
                     problems
                         .push(format!("conversation {id}: its state has {} entries, its entries are gone", head.seq));
                 }
                 None => {}
+            }
+            if let Some(seq) = self.begins.remove(&id).filter(|seq| *seq > conversation.more.kept.first) {
+                problems.push(format!("conversation {id} begins with entry {seq}"));
             }
             let members = || reader.members(id).iter().filter_map(|user| Some((user, reader.member(id, *user)?)));
             let active = members().filter(|(_, member)| member.is_active()).count();

@@ -9,12 +9,12 @@ use std::sync::RwLock;
 use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
 
-use super::alteration::withheld;
+use super::alteration::{author, withheld};
 use super::feed::{head_item, item_for, mark_item, tells_marks};
 use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
 use super::loading::{read_blocking, try_read};
 use super::outbox::Session;
-use super::rows::{Kind, Member, MoreOfConversation};
+use super::rows::{KeptOfConversation, Kind, Member, MoreOfConversation};
 use super::state::State;
 use super::stream::{News, Place, Ready, Turn};
 use super::view::{Reader, Rows as _};
@@ -166,6 +166,8 @@ struct Candidate {
     joined: Position,
     /// The label of a channel.
     label: Option<Box<str>>,
+    /// What is still kept.
+    kept: KeptOfConversation,
 }
 
 /// Where a lane stands and what it looks for.
@@ -268,6 +270,7 @@ impl Plan {
         let label = (conversation.kind == Kind::Channel).then(|| conversation.label.clone());
         let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
         let watched = watched.map(|from| if Mutation::WatchedFromBefore.is_planted() { Seq(1) } else { from });
+        let kept = conversation.more.kept;
         let candidate = match (duty, member) {
             (Some(duty), Some(member)) => {
                 let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
@@ -284,11 +287,12 @@ impl Plan {
                 let is_announced = is_express && !Mutation::WaitsForExpired.is_planted();
                 let joined = if is_announced { Position(0) } else { duty.joined };
                 let from = duty.since.next();
-                Candidate { conversation: id, from, head, intervals, joined, label }
+                Candidate { conversation: id, from, head, intervals, joined, label, kept }
             }
             _ => {
                 let Some(from) = watched else { return };
-                Candidate { conversation: id, from, head, intervals: vec![(from, head)], joined: Position(0), label }
+                let (intervals, joined) = (vec![(from, head)], Position(0));
+                Candidate { conversation: id, from, head, intervals, joined, label, kept }
             }
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
@@ -303,18 +307,29 @@ impl Plan {
 struct Gone {
     conversation: ConversationId,
     span: MoreOfConversation,
+    /// Somebody is being erased.
+    has_erased: bool,
 }
 
 impl Gone {
-    fn reason(&mut self, reads: Reads<'_>, id: ConversationId, seq: Seq) -> Result<Option<HeadReason>, Miss> {
+    fn reason(
+        &mut self,
+        reads: Reads<'_>,
+        id: ConversationId,
+        seq: Seq,
+        item: &[u8],
+    ) -> Result<Option<HeadReason>, Miss> {
         if self.conversation != id {
-            let span = reads.rows(|rows| rows.conversation(id).map(|row| row.more).unwrap_or_default())?;
-            *self = Self { conversation: id, span };
+            let (span, has_erased) = reads.rows(|rows| {
+                let span = rows.conversation(id).map(|row| row.more).unwrap_or_default();
+                (span, !rows.erased().is_empty())
+            })?;
+            *self = Self { conversation: id, span, has_erased };
         }
-        if !self.span.may_be_withheld(seq) {
+        if !self.span.may_be_withheld(seq) && !self.has_erased {
             return Ok(None);
         }
-        reads.rows(|rows| withheld(rows, rows.conversation(id)?, id, seq, reads.now))
+        reads.rows(|rows| withheld(rows, rows.conversation(id)?, id, seq, reads.now, || author(item)))
     }
 }
 
@@ -324,7 +339,7 @@ pub fn shown_now(reads: Reads<'_>, found: &mut [Ready]) {
     let mut gone = Gone::default();
     for ready in found.iter_mut().filter(|ready| ready.place.conversation.is_some()) {
         let (id, seq) = (ready.place.conversation, ready.place.seq);
-        let reason = gone.reason(reads, id, seq).unwrap_or(Some(HeadReason::Skipped));
+        let reason = gone.reason(reads, id, seq, &ready.item).unwrap_or(Some(HeadReason::Skipped));
         if let Some(reason) = reason {
             ready.item = head_item(id, seq, seq, reason, 0);
         }
@@ -371,12 +386,18 @@ impl CatchUp {
         for candidate in &plan.candidates {
             let id = candidate.conversation;
             let kept = reads.first_after(id, plan.sent)?;
-            let first = kept.unwrap_or(candidate.head.next()).max(candidate.from);
+            let first = kept.unwrap_or(candidate.head.next()).max(candidate.from).max(candidate.kept.first);
+            let is_unreported = plan.sent < candidate.kept.raised && !Mutation::UnkeptNotReported.is_planted();
+            let gone = match (plan.sent < floor, is_unreported) {
+                (true, _) => first,
+                (false, true) => candidate.kept.first,
+                (false, false) => Seq(0),
+            };
             for &(from, to) in &candidate.intervals {
                 let (from, to) = (from.max(candidate.from), to.min(candidate.head));
-                if plan.sent < floor && from < first && from <= to && !Mutation::ExpiredNotReported.is_planted() {
+                if from < gone && from <= to && !Mutation::ExpiredNotReported.is_planted() {
                     // Where this device stood is expired: what lies between is reported, also what it may have.
-                    let what = What::Head { from, to: to.min(Seq(first.0 - 1)), reason: HeadReason::Expired };
+                    let what = What::Head { from, to: to.min(Seq(gone.0 - 1)), reason: HeadReason::Expired };
                     // Nothing is passed by saying so: until the turn ends, the next session says it again.
                     catch_up.due.push(Reverse(Due { position: plan.sent, conversation: id, what }));
                 }
@@ -458,7 +479,16 @@ impl CatchUp {
                         let first = page.first().map_or(last.next(), |entry| entry.seq);
                         if first > *next {
                             // Only retention takes entries away, from the oldest on; what it took meanwhile is reported.
-                            if reads.history.floor() <= due.position {
+                            let kept =
+                                |rows: &Reader<'_>| rows.conversation(conversation).map(|row| row.more.kept.first);
+                            let kept = match reads.rows(kept) {
+                                Ok(kept) => kept.unwrap_or_default(),
+                                Err(miss) => {
+                                    self.due.push(Reverse(due));
+                                    return Err(miss);
+                                }
+                            };
+                            if reads.history.floor() <= due.position && first > kept {
                                 let hole = format!("conversation {conversation} has no entries {next} to {last}");
                                 return Err(Miss::Failed(ReadError(hole)));
                             }
@@ -495,7 +525,7 @@ impl CatchUp {
                         Ready { place: Place { position: entry.position, ..alone }, item }
                     } else {
                         let place = Place { position: entry.position, conversation, seq: entry.seq };
-                        match gone.reason(reads, conversation, entry.seq) {
+                        match gone.reason(reads, conversation, entry.seq, &entry.item) {
                             Ok(None) => Ready { place, item: item_for(&session.outbox.lock(), session, entry) },
                             Ok(Some(reason)) => {
                                 Ready { place, item: head_item(conversation, entry.seq, entry.seq, reason, 0) }

@@ -35,6 +35,7 @@ fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64
         head: Seq(head),
         intervals: vec![(Seq(1), Seq(head))],
         joined: Position(0),
+        kept: Default::default(),
         label: None,
     };
     let candidates = conversations.into_iter().map(candidate).collect();

@@ -177,6 +177,44 @@ pub enum Change {
         /// When.
         time: LogTime,
     },
+    /// Entries of a conversation are shown to nobody any more: what its retention decided, or an erasure.
+    KeptFrom {
+        /// Which.
+        conversation: ConversationId,
+        /// All below this seq.
+        first: Seq,
+        /// How many of them are countable.
+        countable: u64,
+    },
+    /// A user is erased: from here on nobody is shown what it published.
+    EraseBegun {
+        /// Who.
+        user: UserId,
+    },
+    /// Some of an erased user's contacts, and all devices, are gone.
+    EraseOwn {
+        /// Whose.
+        user: UserId,
+        /// So many contacts.
+        contacts: u32,
+    },
+    /// An erased user's settings are gone in some conversations, up to the last of these.
+    EraseIn {
+        /// Whose.
+        user: UserId,
+        /// In these, ascending.
+        conversations: Vec<ConversationId>,
+    },
+    /// Nothing of an erased user is left in the state.
+    EraseCleared {
+        /// Of whom.
+        user: UserId,
+    },
+    /// Nothing of what an erased user published is left in the files of the store.
+    EraseDone {
+        /// Of whom.
+        user: UserId,
+    },
 }
 
 impl Change {

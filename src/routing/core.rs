@@ -47,6 +47,12 @@ pub enum Op {
     Fate(DeviceId, Fate),
     /// Everything below is expired: decided by the commit thread, which knows the time and the store.
     Retain(Position),
+    /// Something of a conversation may go: it is long enough there, or was delivered.
+    Sweep(ConversationId),
+    /// The next step of erasing a user.
+    Erase(UserId),
+    /// Nothing of an erased user is left in the store's files.
+    Erased(UserId),
 }
 
 /// How a session ends, as far as the device's will is concerned.
@@ -173,6 +179,8 @@ pub enum Effect {
     Seen(Vec<(UserId, LogTime)>),
     /// A user shows its presence to others than before.
     Shown(UserId),
+    /// Nothing of a conversation can go before.
+    Defer(ConversationId, LogTime),
 }
 
 /// What fences the older sessions of a device.
@@ -269,7 +277,10 @@ impl Core {
                 if self.seen.is_empty() {
                     self.seen_since_ms = draft.now_ms;
                 }
-                self.seen.insert(session.user, draft.frame.time());
+                // Of who is erased nothing is noted.
+                if !draft.view.erased().contains(&session.user) {
+                    self.seen.insert(session.user, draft.frame.time());
+                }
                 draft.effects.push(Effect::Detach(session));
             }
             Op::See(session) => {
@@ -278,6 +289,14 @@ impl Core {
                 }
             }
             Op::Fate(device, fate) => self.end_will(device, fate, draft),
+            Op::Sweep(id) if draft.writable => {
+                if let Some(until) = draft.sweep(id) {
+                    draft.effects.push(Effect::Defer(id, until));
+                }
+            }
+            Op::Erase(user) if draft.writable => draft.erase_step(user),
+            Op::Erased(user) if draft.writable => draft.erase_done(user),
+            Op::Sweep(_) | Op::Erase(_) | Op::Erased(_) => {}
             Op::Retain(floor) => {
                 draft.change(&Change::Retained { floor });
                 draft.effects.push(Effect::SetFloor(floor));
@@ -558,6 +577,7 @@ impl Core {
         let cuts = match &publish.action {
             Some(Action::RevokeDevice(revoke)) => Cuts::Device(DeviceId(revoke.device)),
             Some(Action::SetAccount(set)) => Cuts::User(set.user.clone()),
+            Some(Action::EraseUser(erase)) => Cuts::User(erase.user.clone()),
             _ => Cuts::Nobody,
         };
         let lacks_found = found.is_none() && needs_found(&publish);

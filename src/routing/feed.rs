@@ -48,11 +48,14 @@ impl Feed {
         for record in &frame.records {
             match record {
                 Record::Entry(entry) => self.entry(entry),
-                Record::Change(change) => {
-                    if let Ok(Change::MarkSet { user, conversation, seq, .. }) = Change::decode(&change.body) {
+                Record::Change(change) => match Change::decode(&change.body) {
+                    Ok(Change::MarkSet { user, conversation, seq, .. }) => {
                         self.mark(change.position, user, conversation, seq);
                     }
-                }
+                    Ok(Change::KeptFrom { conversation, first, .. }) => self.kept_from(conversation, first),
+                    Ok(Change::EraseBegun { .. }) => self.everyone_looks_again(),
+                    _ => {}
+                },
                 Record::Rider(_) => {}
             }
         }
@@ -79,6 +82,45 @@ impl Feed {
                 pending.lane(is_express).push(ready.clone(), admits);
                 wakers.extend(pending.take_waker());
             });
+        }
+    }
+
+    /// What a conversation keeps no more leaves the lanes in which it waits. Who is no member may have some of it waiting, too.
+    fn kept_from(&mut self, id: ConversationId, first: Seq) {
+        if Mutation::UnkeptInLane.is_planted() {
+            return;
+        }
+        let (is_express, members) = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let rows = Reader::new(&state);
+            let conversation = rows.conversation(id);
+            let members = conversation.map(|conversation| match conversation.kind {
+                Kind::Direct | Kind::Inbox => BTreeSet::from([conversation.pair.0, conversation.pair.1]),
+                Kind::Group | Kind::Channel => rows.members(id).clone(),
+            });
+            let is_express = conversation.is_some_and(|conversation| conversation.kind.is_express());
+            (is_express, members.filter(|_| rows.cold() == 0))
+        };
+        let Some(members) = members else { return self.everyone_looks_again() };
+        let withdraw = |session: &Arc<Session>| session.outbox.lock().lane(is_express).withdraw_below(id, first);
+        if members.len() <= self.registry.users_online().saturating_mul(2) {
+            members.iter().for_each(|user| self.registry.each_of(*user, withdraw));
+        } else {
+            let online = self.registry.online().into_iter().filter(|user| members.contains(user));
+            online.for_each(|user| self.registry.each_of(user, withdraw));
+        }
+        self.registry.each_watcher(id, withdraw);
+    }
+
+    /// What waits is read from the log again, by everyone: some of it may be shown no more.
+    fn everyone_looks_again(&mut self) {
+        let mut sessions = self.registry.all();
+        sessions.sort_unstable_by_key(|session| session.number);
+        for session in sessions {
+            let mut pending = session.outbox.lock();
+            pending.express.look_again();
+            pending.bulk.look_again();
+            self.wakers.extend(pending.take_waker());
         }
     }
 

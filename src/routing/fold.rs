@@ -8,7 +8,9 @@ use prost::Message as _;
 use super::account_fold::{fold_account, fold_device_created, fold_device_returned, fold_device_seen, fold_own};
 use super::alteration::{Alteration, Personally, fold_alteration, fold_message, fold_personally};
 use super::change::Change;
+use super::erasure::{fold_begun, fold_cleared, fold_done, fold_erased_in, fold_own_erased};
 use super::limits::{ID_SPAN_MAX, INTERVALS_MAX};
+use super::retention::{fold_kept_from, fold_next, fold_retention};
 use super::rows::{
     Conversation, Counted, Crossing, Device, Duty, Head, Info, Interval, Kept, Key, Kind, Member, MoreOfConversation,
     Past, Policy, Profile, Row, User, partition, partition_of_name,
@@ -50,6 +52,8 @@ pub enum Body {
     Info(Box<packet::Info>),
     /// The conversation got a label.
     Label(Box<str>),
+    /// Its entries are kept so long from here on.
+    Retention(packet::Retention),
     /// In an inbox: delivery of a conversation begins after a seq.
     Joined {
         /// The conversation.
@@ -123,6 +127,7 @@ impl Body {
             }),
             EntryKind::Info => Self::Info(entry.info.clone().unwrap_or_default()),
             EntryKind::Label => Self::Label(entry.label.as_str().into()),
+            EntryKind::Retention => Self::Retention(entry.retention.unwrap_or_default()),
             EntryKind::Joined => entry.joined.as_ref().map_or(Self::Plain, |joined| Self::Joined {
                 conversation: ConversationId(joined.conversation),
                 seq: Seq(joined.seq),
@@ -182,11 +187,14 @@ pub fn fold_frame(view: &mut View<'_>, frame: &Frame) -> Result<(), ReadError> {
 pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, time: LogTime, body: &Body) {
     view.reach(position, time);
     let head = Head { seq: meta.seq, position, time, countable: meta.countable };
-    let mut countable_before = 0;
+    let (mut countable_before, mut timed) = (0, None);
     view.update(Key::Conversation(meta.conversation), |row| {
         if let Row::Conversation(conversation) = row {
             assert_eq!(conversation.head.seq.next(), meta.seq, "seqs have no hole");
             countable_before = conversation.head.countable;
+            if conversation.more.kept.is_timed {
+                timed = Some(conversation.head);
+            }
             conversation.head = head;
             if matches!(body, Body::Message { .. }) {
                 conversation.more.message = meta.seq;
@@ -196,6 +204,9 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
             }
         }
     });
+    if let Some(before) = timed {
+        fold_next(view, meta.conversation, &before, time);
+    }
     if meta.origin.device.is_some() {
         answer(view, meta, time, false);
     }
@@ -225,6 +236,7 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
             change_role(view, &at, *user, *role);
         }
         Body::Info(info) => fold_info(view, meta.conversation, info),
+        Body::Retention(retention) => fold_retention(view, meta.conversation, time, retention),
         Body::Label(label) => view.update(Key::Conversation(meta.conversation), |row| {
             if let Row::Conversation(conversation) = row {
                 conversation.label.clone_from(label);
@@ -381,6 +393,14 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         Change::WillTaken { device } => view.put(Key::Will(*device), None),
         Change::AudienceSet { user, audience } => view.put(Key::Audience(*user), Some(Row::Audience(*audience))),
         Change::Seen { user, time } => view.put(Key::Seen(*user), Some(Row::Seen(*time))),
+        Change::KeptFrom { conversation, first, countable } => {
+            fold_kept_from(view, *conversation, *first, *countable, position);
+        }
+        Change::EraseBegun { user } => fold_begun(view, *user, position, time),
+        Change::EraseOwn { user, contacts } => fold_own_erased(view, *user, *contacts),
+        Change::EraseIn { user, conversations } => fold_erased_in(view, *user, conversations),
+        Change::EraseCleared { user } => fold_cleared(view, *user, position),
+        Change::EraseDone { user } => fold_done(view, *user),
     }
 }
 

@@ -43,3 +43,15 @@ pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
 pub const PRESENCES_IN_ALL_MAX: usize = 1_000_000;
 /// Positions without anything for a device after which it is told so.
 pub const PROGRESS_POSITIONS: u64 = 100_000;
+/// Conversations that let entries go after a time, some 80 bytes of memory each.
+pub const TIMED_MAX: usize = 500_000;
+/// Places at which what a conversation keeps may be divided: each lets go of a sixteenth of its time at the most.
+pub const PLACES_MAX: usize = 48;
+/// Erasures under way.
+pub const ERASURES_MAX: usize = 100;
+/// Contacts of an erased user that go in one step.
+pub const ERASED_CONTACTS_MAX: u32 = 500;
+/// Conversations that an erased user leaves in one step.
+pub const ERASED_CONVERSATIONS_MAX: usize = 32;
+/// Members among whom one is looked for who takes over the group of an erased owner.
+pub const HEIRS_MAX: usize = 1_000;

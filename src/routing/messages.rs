@@ -226,7 +226,8 @@ impl Draft<'_, '_> {
     fn shown(&self, session: &Session, id: ConversationId, seq: Seq, target: Option<Target>) -> Result<Target, No> {
         let target = target.filter(|target| target.is_message).ok_or(NO_MESSAGE)?;
         let conversation = self.view.conversation(id).ok_or(NO_MESSAGE)?;
-        let is_withheld = withheld(&self.view, conversation, id, seq, self.frame.time()).is_some();
+        let is_withheld =
+            withheld(&self.view, conversation, id, seq, self.frame.time(), || Some(target.sender)).is_some();
         if is_withheld || !self.sees(session, id, seq) {
             return Err(NO_MESSAGE);
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, PublishAck, Role};
+use longwire_protocol::packet::{self, PublishAck, RetentionMode, Role};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
@@ -18,7 +18,7 @@ use super::fold::fold_frame;
 use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
-use super::rehearsal::{rehearse, rehearse_attach};
+use super::rehearsal::{rehearse, rehearse_attach, rehearse_upkeep};
 use super::rows::{Count, Key, Row};
 use super::state::State;
 use super::view::{Overlay, Reader, Rows as _, View};
@@ -134,16 +134,21 @@ impl<'a> World<'a> {
     fn group(&mut self, ops: Vec<Op>, commits: bool) -> Vec<Effect> {
         let segment = self.log.segments().last().expect("has a segment").id;
         let first = Position(self.log.tail().0 + 1);
-        let mut frame = FrameBuilder::new(segment, first, LogTime(self.frames.len() as u64));
+        let mut frame = FrameBuilder::new(segment, first, self.now());
         let mut effects = Vec::new();
         let rehearses = self.choices.below(2) == 1;
         for op in &ops {
             if let (true, Op::Attach(attach)) = (rehearses, op) {
                 self.read(|rows| rehearse_attach(rows, &attach.user, &attach.device, true));
             }
-            let (true, Op::Publish(publish)) = (rehearses, op) else { continue };
             loop {
-                let cold = rehearse(&self.state.read().expect("unpoisoned"), publish);
+                if !rehearses {
+                    break;
+                }
+                let cold = match op {
+                    Op::Publish(publish) => rehearse(&self.state.read().expect("unpoisoned"), publish),
+                    op => rehearse_upkeep(&self.state.read().expect("unpoisoned"), op, self.now()),
+                };
                 if cold.is_empty() {
                     break;
                 }
@@ -175,6 +180,12 @@ impl<'a> World<'a> {
             assert_eq!(state.rows().count(), 0, "everything is saved and let go");
         }
         effects
+    }
+
+    /// Time passes with what is stored: what is refused and said again at once is said at the same time.
+    fn now(&self) -> LogTime {
+        let stored = self.frames.iter().filter(|frame| !frame.records.is_empty()).count();
+        LogTime(stored as u64 * FRAME_MS)
     }
 
     fn read<T>(&self, mut read: impl FnMut(&Reader<'_>) -> T) -> T {
@@ -225,6 +236,9 @@ fn rows_of(state: &State) -> BTreeMap<Vec<u8>, Row> {
     state.rows().map(|(key, row)| (key.encode(), row.clone())).collect()
 }
 
+/// What passes between two frames.
+const FRAME_MS: u64 = 500;
+
 /// One conversation as one would write it down.
 #[derive(Default)]
 struct Naive {
@@ -239,6 +253,12 @@ struct Naive {
     hidden: HashMap<usize, BTreeSet<u64>>,
     reactions: HashMap<(u64, usize), String>,
     mentions: HashMap<usize, Vec<u64>>,
+    /// When each entry came, or when it was last said how long they are kept.
+    times: Vec<u64>,
+    /// For how long they are kept; 0: for good.
+    age: u64,
+    /// The first that is.
+    first: u64,
 }
 
 impl Naive {
@@ -278,7 +298,7 @@ impl Naive {
     fn is_shown(&self, seq: u64, now: u64) -> bool {
         let has_expired = self.expires.get(&seq).is_some_and(|expires| *expires <= now);
         let is_message = seq > 0 && self.entries.get(seq as usize - 1).is_some_and(Option::is_some);
-        is_message && !has_expired && !self.recalled.contains(&seq)
+        is_message && seq >= self.first && !has_expired && !self.recalled.contains(&seq)
     }
 
     fn unread(&self, user: usize, now: u64) -> u64 {
@@ -315,13 +335,23 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let role = [Role::None, Role::Reader, Role::Member, Role::Admin][world.choices.below(4)];
         let set = packet::SetRole { user: USERS[other].into(), role: role.into() };
         let mark = world.choices.below(8) as u64;
-        let now = world.frames.len() as u64;
+        let now = world.now().0;
         let head = model.get(&conversation).map_or(0, |naive| naive.entries.len());
         let seq = world.choices.below(head + 2) as u64;
         let reaction = ["", "+1", "ha"][world.choices.below(3)];
         let ids: Vec<UserId> = world.sessions.iter().map(|session| session.user).collect();
         let mut beside = None;
-        let action = match world.choices.below(20) {
+        let action = match world.choices.below(24) {
+            20 | 21 => {
+                let age_ms = [0, 1, 5_000, 20_000][world.choices.below(4)];
+                let mode = if age_ms == 0 { RetentionMode::Keep } else { RetentionMode::KeepFor };
+                let retention = Some(packet::Retention { mode: mode.into(), age_ms });
+                Some(Action::SetRetention(packet::SetRetention { retention }))
+            }
+            22 | 23 => {
+                sweep(&mut world, &mut model, conversation, &context);
+                continue;
+            }
             0 => Some(Action::CreateGroup(packet::CreateGroup {
                 label: "g".into(),
                 users: vec![USERS[other].into()],
@@ -337,7 +367,8 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             10 | 11 => Some(Action::Hide(packet::Hide { seq, undo: mark == 0 })),
             12 | 13 => {
                 let mentions = vec![ids[other].0, ids[user].0, ids[other].0];
-                beside = Some(packet::Beside { mentions, expires_in_ms: mark * 20, ..packet::Beside::default() });
+                beside =
+                    Some(packet::Beside { mentions, expires_in_ms: mark * 20 * FRAME_MS, ..packet::Beside::default() });
                 None
             }
             _ => None,
@@ -406,6 +437,9 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let answer = answer.map(|ack| if is_hide { 0 } else { ack.seq }).map_err(|refusal| refusal.reason);
         assert_eq!(answer, expected, "{context}: {action:?}");
         model.remove(&0);
+        for naive in model.values_mut() {
+            naive.times.resize(naive.entries.len(), now);
+        }
 
         for (id, naive) in &model {
             let row = world.read(|rows| rows.conversation(ConversationId(*id)).cloned()).expect("a row");
@@ -424,16 +458,18 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                 let mentions = personal.as_ref().map_or(&[][..], |personal| &personal.mentions);
                 let expected = naive.mentions.get(&user).map_or(&[][..], Vec::as_slice);
                 assert!(mentions.iter().map(|seq| &seq.0).eq(expected), "{context}: mentions of {user} in {id}");
-                let now = world.frames.len() as u64;
+                let now = world.now().0;
                 let (uncounted, personal) = (uncounted.as_ref(), personal.as_ref());
-                let count = Count { head: &row.head, uncounted, personal, now: LogTime(now) };
+                let below = world.read(|rows| rows.keeping(ConversationId(*id)).map_or(0, |keeping| keeping.below));
+                let count = Count { head: &row.head, uncounted, personal, now: LogTime(now), below };
                 let unread = member.map_or(0, |member| member.unread(&count));
                 assert_eq!(unread, naive.unread(user, now), "{context}: unread of {user} in {id}");
                 for seq in 1..=row.head.seq.0 {
                     let sees = member.is_some_and(|member| member.sees(Seq(seq)));
                     assert_eq!(sees, naive.sees(user, seq), "{context}: {user} sees {seq} of {id}");
                     let is_message = naive.entries[seq as usize - 1].is_some();
-                    let reason = world.read(|rows| withheld(rows, &row, ConversationId(*id), Seq(seq), LogTime(now)));
+                    let reason =
+                        world.read(|rows| withheld(rows, &row, ConversationId(*id), Seq(seq), LogTime(now), || None));
                     if is_message {
                         assert_eq!(reason.is_none(), naive.is_shown(seq, now), "{context}: {seq} of {id} is shown");
                     }
@@ -450,6 +486,24 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
     let state = world.state.read().expect("unpoisoned");
     assert!(state.crossings().is_empty(), "{story}: every inbox was told");
     answered.len()
+}
+
+/// Lets a conversation go what it need not keep, and holds against the model what went.
+fn sweep(world: &mut World<'_>, model: &mut BTreeMap<u64, Naive>, conversation: u64, context: &str) {
+    let now = world.now().0;
+    let commits = world.choices.below(4) > 0;
+    world.group(vec![Op::Sweep(ConversationId(conversation))], commits);
+    let Some(naive) = model.get_mut(&conversation) else { return };
+    let kept = world.read(|rows| rows.conversation(ConversationId(conversation)).map(|row| row.more.kept));
+    let first = kept.expect("a row").first.0;
+    assert!(first >= naive.first && first <= naive.entries.len() as u64 + 1, "{context}: kept from {first}");
+    for (seq, time) in (1..).zip(&naive.times).filter(|(seq, _)| *seq >= naive.first) {
+        let is_over = naive.age > 0 && time + naive.age <= now;
+        assert!(seq >= first || is_over, "{context}: {seq} goes too early");
+        let is_long_over = naive.age > 0 && time + naive.age + naive.age / 16 < now;
+        assert!(seq < first || !is_long_over || !commits, "{context}: {seq} stays too long");
+    }
+    naive.first = first;
 }
 
 /// What the rights table says, written the other way round.
@@ -485,6 +539,20 @@ fn apply(
                 return Err(Reason::Forbidden);
             }
             naive.set_role(user, Role::None);
+        }
+        Some(Action::SetRetention(set)) => {
+            let age = set.retention.unwrap_or_default().age_ms;
+            if own != Role::Owner {
+                return Err(Reason::Forbidden);
+            }
+            if age == 1 {
+                return Err(Reason::InvalidArgument);
+            }
+            if naive.age != age {
+                naive.age = age;
+                naive.entries.push(None);
+                naive.times.clear();
+            }
         }
         Some(Action::SetMark(_)) => {
             naive.marks.insert(user, naive.entries.len() as u64);

@@ -17,5 +17,5 @@ fn they_agree_also_when_rows_are_let_go_and_loaded_again() {
 
 fn one(seed: u64, warmth: Warmth) -> usize {
     let story = format!("seed {seed}");
-    live(&story, Choices::Random(fastrand::Rng::with_seed(seed)), 160, warmth)
+    live(&story, Choices::Random(fastrand::Rng::with_seed(seed)), 200, warmth)
 }

@@ -1,9 +1,9 @@
 //! Which rows an operation will look at: found out before it is queued, so that they are loaded by then and the commit
 //! thread does not wait for the disk. What a rehearsal misses costs such a wait and nothing else.
 
-use longwire_protocol::{ConversationId, MessageId, UserId};
+use longwire_protocol::{ConversationId, LogTime, MessageId, UserId};
 
-use super::core::Publish;
+use super::core::{Op, Publish};
 use super::draft::Draft;
 use super::fold::{next_id, next_id_named};
 use super::loading::Want;
@@ -31,6 +31,9 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
         let (a, b) = direct.pair;
         let _ = rows.refusals(if a == session.user { b } else { a });
     }
+    if rows.conversation(conversation).is_some_and(|c| c.more.kept.is_timed) {
+        let _ = rows.keeping(conversation);
+    }
     // Who may not write there has no list loaded.
     if rows.conversation(conversation).is_some_and(is_fed_by_list) {
         let _ = rows.members(conversation);
@@ -45,6 +48,21 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
         cold.extend(draft.view.into_cold());
     }
     cold
+}
+
+/// What is cold of what a piece of the commit thread's own work will look at.
+#[must_use]
+pub fn rehearse_upkeep(state: &State, op: &Op, time: LogTime) -> Vec<Want> {
+    let mut overlay = Overlay::default();
+    let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), time);
+    let view = View::rehearsal(state, &mut overlay);
+    let mut draft = Draft { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
+    match op {
+        Op::Sweep(id) => drop(draft.sweep(*id)),
+        Op::Erase(user) => draft.erase_step(*user),
+        _ => {}
+    }
+    draft.view.into_cold()
 }
 
 /// Looks at all that attaching a device looks at, so that it is known to be at hand; and, where the session `resumes`, at

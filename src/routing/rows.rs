@@ -170,6 +170,20 @@ pub struct MoreOfConversation {
     /// The digest of the users it was made for, while it has just these; 0 where it was not made so. See
     /// [`Key::Participants`].
     pub participants: u128,
+    /// What is written behind these in turn.
+    #[serde(skip)]
+    pub kept: KeptOfConversation,
+}
+
+/// What a conversation still keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptOfConversation {
+    /// Entries below this seq are shown to nobody any more; 0 while all are kept.
+    pub first: Seq,
+    /// The position of the record that said so.
+    pub raised: Position,
+    /// Whether entries go after a time: then there is a row [`Keeping`], which each new entry may change.
+    pub is_timed: bool,
 }
 
 /// See [`MoreOfConversation::policy`]; roles as on the wire, 0 for the default.
@@ -277,7 +291,7 @@ impl MoreOfConversation {
     /// Whether a seq may have to be withheld.
     #[must_use]
     pub fn may_be_withheld(&self, seq: Seq) -> bool {
-        spans(self.withheld, seq)
+        seq < self.kept.first || spans(self.withheld, seq)
     }
 
     /// A seq has a row [`Altered`] from here on.
@@ -388,6 +402,55 @@ impl Uncounted {
     }
 }
 
+/// How long a conversation's entries are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keeps {
+    /// For good.
+    #[default]
+    All,
+    /// For a time.
+    ForTime,
+    /// Until every device of every member has them, and for a time at the longest.
+    UntilDelivered,
+}
+
+/// How long a conversation's entries are kept, what of them is gone, and where those that are left may be divided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeping {
+    /// How long.
+    pub keeps: Keeps,
+    /// The time.
+    pub age_ms: u64,
+    /// How many countable entries are gone.
+    pub below: u64,
+    /// No entry above the newest of `places`, or above what is gone, is older; the largest number where nothing is left.
+    pub since: LogTime,
+    /// Entries up to which all may go at once, ascending; at most [`super::limits::PLACES_MAX`].
+    pub places: Vec<Head>,
+}
+
+/// A user whose data are erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// What comes next.
+    pub stage: ErasureStage,
+    /// Everything that the user published has a lower position.
+    pub until: Position,
+}
+
+/// How far an erasure has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErasureStage {
+    /// Devices and contacts are let go.
+    Own,
+    /// Conversations above this one are left.
+    Conversations(ConversationId),
+    /// Nothing of it is in the state; the files of the store still hold what the user published.
+    Files,
+    /// Nothing is left but the name, which is nobody's for good.
+    Done,
+}
+
 /// What a user set for a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -480,6 +543,8 @@ pub struct Count<'a> {
     pub uncounted: Option<&'a Uncounted>,
     /// What counts no more for this user.
     pub personal: Option<&'a Personal>,
+    /// How many countable entries are kept no more.
+    pub below: u64,
     /// At this time.
     pub now: LogTime,
 }
@@ -530,7 +595,8 @@ impl Member {
         if last.to.is_some() {
             return 0;
         }
-        let after = self.mark_countable.max(last.countable_before);
+        let below = if Mutation::UnkeptCounts.is_planted() { 0 } else { count.below };
+        let after = self.mark_countable.max(last.countable_before).max(below);
         let all = count.head.countable.saturating_sub(after);
         let gone = count.uncounted.map_or(0, |uncounted| uncounted.above(after, count.now));
         let is_gone = |at: u64| count.uncounted.is_some_and(|uncounted| uncounted.has(at, count.now));
@@ -690,6 +756,10 @@ pub enum Key {
     Audience(UserId),
     /// When a user's newest session ended.
     Seen(UserId),
+    /// How long a conversation's entries are kept, where that was ever said.
+    Keeping(ConversationId),
+    /// A user that is erased.
+    Erasure(UserId),
 }
 
 impl Key {
@@ -742,6 +812,14 @@ impl Key {
         key
     }
 
+    /// What the keys of all rows of a kind in a partition begin with, by the key of that kind whose id is the partition.
+    #[must_use]
+    pub fn kind_prefix(&self) -> Vec<u8> {
+        let mut key = self.encode();
+        key.truncate(3);
+        key
+    }
+
     /// The partition a row belongs to.
     #[must_use]
     pub fn partition(&self) -> u16 {
@@ -756,11 +834,13 @@ impl Key {
             | Self::ContactSlot(id, _)
             | Self::Password(id)
             | Self::Audience(id)
-            | Self::Seen(id) => partition(id.0),
+            | Self::Seen(id)
+            | Self::Erasure(id) => partition(id.0),
             Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
             Self::Altered(id, _) | Self::Reaction(id, _, _) | Self::Info(id) | Self::Banned(id, _) => partition(id.0),
+            Self::Keeping(id) => partition(id.0),
             Self::Participants(digest) => partition(*digest as u64),
             Self::UserName(name) | Self::Channel(name) | Self::Invitation(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
@@ -841,6 +921,10 @@ pub enum Row {
     Audience(i32),
     /// Under [`Key::Seen`].
     Seen(LogTime),
+    /// Under [`Key::Keeping`].
+    Keeping(Keeping),
+    /// Under [`Key::Erasure`].
+    Erasure(Erasure),
 }
 
 /// A text that no log line and no panic shows.
@@ -860,7 +944,10 @@ impl Row {
         const ENCODES: &str = "a row has no field that cannot be encoded";
         let bytes = postcard::to_stdvec(self).expect(ENCODES);
         match self {
-            Self::Conversation(row) => postcard::to_extend(&row.more, bytes).expect(ENCODES),
+            Self::Conversation(row) => {
+                let bytes = postcard::to_extend(&row.more, bytes).expect(ENCODES);
+                postcard::to_extend(&row.more.kept, bytes).expect(ENCODES)
+            }
             Self::User(row) => {
                 let more =
                     (&row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation);
@@ -885,7 +972,13 @@ impl Row {
             return Ok(row);
         }
         match &mut row {
-            Self::Conversation(row) => row.more = postcard::from_bytes(behind).map_err(unreadable)?,
+            Self::Conversation(row) => {
+                let (more, behind) = postcard::take_from_bytes(behind).map_err(unreadable)?;
+                row.more = more;
+                if !behind.is_empty() {
+                    row.more.kept = postcard::from_bytes(behind).map_err(unreadable)?;
+                }
+            }
             Self::User(row) => {
                 (row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation) =
                     postcard::from_bytes(behind).map_err(unreadable)?;

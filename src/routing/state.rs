@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, UserId};
 
-use super::rows::{Key, Row, partition};
+use super::rows::{ErasureStage, Key, Row, partition};
+use super::schedule::Schedule;
 use crate::store::{Position, ReadError, SavedState, StateDelta};
 
 /// Shards of the cache: what one visit of the sweep goes through, and what one growing table moves.
@@ -51,6 +52,10 @@ pub struct State {
     crossings: BTreeMap<(Position, UserId), Row>,
     /// How long each device that has a will is gone before that is published: always in memory.
     wills: HashMap<DeviceId, u32, RandomState>,
+    /// Which conversations let entries go: always in memory.
+    schedule: Schedule,
+    /// Whose erasure is under way: always in memory, at most [`super::limits::ERASURES_MAX`].
+    erased: BTreeSet<UserId>,
     /// The keys of the rows that changed since the last seal.
     changed: Vec<Key>,
     /// Changes are of this generation; each seal begins another.
@@ -139,6 +144,8 @@ impl Default for State {
             shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
             crossings: BTreeMap::new(),
             wills: HashMap::default(),
+            schedule: Schedule::default(),
+            erased: BTreeSet::new(),
             changed: Vec::new(),
             generation: 1,
             saved_generation: 0,
@@ -177,11 +184,57 @@ impl State {
                 },
             )?;
         }
+        state.load_schedule(&*saved)?;
         if let Some(floor) = saved.get(&[Key::Floor.encode()])?.pop().flatten() {
             state.load_row(&Key::Floor.encode(), &floor)?;
         }
         state.beneath = Some(Beneath(saved));
         failed.map_or(Ok(state), Err)
+    }
+
+    fn load_schedule(&mut self, saved: &dyn SavedState) -> Result<(), ReadError> {
+        let mut failed = None;
+        for partition in 0..PARTITIONS {
+            for kind in [Key::Keeping(ConversationId(partition)), Key::Erasure(UserId(partition))] {
+                saved.each(&kind.kind_prefix(), &mut |key, row| match (Key::decode(key), Row::decode(row)) {
+                    (Ok(key), Ok(row)) => self.remember(&key, Some(&row)),
+                    (Err(error), _) | (_, Err(error)) => drop(failed.get_or_insert(error)),
+                })?;
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// What a row says that is always in memory.
+    fn remember(&mut self, key: &Key, row: Option<&Row>) {
+        match (key, row) {
+            (Key::Floor, Some(Row::Floor(floor))) => self.floor = *floor,
+            (Key::Will(device), Some(Row::Will(will))) => drop(self.wills.insert(*device, will.after_ms)),
+            (Key::Will(device), _) => drop(self.wills.remove(device)),
+            (Key::Keeping(id), Some(Row::Keeping(row))) => self.schedule.put(*id, row),
+            (Key::Erasure(user), Some(Row::Erasure(row))) if row.stage == ErasureStage::Done => {
+                self.erased.remove(user);
+            }
+            (Key::Erasure(user), Some(Row::Erasure(_))) => drop(self.erased.insert(*user)),
+            _ => {}
+        }
+    }
+
+    /// Which conversations let entries go.
+    #[must_use]
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Nothing of a conversation can go before.
+    pub fn defer(&mut self, id: ConversationId, until: LogTime) {
+        self.schedule.defer(id, until);
+    }
+
+    /// Whose erasure is under way.
+    #[must_use]
+    pub fn erased(&self) -> &BTreeSet<UserId> {
+        &self.erased
     }
 
     /// Puts in a row of the saved state.
@@ -310,12 +363,7 @@ impl State {
             }
             return self.changed.push(key);
         }
-        match (&key, &row) {
-            (Key::Floor, Some(Row::Floor(floor))) => self.floor = *floor,
-            (Key::Will(device), Some(Row::Will(will))) => drop(self.wills.insert(*device, will.after_ms)),
-            (Key::Will(device), _) => drop(self.wills.remove(device)),
-            _ => {}
-        }
+        self.remember(&key, row.as_ref());
         if row.is_some() {
             self.list(&key);
         }

@@ -147,11 +147,21 @@ impl Lane {
 
     /// An entry that waits here is shown to nobody any more: it is reported in its place.
     pub fn withdraw(&mut self, conversation: ConversationId, seq: Seq) {
-        let is_it = |ready: &&mut Ready| ready.place.conversation == conversation && ready.place.seq == seq;
-        if let Some(ready) = self.ready.iter_mut().find(is_it) {
-            let head = head_item(conversation, seq, seq, HeadReason::Recalled, 0);
-            self.ready_bytes = self.ready_bytes - ready.item.len() + head.len();
-            ready.item = head;
+        self.withdraw_where(conversation, HeadReason::Recalled, |of| of == seq);
+    }
+
+    /// The same of all that wait below a seq: the conversation keeps them no more.
+    pub fn withdraw_below(&mut self, conversation: ConversationId, first: Seq) {
+        self.withdraw_where(conversation, HeadReason::Expired, |of| of < first);
+    }
+
+    fn withdraw_where(&mut self, conversation: ConversationId, reason: HeadReason, is_it: impl Fn(Seq) -> bool) {
+        for ready in &mut self.ready {
+            if ready.place.conversation == conversation && is_it(ready.place.seq) {
+                let head = head_item(conversation, ready.place.seq, ready.place.seq, reason, 0);
+                self.ready_bytes = self.ready_bytes - ready.item.len() + head.len();
+                ready.item = head;
+            }
         }
     }
 

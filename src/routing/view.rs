@@ -12,8 +12,8 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
 use super::loading::{Kept, Want};
 use super::rows::{
-    Altered, Contact, Conversation, Counted, Crossing, Device, Duty, Info, Key, Member, Mention, Personal, Profile,
-    Refuses, Row, Secret, Settings, Uncounted, User,
+    Altered, Contact, Conversation, Counted, Crossing, Device, Duty, Erasure, Info, Keeping, Key, Member, Mention,
+    Personal, Profile, Refuses, Row, Secret, Settings, Uncounted, User,
 };
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
@@ -157,6 +157,19 @@ pub trait Rows {
         if let Row::Seen(time) = self.row(&Key::Seen(id))? { Some(*time) } else { None }
     }
 
+    /// How long a conversation's entries are kept.
+    fn keeping(&self, id: ConversationId) -> Option<&Keeping> {
+        if let Row::Keeping(row) = self.row(&Key::Keeping(id))? { Some(row) } else { None }
+    }
+
+    /// How far the erasure of a user has come, if it is erased.
+    fn erasure(&self, id: UserId) -> Option<Erasure> {
+        if let Row::Erasure(row) = self.row(&Key::Erasure(id))? { Some(*row) } else { None }
+    }
+
+    /// Whose entries are still in the files of the store, and shown to nobody.
+    fn erased(&self) -> &BTreeSet<UserId>;
+
     /// The newest id given in a partition, without its partition; 0 while there is none.
     fn counter(&self, counted: Counted, partition: u16) -> u64 {
         if let Some(Row::Counter(n)) = self.row(&Key::Counter(counted, partition)) { *n } else { 0 }
@@ -248,6 +261,10 @@ impl<'a> Reader<'a> {
 }
 
 impl Rows for Reader<'_> {
+    fn erased(&self) -> &BTreeSet<UserId> {
+        self.state.erased()
+    }
+
     fn row(&self, key: &Key) -> Option<&Row> {
         self.known(self.state.row(key), |kept| kept.row(key), || Want::Row(key.clone()))
     }
@@ -326,6 +343,10 @@ pub struct View<'a> {
 }
 
 impl Rows for View<'_> {
+    fn erased(&self) -> &BTreeSet<UserId> {
+        self.committed.state.erased()
+    }
+
     fn row(&self, key: &Key) -> Option<&Row> {
         if let Some(drafted) = self.overlay.rows.get(key) {
             return drafted.as_ref();
@@ -378,6 +399,27 @@ impl<'a> View<'a> {
             Some(_) => None,
             None => self.committed.state.wills().get(&device).copied(),
         }
+    }
+
+    /// How much was cold, and noted.
+    pub(super) fn noted(&self) -> usize {
+        self.committed.cold()
+    }
+
+    /// How many conversations there are whose entries go after a time.
+    pub(super) fn timed(&self) -> usize {
+        self.committed.state.schedule().len()
+    }
+
+    /// Who is or was a member of a conversation, as far as it is at hand: members of this group are not among them. What is
+    /// cold is told by [`View::into_cold`].
+    pub(super) fn members(&self, id: ConversationId) -> &BTreeSet<UserId> {
+        self.committed.members(id)
+    }
+
+    /// The conversations that are or were to be delivered to a user, likewise.
+    pub(super) fn duties(&self, id: UserId) -> &BTreeSet<ConversationId> {
+        self.committed.duties(id)
     }
 
     /// What inboxes are to be told, oldest first.

@@ -10,7 +10,7 @@ use longwire_protocol::LogTime;
 
 use super::disk::Disk;
 use super::memtable::Memtable;
-use super::merge::{FAN_IN, Merge, MergeError, MergeLimit, Merged, due};
+use super::merge::{FAN_IN, Filter, Merge, MergeError, MergeLimit, Merged, due};
 use super::run::{Run, RunWriter, file_name};
 use super::state_file::{Progress, RunRow, StateFile, Step};
 use super::view::View;
@@ -275,7 +275,7 @@ impl Builder {
                 }
             };
         }
-        if self.remove_unlisted()? || self.drop_expired()? || self.advance_merge()? {
+        if self.remove_unlisted()? || self.drop_expired()? || self.advance_merge()? || self.begin_purge()? {
             return Ok(Work::Done);
         }
         Ok(if self.unlisted.is_empty() { Work::Nothing } else { Work::WaitsForReaders })
@@ -324,11 +324,19 @@ impl Builder {
     }
 
     fn fill_run(&self, table: &Memtable, number: u64) -> Result<Option<RunRow>, ReadError> {
-        let mut writer = RunWriter::create(Arc::clone(&self.disk), number, 0)?;
+        let mut writer = RunWriter::create(Arc::clone(&self.disk), number, 0, Position(0))?;
+        let sieve = self.view.sieve().filter(|sieve| !sieve.is_idle(false));
         let mut slice = 0;
         for conversation in table.conversations() {
             for entry in table.entries_of(conversation) {
-                writer.push(entry);
+                match &sieve {
+                    Some(sieve) => {
+                        let mut entry = entry.clone();
+                        sieve.sift(std::slice::from_mut(&mut entry), false)?;
+                        writer.push(&entry);
+                    }
+                    None => writer.push(entry),
+                }
                 slice += 1;
                 if slice == SLICE_ENTRIES {
                     slice = 0;
@@ -414,7 +422,27 @@ impl Builder {
         let runs = self.view.runs();
         let may = |number| self.unreadable.get(&number).is_none_or(|times| *times < READ_TRIES);
         let Some(inputs) = due(&runs, self.pace.limit, may) else { return Ok(false) };
-        let merge = Merge::begin(Arc::clone(&self.disk), inputs, self.next_number());
+        self.begin(inputs, false)
+    }
+
+    /// Begins to write the oldest run anew that holds what is to go.
+    fn begin_purge(&mut self) -> Result<bool, ReadError> {
+        let upto = self.view.purged_upto();
+        let runs = self.view.runs();
+        let may = |number| self.unreadable.get(&number).is_none_or(|times| *times < READ_TRIES);
+        let is_due = |run: &Arc<Run>| {
+            let row = run.row();
+            row.span.first <= upto && row.sifted < upto && may(row.number)
+        };
+        let Some(at) = runs.iter().position(is_due) else { return Ok(false) };
+        self.begin(&runs[at..=at], true)
+    }
+
+    fn begin(&mut self, inputs: &[Arc<Run>], is_thorough: bool) -> Result<bool, ReadError> {
+        let (runs, first) = (self.view.runs(), inputs.first().map_or(Position(0), |run| run.row().span.first));
+        let older = runs.iter().filter(|run| run.row().span.first < first).cloned().collect();
+        let filter = Filter { sieve: self.view.sieve(), is_thorough, older };
+        let merge = Merge::begin(Arc::clone(&self.disk), inputs, self.next_number(), filter);
         self.merge = Some(merge.map_err(|error| self.cannot_merge(error))?);
         Ok(true)
     }

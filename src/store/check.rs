@@ -92,6 +92,9 @@ pub trait Visitor {
     /// A frame that is not in the saved state.
     fn frame(&mut self, _frame: &Frame) {}
 
+    /// A conversation of which the first entry that there is is not its first, though nothing is below a floor.
+    fn begins(&mut self, _conversation: ConversationId, _seq: Seq) {}
+
     /// The newest entry of a conversation, from runs and journal.
     fn head(&mut self, _head: Head) {}
 
@@ -139,10 +142,11 @@ pub(super) fn check_disk(disk: Arc<dyn Disk>, visitor: &mut dyn Visitor) -> Resu
     let Progress { applied, floor, .. } = saved.progress;
     report.applied = applied.0;
     report.floor = floor.0;
-    let mut heads = Heads { floor, heads: HashMap::new() };
+    let mut heads = Heads { floor, begins: HashMap::new(), heads: HashMap::new() };
     check_runs(&disk, &saved, &mut heads, &mut report);
     check_journal(&disk, &saved, &mut heads, visitor, &mut report);
     report.conversations = heads.heads.len() as u64;
+    heads.begins.into_iter().for_each(|(conversation, seq)| visitor.begins(conversation, seq));
     heads.heads.into_values().for_each(|head| visitor.head(head));
     visitor.problems().into_iter().for_each(|problem| report.problem(problem));
     Ok(report)
@@ -151,6 +155,8 @@ pub(super) fn check_disk(disk: Arc<dyn Disk>, visitor: &mut dyn Visitor) -> Resu
 /// The newest entry of each conversation so far.
 struct Heads {
     floor: Position,
+    /// Conversations that do not begin with their first entry.
+    begins: HashMap<ConversationId, Seq>,
     heads: HashMap<ConversationId, Head>,
 }
 
@@ -160,9 +166,7 @@ impl Heads {
         let StoredEntry { conversation, seq, position, countable, .. } = *entry;
         let head = Head { conversation, seq, position, countable };
         match self.heads.insert(conversation, head) {
-            None if seq != Seq(1) && self.floor == Position(0) => {
-                report.problem(format!("{place}: conversation {conversation} begins with entry {seq}"));
-            }
+            None if seq != Seq(1) && self.floor == Position(0) => drop(self.begins.insert(conversation, seq)),
             None => {}
             Some(last) => {
                 // What expired may be gone already.

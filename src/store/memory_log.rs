@@ -9,6 +9,7 @@ use bytes::Bytes;
 use longwire_protocol::LogTime;
 
 use super::frame::{Frame, FrameBuilder};
+use super::sieve::Sieve;
 use super::view::View;
 use super::{
     AppendError, FollowError, History, Log, Position, Pressure, ReadError, SavedState, Segment, SegmentId, StateDelta,
@@ -247,6 +248,15 @@ impl Log for MemoryLog {
 
     fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         self.view.proposed_floor(bytes, time)
+    }
+
+    fn set_sieve(&mut self, sieve: Arc<dyn Sieve>) {
+        self.view.set_sieve(sieve);
+    }
+
+    fn purge(&mut self, _: Position) -> bool {
+        // It has no files: what goes is withheld for good.
+        false
     }
 
     fn history(&self) -> Arc<dyn History> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::run::{Rows, Run, RunWriter};
+use super::sieve::{Below, Sieve};
 use super::state_file::RunRow;
 use super::{Position, ReadError};
 
@@ -52,25 +53,63 @@ impl From<ReadError> for MergeError {
     }
 }
 
+/// What a merge leaves out.
+#[derive(Clone, Default)]
+pub(super) struct Filter {
+    /// What tells it; nothing is left out without.
+    pub(super) sieve: Option<Arc<dyn Sieve>>,
+    /// It is for this that the run is written, and not for merging.
+    pub(super) is_thorough: bool,
+    /// The runs that hold older entries than its inputs do.
+    pub(super) older: Vec<Arc<Run>>,
+}
+
+impl Filter {
+    /// The same, without a sieve where there is nothing for it to do: what is left out hangs together only if all is asked
+    /// for, or nothing.
+    fn settled(mut self) -> Self {
+        self.sieve = self.sieve.filter(|sieve| !sieve.is_idle(self.is_thorough));
+        self
+    }
+
+    fn stands_at(&self) -> Position {
+        self.sieve.as_ref().map_or(Position(0), |sieve| sieve.stands_at())
+    }
+}
+
 /// A merge under way.
 pub(super) struct Merge {
     inputs: Vec<Arc<Run>>,
     rows: Vec<Peekable<Rows>>,
     writer: RunWriter,
+    filter: Filter,
+    below: Below,
     /// Entries read so far, those that are left out too.
     taken: u64,
 }
 
 impl Merge {
-    /// Begins to merge `inputs`, ascending by position, into run `number`.
-    pub(super) fn begin(disk: Arc<dyn Disk>, inputs: &[Arc<Run>], number: u64) -> Result<Self, MergeError> {
-        let level = inputs.iter().map(|run| run.row().level).max().unwrap_or(0) + 1;
+    /// Begins to merge `inputs`, ascending by position, into run `number`; or to write a single one anew.
+    pub(super) fn begin(
+        disk: Arc<dyn Disk>,
+        inputs: &[Arc<Run>],
+        number: u64,
+        filter: Filter,
+    ) -> Result<Self, MergeError> {
+        let level = inputs.iter().map(|run| run.row().level).max().unwrap_or(0) + u64::from(inputs.len() > 1);
+        let filter = filter.settled();
+        // A merge in passing may pass over something: it is as old as the oldest of its inputs.
+        let sifted = match filter.is_thorough {
+            true => filter.stands_at(),
+            false => inputs.iter().map(|run| run.row().sifted).min().unwrap_or_default(),
+        };
         let rows = |run: &Arc<Run>| match run.rows() {
             Ok(rows) => Ok(rows.peekable()),
             Err(error) => Err(MergeError { error, unreadable: vec![run.row().number] }),
         };
         let rows = inputs.iter().map(rows).collect::<Result<_, _>>()?;
-        Ok(Self { inputs: inputs.to_vec(), rows, writer: RunWriter::create(disk, number, level)?, taken: 0 })
+        let writer = RunWriter::create(disk, number, level, sifted)?;
+        Ok(Self { inputs: inputs.to_vec(), rows, writer, filter, below: Below::default(), taken: 0 })
     }
 
     /// The number of the run that it makes.
@@ -82,16 +121,32 @@ impl Merge {
     pub(super) fn step(&mut self, entries: usize, floor: Position) -> Result<bool, MergeError> {
         let mut merged = 0;
         while merged < entries {
-            let Some(row) = self.next_row()? else {
+            let Some(mut row) = self.next_row()? else {
                 self.has_everything()?;
                 return Ok(true);
             };
             merged += row.len();
             self.taken += row.len() as u64;
-            row.iter().filter(|entry| entry.position >= floor).for_each(|entry| self.writer.push(entry));
+            let left_out = self.sift(&mut row)?;
+            row[left_out..].iter().filter(|entry| entry.position >= floor).for_each(|entry| self.writer.push(entry));
         }
         self.writer.commit()?;
         Ok(false)
+    }
+
+    /// How many of the first entries of a row are left out; of others that go, nothing but their place stays.
+    fn sift(&mut self, row: &mut [super::StoredEntry]) -> Result<usize, ReadError> {
+        let Filter { sieve, is_thorough, older } = &self.filter;
+        let Some(sieve) = sieve else { return Ok(0) };
+        let gone = sieve.sift(row, *is_thorough)?;
+        self.below.leave_out(row, gone, |conversation| {
+            for run in older {
+                if run.has(conversation)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
     }
 
     /// What is merged takes the place of its inputs, so each entry that these are said to hold must have been read: on
@@ -146,7 +201,7 @@ mod tests {
 
     /// A run of ten entries.
     fn run(disk: &Arc<dyn Disk>, number: u64) -> RunRow {
-        let mut writer = RunWriter::create(Arc::clone(disk), number, 0).expect("a file");
+        let mut writer = RunWriter::create(Arc::clone(disk), number, 0, Position(0)).expect("a file");
         for seq in number * 10..number * 10 + 10 {
             writer.push(&StoredEntry {
                 conversation: ConversationId(7),
@@ -170,7 +225,7 @@ mod tests {
         let rows = [run(&disk, 1), run(&disk, 2)];
         let merged = |rows: [RunRow; 2]| {
             let runs = rows.map(|row| Arc::new(Run::open(&disk, row, 1 << 20).expect("opens")));
-            let mut merge = Merge::begin(Arc::clone(&disk), &runs, 3)?;
+            let mut merge = Merge::begin(Arc::clone(&disk), &runs, 3, Filter::default())?;
             while !merge.step(4, Position(15))? {}
             let (merged, _) = merge.finish()?;
             Ok::<_, MergeError>(merged.row.expect("entries are left").entries)

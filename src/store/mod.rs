@@ -34,6 +34,7 @@ mod read_only;
 mod redb_log;
 mod run;
 mod sealed_row;
+mod sieve;
 mod state_file;
 mod stats;
 pub mod testing;
@@ -51,6 +52,7 @@ pub use memory_log::{Failure, MemoryLog};
 pub use open::OpenError;
 pub use options::StoreOptions;
 pub use redb_log::RedbLog;
+pub use sieve::Sieve;
 pub use stats::{JournalStats, LevelStats, Stats, Written, stats};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.
@@ -217,6 +219,14 @@ pub trait Log: Send {
     /// The floor that would keep at most `bytes` of entries and nothing older than `time`, at the grain of whole runs;
     /// the present floor if nothing can go. The caller makes it a record, and then calls [`Log::set_floor`].
     fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position;
+
+    /// From here on, what becomes of memtables and runs goes through this.
+    fn set_sieve(&mut self, sieve: Arc<dyn Sieve>);
+
+    /// Whether the files hold every entry up to `upto` as the sieve left it when the state stood there or later, and nothing
+    /// else. If not, the background thread goes about it: each run that is older is written anew, one at a time. To be asked
+    /// now and then, between appends; with another `upto` it begins anew. Errors are told in the log, and tried again.
+    fn purge(&mut self, upto: Position) -> bool;
 
     /// A handle for readers, which sees every entry that was appended.
     fn history(&self) -> Arc<dyn History>;

@@ -17,7 +17,9 @@ use super::journal::{JOURNAL_FILE, Journal};
 use super::merge::MergeLimit;
 use super::open::{OpenError, UNFINISHED, put_in_place};
 use super::options::StoreOptions;
+use super::read_only::ReadOnlyDisk;
 use super::run::{Run, file_name};
+use super::sieve::Sieve;
 use super::state_file::{Progress, RunRow, STATE_FILE, StateFile};
 use super::stats::Written;
 use super::view::View;
@@ -40,6 +42,16 @@ enum Health {
         reason: String,
         sync: bool,
     },
+}
+
+/// What is to go up to a position; see [`Log::purge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Purge {
+    upto: Position,
+    /// The journal's commit that ended at the tail, or beyond `upto`, when it was asked for.
+    commit: u64,
+    /// The journal has had a new file since it held nothing of that any more.
+    is_journal_new: bool,
 }
 
 /// Who does the background work.
@@ -76,6 +88,8 @@ pub struct RedbLog {
     desk: Arc<Desk>,
     /// What was absorbed when the journal's file was last looked at.
     looked_at: u64,
+    /// The purge under way, if there is one.
+    purge: Option<Purge>,
     background: Background,
     /// After reopening: the newest frame, whose repetition is answered as if it had been written just now.
     repeatable: Option<Bytes>,
@@ -90,6 +104,15 @@ impl RedbLog {
         let disk =
             Folder::create(folder).map_err(|error| OpenError::Io { path: folder.display().to_string(), error })?;
         Self::open_disk(Arc::new(disk), options)
+    }
+
+    /// Opens a store that nobody has open, to be read: nothing that is written reaches the disk.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_to_read(folder: &Path) -> Result<Self, OpenError> {
+        let disk = ReadOnlyDisk::new(Arc::new(Folder::existing(folder)));
+        Self::open_by_hand(Arc::new(disk), StoreOptions::default())
     }
 
     /// Opens the store on a disk.
@@ -181,6 +204,7 @@ impl RedbLog {
             state_read: Mutex::new(None),
             desk,
             looked_at: applied_commit,
+            purge: None,
             background: Background::Thread(None),
             repeatable: None,
             disk,
@@ -230,25 +254,55 @@ impl RedbLog {
         if self.waiting_bytes() > most / 16 || self.disk.allocated(JOURNAL_FILE).unwrap_or(0) <= most {
             return Ok(());
         }
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let keeps = |error: OpenError| tracing::warn!(%error, "the journal keeps its large file");
+        if self.replace_journal(absorbed)? {
+            tracing::info!("the journal has a new file, since the old one was much larger than what it held");
+        }
+        Ok(())
+    }
+
+    /// Moves what the journal still holds into a new file; returns whether it did.
+    fn replace_journal(&mut self, absorbed: u64) -> Result<bool, OpenError> {
+        let Some(journal) = &self.journal else { return Ok(false) };
+        let keeps = |error: OpenError| tracing::warn!(%error, "the journal keeps its file");
         if let Err(error) = journal.prepare_new_file(&*self.disk, absorbed) {
             keeps(error);
-            return Ok(());
+            return Ok(false);
         }
         if let Err(error) = put_in_place(&*self.disk, JOURNAL_FILE) {
             if self.disk.exists(&format!("{JOURNAL_FILE}{UNFINISHED}")).unwrap_or(false) {
                 // It never got the name: the old file goes on.
                 keeps(error);
-                return Ok(());
+                return Ok(false);
             }
             return Err(error);
         }
         // Closed before the other one is opened.
         self.journal = None;
         self.journal = Some(self.open_journal(self.newest_commit)?);
-        tracing::info!("the journal has a new file, since the old one was much larger than what it held");
-        Ok(())
+        Ok(true)
+    }
+
+    /// Which file has the journal's name is found out by opening it; both hold every frame. Whether that name survives the
+    /// loss of power is not known, and a second sync would not tell.
+    fn not_replaced(&mut self, error: &OpenError) -> AppendError {
+        let reason = format!("the journal's file could not be replaced: {error}");
+        self.health = Health::Failed { reason: reason.clone(), sync: true };
+        AppendError::Unknown { reason, sync: true }
+    }
+
+    /// Pages that redb has freed still hold what they held: so the journal gets a new file once its frames up to the purge
+    /// are absorbed, and its newest one is another.
+    fn purge_journal(&mut self, purge: Purge) -> Result<bool, AppendError> {
+        if self.desk.absorbed_commit() < purge.commit || !matches!(self.health, Health::Writable) {
+            return Ok(false);
+        }
+        if self.newest_commit <= purge.commit {
+            self.append(&self.empty_frame())?;
+        }
+        match self.replace_journal(self.desk.absorbed_commit()) {
+            Ok(is_new) => Ok(is_new),
+            Err(error) => Err(self.not_replaced(&error)),
+        }
     }
 
     /// Takes in the frames after the tail: what a start finds beyond the state, and what reopening finds. Returns the
@@ -397,11 +451,7 @@ impl Log for RedbLog {
             return Err(AppendError::NotStored(format!("entry {seq} does not continue conversation {conversation}")));
         }
         if let Err(error) = self.replace_oversized_journal() {
-            // Which file has the name is found out by opening it; both hold every frame.
-            // Whether that name survives the loss of power is not known, and a second sync would not tell.
-            let reason = format!("the journal's file could not be replaced: {error}");
-            self.health = Health::Failed { reason: reason.clone(), sync: true };
-            return Err(AppendError::Unknown { reason, sync: true });
+            return Err(self.not_replaced(&error));
         }
         let Some(journal) = &mut self.journal else {
             return Err(AppendError::NotStored("the journal is closed".to_owned()));
@@ -449,7 +499,11 @@ impl Log for RedbLog {
     }
 
     fn is_seal_due(&self) -> bool {
-        self.is_full() && self.desk.unfinished() < SEALED_MAX
+        let is_purged = |purge: Purge| {
+            let is_absorbed = self.desk.absorbed_commit() >= purge.commit || self.desk.unfinished() > 0;
+            is_absorbed && !self.view.is_active_below(purge.upto)
+        };
+        (self.is_full() || !self.purge.is_none_or(is_purged)) && self.desk.unfinished() < SEALED_MAX
     }
 
     fn seal(&mut self, state: Box<dyn StateDelta>) {
@@ -507,6 +561,30 @@ impl Log for RedbLog {
 
     fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         self.view.proposed_floor(bytes, time)
+    }
+
+    fn set_sieve(&mut self, sieve: Arc<dyn Sieve>) {
+        self.view.set_sieve(sieve);
+    }
+
+    fn purge(&mut self, upto: Position) -> bool {
+        let mut purge = match self.purge {
+            Some(purge) if purge.upto == upto => purge,
+            _ => {
+                self.view.purge(upto);
+                self.desk.nudge();
+                Purge { upto, commit: self.newest_commit, is_journal_new: false }
+            }
+        };
+        let is_purged = self.view.is_purged(upto);
+        if is_purged && !purge.is_journal_new {
+            purge.is_journal_new = self.purge_journal(purge).unwrap_or_else(|error| {
+                tracing::error!(%error, "what was erased may still stand in the journal's file");
+                false
+            });
+        }
+        self.purge = Some(purge);
+        is_purged && purge.is_journal_new
     }
 
     fn history(&self) -> Arc<dyn History> {

@@ -256,6 +256,14 @@ impl Run {
         Ok(Some(Seq(low)))
     }
 
+    /// Whether it holds anything of a conversation.
+    pub(super) fn has(&self, conversation: ConversationId) -> Result<bool, ReadError> {
+        self.with(|table| {
+            let first = self.range(table, (conversation.0, 0), (conversation.0, u64::MAX))?.next();
+            first.transpose().map(|row| row.is_some()).map_err(|error| self.unreadable(error))
+        })
+    }
+
     /// All rows, ascending.
     pub(super) fn rows(self: &Arc<Self>) -> Result<Rows, ReadError> {
         let rows = self.with(|table| table.range::<(u64, u64)>(..).map_err(|error| self.unreadable(error)))?;
@@ -345,6 +353,7 @@ pub(super) struct RunWriter {
     disk: Arc<dyn Disk>,
     number: u64,
     level: u64,
+    sifted: Position,
     database: Database,
     meter: Arc<Meter>,
     /// Rows that are not committed yet.
@@ -356,8 +365,8 @@ pub(super) struct RunWriter {
 }
 
 impl RunWriter {
-    /// Begins the file of run `number`.
-    pub(super) fn create(disk: Arc<dyn Disk>, number: u64, level: u64) -> Result<Self, ReadError> {
+    /// Begins the file of run `number`, of entries that were `sifted` by the state there.
+    pub(super) fn create(disk: Arc<dyn Disk>, number: u64, level: u64, sifted: Position) -> Result<Self, ReadError> {
         let name = file_name(number);
         let trouble = |error: String| ReadError(format!("run {number} cannot be written: {error}"));
         if disk.exists(&name).map_err(|error| trouble(error.to_string()))? {
@@ -370,6 +379,7 @@ impl RunWriter {
             disk,
             number,
             level,
+            sifted,
             database,
             meter,
             rows: Vec::new(),
@@ -406,7 +416,7 @@ impl RunWriter {
     pub(super) fn finish(mut self) -> Result<(Option<RunRow>, u64), ReadError> {
         self.rows.extend(self.packer.take());
         self.commit()?;
-        let Self { disk, number, level, database, meter, span, entries, bytes, .. } = self;
+        let Self { disk, number, level, sifted, database, meter, span, entries, bytes, .. } = self;
         let trouble = |error: String| ReadError(format!("run {number} cannot be closed: {error}"));
         database.close().map_err(|error| trouble(error.to_string()))?;
         let Some(span) = span else {
@@ -414,7 +424,7 @@ impl RunWriter {
             return Ok((None, meter.written()));
         };
         disk.sync_names().map_err(|error| trouble(error.to_string()))?;
-        Ok((Some(RunRow { number, level, span, entries, bytes }), meter.written()))
+        Ok((Some(RunRow { number, level, span, entries, bytes, sifted }), meter.written()))
     }
 
     fn write_rows(&mut self) -> Result<(), redb::Error> {

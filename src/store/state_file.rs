@@ -65,6 +65,8 @@ pub(super) struct RunRow {
     pub(super) entries: u64,
     /// Bytes of its rows.
     pub(super) bytes: u64,
+    /// Where the state stood by which its entries were sifted; 0: they were not.
+    pub(super) sifted: Position,
 }
 
 /// One step of the background thread, saved as a whole or not at all.
@@ -417,6 +419,7 @@ fn encode_run(run: &RunRow) -> Vec<u8> {
         run.span.last_time.0,
         run.entries,
         run.bytes,
+        run.sifted.0,
     ]);
     seal(&run.number.to_le_bytes(), &mut value);
     value
@@ -425,11 +428,13 @@ fn encode_run(run: &RunRow) -> Vec<u8> {
 fn decode_run(number: u64, row: &[u8]) -> Result<RunRow, ReadError> {
     let value = unseal("runs", &number.to_le_bytes(), row)?;
     let [level, first, last, first_time, last_time, entries, bytes] = take_numbers("runs", value)?;
+    // Rows of format 1 do not have it.
+    let [.., sifted] = if value.len() < 64 { [0; 8] } else { take_numbers("runs", value)? };
     let span = Span {
         first: Position(first),
         last: Position(last),
         first_time: LogTime(first_time),
         last_time: LogTime(last_time),
     };
-    Ok(RunRow { number, level, span, entries, bytes })
+    Ok(RunRow { number, level, span, entries, bytes, sifted: Position(sifted) })
 }

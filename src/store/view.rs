@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longwire_protocol::{ConversationId, LogTime, Seq};
 
@@ -13,13 +13,24 @@ use super::frame::Frame;
 use super::memtable::{IdHasher, Memtable};
 use super::page::{Direction, Page};
 use super::run::Run;
+use super::sieve::Sieve;
 use super::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// The readers' side of a log.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct View {
     tables: RwLock<Tables>,
     floor: AtomicU64,
+    /// What is to go as memtables and runs are written.
+    sieve: OnceLock<Arc<dyn Sieve>>,
+    /// Runs that hold entries up to here are to be as the sieve leaves them by a state of there or later.
+    purged_upto: AtomicU64,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("tables", &self.tables).field("floor", &self.floor).finish_non_exhaustive()
+    }
 }
 
 /// What there is to read. Invariant: `runs` and `sealed` are ascending by position and disjoint, `sealed` comes after
@@ -41,7 +52,7 @@ impl View {
     /// A view of a store that has runs.
     pub(super) fn of_runs(runs: Vec<Arc<Run>>) -> Self {
         let tables = Tables { runs: Arc::new(runs), ..Tables::default() };
-        Self { tables: RwLock::new(tables), floor: AtomicU64::new(0) }
+        Self { tables: RwLock::new(tables), ..Self::default() }
     }
 
     /// Makes a committed frame's entries visible.
@@ -131,6 +142,40 @@ impl View {
             floor = floor.max(Position(span.last.0 + 1));
         }
         floor
+    }
+
+    /// See [`super::Log::set_sieve`].
+    pub(super) fn set_sieve(&self, sieve: Arc<dyn Sieve>) {
+        // There is one for the life of a store.
+        drop(self.sieve.set(sieve));
+    }
+
+    /// What is to go, once somebody said so.
+    pub(super) fn sieve(&self) -> Option<Arc<dyn Sieve>> {
+        self.sieve.get().cloned()
+    }
+
+    /// See [`super::Log::purge`].
+    pub(super) fn purged_upto(&self) -> Position {
+        Position(self.purged_upto.load(Relaxed))
+    }
+
+    /// Has the background thread go about it.
+    pub(super) fn purge(&self, upto: Position) {
+        self.purged_upto.store(upto.0, Relaxed);
+    }
+
+    /// Whether no memtable holds an entry up to there, and no run one that was not sifted.
+    pub(super) fn is_purged(&self, upto: Position) -> bool {
+        let tables = self.read();
+        let mut spans = tables.oldest_first().filter_map(Memtable::span);
+        spans.all(|span| span.first > upto)
+            && tables.runs.iter().map(|run| run.row()).all(|row| row.span.first > upto || row.sifted >= upto)
+    }
+
+    /// Whether the active memtable holds an entry up to there.
+    pub(super) fn is_active_below(&self, upto: Position) -> bool {
+        self.read().active.span().is_some_and(|span| span.first <= upto)
     }
 
     /// Raises the floor.

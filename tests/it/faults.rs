@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use longwire::store::{
     AppendError, Failure, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, SavedState,
-    Segment, StateDelta,
+    Segment, Sieve, StateDelta,
 };
 use longwire_protocol::packet::{self, Publish};
 use longwire_protocol::{LogTime, Reason};
@@ -84,6 +84,12 @@ impl Log for Faulty {
     }
     fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         self.log().proposed_floor(bytes, time)
+    }
+    fn set_sieve(&mut self, sieve: Arc<dyn Sieve>) {
+        self.log().set_sieve(sieve);
+    }
+    fn purge(&mut self, upto: Position) -> bool {
+        self.log().purge(upto)
     }
     fn history(&self) -> Arc<dyn History> {
         self.log().history()

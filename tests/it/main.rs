@@ -21,6 +21,7 @@ mod present;
 mod process;
 mod refusals;
 mod restored;
+mod retention;
 mod rights;
 mod rules;
 mod secrets;

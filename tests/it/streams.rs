@@ -464,7 +464,7 @@ async fn s12_what_retention_lets_go_is_reported_as_expired() {
     }
     drop(alice);
     world.stop().await;
-    world.retention = longwire::broker::commit::Retention { age_ms: None, bytes: Some(1) };
+    world.retention = longwire::broker::commit::Retention { bytes: Some(1), ..Default::default() };
     world.start().await;
     let back = packet::Connect { catch_up: CatchUpMode::All.into(), ..back };
     let whole =

@@ -16,7 +16,7 @@ use longwire::routing::allowance::Rates;
 use longwire::store::testing::SimDisk;
 use longwire::store::{
     AppendError, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, RedbLog, SavedState,
-    Segment, StateDelta, StoreOptions,
+    Segment, Sieve, StateDelta, StoreOptions,
 };
 use longwire::tasks::{ByHand, Tasks};
 use longwire_protocol::{BrokerLimits, LogTime};
@@ -169,6 +169,14 @@ impl Log for Tapped {
 
     fn proposed_floor(&self, bytes: Option<u64>, time: Option<LogTime>) -> Position {
         self.with(|log| log.log().proposed_floor(bytes, time))
+    }
+
+    fn set_sieve(&mut self, sieve: Arc<dyn Sieve>) {
+        self.with(|log| log.log_mut().set_sieve(sieve));
+    }
+
+    fn purge(&mut self, upto: Position) -> bool {
+        self.with(|log| log.log_mut().purge(upto))
     }
 
     fn history(&self) -> Arc<dyn History> {

@@ -87,6 +87,10 @@ pub(crate) struct Conversation {
     pub(crate) members: BTreeMap<u64, Member>,
     /// What is shown to nobody any more, messages and edits, and the positions of the recalls.
     pub(crate) recalled: BTreeMap<u64, u64>,
+    /// How long entries are kept, since when that was said.
+    pub(crate) retention: (packet::Retention, u64),
+    /// By position: from which seq on entries are kept since then.
+    pub(crate) kept: BTreeMap<u64, u64>,
     /// By user and seq: since which position a message is hidden; 0 where it no longer is.
     pub(crate) hidden: BTreeMap<(u64, u64), u64>,
     reactions: BTreeMap<(u64, u64), String>,
@@ -110,6 +114,11 @@ impl Conversation {
         self.recalled.get(&seq).is_some_and(|position| *position <= by)
     }
 
+    /// From which seq on entries were kept at this position.
+    pub(crate) fn kept_from(&self, by: u64) -> u64 {
+        self.kept.range(..=by).next_back().map_or(0, |(_, first)| *first)
+    }
+
     /// Whether an entry was no longer to be shown at this time.
     pub(crate) fn has_ended(&self, seq: u64, time: u64) -> bool {
         self.entry(seq).is_some_and(|entry| entry.expires > 0 && entry.expires <= time)
@@ -121,11 +130,11 @@ impl Conversation {
     }
 
     /// The messages above the mark that are shown at this time, and kept from a position on, in the stretch that the user
-    /// is in now.
-    pub(crate) fn unread(&self, user: u64, floor: u64, time: u64) -> u64 {
+    /// is in now; what the conversation itself keeps, as it was at another position.
+    pub(crate) fn unread(&self, user: u64, (floor, by): (u64, u64), time: u64) -> u64 {
         let Some(member) = self.members.get(&user).filter(|m| m.is_active()) else { return 0 };
         let Some(&(from, _)) = member.intervals.last() else { return 0 };
-        let above = from.max(member.mark + 1);
+        let above = from.max(member.mark + 1).max(self.kept_from(by));
         (above..=self.head())
             .filter(|seq| self.entry(*seq).is_some_and(|e| e.is_message && e.position >= floor))
             .filter(|seq| !self.recalled.contains_key(seq) && !self.has_ended(*seq, time))
@@ -171,6 +180,10 @@ pub(crate) struct Model {
     pub(crate) mentions: BTreeSet<(u64, u64, u64)>,
     /// What each user set for a conversation.
     pub(crate) settings: BTreeMap<(u64, u64), packet::Settings>,
+    /// When each device came.
+    pub(crate) born: BTreeMap<u64, u64>,
+    /// Where each device stands, by lane.
+    pub(crate) cursors: BTreeMap<u64, (u64, u64)>,
     /// How many wills were published.
     pub(crate) wills_published: u64,
     /// What each device leaves: whose, where, what.
@@ -197,9 +210,13 @@ impl Model {
                 Record::Entry(entry) => self.entry(entry),
                 Record::Change(change) => {
                     let decoded = Change::decode(&change.body).expect("a change of the log reads back");
-                    self.change(decoded, frame.time.0);
+                    self.change(decoded, (change.position.0, frame.time.0));
                 }
-                Record::Rider(_) => {}
+                Record::Rider(rider) => {
+                    if let Ok(Change::CursorStored { device, cursor }) = Change::decode(&rider.body) {
+                        self.cursors.insert(device.0, (cursor.express.0, cursor.bulk.0));
+                    }
+                }
             }
         }
         self.tail = frame.last().0;
@@ -324,6 +341,9 @@ impl Model {
             }
             EntryKind::Left | EntryKind::Edit => {}
             EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => {}
+            EntryKind::Retention => {
+                conversation.retention = (wire.retention.expect("it says how long"), stored.time.0);
+            }
             EntryKind::Info => panic!("nobody does this: {wire:?}"),
         }
         if matches!(kind, EntryKind::Message | EntryKind::Edit) {
@@ -365,7 +385,9 @@ impl Model {
         };
         let of = &self.conversations[&about];
         let entry = of.entry(target).unwrap_or_else(|| panic!("it is about nothing: {wire:?}"));
-        let is_shown = entry.is_message && !of.recalled.contains_key(&target) && !of.has_ended(target, wire.time);
+        let is_kept = target >= of.kept_from(u64::MAX);
+        let is_shown =
+            entry.is_message && is_kept && !of.recalled.contains_key(&target) && !of.has_ended(target, wire.time);
         assert!(is_shown, "it is about what is not shown: {wire:?}");
         let member = of.members.get(&wire.sender);
         let sees = of.kind == Kind::Channel || member.is_some_and(|member| member.sees(target));
@@ -395,7 +417,8 @@ impl Model {
         let conversation = &self.conversations[&id];
         let role = conversation.members.get(&user).map_or(0, |m| m.role);
         let may = match (conversation.kind, kind) {
-            (Kind::Channel, _) => true,
+            (Kind::Channel, kind) => kind != EntryKind::Retention,
+            (Kind::Group, EntryKind::Retention) => role == Role::Owner as i32,
             (Kind::Group, EntryKind::Label) => role >= Role::Admin as i32,
             // The first entry makes its owner a member.
             (Kind::Group, EntryKind::Membership) => role >= Role::Member as i32 || conversation.head() == 0,
@@ -459,7 +482,7 @@ impl Model {
         self.of_user.entry(user).or_default().insert(id);
     }
 
-    fn change(&mut self, change: Change, time: u64) {
+    fn change(&mut self, change: Change, (position, time): (u64, u64)) {
         match change {
             Change::UserCreated { user, name, inbox } => {
                 assert!(self.users.insert(name.to_string(), user.0).is_none(), "user {name} is made twice");
@@ -468,6 +491,7 @@ impl Model {
                 self.covered.insert((user.0, inbox.0), 0);
             }
             Change::DeviceCreated { device, user, name } => {
+                self.born.insert(device.0, time);
                 let known = self.devices.insert(device.0, (user.0, name.to_string()));
                 assert!(known.is_none(), "device {device} is made twice");
             }
@@ -500,7 +524,17 @@ impl Model {
                 assert!(floor.0 >= self.floor, "the floor never falls");
                 self.floor = floor.0;
             }
-            Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
+            Change::KeptFrom { conversation, first, countable } => {
+                self.let_go(conversation.0, first.0, countable, (position, time));
+            }
+            Change::EraseBegun { .. }
+            | Change::EraseOwn { .. }
+            | Change::EraseIn { .. }
+            | Change::EraseCleared { .. }
+            | Change::EraseDone { .. }
+            | Change::BanSet { .. }
+            | Change::JoinKeySet { .. }
+            | Change::ParticipantsSet { .. } => {
                 panic!("nobody does this: {change:?}")
             }
             Change::WillSet { device, will } => {
@@ -524,6 +558,34 @@ impl Model {
         }
     }
 
+    /// Only what is old enough goes, or what every device of every member has.
+    fn let_go(&mut self, id: u64, first: u64, countable: u64, (position, time): (u64, u64)) {
+        let conversation = &self.conversations[&id];
+        let before = conversation.kept_from(u64::MAX);
+        assert!(first > before && first <= conversation.head() + 1, "{id} is kept from {first}, and was from {before}");
+        let messages = conversation.entries[..first as usize - 1].iter().filter(|entry| entry.is_message).count();
+        assert_eq!(countable, messages as u64, "what goes of {id} is counted");
+        let (retention, since) = conversation.retention;
+        let newest = conversation.entry(first - 1).expect("it goes");
+        let is_old = newest.time.max(since) + retention.age_ms <= time;
+        let may_be_delivered = retention.mode() == packet::RetentionMode::UntilDelivered;
+        let has = |device: &u64| {
+            let Some((express, bulk)) = self.cursors.get(device).copied() else {
+                return newest.time < self.born[device];
+            };
+            newest.position <= if conversation.is_express() { express } else { bulk }
+        };
+        let members = conversation.members.iter().filter(|(_, member)| member.is_active());
+        let have = members.map(|(user, _)| self.devices.iter().filter(move |(_, (of, _))| of == user));
+        let is_delivered =
+            may_be_delivered && have.into_iter().all(|mut devices| devices.all(|(device, _)| has(device)));
+        let keeps = retention.mode() != packet::RetentionMode::Keep;
+        assert!(keeps && (is_old || is_delivered), "{id}: {} goes at {time}, and is kept: {retention:?}", first - 1);
+        let gone = (before.max(1)..first).collect();
+        self.recalls.insert(position, (id, gone));
+        self.conversations.get_mut(&id).expect("looked up above").kept.insert(position, first);
+    }
+
     fn create(&mut self, id: u64, kind: Kind, label: &str, pair: (u64, u64)) {
         let mut members = BTreeMap::new();
         if matches!(kind, Kind::Direct | Kind::Inbox) {
@@ -540,6 +602,8 @@ impl Model {
             entries: Vec::new(),
             members,
             recalled: BTreeMap::new(),
+            retention: Default::default(),
+            kept: BTreeMap::new(),
             hidden: BTreeMap::new(),
             reactions: BTreeMap::new(),
         };

@@ -214,10 +214,11 @@ impl World {
                 devices.push(new_device(user, device, manner, keys));
             }
         }
+        let files_ms = Some(rng.u64(1_000..20_000));
         let retention = match rng.u8(0..4) {
-            0 => Retention { age_ms: None, bytes: Some(rng.u64(2_000..40_000)) },
-            1 => Retention { age_ms: Some(rng.u64(5_000..60_000)), bytes: None },
-            _ => Retention::default(),
+            0 => Retention { age_ms: None, bytes: Some(rng.u64(2_000..40_000)), files_ms },
+            1 => Retention { age_ms: Some(rng.u64(5_000..60_000)), bytes: None, files_ms },
+            _ => Retention { files_ms, ..Retention::default() },
         };
         let seal_entries = rng.usize(4..120);
         let ground = if rng.u8(0..4) == 0 {

@@ -168,7 +168,7 @@ pub struct Publish {
     #[prost(message, optional, boxed, tag = "5")]
     pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50, 51")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -224,6 +224,10 @@ pub mod publish {
         SetAccount(super::SetAccount),
         #[prost(message, tag = "39")]
         ShowPresence(super::ShowPresence),
+        #[prost(message, tag = "50")]
+        SetRetention(super::SetRetention),
+        #[prost(message, tag = "51")]
+        EraseUser(super::EraseUser),
     }
 }
 /// What the broker knows of a message beside its content.
@@ -491,6 +495,26 @@ pub struct SetAccount {
     #[prost(bool, tag = "3")]
     pub close: bool,
 }
+/// How long the entries of a conversation are kept from here on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRetention {
+    #[prost(message, optional, tag = "1")]
+    pub retention: ::core::option::Option<Retention>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retention {
+    #[prost(enumeration = "RetentionMode", tag = "1")]
+    pub mode: i32,
+    /// The time; 0 with KEEP.
+    #[prost(uint64, tag = "2")]
+    pub age_ms: u64,
+}
+/// For administrators: what a user published, and what is kept of it, goes for good.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseUser {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PublishAck {
     #[prost(uint64, tag = "1")]
@@ -631,6 +655,8 @@ pub struct Entry {
     pub blocked: ::core::option::Option<Blocked>,
     #[prost(message, optional, tag = "33")]
     pub device: ::core::option::Option<DeviceChange>,
+    #[prost(message, optional, tag = "40")]
+    pub retention: ::core::option::Option<Retention>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Recalled {
@@ -842,6 +868,9 @@ pub struct Conversation {
     /// What a group says of itself; absent where it says nothing.
     #[prost(message, optional, tag = "15")]
     pub info: ::core::option::Option<Info>,
+    /// Absent where entries are kept.
+    #[prost(message, optional, tag = "40")]
+    pub retention: ::core::option::Option<Retention>,
 }
 // ---------------------------------------------------------------------------------------------- requests
 
@@ -1415,6 +1444,37 @@ impl Past {
         }
     }
 }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RetentionMode {
+    Keep = 0,
+    /// For a time.
+    KeepFor = 1,
+    /// Until every device of every member has them, and for a time at the longest.
+    UntilDelivered = 2,
+}
+impl RetentionMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Keep => "KEEP",
+            Self::KeepFor => "KEEP_FOR",
+            Self::UntilDelivered => "UNTIL_DELIVERED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KEEP" => Some(Self::Keep),
+            "KEEP_FOR" => Some(Self::KeepFor),
+            "UNTIL_DELIVERED" => Some(Self::UntilDelivered),
+            _ => None,
+        }
+    }
+}
 // ---------------------------------------------------------------------------------------------- delivery
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1468,6 +1528,8 @@ pub enum EntryKind {
     Contact = 13,
     Blocked = 14,
     Device = 15,
+    /// How long entries are kept from here on.
+    Retention = 20,
 }
 impl EntryKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1492,6 +1554,7 @@ impl EntryKind {
             Self::Contact => "CONTACT",
             Self::Blocked => "BLOCKED",
             Self::Device => "DEVICE",
+            Self::Retention => "RETENTION",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1513,6 +1576,7 @@ impl EntryKind {
             "CONTACT" => Some(Self::Contact),
             "BLOCKED" => Some(Self::Blocked),
             "DEVICE" => Some(Self::Device),
+            "RETENTION" => Some(Self::Retention),
             _ => None,
         }
     }

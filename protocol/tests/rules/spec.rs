@@ -231,6 +231,16 @@ fn the_tables_of_spec_are_those_of_the_code() {
             ),
         ),
         ("content of a will", size(limits::WILL_BYTES_MAX as u32)),
+        (
+            "time for which entries are kept, where they are not kept for good",
+            format!(
+                "{} s to {} days; until delivered, {} days",
+                limits::RETENTION_MS_MIN / 1000,
+                limits::RETENTION_MS_MAX / 86_400_000,
+                limits::UNDELIVERED_MS_MAX / 86_400_000
+            ),
+        ),
+        ("members of a conversation that keeps until delivered", limits::DELIVERED_MEMBERS_MAX.to_string()),
     ];
     let mut table = String::from("| what | limit |\n|---|---|\n");
     for (what, limit) in rows {

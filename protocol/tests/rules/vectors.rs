@@ -148,6 +148,9 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_set_will", Kind::Publish(will));
     add("publish_no_will", publish(11, Some(Action::SetWill(packet::SetWill { after_ms: 0 }))));
     let to = packet::Audience::Nobody as i32;
+    let retention = Some(retention());
+    add("publish_set_retention", on(19, Action::SetRetention(packet::SetRetention { retention })));
+    add("publish_erase_user", publish(20, Some(Action::EraseUser(packet::EraseUser { user: user() }))));
     add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
     add(
         "publish_ack",
@@ -492,6 +495,12 @@ fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
                 ..of(packet::EntryKind::Device)
             }))],
         ),
+        (
+            "deliver_retention",
+            Bulk,
+            22,
+            vec![item(Entry(packet::Entry { retention: Some(retention()), ..of(packet::EntryKind::Retention) }))],
+        ),
         ("deliver_own", Express, 6, vec![item(Own(own.clone()))]),
         (
             "deliver_own_with_entry",
@@ -831,4 +840,8 @@ fn bad_vectors_get_their_verdict() {
         };
         assert_eq!(verdict, line["verdict"].as_str().expect("text"), "{}", line["name"]);
     }
+}
+
+fn retention() -> packet::Retention {
+    packet::Retention { mode: packet::RetentionMode::KeepFor as i32, age_ms: 604_800_000 }
 }

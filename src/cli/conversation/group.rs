@@ -3,9 +3,10 @@
 use std::io::{self, Write as _};
 
 use longwire_client::Client;
-use longwire_client::packet::{Conversation, Info, Role};
+use longwire_client::packet::{Conversation, Info, Retention, RetentionMode, Role};
 
-use super::{Fail, PAGE, SetInfo, role_name, stored};
+use super::history::retention_words;
+use super::{Fail, PAGE, SetInfo, SetRetention, role_name, stored};
 
 /// Prints what a group says of itself; with something to change, reads it first and sets the whole.
 pub(super) async fn info(client: &Client, args: &SetInfo) -> Result<(), Fail> {
@@ -52,6 +53,31 @@ fn print_info(info: &Info, json: bool) -> Result<(), Fail> {
         writeln!(out, "{what:<12} {value}")?;
     }
     Ok(())
+}
+
+/// Prints how long a conversation keeps its entries, or says it.
+pub(super) async fn retention(client: &Client, args: &SetRetention) -> Result<(), Fail> {
+    let conversation = args.conversation.open(client).await?;
+    let Some(mode) = &args.mode else {
+        let retention = find(client, conversation).await?.retention.unwrap_or_default();
+        let line = match args.common.json {
+            true => {
+                let mode = retention.mode().as_str_name().to_ascii_lowercase();
+                serde_json::json!({ "mode": mode, "age_ms": retention.age_ms }).to_string()
+            }
+            false => retention_words(&retention),
+        };
+        writeln!(io::stdout(), "{line}")?;
+        return Ok(());
+    };
+    let mode = match mode.as_str() {
+        "for" => RetentionMode::KeepFor,
+        "delivered" => RetentionMode::UntilDelivered,
+        _ => RetentionMode::Keep,
+    };
+    let age_ms = args.time.filter(|_| mode != RetentionMode::Keep).map_or(0, |time| time.as_millis() as u64);
+    let retention = Retention { mode: mode.into(), age_ms };
+    stored(client.set_retention(conversation, retention).await, args.common.json).await
 }
 
 /// A conversation of this user, as the list has it.

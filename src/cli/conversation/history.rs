@@ -1,8 +1,9 @@
 //! What was said, what became of it, and who has read how far.
 
 use std::io::{self, Write as _};
+use std::time::Duration;
 
-use longwire_client::packet::{self, DeviceChangeKind, EntryKind, HeadReason, Role, item};
+use longwire_client::packet::{self, DeviceChangeKind, EntryKind, HeadReason, RetentionMode, Role, item};
 use longwire_client::{Client, Direction};
 
 use super::super::subscribe::json;
@@ -74,6 +75,16 @@ pub(super) async fn receipts(client: &Client, conversation: u64, json: bool) -> 
     }
 }
 
+/// How long entries are kept, in words.
+pub(in crate::cli) fn retention_words(retention: &packet::Retention) -> String {
+    let time = humantime::format_duration(Duration::from_millis(retention.age_ms));
+    match retention.mode() {
+        RetentionMode::Keep => "entries are kept for good".to_owned(),
+        RetentionMode::KeepFor => format!("entries are kept for {time}"),
+        RetentionMode::UntilDelivered => format!("entries are kept until every device has them, {time} at the longest"),
+    }
+}
+
 /// An entry in one line of words.
 pub(in crate::cli) fn words(entry: &packet::Entry) -> String {
     match entry.kind() {
@@ -95,6 +106,7 @@ pub(in crate::cli) fn words(entry: &packet::Entry) -> String {
             None => "* a reaction".to_owned(),
         },
         EntryKind::Info => "* the group says something else of itself".to_owned(),
+        EntryKind::Retention => format!("* {}", retention_words(&entry.retention.unwrap_or_default())),
         EntryKind::Mentioned => "* mentioned in a conversation".to_owned(),
         EntryKind::Settings => "* set how a conversation is shown".to_owned(),
         EntryKind::Hidden => "* hid a message, or showed it again".to_owned(),

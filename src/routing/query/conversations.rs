@@ -5,10 +5,11 @@ use longwire_protocol::{ConversationId, Seq, UserId, packet};
 use prost::Message as _;
 
 use super::history::message_now;
+use crate::routing::alteration::withheld;
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use crate::routing::outbox::Session;
-use crate::routing::rows::{Conversation, Count, Kind, Member};
+use crate::routing::rows::{Conversation, Count, Keeping, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;
 
@@ -116,15 +117,19 @@ fn unread(
     let has_gone = conversation.more.withheld.0.is_some();
     let uncounted = has_gone.then(|| rows.uncounted(id)).flatten();
     // Nothing is unread: neither hidden nor mentioning messages change that.
-    if member.unread(&Count { head: &conversation.head, uncounted, personal: None, now: reads.now }) == 0 {
+    let keeping = conversation.more.kept.first.is_some().then(|| rows.keeping(id)).flatten();
+    let below = keeping.map_or(0, |keeping| keeping.below);
+    let count = Count { head: &conversation.head, uncounted, personal: None, now: reads.now, below };
+    if member.unread(&count) == 0 {
         return (0, 0);
     }
     let personal = rows.personal(user, id);
-    let unread = member.unread(&Count { head: &conversation.head, uncounted, personal, now: reads.now });
+    let unread = member.unread(&Count { personal, ..count });
     let mentions = personal.map_or(0, |personal| {
         let above = personal.mentions.iter().filter(|seq| **seq > member.mark && member.sees(**seq));
         let is_shown = |seq: &&Seq| {
-            let is_withheld = crate::routing::alteration::withheld(rows, conversation, id, **seq, reads.now).is_some();
+            // Who wrote it is not looked up: what is erased counts as it did.
+            let is_withheld = withheld(rows, conversation, id, **seq, reads.now, || None).is_some();
             !is_withheld && personal.hidden.binary_search_by_key(*seq, |(hidden, _)| *hidden).is_err()
         };
         above.filter(is_shown).count() as u64
@@ -161,7 +166,7 @@ fn summary(
         role: member.role,
         head_seq: conversation.head.seq.0,
         head_time: conversation.head.time.0,
-        first_seq: 0,
+        first_seq: conversation.more.kept.first.0,
         visible_from: member.intervals.last().map_or(1, |i| i.from.0),
         mark: member.mark.0,
         unread,
@@ -169,6 +174,7 @@ fn summary(
         mentions,
         settings: settings.filter(|settings| *settings != packet::Settings::default()),
         last: None,
+        retention: conversation.more.kept.is_timed.then(|| rows.keeping(id)).flatten().and_then(Keeping::wire),
         info: conversation.more.has_info.then(|| rows.info(id)).flatten().map(|info| packet::Info {
             picture: info.picture.to_string(),
             description: info.description.to_string(),

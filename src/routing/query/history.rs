@@ -10,7 +10,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, Seq, UserId};
 use prost::Message as _;
 
 use crate::mutation::Mutation;
-use crate::routing::alteration::withheld;
+use crate::routing::alteration::{author, withheld};
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::feed::{head_item, own_item};
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
@@ -274,7 +274,8 @@ fn shown(
     entry: &StoredEntry,
     is_compact: bool,
 ) -> Shown {
-    if let Some(reason) = withheld(rows, conversation, entry.conversation, entry.seq, reads.now) {
+    if let Some(reason) = withheld(rows, conversation, entry.conversation, entry.seq, reads.now, || author(&entry.item))
+    {
         return Shown::Nothing(reason);
     }
     if hidden.binary_search_by_key(&entry.seq, |(seq, _)| *seq).is_ok() {

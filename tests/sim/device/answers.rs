@@ -146,7 +146,7 @@ impl Device {
             }
             (Some(response::Result::Conversations(page)), _) => {
                 let at = wire.asked.get(&response.id).copied().unwrap_or_default();
-                self.check_conversations(page, at.1, around);
+                self.check_conversations(page, at, around);
             }
             (Some(response::Result::Members(page)), packet::request::Op::Members(asked)) => {
                 let conversation = &around.model.conversations[&asked.conversation];

@@ -180,6 +180,11 @@ impl Device {
             "{}: {id}/{seq} was recalled, and is sent after {tail}",
             self.name
         );
+        assert!(
+            seq >= conversation.kept_from(tail),
+            "{}: {id}/{seq} is kept no more, and sent after {tail}",
+            self.name
+        );
         let (since, session) = (wire.since.1, wire.connected.as_ref().map_or(0, |connected| connected.session));
         assert!(!conversation.has_ended(seq, since), "{}: {id}/{seq} had ended at {since}, and is sent", self.name);
         let is_withdrawn = around.withdrawn.get(&session).is_some_and(|withdrawn| withdrawn.contains(&(id, seq)));
@@ -192,6 +197,7 @@ impl Device {
                 EntryKind::Mentioned => "mentions told",
                 EntryKind::Settings => "settings told",
                 EntryKind::Hidden => "hidden messages told",
+                EntryKind::Retention => "retentions told",
                 EntryKind::Message if entry.expires > 0 => "messages that end",
                 _ => "other entries",
             });
@@ -206,6 +212,9 @@ impl Device {
             let position = conversation.entry(seq).expect("within the conversation").position;
             match head.reason() {
                 HeadReason::Expired if position < floor => around.coverage.count("heads of what expired"),
+                HeadReason::Expired if seq < conversation.kept_from(u64::MAX) => {
+                    around.coverage.count("heads of what is kept no more");
+                }
                 HeadReason::Expired => {
                     let has_ended = conversation.has_ended(seq, latest);
                     assert!(has_ended, "{}: {head:?}: {seq} at {position} is kept from {floor}", self.name);
@@ -433,7 +442,8 @@ impl Device {
                     (conversation.is_hidden(self.user_id, seq, tail), conversation.has_ended(seq, time));
                 match reason {
                     None => {
-                        let is_gone = conversation.is_recalled(seq, tail) || had_ended || is_hidden;
+                        let is_unkept = seq < conversation.kept_from(tail);
+                        let is_gone = conversation.is_recalled(seq, tail) || had_ended || is_hidden || is_unkept;
                         assert!(!is_gone, "{}: history shows {seq}, which is not shown since {tail}", self.name);
                     }
                     Some(HeadReason::Recalled) => {
@@ -448,7 +458,11 @@ impl Device {
                     Some(HeadReason::Expired) => {
                         let entry = self.stored(asked.conversation, seq, model);
                         let has_ended = conversation.has_ended(seq, around.log_latest);
-                        assert!(has_ended || entry.position < model.floor, "{seq} is not expired");
+                        let is_kept = seq >= conversation.kept_from(u64::MAX);
+                        assert!(has_ended || !is_kept || entry.position < model.floor, "{seq} is not expired");
+                        if !is_kept {
+                            around.coverage.count("heads of what is kept no more, in history");
+                        }
                     }
                     _ => {}
                 }
@@ -464,7 +478,12 @@ impl Device {
         }
     }
 
-    pub(crate) fn check_conversations(&self, page: &packet::ConversationsPage, asked_at: u64, around: &mut Around<'_>) {
+    pub(crate) fn check_conversations(
+        &self,
+        page: &packet::ConversationsPage,
+        (tail, asked_at): (u64, u64),
+        around: &mut Around<'_>,
+    ) {
         around.coverage.count("pages of conversations");
         if !around.is_final {
             return;
@@ -483,8 +502,8 @@ impl Device {
                 conversation.kind
             );
             // What expired above the mark may count or not.
-            let unread = conversation.unread(self.user_id, 0, asked_at);
-            let kept = conversation.unread(self.user_id, around.model.floor, around.log_latest);
+            let unread = conversation.unread(self.user_id, (0, tail), asked_at);
+            let kept = conversation.unread(self.user_id, (around.model.floor, u64::MAX), around.log_latest);
             assert!(
                 (kept..=unread).contains(&row.unread),
                 "{}: {} unread in {} ({:?}), it says {}",

@@ -109,6 +109,7 @@ impl History {
         match kind {
             EntryKind::Message => assert_eq!(&entry.content, text.as_bytes(), "and says what it said"),
             EntryKind::Label => assert_eq!(&entry.label, text, "and says what it said"),
+            EntryKind::Retention => panic!("nobody does this: {entry:?}"),
             EntryKind::Membership => {
                 let told = entry.membership.as_ref().expect("it says whose");
                 assert_eq!((told.user, told.role()), *membership, "and says whose");

@@ -63,6 +63,13 @@ impl World {
                 let seq = self.rng.u64(0..=head + 2);
                 action(Action::SetMark(packet::SetMark { seq }))
             }
+            39 if head > 0 => {
+                use packet::RetentionMode::{Keep, KeepFor, UntilDelivered};
+                let mode = [Keep, KeepFor, KeepFor, UntilDelivered, UntilDelivered][self.rng.usize(0..5)];
+                let age_ms = if mode == Keep { 0 } else { self.rng.u64(1_000..20_000) };
+                let retention = Some(packet::Retention { mode: mode.into(), age_ms });
+                action(Action::SetRetention(packet::SetRetention { retention }))
+            }
             40 => {
                 let conversation = if self.rng.u8(0..5) == 0 { 0 } else { conversation };
                 let content = format!("the will of {device} {}", self.now).into();

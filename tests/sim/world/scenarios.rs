@@ -565,7 +565,7 @@ fn s11(seed: u64, keys: &Keys) -> Coverage {
 
 /// S12: the clock goes a day forward and back while entries expire by age: none does before its time.
 fn s12(seed: u64, keys: &Keys) -> Coverage {
-    let retention = Retention { age_ms: Some(60_000), bytes: None };
+    let retention = Retention { age_ms: Some(60_000), ..Retention::default() };
     let (mut world, group) = World::staged(seed, keys, any_ground(seed), retention, |_| ());
     for word in 0..60 {
         world.says(ANN, group, format!("young {word}"));

@@ -197,7 +197,7 @@ impl World {
             limits: BrokerLimits::default(),
             accept,
             rates: Rates::default(),
-            retention: Retention { age_ms: None, bytes: None },
+            retention: Retention::default(),
             state_bytes_max: STATE_BYTES_MAX,
         });
         drop(inside);

@@ -172,7 +172,7 @@ impl Model {
                 }
                 return;
             }
-            EntryKind::Message | EntryKind::Membership | EntryKind::Label | EntryKind::Info => {}
+            EntryKind::Message | EntryKind::Membership | EntryKind::Label | EntryKind::Info | EntryKind::Retention => {}
             EntryKind::Edit | EntryKind::Recall | EntryKind::Reaction => return self.handle_change(entry, live),
             EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => return self.handle_inbox(entry),
             EntryKind::Profile | EntryKind::Contact | EntryKind::Blocked | EntryKind::Device => return,

@@ -1,0 +1,82 @@
+//! Which conversations let entries go, and when there is one to be looked at next: always in memory, some 80 bytes for
+//! each. When follows from the row; that somebody looked in vain is remembered here alone, and outlives no broker.
+
+use std::collections::{BTreeSet, HashMap};
+
+use foldhash::fast::RandomState;
+use longwire_protocol::{ConversationId, LogTime};
+
+use super::rows::{Keeping, Keeps};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    /// Those that have a row, and when they are to be looked at; `None`: nothing goes there of itself.
+    conversations: HashMap<ConversationId, Option<LogTime>, RandomState>,
+    due: BTreeSet<(LogTime, ConversationId)>,
+}
+
+impl Schedule {
+    /// A conversation's row is this from here on.
+    pub fn put(&mut self, id: ConversationId, row: &Keeping) {
+        self.set(id, row.due());
+    }
+
+    /// Nothing can go there before.
+    pub fn defer(&mut self, id: ConversationId, until: LogTime) {
+        self.set(id, Some(until));
+    }
+
+    fn set(&mut self, id: ConversationId, due: Option<LogTime>) {
+        if let Some(Some(before)) = self.conversations.insert(id, due) {
+            self.due.remove(&(before, id));
+        }
+        if let Some(due) = due {
+            self.due.insert((due, id));
+        }
+    }
+
+    /// Whether a conversation has a row.
+    #[must_use]
+    pub fn has(&self, id: ConversationId) -> bool {
+        self.conversations.contains_key(&id)
+    }
+
+    /// How many have.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.conversations.len()
+    }
+
+    /// Whether none has.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.conversations.is_empty()
+    }
+
+    /// Those whose time has come, the longest overdue first, at most so many.
+    #[must_use]
+    pub fn due(&self, now: LogTime, most: usize) -> Vec<ConversationId> {
+        self.due.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, id)| *id).collect()
+    }
+}
+
+/// How long after something may have been delivered somebody looks whether it was.
+pub(super) const DELIVERED_LOOK_MS: u64 = 10_000;
+
+impl Keeping {
+    /// When the next entries may go; `None` while there is nothing to go.
+    #[must_use]
+    pub fn due(&self) -> Option<LogTime> {
+        let oldest = self.places.first().map_or(self.since, |place| place.time);
+        if oldest.0 == u64::MAX {
+            return None;
+        }
+        let wait = match self.keeps {
+            Keeps::All => return None,
+            Keeps::ForTime => self.age_ms,
+            Keeps::UntilDelivered => self.age_ms.min(DELIVERED_LOOK_MS),
+        };
+        Some(LogTime(oldest.0.saturating_add(wait)))
+    }
+}

@@ -1,0 +1,86 @@
+//! What the disk forgets: while entries become runs and runs are merged, what readers are shown no more is left out, or
+//! something without content is put in its place. What that is, `routing` knows; the store knows where it may leave a
+//! place empty.
+
+use longwire_protocol::ConversationId;
+
+use super::{Position, ReadError, StoredEntry};
+
+/// Tells what readers are shown no more.
+pub trait Sieve: Send + Sync {
+    /// Where the state that it goes by stands, or did a moment ago.
+    fn stands_at(&self) -> Position;
+
+    /// Whether nothing is to go, so that nothing need be asked. `is_thorough` as in [`Sieve::sift`].
+    fn is_idle(&self, is_thorough: bool) -> bool;
+
+    /// Puts something without content in the place of what is shown no more among consecutive entries of one conversation;
+    /// returns how many of the first lie below what the conversation keeps. Unless it `is_thorough`, it may pass over what is
+    /// not at hand.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn sift(&self, entries: &mut [StoredEntry], is_thorough: bool) -> Result<usize, ReadError>;
+}
+
+/// Whether anything of a conversation is left below an entry: while there is, an empty place would be a hole.
+#[derive(Debug, Default)]
+pub(super) struct Below {
+    conversation: ConversationId,
+    is_kept: bool,
+}
+
+impl Below {
+    /// How many of the first `gone` entries of a row are left out: all or none. `is_older` tells whether something older of
+    /// the conversation is kept elsewhere; it is asked once for a conversation.
+    pub(super) fn leave_out(
+        &mut self,
+        row: &[StoredEntry],
+        gone: usize,
+        is_older: impl FnOnce(ConversationId) -> Result<bool, ReadError>,
+    ) -> Result<usize, ReadError> {
+        let Some(first) = row.first() else { return Ok(0) };
+        if self.conversation != first.conversation {
+            *self = Self { conversation: first.conversation, is_kept: gone > 0 && is_older(first.conversation)? };
+        }
+        let left_out = if self.is_kept { 0 } else { gone };
+        self.is_kept |= left_out < row.len();
+        Ok(left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use longwire_protocol::{LogTime, MessageId, Seq};
+
+    use super::super::Origin;
+    use super::*;
+
+    fn row(conversation: u64, seqs: std::ops::Range<u64>) -> Vec<StoredEntry> {
+        let entry = |seq| StoredEntry {
+            conversation: ConversationId(conversation),
+            seq: Seq(seq),
+            position: Position(seq),
+            time: LogTime(0),
+            countable: seq,
+            origin: Origin::default(),
+            first_unanswered: MessageId(0),
+            digest: 0,
+            source: Position(0),
+            item: Bytes::new(),
+        };
+        seqs.map(entry).collect()
+    }
+
+    #[test]
+    fn what_goes_is_left_out_only_where_nothing_older_stays() {
+        let mut below = Below::default();
+        let nothing = |_| Ok(false);
+        assert_eq!(below.leave_out(&row(5, 1..4), 3, nothing).expect("asks"), 3);
+        assert_eq!(below.leave_out(&row(5, 4..8), 2, nothing).expect("asks"), 2, "goes on where the last one ended");
+        assert_eq!(below.leave_out(&row(5, 8..10), 2, nothing).expect("asks"), 0, "an entry below stays");
+        assert_eq!(below.leave_out(&row(6, 3..5), 2, |_| Ok(true)).expect("asks"), 0, "so does one elsewhere");
+        assert_eq!(below.leave_out(&row(6, 5..7), 2, nothing).expect("asks"), 0, "which is asked once");
+    }
+}
