@@ -128,11 +128,23 @@ pub enum Mutation {
     AnyDeviceDelivers,
     /// Any member says how long a group keeps its entries.
     AnyoneSetsRetention,
+    /// A level is acked, and not kept for the device.
+    LevelNotKept,
+    /// What a level withholds is not looked for.
+    WithheldForgotten,
+    /// An item is sent past what is withheld.
+    WithheldOvertaken,
+    /// What is withheld is reported up to the newest entry, whatever of that the lane has come to.
+    WithheldTooFar,
+    /// Nothing says when what is withheld is to be reported.
+    WithheldForEver,
+    /// A `Head` of what is withheld covers messages that mention the user.
+    MentionsWithheld,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 68] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -195,6 +207,12 @@ impl Mutation {
         Self::UnkeptNotReported,
         Self::AnyDeviceDelivers,
         Self::AnyoneSetsRetention,
+        Self::LevelNotKept,
+        Self::WithheldForgotten,
+        Self::WithheldOvertaken,
+        Self::WithheldTooFar,
+        Self::WithheldForEver,
+        Self::MentionsWithheld,
     ];
 
     /// Whether this bug is planted.

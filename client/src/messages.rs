@@ -79,6 +79,16 @@ impl Client {
         self.act(conversation, Action::SetSettings(packet::SetSettings { settings: Some(settings) })).await
     }
 
+    /// Says how much of a conversation this device is delivered from here on: everything, only that there is something,
+    /// or that only together with something else. What is withheld comes as [`Item::Skipped`](crate::Item::Skipped) with the
+    /// reason `WITHHELD`, and stands in history. Others, and this user's other devices, notice nothing (SPEC 6.6).
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn set_level(&self, conversation: u64, level: packet::Level) -> Result<Publication, PublishError> {
+        self.act(conversation, Action::SetLevel(packet::SetLevel { level: level.into() })).await
+    }
+
     /// A page of history as it is to be shown: each message with its newest content and its reactions, what is recalled
     /// or hidden left out (SPEC R8-10). Otherwise as [`Client::history`].
     ///

@@ -76,6 +76,7 @@ impl Settling {
                     | Action::SetMark(_)
                     | Action::Hide(_)
                     | Action::SetWill(_)
+                    | Action::SetLevel(_)
                     | Action::ShowPresence(_)
                     | Action::EraseUser(_),
                 ) => verdict.sent.push(id),

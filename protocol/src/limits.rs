@@ -188,6 +188,12 @@ pub const WILL_AFTER_MS: u32 = 30 * SECOND_MS;
 pub const WILL_AFTER_MS_MIN: u32 = SECOND_MS;
 /// See [`WILL_AFTER_MS`].
 pub const WILL_AFTER_MS_MAX: u32 = 86_400 * SECOND_MS;
+/// The most conversations of which a device is delivered less than everything.
+pub const LEVELS_MAX: usize = 1_000;
+/// How long what is withheld by a level waits to be reported, in the foreground.
+pub const WITHHELD_MS: u64 = 1_000;
+/// How long what is withheld waits to be reported, in the background.
+pub const WITHHELD_BACKGROUND_MS: u64 = 60_000;
 /// The longest content of a will, which is kept at hand until the device goes.
 pub const WILL_BYTES_MAX: usize = 4 * KIB as usize;
 

@@ -384,6 +384,11 @@ impl Commit {
                 Effect::Defer(id, until) => {
                     self.state.write().unwrap_or_else(PoisonError::into_inner).defer(id, until);
                 }
+                Effect::Levels(session, levels) => {
+                    let mut pending = session.outbox.lock();
+                    pending.set_levels(levels, &session);
+                    wakers.extend(pending.take_waker());
+                }
                 Effect::Fate(..) | Effect::Seen(_) => {}
             }
         }
@@ -476,7 +481,9 @@ impl Commit {
             }
             other => other,
         });
-        let effects = effects.filter(|effect| !matches!(effect, Effect::SetFloor(_) | Effect::Shown(_))).collect();
+        let effects = effects
+            .filter(|effect| !matches!(effect, Effect::SetFloor(_) | Effect::Shown(_) | Effect::Levels(..)))
+            .collect();
         self.carry_out(effects);
     }
 

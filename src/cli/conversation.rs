@@ -5,8 +5,8 @@ mod history;
 
 use std::io::{self, Write as _};
 
-use clap::{Args as ClapArgs, Subcommand};
-use longwire_client::packet::{Conversation, ConversationKind, Role};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use longwire_client::packet::{Conversation, ConversationKind, Level, Role};
 use longwire_client::{Client, Publication, PublishError, Start};
 
 use super::Fail;
@@ -52,6 +52,8 @@ pub(super) enum Command {
     Leave(One),
     /// Gives a group another label
     Label(SetLabel),
+    /// Says how much of a conversation this device (see --device) is delivered
+    Level(SetLevel),
     /// Prints what was said, the oldest first
     History(History),
     /// Gives an own message another text
@@ -146,6 +148,36 @@ pub(super) struct SetLabel {
     label: String,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SetLevel {
+    /// @user, '#channel' or the number of a conversation
+    conversation: Target,
+    /// Everything, only that there is something, or that only with something else
+    #[arg(value_enum)]
+    level: Wants,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How much of a conversation a device wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Wants {
+    Full,
+    Heads,
+    None,
+}
+
+impl Wants {
+    /// The wire's word for it.
+    pub(super) fn wire(self) -> Level {
+        match self {
+            Self::Full => Level::Full,
+            Self::Heads => Level::HeadsOnly,
+            Self::None => Level::Nothing,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -282,6 +314,7 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         | Command::Retention(SetRetention { common, .. })
         | Command::Leave(One { common, .. })
         | Command::Label(SetLabel { common, .. })
+        | Command::Level(SetLevel { common, .. })
         | Command::History(History { common, .. }) => common,
     };
     let device = common.connection.device("conversation")?;
@@ -311,6 +344,10 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         Command::Leave(args) => done(client.leave(args.conversation.open(&client).await?).await).await?,
         Command::Label(args) => {
             done(client.set_label(args.conversation.open(&client).await?, &args.label).await).await?;
+        }
+        Command::Level(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.set_level(conversation, args.level.wire()).await, json).await?;
         }
         Command::History(args) => history(&client, args).await?,
         Command::Edit(args) => {
@@ -405,6 +442,7 @@ async fn list(client: &Client, limit: u32, json: bool) -> Result<(), Fail> {
                     "role": role_name(one.role()),
                     "head_seq": one.head_seq,
                     "mark": one.mark,
+                    "level": one.level().as_str_name().to_ascii_lowercase(),
                     "unread": one.unread,
                     "members": one.members,
                     "mentions": one.mentions,

@@ -258,6 +258,7 @@ impl Follower {
                 HeadReason::NotYours => "not yours",
                 HeadReason::HiddenByUser => "hidden",
                 HeadReason::Folded => "told with its message",
+                HeadReason::Withheld => "withheld",
             };
             let from = head.from_seq.max(self.sink.kept.next_seq);
             if head.reason() != HeadReason::NotYours {

@@ -22,7 +22,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::Shared;
 use super::login;
-use super::pump::Live;
+use super::pump::{Live, NEVER};
 use super::stream::ByteStream;
 use super::wheel::SLOT_MS;
 use crate::auth::{Identity, TokenError};
@@ -51,8 +51,6 @@ const COPIED_BYTES_MAX: usize = 16 << 10;
 const ITEM_BYTES_MIN: u32 = 64;
 /// How long a connection that ends may take to hand over its last bytes.
 const LINGER_MS: u64 = 2_000;
-/// No time: a word where an `Option` takes two.
-const NEVER: Millis = Millis(u64::MAX);
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -371,7 +369,11 @@ impl<S: ByteStream> Connection<S> {
             }
         }
         if let Some(retry_after_ms) = goaway {
-            self.session.goaway(retry_after_ms);
+            match &self.stage {
+                Stage::Live(_) => self.session.goaway(retry_after_ms),
+                // `Connected` goes first, and waits for what is being loaded.
+                _ => self.outbox.lock().goaway = Some(retry_after_ms),
+            }
         }
         if let Some(refusal) = closing {
             self.session.close(*refusal);
@@ -707,6 +709,18 @@ mod tests {
         }
     }
 
+    /// The broker drains while what a session starts from is being loaded: it hears of that behind its `Connected`.
+    #[test]
+    fn who_is_not_let_in_yet_is_not_asked_to_go() {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let mut connection = Connection::new(Peer::default(), shared.clock.now(), Arc::clone(&shared));
+        connection.outbox.lock().goaway = Some(5);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
+        assert!(connection.unsent.is_none(), "nothing is said");
+        assert_eq!(connection.outbox.lock().goaway, Some(5), "and it is not forgotten");
+    }
+
     /// What the TLS handshake took is part of the time that there is until `Connected`.
     #[test]
     fn the_time_to_connect_counts_from_accept() {
@@ -744,6 +758,6 @@ mod tests {
         use std::mem::size_of;
         let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<Parked<TcpStream>>>()];
         let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, crate::net::parked::REST_BYTES];
-        assert!(connections <= [392, 400] && rest <= [304, 384, 768], "{connections:?} {rest:?}");
+        assert!(connections <= [392, 400] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
     }
 }

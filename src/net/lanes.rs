@@ -7,12 +7,12 @@ use longwire_protocol::packet::Lane;
 use longwire_protocol::{BrokerSession, ConversationId, Millis, Seq};
 
 use super::Shared;
-use super::pump::{Done, Live, blocking, fail, quick};
+use super::pump::{Done, Live, NEVER, blocking, fail, quick};
 use super::requests::fit;
 use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step, shown_now};
 use crate::routing::feed::{CAUGHT_UP_ITEM, PROGRESS_ITEM};
-use crate::routing::limits::PROGRESS_POSITIONS;
+use crate::routing::limits::{PROGRESS_POSITIONS, WITHHELD_BACKGROUND_MS, WITHHELD_MS};
 use crate::routing::outbox::Session;
 use crate::routing::stream::{Place, Ready, Turn};
 use crate::store::{Position, ReadError};
@@ -73,7 +73,7 @@ impl Live {
                 if self.give_ready(lane, wire, shared, now) {
                     return;
                 }
-                match self.next_ready(is_express, &wire.room(lane), shared) {
+                match self.next_ready(is_express, &wire.room(lane), shared, now) {
                     Next::Ready(ready) => self.give(lane, ready, wire, now),
                     Next::Turn(turning) => *self.reading(lane) = Reading::Turning(Box::new(turning)),
                     Next::Nothing => return,
@@ -145,7 +145,13 @@ impl Live {
     }
 
     /// What an idle lane does next: an item that is ready, or a turn through the log.
-    pub(super) fn next_ready(&mut self, is_express: bool, room: &longwire_protocol::Room, shared: &Shared) -> Next {
+    pub(super) fn next_ready(
+        &mut self,
+        is_express: bool,
+        room: &longwire_protocol::Room,
+        shared: &Shared,
+        now: Millis,
+    ) -> Next {
         // Read before the lane is locked: everything up to here was pushed already.
         let fed = Position(shared.fed.load(std::sync::atomic::Ordering::Acquire));
         if let Some(position) = self.caught_up[usize::from(!is_express)] {
@@ -162,9 +168,19 @@ impl Live {
         if let Some(ready) = lane.take(room.bytes as usize, room.bytes == u32::MAX) {
             return Next::Ready(ready);
         }
+        let given = self.given[usize::from(!is_express)];
+        if lane.rests() {
+            if lane.rests_for_a_while() && self.report_at == NEVER && !Mutation::WithheldForEver.is_planted() {
+                let is_background = self.session.is_in_background();
+                self.report_at = now.after(if is_background { WITHHELD_BACKGROUND_MS } else { WITHHELD_MS });
+            }
+            // Where `Progress` would say that there is nothing, there is something.
+            if fed.0 > given.0 + PROGRESS_POSITIONS {
+                lane.stir();
+            }
+        }
         let Some(turn) = lane.begin_turn() else {
             lane.pass(fed);
-            let given = self.given[usize::from(!is_express)];
             // Only a lane with nothing ready: else what waits for room lies below.
             if !lane.has_work() && fed.0 > given.0 + PROGRESS_POSITIONS && room.admits(PROGRESS_ITEM.len()) {
                 let place = Place { position: fed, conversation: ConversationId(0), seq: Seq(0) };
@@ -365,12 +381,14 @@ mod tests {
         shared.fed.store(fed, std::sync::atomic::Ordering::Release);
 
         let small = Room { items: 1, bytes: 50 };
-        assert!(matches!(live.next_ready(true, &small, &shared), Next::Nothing));
-        let Next::Ready(ready) = live.next_ready(true, &Room { items: 1, bytes: 100 }, &shared) else {
+        assert!(matches!(live.next_ready(true, &small, &shared, Millis(0)), Next::Nothing));
+        let Next::Ready(ready) = live.next_ready(true, &Room { items: 1, bytes: 100 }, &shared, Millis(0)) else {
             panic!("the item fits now")
         };
         assert_eq!(ready.place, place(5));
-        let Next::Ready(ready) = live.next_ready(true, &small, &shared) else { panic!("nothing is below any more") };
+        let Next::Ready(ready) = live.next_ready(true, &small, &shared, Millis(0)) else {
+            panic!("nothing is below any more")
+        };
         assert!(matches!(kind(&ready.item), item::Kind::Progress(_)));
         assert_eq!(ready.place.position, Position(fed));
     }

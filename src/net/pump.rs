@@ -33,6 +33,8 @@ use crate::tasks::Task;
 const CURSOR_EVERY_MS: u64 = longwire_protocol::limits::CURSOR_MS;
 /// How often the broker stores where a device stands, while that moves.
 const STORE_CURSOR_EVERY_MS: u64 = 10_000;
+/// No time: a word where an `Option` takes two.
+pub(super) const NEVER: Millis = Millis(u64::MAX);
 /// A token's end that is farther away than this is looked at again then: the machine's clock may have been set.
 const LOOK_AT_EXPIRY_MS: u64 = 3_600_000;
 
@@ -70,6 +72,8 @@ pub(super) struct Live {
     pub(super) cursor: CursorState,
     /// The position of the newest item given to the session, in express and bulk.
     pub(super) given: [Position; 2],
+    /// When what is withheld is to be reported, or [`NEVER`].
+    pub(super) report_at: Millis,
     /// Something ephemeral waits in the outbox, as of this turn: most turns need not look there for it.
     pub(super) has_ephemeral: bool,
     /// How it ends, if it does now.
@@ -137,6 +141,7 @@ impl Live {
             skips,
             cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
             given: [Position(0); 2],
+            report_at: NEVER,
             has_ephemeral: true,
             parting: Parting::Lost,
             caught_up: [None; 2],
@@ -183,7 +188,7 @@ impl Live {
     fn acked(&mut self, express: Option<Place>, bulk: Option<Place>, shared: &Shared, now: Millis) {
         let cursor = &mut self.cursor;
         if !cursor.moved {
-            cursor.acked = self.session.outbox.lock().started;
+            cursor.acked = self.session.outbox.lock().stands;
         }
         cursor.acked.segment = current_segment(shared);
         if let Some(place) = express {
@@ -196,7 +201,9 @@ impl Live {
             (cursor.acked.express, cursor.acked.bulk) = (self.given[0], self.given[1]);
         }
         cursor.moved = true;
-        self.session.outbox.lock().acked = Some(cursor.acked);
+        let mut pending = self.session.outbox.lock();
+        (pending.stands, pending.has_acked) = (cursor.acked, true);
+        drop(pending);
         if now.since(cursor.stored_at) >= STORE_CURSOR_EVERY_MS {
             cursor.stored_at = now;
             self.ops.push(Op::StoreCursor(Arc::clone(&self.session), cursor.acked));
@@ -214,6 +221,10 @@ impl Live {
     ) -> bool {
         let was_resending = self.resends > 0;
         self.come_back(context, wire, shared, now);
+        if now >= self.report_at {
+            self.report_at = NEVER;
+            self.session.outbox.lock().report();
+        }
         // Express first: it may let bulk go on.
         for lane in [Lane::Express, Lane::Bulk] {
             self.pump_lane(lane, wire, shared, now);
@@ -347,7 +358,8 @@ impl Live {
 
     /// When something is to be done without being asked: a cursor, or the token's end.
     pub(super) fn deadline(&self) -> Millis {
-        if self.cursor.owed { self.expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { self.expiry }
+        let expiry = self.expiry.min(self.report_at);
+        if self.cursor.owed { expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { expiry }
     }
 
     /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.

@@ -102,6 +102,7 @@ impl Live {
     pub(super) fn set_background(&self, is_background: bool, shared: &Shared, now: Millis) {
         if self.session.is_background.swap(is_background, Ordering::Relaxed) != is_background {
             shared.registry.presence_changed(self.session.user, false, now);
+            self.session.outbox.lock().set_background(&self.session);
         }
     }
 }

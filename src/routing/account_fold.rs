@@ -1,9 +1,10 @@
 //! The fold of what concerns users and devices: profiles, contacts, blocks, devices that come and go, accounts.
 
-use longwire_protocol::packet::{self, DeviceChangeKind};
-use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, UserId};
+use longwire_protocol::packet::{self, DeviceChangeKind, Level};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, UserId};
 
 use super::fold::Body;
+use super::levels::Levels;
 use super::rows::{Contact, Device, Key, Profile, Refuses, Row, Secret, User};
 use super::view::{Rows as _, View};
 
@@ -112,6 +113,7 @@ fn forget_device(view: &mut View<'_>, user: UserId, device: DeviceId) {
         row.kept = Vec::new();
         row.cursor = None;
         row.label = "".into();
+        row.levels = Levels::default();
     });
     update_user(view, user, |row| row.devices.retain(|one| *one != device));
 }
@@ -131,6 +133,7 @@ pub(super) fn fold_device_created(view: &mut View<'_>, device: DeviceId, user: U
         tokens_until: LogTime(0),
         generation: 0,
         is_gone: false,
+        levels: Levels::default(),
     };
     view.put(Key::Device(device), Some(Row::Device(row)));
     view.put(Key::DeviceName(user, name.into()), Some(Row::DeviceName(device)));
@@ -190,6 +193,12 @@ fn update_user(view: &mut View<'_>, user: UserId, change: impl FnOnce(&mut User)
         if let Row::User(row) = row {
             change(row);
         }
+    });
+}
+
+pub(super) fn fold_level(view: &mut View<'_>, device: DeviceId, conversation: ConversationId, level: i32) {
+    update_device(view, device, |row| {
+        row.levels = row.levels.with(conversation, Level::try_from(level).unwrap_or_default());
     });
 }
 

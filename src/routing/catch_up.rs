@@ -11,6 +11,7 @@ use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
 
 use super::alteration::{author, withheld};
 use super::feed::{head_item, item_for, mark_item, tells_marks};
+use super::levels::{Levels, mentioning};
 use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
 use super::loading::{read_blocking, try_read};
 use super::outbox::Session;
@@ -123,7 +124,7 @@ enum What {
     /// A mark.
     Mark { user: UserId, seq: Seq, joined: Position },
     /// Entries that are not sent.
-    Head { from: Seq, to: Seq, reason: HeadReason },
+    Head { from: Seq, to: Seq, reason: HeadReason, joined: Position },
 }
 
 impl Due {
@@ -162,12 +163,35 @@ struct Candidate {
     conversation: ConversationId,
     from: Seq,
     head: Seq,
+    head_position: Position,
     intervals: Vec<(Seq, Seq)>,
     joined: Position,
+    /// What of it is reported in place of being sent.
+    reported: Option<Reported>,
     /// The label of a channel.
     label: Option<Box<str>>,
     /// What is still kept.
     kept: KeptOfConversation,
+}
+
+/// What a conversation is looked at by.
+#[derive(Clone, Copy)]
+struct Considered<'a> {
+    is_express: bool,
+    watching: &'a [(ConversationId, Seq)],
+    /// Where not everything is sent.
+    levels: Option<&'a Levels>,
+    /// See [`super::outbox::Pending::lifted`].
+    lifted: &'a [(ConversationId, Position)],
+}
+
+/// What of a conversation is reported in place of being sent.
+#[derive(Debug)]
+struct Reported {
+    /// All but these,
+    apart: Vec<Seq>,
+    /// and nothing beyond.
+    until: Position,
 }
 
 /// Where a lane stands and what it looks for.
@@ -194,16 +218,20 @@ impl Plan {
     ) -> Self {
         let target = turn.target.unwrap_or(rows.state().tail).max(sent);
         let mut plan = Self { target, sent, candidates: Vec::new(), marks: Vec::new(), skips };
-        let watching = session.outbox.lock().watching.clone();
+        let (watching, levels, lifted) = {
+            let mut pending = session.outbox.lock();
+            (pending.watching.clone(), pending.withholds.then(|| pending.levels.clone()), pending.lifted())
+        };
+        let considered = Considered { is_express, watching: &watching, levels: levels.as_ref(), lifted: &lifted };
         let duties = rows.duties(session.user);
         match &turn.news {
             News::Any => {
                 let watched = watching.iter().map(|(c, _)| *c).filter(|c| !duties.contains(c));
                 let all = duties.iter().copied().chain(watched);
-                all.for_each(|conversation| plan.consider(rows, session, conversation, is_express, &watching));
+                all.for_each(|conversation| plan.consider(rows, session, conversation, considered));
             }
             News::Of(news) => {
-                news.iter().for_each(|conversation| plan.consider(rows, session, *conversation, is_express, &watching));
+                news.iter().for_each(|conversation| plan.consider(rows, session, *conversation, considered));
             }
         }
         if is_express && turn.marks {
@@ -249,14 +277,8 @@ impl Plan {
         self.candidates.len()
     }
 
-    fn consider(
-        &mut self,
-        rows: &Reader<'_>,
-        session: &Session,
-        id: ConversationId,
-        is_express: bool,
-        watching: &[(ConversationId, Seq)],
-    ) {
+    fn consider(&mut self, rows: &Reader<'_>, session: &Session, id: ConversationId, considered: Considered<'_>) {
+        let Considered { is_express, watching, levels, lifted } = considered;
         let (duty, member) = (rows.duty(session.user, id), rows.member(id, session.user));
         let Some(conversation) = rows.conversation(id) else { return };
         if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
@@ -266,7 +288,17 @@ impl Plan {
         if !is_readable && !Mutation::CatchUpIgnoresPatterns.is_planted() {
             return;
         }
-        let head = conversation.head.seq;
+        let (head, head_position) = (conversation.head.seq, conversation.head.position);
+        let mut reported = levels
+            .and_then(|levels| levels.reported(session, rows, id, is_express))
+            .map(|apart| Reported { apart, until: self.target });
+        if reported.is_none() {
+            let of = |known: ConversationId| known == id || (!known.is_some() && !is_express);
+            let until = lifted.iter().filter(|(known, _)| of(*known)).map(|(_, until)| *until).max();
+            let until = until.filter(|until| *until > self.sent);
+            reported =
+                until.map(|until| Reported { apart: mentioning(session, rows, id), until: until.min(self.target) });
+        }
         let label = (conversation.kind == Kind::Channel).then(|| conversation.label.clone());
         let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
         let watched = watched.map(|from| if Mutation::WatchedFromBefore.is_planted() { Seq(1) } else { from });
@@ -287,12 +319,12 @@ impl Plan {
                 let is_announced = is_express && !Mutation::WaitsForExpired.is_planted();
                 let joined = if is_announced { Position(0) } else { duty.joined };
                 let from = duty.since.next();
-                Candidate { conversation: id, from, head, intervals, joined, label, kept }
+                Candidate { conversation: id, from, head, head_position, intervals, joined, reported, label, kept }
             }
             _ => {
                 let Some(from) = watched else { return };
                 let (intervals, joined) = (vec![(from, head)], Position(0));
-                Candidate { conversation: id, from, head, intervals, joined, label, kept }
+                Candidate { conversation: id, from, head, head_position, intervals, joined, reported, label, kept }
             }
         };
         if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
@@ -397,11 +429,19 @@ impl CatchUp {
                 let (from, to) = (from.max(candidate.from), to.min(candidate.head));
                 if from < gone && from <= to && !Mutation::ExpiredNotReported.is_planted() {
                     // Where this device stood is expired: what lies between is reported, also what it may have.
-                    let what = What::Head { from, to: to.min(Seq(gone.0 - 1)), reason: HeadReason::Expired };
+                    let (to, joined) = (to.min(Seq(gone.0 - 1)), Position(0));
+                    let what = What::Head { from, to, reason: HeadReason::Expired, joined };
                     // Nothing is passed by saying so: until the turn ends, the next session says it again.
                     catch_up.due.push(Reverse(Due { position: plan.sent, conversation: id, what }));
                 }
                 let from = from.max(first);
+                if from > to {
+                    continue;
+                }
+                let from = match &candidate.reported {
+                    Some(reported) => catch_up.report(candidate, (from, to), reported, reads)?,
+                    None => from,
+                };
                 if from > to {
                     continue;
                 }
@@ -413,7 +453,8 @@ impl CatchUp {
                 }
                 if plan.skips && to.0 - entry.seq.0 >= CATCH_UP_ENTRIES_MAX {
                     let to = if Mutation::HeadTooShort.is_planted() { Seq(to.0 - 1) } else { to };
-                    let what = What::Head { from: entry.seq, to, reason: HeadReason::Skipped };
+                    let what =
+                        What::Head { from: entry.seq, to, reason: HeadReason::Skipped, joined: candidate.joined };
                     catch_up.due.push(Reverse(Due { position, conversation: id, what }));
                     continue;
                 }
@@ -427,6 +468,40 @@ impl CatchUp {
             catch_up.due.push(Reverse(Due { position: *position, conversation: *conversation, what }));
         }
         Ok(catch_up)
+    }
+
+    /// What is to be reported of a stretch is due as such. Returns the first seq that is not.
+    fn report(
+        &mut self,
+        candidate: &Candidate,
+        (from, to): (Seq, Seq),
+        reported: &Reported,
+        reads: Reads<'_>,
+    ) -> Result<Seq, Miss> {
+        let (id, joined) = (candidate.conversation, candidate.joined);
+        let is_beyond = candidate.head_position > reported.until && !Mutation::WithheldTooFar.is_planted();
+        let beyond = if is_beyond { reads.first_after(id, reported.until)? } else { None };
+        let to = beyond.map_or(to, |beyond| to.min(Seq(beyond.0 - 1)));
+        let mut next = from;
+        let apart = reported.apart.iter().copied().filter(|seq| (from..=to).contains(seq));
+        let one = PageLimit { entries: 1, bytes: usize::MAX };
+        for seq in apart.chain([to.next()]) {
+            if next < seq
+                && let Some(first) = reads.range(id, next, next, false, one)?.first()
+            {
+                let what = What::Head { from: next, to: Seq(seq.0 - 1), reason: HeadReason::Withheld, joined };
+                self.due.push(Reverse(Due { position: first.position, conversation: id, what }));
+            }
+            if seq <= to
+                && let Some(entry) = reads.range(id, seq, seq, false, one)?.pop()
+            {
+                let position = entry.position;
+                let what = What::Entries { read: [entry].into(), next: seq.next(), last: seq, joined };
+                self.put(Due { position, conversation: id, what }, 0);
+            }
+            next = seq.next();
+        }
+        Ok(from.max(to.next()))
     }
 
     /// Hands out what fits into `room`, in position order. `express_sent` is where lane express stands.
@@ -446,10 +521,8 @@ impl CatchUp {
             if next.position > self.target {
                 break;
             }
-            if let What::Entries { joined, .. } | What::Mark { joined, .. } = &next.what
-                && *joined > express_sent
-                && !Mutation::JoinedNotAwaited.is_planted()
-            {
+            let (What::Entries { joined, .. } | What::Mark { joined, .. } | What::Head { joined, .. }) = &next.what;
+            if *joined > express_sent && !Mutation::JoinedNotAwaited.is_planted() {
                 return Ok(Step::Waits(*joined));
             }
             if room.items == 0 || (room.bytes == 0 && !room.is_empty) {
@@ -464,7 +537,7 @@ impl CatchUp {
             let alone = Place { position: due.position, conversation: ConversationId(0), seq: Seq(0) };
             let ready = match &mut due.what {
                 What::Mark { user, seq, .. } => Ready { place: alone, item: mark_item(conversation, *user, *seq) },
-                What::Head { from, to, reason } => {
+                What::Head { from, to, reason, .. } => {
                     Ready { place: alone, item: head_item(conversation, *from, *to, *reason, 0) }
                 }
                 What::Entries { read, next, last, .. } => {

@@ -34,6 +34,8 @@ fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64
         from: Seq(1),
         head: Seq(head),
         intervals: vec![(Seq(1), Seq(head))],
+        head_position: log.tail(),
+        reported: None,
         joined: Position(0),
         kept: Default::default(),
         label: None,

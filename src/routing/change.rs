@@ -215,6 +215,15 @@ pub enum Change {
         /// Of whom.
         user: UserId,
     },
+    /// A device said how much of a conversation it is delivered.
+    LevelSet {
+        /// Which.
+        device: DeviceId,
+        /// Of what.
+        conversation: ConversationId,
+        /// How much, as on the wire.
+        level: i32,
+    },
 }
 
 impl Change {

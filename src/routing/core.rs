@@ -19,6 +19,7 @@ use super::change::Change;
 use super::draft::{Draft, No};
 use super::fold::next_id;
 use super::grants::Grants;
+use super::levels::Levels;
 use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use super::messages::is_about_a_message;
 use super::outbox::{Attached, Generation, Outbox, Session};
@@ -181,6 +182,8 @@ pub enum Effect {
     Shown(UserId),
     /// Nothing of a conversation can go before.
     Defer(ConversationId, LogTime),
+    /// The session's device has these levels.
+    Levels(Arc<Session>, Levels),
 }
 
 /// What fences the older sessions of a device.
@@ -502,8 +505,10 @@ impl Core {
             is_background: attach.is_background.into(),
             outbox: attach.outbox,
         });
+        let levels = draft.view.device(device).map(|row| row.levels.clone()).unwrap_or_default();
+        session.outbox.lock().set_levels(levels, &session);
         let taken = match self.fences.get(&device) {
-            Some(old) => old.outbox.lock().acked.or(old.taken),
+            Some(old) => old.outbox.lock().acked().or(old.taken),
             None => self.untaken.get(&device).copied(),
         };
         let cursor = taken.or(row.and_then(|row| row.cursor));

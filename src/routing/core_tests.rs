@@ -84,7 +84,7 @@ fn acks_outlive_takeovers_that_fail_and_sessions_that_ack_nothing() {
     let acked = DeviceCursor { segment: SegmentId(1), express: Position(5), bulk: Position(3) };
     let outbox = Arc::<Outbox>::default();
     attached(&mut core, &mut state, "ann", &outbox).expect("attached");
-    outbox.lock().acked = Some(acked);
+    (outbox.lock().stands, outbox.lock().has_acked) = (acked, true);
 
     let failed = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
     core.forget(&failed.session);

@@ -1,6 +1,8 @@
 //! One group under way, and what every publish goes through in it: is its id known, may this user do this, what is
 //! appended. What the single actions do stands in `actions`.
 
+use std::sync::Arc;
+
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role, item};
 use longwire_protocol::reason::Reason;
@@ -91,7 +93,7 @@ impl Draft<'_, '_> {
 
     pub(super) fn append(
         &mut self,
-        session: &Session,
+        session: &Arc<Session>,
         publish: packet::Publish,
         told: MessageId,
         digest: u64,
@@ -150,6 +152,7 @@ impl Draft<'_, '_> {
                 self.set_retention(session, &ticket, conversation, set.retention.unwrap_or_default())
             }
             Some(Action::EraseUser(erase)) => self.erase_user(session, &ticket, &erase.user),
+            Some(Action::SetLevel(set)) => self.set_level(session, &ticket, conversation, set.level),
         }?;
         self.cross();
         Ok(ack)

@@ -1,6 +1,7 @@
 //! The feed: every committed frame, in position order, into the lanes of who is online. Work is proportional to the
 //! readers that are online; an item is encoded once, in the frame, and shared.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::task::Waker;
@@ -78,6 +79,12 @@ impl Feed {
             let wakers = &mut self.wakers;
             self.registry.each_of(other, |session| {
                 let mut pending = session.outbox.lock();
+                if let Some(urgency) = pending.withheld(session, conversation, is_express) {
+                    if pending.lane(is_express).withhold(place, urgency) {
+                        wakers.extend(pending.take_waker());
+                    }
+                    return;
+                }
                 let admits = is_express || pending.express.sent() >= joined;
                 pending.lane(is_express).push(ready.clone(), admits);
                 wakers.extend(pending.take_waker());
@@ -154,7 +161,8 @@ impl Feed {
             if rows.cold() == 0 {
                 let Some(conversation) = conversation else { return };
                 let recalled = recalled(&rows, conversation, entry);
-                let mut to = Recipients { entry, conversation, state: &state, recalled, wakers: &mut self.wakers };
+                let (mentions, wakers) = (OnceCell::new(), &mut self.wakers);
+                let mut to = Recipients { entry, conversation, state: &state, recalled, mentions, wakers };
                 return to.push_to_all(&self.registry, members);
             }
             // It was at hand a moment ago, when the entry was decided; only a cache that is far too small lets it go.
@@ -194,6 +202,8 @@ struct Recipients<'a> {
     state: &'a State,
     /// What this entry recalls: it leaves the lanes in which it waits.
     recalled: Vec<Seq>,
+    /// Whom this entry mentions: found out for who is in the background.
+    mentions: OnceCell<Vec<UserId>>,
     wakers: &'a mut Vec<Waker>,
 }
 
@@ -279,8 +289,30 @@ impl Recipients<'_> {
     }
 
     fn push(&mut self, session: &Session, pending: &mut Pending, admits: bool) {
+        if pending.withholds && self.withhold(session, pending) {
+            return;
+        }
         push(pending, session, self.entry, self.conversation.kind.is_express(), admits);
         self.wakers.extend(pending.take_waker());
+    }
+
+    /// Whether the session is to be told of the entry in place of getting it, and may be so later.
+    fn withhold(&mut self, session: &Session, pending: &mut Pending) -> bool {
+        let (entry, is_express) = (self.entry, self.conversation.kind.is_express());
+        let Some(urgency) = pending.withheld(session, entry.conversation, is_express) else { return false };
+        let is_full = pending.levels.of(entry.conversation) == packet::Level::Full;
+        if is_full && self.mentions.get_or_init(|| mentions(entry)).contains(&session.user) {
+            let rows = Reader::new(self.state);
+            let is_told = rows.member(entry.conversation, session.user).is_some_and(Member::is_active);
+            if is_told || rows.cold() > 0 {
+                return false;
+            }
+        }
+        let place = Place { position: entry.position, conversation: entry.conversation, seq: entry.seq };
+        if pending.lane(is_express).withhold(place, urgency) {
+            self.wakers.extend(pending.take_waker());
+        }
+        true
     }
 }
 
@@ -303,6 +335,16 @@ fn recall_of(entry: &StoredEntry) -> Option<Seq> {
     match packet::Item::decode(&entry.item[..]).ok()?.kind? {
         item::Kind::Entry(packet::Entry { recall: Some(recall), .. }) => Some(Seq(recall.seq)),
         _ => None,
+    }
+}
+
+/// Whom an entry mentions, who sent it aside.
+fn mentions(entry: &StoredEntry) -> Vec<UserId> {
+    match packet::Item::decode(entry.item.clone()) {
+        Ok(packet::Item { kind: Some(item::Kind::Entry(packet::Entry { beside: Some(beside), sender, .. })) }) => {
+            beside.mentions.iter().filter(|user| **user != sender).map(|user| UserId(*user)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

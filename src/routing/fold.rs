@@ -5,7 +5,9 @@ use longwire_protocol::packet::{self, DeviceChangeKind, EntryKind, Role, item};
 use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, PARTITIONS, Seq, UserId};
 use prost::Message as _;
 
-use super::account_fold::{fold_account, fold_device_created, fold_device_returned, fold_device_seen, fold_own};
+use super::account_fold::{
+    fold_account, fold_device_created, fold_device_returned, fold_device_seen, fold_level, fold_own,
+};
 use super::alteration::{Alteration, Personally, fold_alteration, fold_message, fold_personally};
 use super::change::Change;
 use super::erasure::{fold_begun, fold_cleared, fold_done, fold_erased_in, fold_own_erased};
@@ -401,6 +403,7 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         Change::EraseIn { user, conversations } => fold_erased_in(view, *user, conversations),
         Change::EraseCleared { user } => fold_cleared(view, *user, position),
         Change::EraseDone { user } => fold_done(view, *user),
+        Change::LevelSet { device, conversation, level } => fold_level(view, *device, *conversation, *level),
     }
 }
 

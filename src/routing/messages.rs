@@ -206,7 +206,7 @@ impl Draft<'_, '_> {
     }
 
     /// Whether the session's user is in a conversation now: as a member, as one of the two, as a joined reader.
-    fn has_part(&self, session: &Session, id: ConversationId) -> Result<(), No> {
+    pub(super) fn has_part(&self, session: &Session, id: ConversationId) -> Result<(), No> {
         self.visible(session, id)?;
         if self.view.member(id, session.user).is_some_and(Member::is_active) {
             return Ok(());

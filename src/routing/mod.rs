@@ -21,6 +21,7 @@ pub mod feed;
 pub mod fold;
 pub mod grants;
 mod groups;
+pub mod levels;
 pub mod limits;
 pub mod loading;
 pub mod messages;

@@ -12,6 +12,7 @@ use longwire_protocol::reason::Refusal;
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::grants::Grants;
+use super::levels::Levels;
 use super::rows::DeviceCursor;
 use super::signals::Ephemeral;
 use super::stream::Lane;
@@ -120,16 +121,22 @@ pub struct Pending {
     pub published: Published,
     /// Channels watched by this session alone, each with its head when that began: only what came since is sent.
     pub watching: Vec<(ConversationId, Seq)>,
-    /// Where the session started.
-    pub started: DeviceCursor,
+    /// Where the device stands: by its acks, or where the session started.
+    pub stands: DeviceCursor,
     /// The backlog of express, and of bulk, has not ended yet: a `CaughtUp` is owed.
     pub owes_caught_up: [bool; 2],
     /// The replies wait for something that is being loaded.
     pub is_loading: bool,
     /// The connection ended before it was attached, or the session is over.
     pub is_abandoned: bool,
-    /// By its acks, it stands here; `None` while nothing was acked.
-    pub acked: Option<DeviceCursor>,
+    /// Something was acked.
+    pub has_acked: bool,
+    /// What its device set.
+    pub levels: Levels,
+    /// See [`Pending::lifted`]; nothing most of the time.
+    pub lifted: Option<Box<Vec<(ConversationId, Position)>>>,
+    /// Not everything is delivered: by its levels, or since nobody looks at the device.
+    pub withholds: bool,
     /// What is worth nothing later; nothing most of the time.
     pub ephemeral: Option<Box<Ephemeral>>,
     waker: Option<Waker>,
@@ -151,11 +158,14 @@ impl Default for Outbox {
             goaway: None,
             published: Published::default(),
             watching: Vec::new(),
-            started: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
+            stands: DeviceCursor { segment: SegmentId(0), express: Position(0), bulk: Position(0) },
             owes_caught_up: [true, true],
             is_loading: false,
             is_abandoned: false,
-            acked: None,
+            has_acked: false,
+            levels: Levels::default(),
+            lifted: None,
+            withholds: false,
             ephemeral: None,
             waker: None,
         };
@@ -206,9 +216,15 @@ impl Pending {
 
     /// The session starts from this cursor.
     pub fn start(&mut self, cursor: DeviceCursor) {
-        self.started = cursor;
+        self.stands = cursor;
         self.express.start(cursor.express);
         self.bulk.start(cursor.bulk);
+    }
+
+    /// Where the device stands by its acks; `None` while nothing was acked.
+    #[must_use]
+    pub fn acked(&self) -> Option<DeviceCursor> {
+        self.has_acked.then_some(self.stands)
     }
 
     /// The lane of a conversation's kind.

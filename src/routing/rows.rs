@@ -9,6 +9,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageI
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::levels::Levels;
 use crate::mutation::Mutation;
 use crate::store::{Position, ReadError, SegmentId};
 
@@ -75,6 +76,9 @@ pub struct Device {
     /// not repeated.
     #[serde(skip)]
     pub is_gone: bool,
+    /// How much of conversations it is delivered, where that is not everything.
+    #[serde(skip)]
+    pub levels: Levels,
 }
 
 /// Rows of format 1 have the number of a user's devices; which they are stands behind the row.
@@ -955,7 +959,11 @@ impl Row {
             }
             Self::Device(row) => {
                 let more = (&row.label, row.created, row.seen, row.tokens_until, row.generation, row.is_gone);
-                postcard::to_extend(&more, bytes).expect(ENCODES)
+                let bytes = postcard::to_extend(&more, bytes).expect(ENCODES);
+                match row.levels.list() {
+                    [] => bytes,
+                    levels => postcard::to_extend(levels, bytes).expect(ENCODES),
+                }
             }
             _ => bytes,
         }
@@ -984,8 +992,11 @@ impl Row {
                     postcard::from_bytes(behind).map_err(unreadable)?;
             }
             Self::Device(row) => {
-                (row.label, row.created, row.seen, row.tokens_until, row.generation, row.is_gone) =
-                    postcard::from_bytes(behind).map_err(unreadable)?;
+                let (more, levels) = postcard::take_from_bytes(behind).map_err(unreadable)?;
+                (row.label, row.created, row.seen, row.tokens_until, row.generation, row.is_gone) = more;
+                if !levels.is_empty() {
+                    row.levels = Levels::new(postcard::from_bytes(levels).map_err(unreadable)?);
+                }
             }
             _ => {}
         }

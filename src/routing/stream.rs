@@ -1,6 +1,7 @@
 //! A lane: what a session is sent next, in log order. Live and behind are one state machine: while it is behind, a
 //! push only adds the conversation to a small set, and the connection reads on from the log; it turns live in the
-//! same step in which it has read all there was.
+//! same step in which it has read all there was. Where what is new is withheld (SPEC 6.6), a lane that is behind rests
+//! there until something that is not comes behind it, or time is up: then it reads on, and finds in the log what to report.
 //!
 //! Invariant: every item at or below `sent` was handed to the session, or is none of its business; nothing above was,
 //! but what stands in `ready`.
@@ -45,6 +46,17 @@ pub enum News {
     Any,
 }
 
+/// How long what is new may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Until something else is read.
+    WithOthers,
+    /// For a while.
+    Soon,
+    /// Not at all.
+    Now,
+}
+
 /// Room for so many items is kept between one and the next, until the connection is at rest: the least that is ever made.
 const KEPT_ITEMS: usize = 4;
 
@@ -53,6 +65,8 @@ const KEPT_ITEMS: usize = 4;
 pub struct Lane {
     sent: Position,
     live: bool,
+    /// How long what is news may wait.
+    urgency: Urgency,
     ready: VecDeque<Ready>,
     ready_bytes: usize,
     news: News,
@@ -76,7 +90,8 @@ impl Lane {
     /// A lane that stands at `sent` and has everything above still to find out.
     #[must_use]
     pub fn behind(sent: Position) -> Self {
-        Self { sent, live: false, ready: VecDeque::new(), ready_bytes: 0, news: News::Any, marks: true, pushed: sent }
+        let (ready, urgency) = (VecDeque::new(), Urgency::Now);
+        Self { sent, live: false, urgency, ready, ready_bytes: 0, news: News::Any, marks: true, pushed: sent }
     }
 
     /// Nothing up to here is to be sent, and nothing was yet.
@@ -88,6 +103,12 @@ impl Lane {
     #[must_use]
     pub fn sent(&self) -> Position {
         self.sent
+    }
+
+    /// Everything up to here was pushed that was.
+    #[must_use]
+    pub fn pushed(&self) -> Position {
+        self.pushed
     }
 
     /// Whether pushes go straight through.
@@ -118,12 +139,51 @@ impl Lane {
         if self.live && admits && Mutation::FullQueueForgets.is_planted() {
             return;
         }
-        self.note(ready.place);
+        if self.rests() && Mutation::WithheldOvertaken.is_planted() {
+            self.ready_bytes += ready.item.len();
+            return self.ready.push_back(ready);
+        }
+        self.note(ready.place, Urgency::Now);
+    }
+
+    /// A committed item is to be reported, and not sent as it is. Returns whether the connection has to know.
+    pub fn withhold(&mut self, place: Place, urgency: Urgency) -> bool {
+        let newest = self.ready.back().map_or(self.sent, |r| r.place.position);
+        if place.position <= newest {
+            return false;
+        }
+        self.pushed = place.position;
+        if Mutation::WithheldForgotten.is_planted() {
+            return false;
+        }
+        let before = self.urgency;
+        self.note(place, urgency);
+        self.urgency > before
+    }
+
+    /// Whether it is behind, and need not read on yet.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        !self.live && self.urgency < Urgency::Now
+    }
+
+    /// Whether it rests for a while only.
+    #[must_use]
+    pub fn rests_for_a_while(&self) -> bool {
+        !self.live && self.urgency == Urgency::Soon
+    }
+
+    /// What is withheld is to be read now.
+    pub fn stir(&mut self) {
+        if !self.live {
+            self.urgency = Urgency::Now;
+        }
     }
 
     /// There is something at a place that is to be looked for.
-    fn note(&mut self, place: Place) {
+    fn note(&mut self, place: Place, urgency: Urgency) {
         self.live = false;
+        self.urgency = self.urgency.max(urgency);
         if !place.conversation.is_some() {
             self.marks = true;
         } else if let News::Of(news) = &mut self.news
@@ -141,7 +201,7 @@ impl Lane {
     pub fn look_again(&mut self) {
         self.ready_bytes = 0;
         for ready in std::mem::take(&mut self.ready) {
-            self.note(ready.place);
+            self.note(ready.place, Urgency::Now);
         }
     }
 
@@ -190,9 +250,10 @@ impl Lane {
     /// While behind, and once all that was ready is taken: what to look for above [`Self::sent`]. What is pushed from
     /// now on is news of the next turn.
     pub fn begin_turn(&mut self) -> Option<Turn> {
-        if self.live || !self.ready.is_empty() {
+        if self.live || self.rests() || !self.ready.is_empty() {
             return None;
         }
+        self.urgency = Urgency::WithOthers;
         let news = std::mem::replace(&mut self.news, News::Of(Vec::new()));
         let target = (news != News::Any).then_some(self.pushed.max(self.sent));
         Some(Turn { news, marks: std::mem::take(&mut self.marks), target })
@@ -210,6 +271,9 @@ impl Lane {
         self.live = matches!(&self.news, News::Of(news) if news.is_empty()) && !self.marks;
         if Mutation::LiveTooEarly.is_planted() {
             (self.live, self.news) = (true, News::Of(Vec::new()));
+        }
+        if self.live {
+            self.urgency = Urgency::WithOthers;
         }
         self.live
     }
@@ -230,6 +294,51 @@ mod tests {
         let place =
             Place { position: Position(position), conversation: ConversationId(conversation), seq: Seq(position) };
         Ready { place, item: Bytes::from_static(b"item") }
+    }
+
+    /// S1 in small: entries of conversation 1 are withheld, those of 2 are not. At no interleaving is one of 2 sent past one
+    /// of 1 that was not read, and a lane that rests is woken by what is to be told soon (SPEC R6.6-4).
+    #[test]
+    fn s1_nothing_overtakes_what_is_withheld_at_any_interleaving() {
+        const LOG: u64 = 6;
+        // Each log says which conversation an entry is of, each schedule whether an entry is fed or the reader reads.
+        for (log, schedule) in (0..1_u64 << LOG).flat_map(|log| (0..1_u64 << 10).map(move |schedule| (log, schedule))) {
+            let of = |position: u64| 1 + (log >> (position - 1) & 1);
+            let mut lane = Lane::behind(Position(0));
+            let (mut fed, mut got) = (0, Vec::new());
+            let mut step = |feeds: bool, stirs: bool, got: &mut Vec<u64>| {
+                if feeds {
+                    fed += u64::from(fed < LOG);
+                    match of(fed) {
+                        1 => drop(lane.withhold(ready(fed, 1).place, Urgency::Soon)),
+                        _ => lane.push(ready(fed, 2), true),
+                    }
+                    return;
+                }
+                if stirs {
+                    lane.stir();
+                }
+                if let Some(r) = lane.take(usize::MAX, true) {
+                    got.push(r.place.position.0);
+                } else if let Some(Turn { news, target, .. }) = lane.begin_turn() {
+                    let target = target.map_or(fed, |target| target.0);
+                    let is_news = |p: &u64| match &news {
+                        News::Any => true,
+                        News::Of(list) => list.contains(&ConversationId(of(*p))),
+                    };
+                    got.extend((lane.sent().0 + 1..=target).filter(is_news));
+                    lane.end_turn(Position(target));
+                }
+                assert!(!lane.rests() || lane.rests_for_a_while(), "what waits is told soon");
+            };
+            (0..10).for_each(|at| step(schedule >> at & 1 == 1, false, &mut got));
+            (0..LOG).for_each(|_| step(true, false, &mut got));
+            (0..LOG + 2).for_each(|_| step(false, false, &mut got));
+            let last_wanted = (1..=LOG).rev().find(|p| of(*p) == 2).unwrap_or(0);
+            assert!(got.len() as u64 >= last_wanted, "log {log:b}, schedule {schedule:b}: {got:?} up to {last_wanted}");
+            (0..2).for_each(|_| step(false, true, &mut got));
+            assert_eq!(got, (1..=LOG).collect::<Vec<_>>(), "log {log:b}, schedule {schedule:b}");
+        }
     }
 
     /// S16: the switch from behind to live at every interleaving of the feed with the reader's steps. A small world:

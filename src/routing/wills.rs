@@ -114,7 +114,7 @@ impl Draft<'_, '_> {
             content: will.content.to_vec().into(),
             ..packet::Publish::default()
         };
-        let session = will.session(&label);
+        let session = std::sync::Arc::new(will.session(&label));
         // Who may not publish there any more has left nothing.
         let _forbidden = self.append(&session, publish, MessageId::NONE, 0, None);
     }

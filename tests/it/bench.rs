@@ -28,7 +28,7 @@ fn bench_publish_starts_a_broker_and_knows_its_fsyncs() {
 }
 
 /// Everything that a benchmark says of its only run.
-fn figures(args: &[&str]) -> impl Fn(&str) -> f64 {
+fn figures(args: &[&str]) -> impl Fn(&str) -> f64 + use<> {
     let said = bench(args);
     move |name| said["runs"][0]["figures"][name].as_f64().unwrap_or_else(|| panic!("no {name}: {said}"))
 }
@@ -51,6 +51,15 @@ fn bench_groups_has_everyone_get_everything() {
     let figure = figures(&["groups", "--users", "12", "--rate", "200", "--duration", "500ms"]);
     assert!(figure("conversations") > 100.0);
     assert!(figure("messages") >= 1.0 && figure("deliveries") >= figure("messages"));
+}
+
+#[test]
+fn bench_flooded_delivers_what_is_direct_and_reports_what_is_withheld() {
+    let args = ["flooded", "--groups", "12", "--rate", "600", "--direct", "40", "--duration", "500ms", "--level"];
+    let full = figures(&[&args[..], &["full"]].concat());
+    assert!(full("direct") >= 10.0 && full("came") >= 1.0 && full("reported") == 0.0);
+    let none = figures(&[&args[..], &["none"]].concat());
+    assert!(none("direct") >= 10.0 && none("came") == 0.0, "nothing of the groups");
 }
 
 #[test]

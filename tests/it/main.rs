@@ -10,6 +10,7 @@ mod faults;
 mod files;
 mod groups;
 mod hostile;
+mod levels;
 mod load;
 mod logins;
 mod messages;

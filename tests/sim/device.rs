@@ -3,6 +3,7 @@
 
 mod answers;
 mod checks;
+mod levels;
 mod pass;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -73,6 +74,8 @@ pub(crate) struct Manner {
     pub(crate) bulk: Option<Window>,
     pub(crate) item_bytes_max: u32,
     pub(crate) heartbeat_ms: u32,
+    /// It connects in the background.
+    pub(crate) is_background: bool,
     /// In a hundred turns, how many store what has come.
     pub(crate) stores: u8,
     /// In a hundred requests for acks, how many find a disk that fails.
@@ -145,6 +148,9 @@ pub(crate) struct Wire {
     before: Option<(Pass, u64)>,
     /// Since when the broker has no reason to believe in it any more, without a pause.
     pub(crate) over_since: Option<u64>,
+    /// The tail when it was in the background by the broker's word, until it says otherwise; and whether it ever was.
+    background: Option<u64>,
+    was_in_background: bool,
 }
 
 /// What came in this session, checked as it came.
@@ -157,6 +163,8 @@ struct Seen {
     keys: [BTreeMap<u64, (u64, u64)>; 2],
     next: BTreeMap<u64, u64>,
     heads: BTreeMap<u64, Stretches>,
+    /// Up to these seqs, nothing was overtaken.
+    told: BTreeMap<u64, u64>,
     pub(crate) caught_up: [bool; 2],
 }
 
@@ -237,6 +245,7 @@ impl Device {
             start: start.into(),
             cursor: own.clone().unwrap_or_default(),
             catch_up: self.manner.mode.into(),
+            background: self.manner.is_background,
             features: vec![longwire_protocol::features::SIGNALS.into()],
             ..packet::Connect::default()
         };
@@ -272,6 +281,8 @@ impl Device {
             refreshing: None,
             before: None,
             over_since: None,
+            background: self.manner.is_background.then_some(0),
+            was_in_background: self.manner.is_background,
         });
     }
 
@@ -366,6 +377,11 @@ impl Device {
         let Some(wire) = self.wire.as_mut().filter(|w| w.connected.is_some() && w.requests.len() < 8) else { return };
         let request = packet::Request { id: wire.next_request, op: Some(op) };
         wire.next_request += 1;
+        if let Some(packet::request::Op::Background(asked)) = &request.op {
+            wire.background = None;
+            wire.was_in_background |= asked.background;
+            self.manner.is_background = asked.background;
+        }
         wire.asked.insert(request.id, at);
         wire.requests.insert(request.id, request.clone());
         wire.session.request(request);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use longwire::routing::change::Change;
 use longwire::routing::rows::Kind;
 use longwire::store::{Frame, Origin, Record, StoredEntry};
-use longwire_protocol::packet::{self, EntryKind, Role, item};
+use longwire_protocol::packet::{self, EntryKind, Level, Role, item};
 use prost::Message as _;
 
 /// Seqs that are accounted for: stretches that do not touch.
@@ -161,6 +161,8 @@ pub(crate) struct Model {
     pub(crate) tail: u64,
     pub(crate) time: u64,
     pub(crate) floor: u64,
+    /// The same, of records that were lost since: what they let go of may be gone all the same.
+    lost_floor: u64,
     pub(crate) users: BTreeMap<String, u64>,
     pub(crate) inboxes: BTreeMap<u64, u64>,
     /// User and name of each device.
@@ -184,6 +186,8 @@ pub(crate) struct Model {
     pub(crate) born: BTreeMap<u64, u64>,
     /// Where each device stands, by lane.
     pub(crate) cursors: BTreeMap<u64, (u64, u64)>,
+    /// What each device set for a conversation, and at which positions.
+    levels: BTreeMap<(u64, u64), Vec<(u64, Level)>>,
     /// How many wills were published.
     pub(crate) wills_published: u64,
     /// What each device leaves: whose, where, what.
@@ -210,6 +214,11 @@ impl Model {
                 Record::Entry(entry) => self.entry(entry),
                 Record::Change(change) => {
                     let decoded = Change::decode(&change.body).expect("a change of the log reads back");
+                    if let Change::LevelSet { device, conversation, level } = decoded {
+                        let level = Level::try_from(level).expect("a level");
+                        let levels = self.levels.entry((device.0, conversation.0)).or_default();
+                        levels.push((change.position.0, level));
+                    }
                     self.change(decoded, (change.position.0, frame.time.0));
                 }
                 Record::Rider(rider) => {
@@ -223,13 +232,36 @@ impl Model {
         self.frames.push(frame.clone());
     }
 
+    /// What lies below may be gone.
+    pub(crate) fn gone_below(&self) -> u64 {
+        self.floor.max(self.lost_floor)
+    }
+
     /// The model of the frames up to a position: what lay beyond was lost.
     pub(crate) fn cut(&self, tail: u64) -> Self {
-        let mut model = Self::default();
+        let mut model = Self { lost_floor: self.gone_below(), ..Self::default() };
         for frame in self.frames.iter().filter(|frame| frame.last().0 <= tail) {
             model.take_in(frame);
         }
         model
+    }
+
+    /// The levels that a device set for a conversation, and where.
+    pub(crate) fn levels_of(&self, device: u64, conversation: u64) -> &[(u64, Level)] {
+        self.levels.get(&(device, conversation)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Which of them held at a position.
+    pub(crate) fn level_at(&self, device: u64, conversation: u64, position: u64) -> Level {
+        let levels = self.levels_of(device, conversation);
+        let set = levels.iter().rev().find(|(at, _)| *at < position);
+        set.map_or(Level::Full, |(_, level)| *level)
+    }
+
+    /// The conversations of which a device wants nothing.
+    pub(crate) fn nothing_of(&self, device: u64) -> Vec<u64> {
+        let of = self.levels.keys().filter(|(of, _)| *of == device).map(|(_, conversation)| *conversation);
+        of.filter(|conversation| self.level_at(device, *conversation, u64::MAX) == Level::Nothing).collect()
     }
 
     /// A user's name.
@@ -548,7 +580,7 @@ impl Model {
                 assert!(self.taken.is_some(), "a will is taken from who has one");
             }
             Change::IncarnationGiven { device, .. } => drop(self.wills.remove(&device.0)),
-            Change::AudienceSet { .. } | Change::Seen { .. } => {}
+            Change::AudienceSet { .. } | Change::Seen { .. } | Change::LevelSet { .. } => {}
             Change::FloorRaised { .. }
             | Change::CursorStored { .. }
             | Change::DeviceSeen { .. }

@@ -578,7 +578,7 @@ impl World {
             let mut found = None;
             broker.as_ref()?.rooms.shared.registry.each_of(UserId(user), |of| {
                 if of.number == SessionNumber(session) {
-                    let started = of.outbox.lock().started;
+                    let started = of.outbox.lock().stands;
                     found = Some([started.express.0, started.bulk.0]);
                 }
             });
@@ -663,6 +663,7 @@ fn manner(rng: &mut fastrand::Rng) -> Manner {
         bulk: window(rng),
         item_bytes_max: if rng.u8(0..4) == 0 { rng.u32(64..2_000) } else { 0 },
         heartbeat_ms: rng.u32(15_000..40_000),
+        is_background: rng.u8(0..6) == 0,
         stores: [100, 60, 10, 1][rng.usize(0..4)],
         fails: [0, 0, 20, 60][rng.usize(0..4)],
     }

@@ -168,7 +168,7 @@ pub struct Publish {
     #[prost(message, optional, boxed, tag = "5")]
     pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50, 51")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50, 51, 45")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -228,6 +228,8 @@ pub mod publish {
         SetRetention(super::SetRetention),
         #[prost(message, tag = "51")]
         EraseUser(super::EraseUser),
+        #[prost(message, tag = "45")]
+        SetLevel(super::SetLevel),
     }
 }
 /// What the broker knows of a message beside its content.
@@ -429,6 +431,12 @@ pub struct SetWill {
 pub struct ShowPresence {
     #[prost(enumeration = "Audience", tag = "1")]
     pub to: i32,
+}
+/// How much of a conversation this device is delivered from here on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLevel {
+    #[prost(enumeration = "Level", tag = "1")]
+    pub level: i32,
 }
 /// How a user shows itself to others.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -871,6 +879,9 @@ pub struct Conversation {
     /// Absent where entries are kept.
     #[prost(message, optional, tag = "40")]
     pub retention: ::core::option::Option<Retention>,
+    /// Of the device that asks.
+    #[prost(enumeration = "Level", tag = "45")]
+    pub level: i32,
 }
 // ---------------------------------------------------------------------------------------------- requests
 
@@ -1446,6 +1457,38 @@ impl Past {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum Level {
+    /// Every entry.
+    Full = 0,
+    /// That there are entries, by `Head`s.
+    HeadsOnly = 1,
+    /// The same, together with something else.
+    Nothing = 2,
+}
+impl Level {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Full => "FULL",
+            Self::HeadsOnly => "HEADS_ONLY",
+            Self::Nothing => "NOTHING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FULL" => Some(Self::Full),
+            "HEADS_ONLY" => Some(Self::HeadsOnly),
+            "NOTHING" => Some(Self::Nothing),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum RetentionMode {
     Keep = 0,
     /// For a time.
@@ -1629,6 +1672,8 @@ pub enum HeadReason {
     HiddenByUser = 6,
     /// In the compact view: what it says stands with its message.
     Folded = 7,
+    /// The device wants no entries of it, or is in the background; history has it.
+    Withheld = 8,
 }
 impl HeadReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1645,6 +1690,7 @@ impl HeadReason {
             Self::NotYours => "NOT_YOURS",
             Self::HiddenByUser => "HIDDEN_BY_USER",
             Self::Folded => "FOLDED",
+            Self::Withheld => "WITHHELD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1658,6 +1704,7 @@ impl HeadReason {
             "NOT_YOURS" => Some(Self::NotYours),
             "HIDDEN_BY_USER" => Some(Self::HiddenByUser),
             "FOLDED" => Some(Self::Folded),
+            "WITHHELD" => Some(Self::Withheld),
             _ => None,
         }
     }

@@ -241,6 +241,11 @@ fn the_tables_of_spec_are_those_of_the_code() {
             ),
         ),
         ("members of a conversation that keeps until delivered", limits::DELIVERED_MEMBERS_MAX.to_string()),
+        ("conversations of a device with a level", limits::LEVELS_MAX.to_string()),
+        (
+            "what is withheld is reported after, in the background",
+            format!("{}, {}", seconds(limits::WITHHELD_MS), seconds(limits::WITHHELD_BACKGROUND_MS)),
+        ),
     ];
     let mut table = String::from("| what | limit |\n|---|---|\n");
     for (what, limit) in rows {

@@ -152,6 +152,9 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_set_retention", on(19, Action::SetRetention(packet::SetRetention { retention })));
     add("publish_erase_user", publish(20, Some(Action::EraseUser(packet::EraseUser { user: user() }))));
     add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
+    let set_level = Action::SetLevel(packet::SetLevel { level: packet::Level::HeadsOnly.into() });
+    let set_level = packet::Publish { conversation: 9, message_id: 13, action: Some(set_level), ..Default::default() };
+    add("publish_set_level", Kind::Publish(set_level));
     add(
         "publish_ack",
         Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),

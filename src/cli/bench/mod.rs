@@ -4,6 +4,7 @@ mod args;
 mod connections;
 mod cost;
 mod fanout;
+mod flooded;
 mod groups;
 mod hostile;
 mod kill;
@@ -50,6 +51,8 @@ pub(super) enum Command {
     Fanout(fanout::Args),
     /// A realistic mix of direct conversations and groups
     Groups(groups::Args),
+    /// One person in many groups that flood, and direct messages to it
+    Flooded(flooded::Args),
     /// Devices are away, messages pile up for them, and all return at once
     Offline(offline::Args),
     /// Everyone is cut and returns at once, while a few go on publishing
@@ -74,6 +77,7 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
         Command::Pairs(args) => pairs::run(&args),
         Command::Fanout(args) => fanout::run(&args),
         Command::Groups(args) => groups::run(&args),
+        Command::Flooded(args) => flooded::run(&args),
         Command::Offline(args) => offline::run(&args),
         Command::Storm(args) => storm::run(&args),
         Command::Slow(args) => slow::run(&args),

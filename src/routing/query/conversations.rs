@@ -31,7 +31,9 @@ pub fn conversations(
 ) -> Result<packet::ConversationsPage, Miss> {
     let (mut page, listed, mut has_more) = reads.rows(|rows| list(rows, reads, session.user, request))?;
     let (mut bytes, mut last) = (0, Position(0));
+    let levels = session.outbox.lock().levels.clone();
     for mut listed in listed {
+        listed.conversation.set_level(levels.of(ConversationId(listed.conversation.id)));
         if listed.message.is_some() {
             let id = ConversationId(listed.conversation.id);
             listed.conversation.last = message_now(reads, session.user, id, listed.message)?.map(preview);
@@ -160,6 +162,7 @@ fn summary(
     });
     let message = conversation.more.message;
     let summary = packet::Conversation {
+        level: 0,
         id: id.0,
         kind: conversation.kind.wire().into(),
         label,

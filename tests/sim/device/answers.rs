@@ -175,7 +175,13 @@ impl Device {
                 assert_eq!(users, expected, "presence in the order asked for");
                 around.coverage.count("presences told");
             }
-            (Some(response::Result::Background(_)), packet::request::Op::Background(_)) => {}
+            (Some(response::Result::Background(_)), packet::request::Op::Background(asked)) => {
+                let is_newest =
+                    wire.requests.values().all(|r| !matches!(r.op, Some(packet::request::Op::Background(_))));
+                if asked.background && is_newest {
+                    wire.background = Some(around.model.tail);
+                }
+            }
             (Some(response::Result::Watch(answer)), packet::request::Op::Watch(asked)) => {
                 let watched = wire.watching.entry(asked.conversation).or_default();
                 let open = watched.last_mut().filter(|(_, to)| *to == u64::MAX);

@@ -67,6 +67,9 @@ impl Device {
         if let Some(before) = self.acked.insert(id, told) {
             assert_eq!(before, told, "a repeat of {id:?} gets the same answer");
         }
+        if let (Some(Action::SetLevel(set)), Some(sent)) = (&publish.action, out.and_then(|out| out.first_sent)) {
+            self.check_level_ack(conversation, set, sent, model);
+        }
         if publish.action.is_none() {
             let entry = model.conversations[&conversation].entry(ack.seq).expect("an acked entry is there");
             let item = Item::decode(entry.item.clone()).expect("an item reads back");
@@ -136,7 +139,7 @@ impl Device {
             Some(item::Kind::Entry(_) | item::Kind::Own(_)) => {
                 self.check_shown(key, wire.since.0, item, wire, around);
                 self.check_content(item, wire, around);
-                self.check_place(lane, key.0, key.1, wire, around);
+                self.check_place(lane, key.0, key.1, item, wire, around);
             }
             Some(item::Kind::Head(head)) => self.check_head(lane, head, wire, around),
             Some(item::Kind::Mark(mark)) => {
@@ -207,7 +210,7 @@ impl Device {
     /// A `Head` says why, and that is so.
     fn check_reason(&self, head: &packet::Head, around: &mut Around<'_>) {
         let conversation = &around.model.conversations[&head.conversation];
-        let (floor, latest) = (around.model.floor, around.log_latest);
+        let (floor, latest) = (around.model.gone_below(), around.log_latest);
         for seq in head.from_seq..=head.to_seq {
             let position = conversation.entry(seq).expect("within the conversation").position;
             match head.reason() {
@@ -262,7 +265,15 @@ impl Device {
         stored.unwrap_or_else(|| panic!("{}: {conversation}/{seq} is delivered and not in the log", self.name))
     }
 
-    pub(crate) fn check_place(&self, lane: Lane, id: u64, seq: u64, wire: &mut Wire, around: &mut Around<'_>) {
+    pub(crate) fn check_place(
+        &self,
+        lane: Lane,
+        id: u64,
+        seq: u64,
+        item: &Item,
+        wire: &mut Wire,
+        around: &mut Around<'_>,
+    ) {
         let at = lane as usize;
         let model = around.model;
         let conversation = &model.conversations[&id];
@@ -275,6 +286,8 @@ impl Device {
             wire.seen.position[at]
         );
         wire.seen.position[at] = position;
+        self.check_wanted(lane, id, position, item, wire, model);
+        self.check_overtaken(lane, position, wire, model);
         let sees = conversation.members.get(&self.user_id).is_some_and(|m| m.sees(seq));
         let watches = wire.watching.get(&id).into_iter().flatten().any(|&(after, to)| after < seq && seq <= to);
         assert!(sees || watches, "{}: {id}/{seq} is delivered to who may not see it", self.name);
@@ -297,7 +310,7 @@ impl Device {
         if lane == Lane::Bulk && seq > covered && !watches && is_whole {
             let inbox = &model.conversations[&model.inboxes[&self.user_id]];
             let announced = inbox.entry(model.announced[&(self.user_id, id)]).expect("an entry of the inbox").position;
-            let is_known = announced <= wire.seen.position[0] || announced < model.floor;
+            let is_known = announced <= wire.seen.position[0] || announced < model.gone_below();
             assert!(is_known, "{}: {id}/{seq} comes before it is announced at {announced}", self.name);
         }
         let heads = wire.seen.heads.entry(id).or_default();
@@ -339,11 +352,13 @@ impl Device {
                 around.coverage.count("heads of what is too large");
                 assert!(self.manner.item_bytes_max > 0 && head.from_seq == head.to_seq, "{head:?}");
             }
+            HeadReason::Withheld => self.check_withheld(head, first, wire, around),
             other => panic!("a head that says {other:?}"),
         }
         if head.reason() != HeadReason::Expired {
             assert!(first > wire.seen.position[at], "{}: {head:?} stands at {first}, out of order", self.name);
             wire.seen.position[at] = first;
+            self.check_overtaken(lane, first, wire, model);
         }
         let next = wire.seen.next.get(&head.conversation).copied().unwrap_or(1);
         assert!(head.reason() == HeadReason::Expired || head.from_seq >= next, "{head:?} names what came: {next}");
@@ -372,7 +387,11 @@ impl Device {
         let empty = Stretches::default();
         let mine = model.of_user.get(&self.user_id).into_iter().flatten();
         mine.flat_map(|id| (1..=model.conversations[id].head()).map(|seq| (*id, seq))).find(|&(id, seq)| {
-            !self.durable.covered.get(&id).unwrap_or(&empty).has(seq) && !self.is_excused(id, seq, model)
+            // What it wants nothing of is told with something else, and there may be nothing.
+            let is_unwanted = model.level_at(self.device_id, id, u64::MAX) == packet::Level::Nothing;
+            !self.durable.covered.get(&id).unwrap_or(&empty).has(seq)
+                && !self.is_excused(id, seq, model)
+                && !is_unwanted
         })
     }
 
@@ -459,7 +478,7 @@ impl Device {
                         let entry = self.stored(asked.conversation, seq, model);
                         let has_ended = conversation.has_ended(seq, around.log_latest);
                         let is_kept = seq >= conversation.kept_from(u64::MAX);
-                        assert!(has_ended || !is_kept || entry.position < model.floor, "{seq} is not expired");
+                        assert!(has_ended || !is_kept || entry.position < model.gone_below(), "{seq} is not expired");
                         if !is_kept {
                             around.coverage.count("heads of what is kept no more, in history");
                         }
@@ -503,7 +522,7 @@ impl Device {
             );
             // What expired above the mark may count or not.
             let unread = conversation.unread(self.user_id, (0, tail), asked_at);
-            let kept = conversation.unread(self.user_id, (around.model.floor, u64::MAX), around.log_latest);
+            let kept = conversation.unread(self.user_id, (around.model.gone_below(), u64::MAX), around.log_latest);
             assert!(
                 (kept..=unread).contains(&row.unread),
                 "{}: {} unread in {} ({:?}), it says {}",

@@ -1,5 +1,7 @@
 //! What people do with their devices: they open, join, leave, decide, say and read.
 
+use longwire_protocol::packet::Level;
+
 use super::*;
 
 impl World {
@@ -23,7 +25,7 @@ impl World {
         let open = |action| Publish { action: Some(action), ..Publish::default() };
         // Who is in nothing yet opens something.
         let what =
-            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..44) };
+            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..46) };
         let publish = match what {
             0..=12 => return self.say(device, conversation),
             13..=19 => {
@@ -80,6 +82,11 @@ impl World {
             41 => {
                 let to = if self.rng.bool() { packet::Audience::Company } else { packet::Audience::Nobody };
                 open(Action::ShowPresence(packet::ShowPresence { to: to.into() }))
+            }
+            44..=45 => {
+                let levels = [Level::Full, Level::Full, Level::HeadsOnly, Level::Nothing];
+                let level = levels[self.rng.usize(0..levels.len())].into();
+                action(Action::SetLevel(packet::SetLevel { level }))
             }
             42 => {
                 let kind = packet::SignalKind::Typing.into();

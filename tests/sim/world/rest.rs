@@ -1,5 +1,7 @@
 //! How a world comes to rest, and what must be so then.
 
+use longwire_protocol::packet::Level;
+
 use super::*;
 
 impl World {
@@ -24,6 +26,15 @@ impl World {
         for device in &mut self.devices {
             device.connect_at = device.connect_at.min(self.now + 100);
             device.is_away = false;
+            // What is withheld in the background takes a minute to be told: some wait for that.
+            if self.rng.u8(0..8) > 0 && device.manner.is_background {
+                device.manner.is_background = false;
+                device.request(request::Op::Background(packet::BackgroundRequest { background: false }));
+            }
+            for conversation in self.model.nothing_of(device.device_id) {
+                let full = Action::SetLevel(packet::SetLevel { level: Level::Full.into() });
+                device.publish(Publish { conversation, action: Some(full), ..Publish::default() });
+            }
         }
         self.settle();
     }

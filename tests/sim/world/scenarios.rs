@@ -19,7 +19,8 @@ pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
 
 /// All of them, for who plants bugs; `docs/testing.md` says where the others are.
 #[cfg(feature = "mutations")]
-pub(crate) const ALL: [(&str, Scenario); 12] = [
+pub(crate) const ALL: [(&str, Scenario); 13] = [
+    ("s1", s1),
     ("s2", s2),
     ("s3", s3),
     ("s4", s4),
@@ -66,6 +67,7 @@ impl World {
                     item_bytes_max: 0,
                     stores: 100,
                     fails: 0,
+                    is_background: false,
                     ..of
                 };
                 manner(&mut of);
@@ -222,6 +224,68 @@ impl Weather {
 /// A ground by chance, of those that keep every promise.
 fn any_ground(seed: u64) -> Ground {
     if seed.is_multiple_of(2) { memory(20) } else { disk(20) }
+}
+
+/// S1: entries of a group are withheld from a device in the background, or of another level, when something comes that is
+/// not: what is withheld is told first, and what of that the device has not stored when it crashes, or the broker does, is
+/// told again (SPEC R6.6-2 to R6.6-4, R6.1-2).
+fn s1(seed: u64, keys: &Keys) -> Coverage {
+    let (mut world, group) = World::staged(seed, keys, any_ground(seed), Retention::default(), |_| ());
+    world.does(ANN, 0, Action::OpenDirect(packet::OpenDirect { user: "ben".into() }));
+    world.rest();
+    let direct = world.model.conversations.iter().filter(|(_, of)| of.kind == Kind::Direct);
+    let direct = direct.map(|(id, _)| *id).next().expect("it is opened");
+    let level = if world.rng.bool() { packet::Level::Nothing } else { packet::Level::HeadsOnly };
+    let by_level = world.rng.bool();
+    if by_level {
+        world.does(BEN, group, Action::SetLevel(packet::SetLevel { level: level.into() }));
+        // What is withheld by it waits for that of another group.
+        let users = vec!["ben".into()];
+        world.does(
+            CID,
+            0,
+            Action::CreateGroup(packet::CreateGroup { label: "other".into(), users, ..Default::default() }),
+        );
+    } else {
+        world.devices[BEN].request(request::Op::Background(packet::BackgroundRequest { background: true }));
+    }
+    world.rest();
+    let other = world.model.conversations.iter().find(|(_, of)| of.label == "other").map(|(id, _)| *id);
+    let (before, told) = (world.head(group), world.reached("heads of much that is withheld"));
+    let has = |world: &World, device: usize, id: u64| {
+        world.devices[device].durable.covered.get(&id).is_some_and(|covered| covered.has(world.head(id)))
+    };
+    for word in 0..3 {
+        world.says(ANN, group, format!("withheld {word}"));
+        world.flow();
+    }
+    world.says(ANN, direct, "straight through");
+    world.flow();
+    assert!(has(&world, BEN_TOO, group) && !has(&world, BEN, group), "withheld from one of two devices");
+    assert!(has(&world, BEN, direct), "and express waits for none of that");
+
+    world.devices[BEN].manner.stores = 0;
+    let urgent = other.unwrap_or(group);
+    let next = world.head(urgent) + 1;
+    let ben = world.devices[BEN].user_id;
+    let beside = Some(Box::new(packet::Beside { mentions: vec![ben], ..Default::default() }));
+    let content = "look here".into();
+    world.puts(CID, Publish { conversation: urgent, content, beside, ..Publish::default() });
+    world.flow();
+    assert_eq!(world.reached("heads of much that is withheld"), told + 1, "what is withheld is told");
+    assert_eq!(world.devices[BEN].unstored(urgent), [(next, false)], "and then comes what is urgent");
+    assert!(!has(&world, BEN, group), "of that it has stored nothing");
+    if world.rng.bool() {
+        world.kill();
+        world.start_at = world.now;
+    }
+    world.takes_away(BEN);
+    world.devices[BEN].manner.stores = 100;
+    world.brings_back(BEN);
+    world.rest();
+    assert!(world.head(group) >= before + 3 && has(&world, BEN, group), "it is told again");
+    assert!(has(&world, BEN, urgent), "and what was urgent comes again");
+    world.go_on()
 }
 
 /// S2: a device's own entry stands between entries that it has not stored, and it crashes before the ack is on its disk.
@@ -686,6 +750,7 @@ mod tests {
     }
 
     scenarios! {
+        s1_a_withheld_head_an_urgent_item_and_a_crash s1
         s2_an_own_entry_between_unstored_ones_and_a_crash_before_the_ack s2
         s3_a_join_and_a_kill_before_anyone_was_told_and_a_second_device s3
         s4_removed_and_added_again_while_a_device_is_away s4

@@ -81,9 +81,14 @@ impl Acked {
 impl Outgoing {
     /// For `window` publishes at a time.
     pub(in crate::cli::bench) fn new(window: usize) -> Self {
+        Self::after(window, OPEN_ID)
+    }
+
+    /// The same, after the last id that was used.
+    pub(in crate::cli::bench) fn after(window: usize, last_id: u64) -> Self {
         Self {
             window,
-            next_id: OPEN_ID + 1,
+            next_id: last_id + 1,
             told: 0,
             under_way: VecDeque::new(),
             again: BTreeMap::new(),

@@ -96,7 +96,7 @@ impl Model {
             Item::Own(own) => self.handle_own(own),
             Item::Skipped(head) => {
                 if let Some(talk) = self.talk_mut(head.conversation) {
-                    if head.reason() == HeadReason::Skipped {
+                    if matches!(head.reason(), HeadReason::Skipped | HeadReason::Withheld) {
                         talk.head_seq = talk.head_seq.max(head.to_seq);
                         talk.unload();
                     } else {

@@ -134,7 +134,7 @@ impl Model {
                         talk.lines.remove(&seq);
                     }
                 }
-                HeadReason::Skipped | HeadReason::TooLarge | HeadReason::Folded => {}
+                HeadReason::Skipped | HeadReason::TooLarge | HeadReason::Folded | HeadReason::Withheld => {}
             }
         }
     }
