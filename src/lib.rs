@@ -9,6 +9,8 @@ pub mod config;
 pub mod fuzz;
 pub mod mutation;
 pub mod net;
+#[cfg(feature = "push")]
+pub mod push;
 pub mod routing;
 pub mod store;
 pub mod tasks;

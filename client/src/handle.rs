@@ -231,6 +231,24 @@ impl Client {
         self.act(0, Action::ShowPresence(packet::ShowPresence { to: to.into() })).await
     }
 
+    /// Says where this device has itself told of what it has not acked while it is away, in place of what was said
+    /// before. Worth something where the broker announces the provider (`push-webhook`, `push-apns`, `push-fcm`,
+    /// `push-webpush` in [`Connected::features`](packet::Connected)).
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn set_push(&self, push: packet::SetPush) -> Result<Publication, PublishError> {
+        self.act(0, Action::SetPush(push)).await
+    }
+
+    /// This device is told nothing any more while it is away.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn clear_push(&self) -> Result<Publication, PublishError> {
+        self.set_push(packet::SetPush::default()).await
+    }
+
     /// Gives up an unanswered publish, if it is surely not stored: it was never sent, or last refused for now. Gives up
     /// what is doubtful, too.
     ///

@@ -78,6 +78,7 @@ impl Settling {
                     | Action::SetWill(_)
                     | Action::SetLevel(_)
                     | Action::ShowPresence(_)
+                    | Action::SetPush(_)
                     | Action::EraseUser(_),
                 ) => verdict.sent.push(id),
                 // No entry of their conversation carries their id, and a second time would be a second group, or undo what came after.

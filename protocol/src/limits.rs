@@ -196,6 +196,8 @@ pub const WITHHELD_MS: u64 = 1_000;
 pub const WITHHELD_BACKGROUND_MS: u64 = 60_000;
 /// The longest content of a will, which is kept at hand until the device goes.
 pub const WILL_BYTES_MAX: usize = 4 * KIB as usize;
+/// The longest name that a provider of push has for a device; an endpoint of Web Push is a URL.
+pub const PUSH_TARGET_BYTES_MAX: usize = 2 * KIB as usize;
 
 /// The shortest time for which entries are kept.
 pub const RETENTION_MS_MIN: u64 = SECOND_MS as u64;

@@ -389,6 +389,8 @@ impl Commit {
                     pending.set_levels(levels, &session);
                     wakers.extend(pending.take_waker());
                 }
+                Effect::PushSet(user, device, is_told) => self.registry.set_push(user, device, is_told),
+                Effect::PushSettled(user, device, is_done) => self.registry.bell.settled(user, device, is_done),
                 Effect::Fate(..) | Effect::Seen(_) => {}
             }
         }
@@ -475,6 +477,7 @@ impl Commit {
                 self.core.unsee(users);
                 Effect::Seen(Vec::new())
             }
+            Effect::PushSettled(user, device, _) => Effect::PushSettled(user, device, false),
             // Nobody took it over after all. Its place is lost all the same: it comes again, as the other one does.
             Effect::Close(outbox, _) if !Mutation::TakenOverByNobody.is_planted() => {
                 Effect::Close(outbox, Refusal::connection(Reason::StoreUnavailable).retry_after(2_000))
@@ -482,7 +485,9 @@ impl Commit {
             other => other,
         });
         let effects = effects
-            .filter(|effect| !matches!(effect, Effect::SetFloor(_) | Effect::Shown(_) | Effect::Levels(..)))
+            .filter(|effect| {
+                !matches!(effect, Effect::SetFloor(_) | Effect::Shown(_) | Effect::Levels(..) | Effect::PushSet(..))
+            })
             .collect();
         self.carry_out(effects);
     }

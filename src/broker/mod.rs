@@ -70,6 +70,8 @@ pub struct Broker {
     listeners: TaskTracker,
     stop_listeners: CancellationToken,
     stop: CancellationToken,
+    #[cfg(feature = "push")]
+    teller: Option<crate::push::Teller>,
 }
 
 impl Broker {
@@ -100,6 +102,8 @@ impl Broker {
             listeners: TaskTracker::new(),
             stop_listeners: CancellationToken::new(),
             stop,
+            #[cfg(feature = "push")]
+            teller: None,
         })
     }
 
@@ -117,6 +121,32 @@ impl Broker {
     /// Carries a connection over a stream that is connected, and secured if it shall be, without the bounds of a listener.
     pub fn carry(&self, stream: impl ByteStream + Send + 'static) {
         carry(stream, &self.shared, &self.tracker);
+    }
+
+    /// Tells devices that are away that something waits for them. Once.
+    ///
+    /// # Errors
+    /// When the machine gives no thread.
+    #[cfg(feature = "push")]
+    pub fn tell(
+        &mut self,
+        providers: crate::push::providers::Providers,
+        rules: crate::routing::push::look::Rules,
+    ) -> io::Result<()> {
+        let (shared, queue) = (&self.shared, Arc::clone(&self.shared.queue));
+        let parts = crate::push::Parts {
+            state: Arc::clone(&shared.state),
+            history: Arc::clone(&shared.history),
+            registry: Arc::clone(&shared.registry),
+            clock: Arc::clone(&shared.clock),
+            settle: Box::new(move |settling| {
+                queue.push_one(crate::routing::core::Op::SettlePush(Box::new(settling)));
+            }),
+            providers,
+            rules,
+        };
+        self.teller = Some(crate::push::Teller::start(parts)?);
+        Ok(())
     }
 
     /// Whose tokens are believed; after a change, wake all with [`Broker::recheck`].
@@ -172,6 +202,10 @@ impl Broker {
                 }
             })
             .await;
+        }
+        #[cfg(feature = "push")]
+        if let Some(teller) = self.teller {
+            let _ = tokio::task::spawn_blocking(move || teller.stop()).await;
         }
         self.stop.cancel();
         self.shared.queue.stop();
@@ -249,7 +283,7 @@ impl Rooms {
             retention,
         });
         commit.finish_crossings();
-        let feed = FeedLine { feed: Feed::new(state, registry), frames, fed };
+        let feed = FeedLine { feed: Feed::new(state, Arc::clone(&registry)), registry, frames, fed };
         Ok(Self { shared, commit, feed, counters })
     }
 }
@@ -257,6 +291,7 @@ impl Rooms {
 /// The committed frames on their way into lanes, a bounded number of them.
 pub struct FeedLine {
     feed: Feed,
+    registry: Arc<Registry>,
     frames: Receiver<Frame>,
     fed: Arc<AtomicU64>,
 }
@@ -288,6 +323,7 @@ impl FeedLine {
         self.feed.feed(frame);
         if frame.positions > 0 {
             self.fed.store(frame.last().0, Ordering::Release);
+            self.registry.bell.note(frame);
         }
     }
 }

@@ -210,7 +210,13 @@ fn session(op: &Op) -> Option<SessionNumber> {
         Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::See(session) | Op::Detach(session, ..) => {
             Some(session.number)
         }
-        Op::Attach(_) | Op::Retain(_) | Op::Fate(..) | Op::Sweep(_) | Op::Erase(_) | Op::Erased(_) => None,
+        Op::Attach(_)
+        | Op::Retain(_)
+        | Op::Fate(..)
+        | Op::Sweep(_)
+        | Op::Erase(_)
+        | Op::Erased(_)
+        | Op::SettlePush(_) => None,
     }
 }
 

@@ -127,6 +127,8 @@ struct Prepared {
     settings: Settings,
     certificate: Option<Certificate>,
     authority: Authority,
+    #[cfg(feature = "push")]
+    providers: crate::push::providers::Providers,
 }
 
 impl Prepared {
@@ -146,7 +148,20 @@ impl Prepared {
         authority
             .set_issuers(&keys)
             .map_err(|(name, e)| Fail::failed(format!("auth.issuers.{name}: not an Ed25519 public key in PEM: {e}")))?;
-        let prepared = Self { settings, certificate, authority };
+        #[cfg(feature = "push")]
+        let providers = match &settings.push {
+            Some(told) => {
+                crate::push::providers::Providers::of(&told.by).map_err(|e| Fail::failed(format!("push: {e}")))?
+            }
+            None => Default::default(),
+        };
+        let prepared = Self {
+            settings,
+            certificate,
+            authority,
+            #[cfg(feature = "push")]
+            providers,
+        };
         if let Some(revocations) = read_revocations(&prepared.settings)? {
             prepared.authority.set_revocations(revocations);
         }
@@ -164,7 +179,13 @@ fn read_revocations(settings: &Settings) -> Result<Option<Revocations>, Fail> {
 }
 
 async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
-    let Prepared { settings, certificate, authority } = prepared;
+    let Prepared {
+        settings,
+        certificate,
+        authority,
+        #[cfg(feature = "push")]
+        providers,
+    } = prepared;
     // Sockets first: a port in use is found before the store is touched.
     let bind = async |address: SocketAddr| {
         let socket = TcpListener::bind(address).await;
@@ -190,7 +211,8 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         user: settings.user_publishes.map(Rate::of_publishes),
         conversation: settings.conversation_publishes.map(Rate::of_publishes),
     };
-    let broker = Broker::start(BrokerParts {
+    #[cfg_attr(not(feature = "push"), expect(unused_mut, reason = "only push is told to it later"))]
+    let mut broker = Broker::start(BrokerParts {
         log: Box::new(log),
         authority,
         limits: BrokerLimits {
@@ -214,6 +236,16 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
     })
     .map_err(|e| Fail::failed(format!("{}: {e}", settings.store.display())))?;
     tracing::info!(store = %settings.store.display(), ms = begun.elapsed().as_millis() as u64, "the store is open");
+
+    #[cfg(feature = "push")]
+    if let Some(told) = &settings.push {
+        let rules = crate::routing::push::look::Rules {
+            after_ms: told.after_ms,
+            collapse_ms: told.collapse_ms,
+            expire_ms: told.expire_ms,
+        };
+        broker.tell(providers, rules).map_err(no_door)?;
+    }
 
     let mut stop = signals(&[SignalKind::terminate(), SignalKind::interrupt()])?;
     let mut reload = signals(&[SignalKind::hangup()])?;

@@ -1,6 +1,8 @@
 //! The configuration: what the operator wrote, in a file, the environment and flags, and what the broker needs, checked
 //! once and never half-valid.
 
+pub mod push;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,8 @@ pub struct Written {
     pub accounts: Accounts,
     /// The bounds of what is let in.
     pub limits: Limits,
+    /// By whom devices that are away are told.
+    pub push: push::Push,
 }
 
 /// Section `listen`.
@@ -233,6 +237,8 @@ pub struct Settings {
     pub user_publishes: Option<u32>,
     /// See [`Limits::conversation_publishes`].
     pub conversation_publishes: Option<u32>,
+    /// See [`push`].
+    pub push: Option<push::Told>,
 }
 
 /// Why there is no configuration: names the key and what would be right.
@@ -402,6 +408,7 @@ impl Written {
             connection_publishes: self.limits.connection_publishes,
             user_publishes: self.limits.user_publishes,
             conversation_publishes: self.limits.conversation_publishes,
+            push: self.push.resolve()?,
         })
     }
 }

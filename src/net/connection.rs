@@ -345,6 +345,7 @@ impl<S: ByteStream> Connection<S> {
                         self.session.close(refusal);
                     }
                     connected.features = features::ALL.map(str::to_owned).to_vec();
+                    connected.features.extend(self.shared.registry.bell.providers().iter().map(|p| p.feature()));
                     connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
                     connected.now = self.shared.clock.log_time().0;
                     connected.token_expires_in_ms =

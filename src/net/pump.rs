@@ -201,10 +201,13 @@ impl Live {
             (cursor.acked.express, cursor.acked.bulk) = (self.given[0], self.given[1]);
         }
         cursor.moved = true;
-        let mut pending = self.session.outbox.lock();
-        (pending.stands, pending.has_acked) = (cursor.acked, true);
-        drop(pending);
-        if now.since(cursor.stored_at) >= STORE_CURSOR_EVERY_MS {
+        let is_told = {
+            let mut pending = self.session.outbox.lock();
+            (pending.stands, pending.has_acked) = (cursor.acked, true);
+            pending.is_told
+        };
+        // After a crash nobody is told of what it acked: that is worth a rider for each ack, one a second at the most.
+        if is_told || now.since(cursor.stored_at) >= STORE_CURSOR_EVERY_MS {
             cursor.stored_at = now;
             self.ops.push(Op::StoreCursor(Arc::clone(&self.session), cursor.acked));
         }

@@ -5,6 +5,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageI
 
 use super::fold::Body;
 use super::levels::Levels;
+use super::push::fold_push_taken;
 use super::rows::{Contact, Device, Key, Profile, Refuses, Row, Secret, User};
 use super::view::{Rows as _, View};
 
@@ -106,6 +107,7 @@ fn put_refuses(view: &mut View<'_>, user: UserId, refuses: Refuses) {
 fn forget_device(view: &mut View<'_>, user: UserId, device: DeviceId) {
     // What it wanted said for it is not said any more.
     view.put(Key::Will(device), None);
+    fold_push_taken(view, user, device);
     update_device(view, device, |row| {
         row.is_gone = true;
         row.incarnation = row.incarnation.next();

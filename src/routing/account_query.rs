@@ -77,6 +77,7 @@ pub fn devices(rows: &Reader<'_>, session: &Session, online: impl Fn(DeviceId) -
             seen: row.seen.0,
             online: online(*id),
             own: *id == session.device,
+            push: rows.push(session.user, *id).map_or_else(String::new, |push| push.provider.name().to_owned()),
         })
     };
     packet::DevicesPage { devices: devices.iter().filter_map(device).collect() }

@@ -282,3 +282,19 @@ fn what_was_checked_before_is_asked_again_when_it_is_decided() {
     });
     assert_eq!(refused, Some(Reason::Forbidden));
 }
+
+/// R17-2: who is forgotten or revoked is told nothing any more, also when it comes again.
+#[test]
+fn what_is_revoked_is_told_nothing() {
+    let mut world = World::new();
+    let (phone, tablet) = (world.come("phone"), world.come("tablet"));
+    let push = packet::SetPush { provider: "webhook".into(), target: "t".into(), ..packet::SetPush::default() };
+    world.publish(&phone, 1, Action::SetPush(push.clone()));
+    world.publish(&tablet, 1, Action::SetPush(push));
+    assert_eq!(world.state.pushes().len(), 2);
+    world.publish(&tablet, 2, Action::RevokeDevice(packet::RevokeDevice { device: phone.device.0 }));
+    assert_eq!(world.state.pushes().iter().copied().collect::<Vec<_>>(), [(tablet.user, tablet.device)]);
+    world.attach("phone", 0, token()).expect("a newer token");
+    let rows = Reader::new(&world.state);
+    assert!(rows.push(phone.user, phone.device).is_none() && rows.told(phone.user, phone.device).is_none());
+}

@@ -83,7 +83,11 @@ impl Reads<'_> {
         self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)
     }
 
-    fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, Miss> {
+    /// See [`History::first_after`].
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub(super) fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, Miss> {
         if let Some(known) = self.history.first_after_in_memory(conversation, position) {
             return Ok(known);
         }

@@ -4,6 +4,7 @@
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::push::{Push, Told};
 use super::rows::{DeviceCursor, Kind, Secret, Will};
 use crate::store::{Origin, Position};
 
@@ -223,6 +224,31 @@ pub enum Change {
         conversation: ConversationId,
         /// How much, as on the wire.
         level: i32,
+    },
+    /// A device has itself told here, in place of elsewhere.
+    PushSet {
+        /// Whose it is.
+        user: UserId,
+        /// Which.
+        device: DeviceId,
+        /// Where and how.
+        push: Push,
+    },
+    /// A device is told nothing any more.
+    PushTaken {
+        /// Whose it is.
+        user: UserId,
+        /// Which.
+        device: DeviceId,
+    },
+    /// A device was told this much. Rides along; takes no position.
+    PushTold {
+        /// Whose it is.
+        user: UserId,
+        /// Which.
+        device: DeviceId,
+        /// What.
+        told: Told,
     },
 }
 

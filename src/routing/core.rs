@@ -23,6 +23,7 @@ use super::levels::Levels;
 use super::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use super::messages::is_about_a_message;
 use super::outbox::{Attached, Generation, Outbox, Session};
+use super::push::Settling;
 use super::rows::{Counted, Device, DeviceCursor, Key, Secret, partition};
 use super::view::{Rows as _, View};
 use super::wills::{Fate, Gone};
@@ -54,6 +55,8 @@ pub enum Op {
     Erase(UserId),
     /// Nothing of an erased user is left in the store's files.
     Erased(UserId),
+    /// What became of telling a device.
+    SettlePush(Box<Settling>),
 }
 
 /// How a session ends, as far as the device's will is concerned.
@@ -184,6 +187,10 @@ pub enum Effect {
     Defer(ConversationId, LogTime),
     /// The session's device has these levels.
     Levels(Arc<Session>, Levels),
+    /// A device said where it has itself told, or that it is told no more.
+    PushSet(UserId, DeviceId, bool),
+    /// What became of telling a device is durable, or cannot be made so now.
+    PushSettled(UserId, DeviceId, bool),
 }
 
 /// What fences the older sessions of a device.
@@ -300,6 +307,7 @@ impl Core {
             Op::Erase(user) if draft.writable => draft.erase_step(user),
             Op::Erased(user) if draft.writable => draft.erase_done(user),
             Op::Sweep(_) | Op::Erase(_) | Op::Erased(_) => {}
+            Op::SettlePush(settling) => draft.settle_push(*settling),
             Op::Retain(floor) => {
                 draft.change(&Change::Retained { floor });
                 draft.effects.push(Effect::SetFloor(floor));
@@ -493,6 +501,7 @@ impl Core {
         if first_unanswered > floor {
             draft.change(&Change::FloorRaised { device, floor: first_unanswered });
         }
+        attach.outbox.lock().is_told = draft.view.is_told(user, device);
         self.newest_session = self.newest_session.next();
         let session = Arc::new(Session {
             number: self.newest_session,

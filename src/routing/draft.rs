@@ -153,6 +153,7 @@ impl Draft<'_, '_> {
             }
             Some(Action::EraseUser(erase)) => self.erase_user(session, &ticket, &erase.user),
             Some(Action::SetLevel(set)) => self.set_level(session, &ticket, conversation, set.level),
+            Some(Action::SetPush(set)) => self.set_push(session, &ticket, set),
         }?;
         self.cross();
         Ok(ack)

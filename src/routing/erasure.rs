@@ -13,6 +13,7 @@ use super::fold::Body;
 use super::limits::{ERASED_CONTACTS_MAX, ERASED_CONVERSATIONS_MAX, ERASURES_MAX, HEIRS_MAX};
 use super::names::valid_user_name;
 use super::outbox::Session;
+use super::push::fold_push_taken;
 use super::rows::{Erasure, ErasureStage, Key, Kind, Member, Refuses, Row};
 use super::view::{Rows as _, View};
 use crate::store::{EntryMeta, Position};
@@ -35,6 +36,7 @@ pub(super) fn fold_own_erased(view: &mut View<'_>, user: UserId, contacts: u32) 
         }
         view.put(Key::Device(*device), None);
         view.put(Key::Will(*device), None);
+        fold_push_taken(view, user, *device);
     }
     let left = row.contacts.saturating_sub(contacts);
     for slot in left..row.contacts {

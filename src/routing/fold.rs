@@ -12,6 +12,7 @@ use super::alteration::{Alteration, Personally, fold_alteration, fold_message, f
 use super::change::Change;
 use super::erasure::{fold_begun, fold_cleared, fold_done, fold_erased_in, fold_own_erased};
 use super::limits::{ID_SPAN_MAX, INTERVALS_MAX};
+use super::push::{fold_push_set, fold_push_taken};
 use super::retention::{fold_kept_from, fold_next, fold_retention};
 use super::rows::{
     Conversation, Counted, Crossing, Device, Duty, Head, Info, Interval, Kept, Key, Kind, Member, MoreOfConversation,
@@ -404,6 +405,11 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         Change::EraseCleared { user } => fold_cleared(view, *user, position),
         Change::EraseDone { user } => fold_done(view, *user),
         Change::LevelSet { device, conversation, level } => fold_level(view, *device, *conversation, *level),
+        Change::PushSet { user, device, push } => fold_push_set(view, (*user, *device), push, position),
+        Change::PushTaken { user, device } => fold_push_taken(view, *user, *device),
+        Change::PushTold { user, device, told } => {
+            view.put(Key::Told(*user, *device), Some(Row::Told(told.clone())));
+        }
     }
 }
 

@@ -42,6 +42,9 @@ pub const LANE_QUEUE_ITEMS_MAX: usize = 256;
 pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
 /// Subscriptions to presence of all sessions: some 150 MB at the most.
 pub const PRESENCES_IN_ALL_MAX: usize = 1_000_000;
+/// Conversations of which one device was told something that it has not acked, and that were not gone through since; it
+/// is told of no other meanwhile.
+pub const PUSH_TOLD_MAX: usize = 64;
 /// Positions without anything for a device after which it is told so.
 pub const PROGRESS_POSITIONS: u64 = 100_000;
 /// Conversations that let entries go after a time, some 80 bytes of memory each.

@@ -32,6 +32,7 @@ mod model_tests;
 mod names;
 pub mod outbox;
 pub mod presence;
+pub mod push;
 pub mod query;
 pub mod registry;
 pub mod rehearsal;

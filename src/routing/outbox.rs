@@ -137,6 +137,8 @@ pub struct Pending {
     pub lifted: Option<Box<Vec<(ConversationId, Position)>>>,
     /// Not everything is delivered: by its levels, or since nobody looks at the device.
     pub withholds: bool,
+    /// The device has itself told while it is away: what it acks is stored at once.
+    pub is_told: bool,
     /// What is worth nothing later; nothing most of the time.
     pub ephemeral: Option<Box<Ephemeral>>,
     waker: Option<Waker>,
@@ -166,6 +168,7 @@ impl Default for Outbox {
             levels: Levels::default(),
             lifted: None,
             withholds: false,
+            is_told: false,
             ephemeral: None,
             waker: None,
         };

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use longwire_protocol::{ConversationId, Millis, Seq, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Millis, Seq, UserId};
 
 use super::outbox::Session;
 use super::presence::{Presence, Standing};
+use super::push::bell::Bell;
 
 /// See the module. No guard of the maps leaves a statement.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Registry {
     watchers: DashMap<ConversationId, Vec<Arc<Session>>>,
     users: AtomicUsize,
     pub(super) presence: Presence,
+    /// Rung for who tells devices that are away.
+    pub bell: Bell,
 }
 
 impl Registry {
@@ -49,6 +52,16 @@ impl Registry {
         for (conversation, _) in watching {
             self.unwatch(*conversation, session);
         }
+    }
+
+    /// A device said where it has itself told, or that it is told no more: its sessions know, and the bell is rung.
+    pub fn set_push(&self, user: UserId, device: DeviceId, is_told: bool) {
+        self.each_of(user, |session| {
+            if session.device == device {
+                session.outbox.lock().is_told = is_told;
+            }
+        });
+        self.bell.set(user, device);
     }
 
     /// Calls `each` for every session of a user.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::levels::Levels;
+use super::push::{Push, Told};
 use crate::mutation::Mutation;
 use crate::store::{Position, ReadError, SegmentId};
 
@@ -764,6 +765,10 @@ pub enum Key {
     Keeping(ConversationId),
     /// A user that is erased.
     Erasure(UserId),
+    /// Where a user's device has itself told.
+    Push(UserId, DeviceId),
+    /// What it was told.
+    Told(UserId, DeviceId),
 }
 
 impl Key {
@@ -839,7 +844,9 @@ impl Key {
             | Self::Password(id)
             | Self::Audience(id)
             | Self::Seen(id)
-            | Self::Erasure(id) => partition(id.0),
+            | Self::Erasure(id)
+            | Self::Push(id, _)
+            | Self::Told(id, _) => partition(id.0),
             Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
@@ -929,6 +936,10 @@ pub enum Row {
     Keeping(Keeping),
     /// Under [`Key::Erasure`].
     Erasure(Erasure),
+    /// Under [`Key::Push`].
+    Push(Push),
+    /// Under [`Key::Told`].
+    Told(Told),
 }
 
 /// A text that no log line and no panic shows.

@@ -56,6 +56,8 @@ pub struct State {
     schedule: Schedule,
     /// Whose erasure is under way: always in memory, at most [`super::limits::ERASURES_MAX`].
     erased: BTreeSet<UserId>,
+    /// The devices that have themselves told while they are away: always in memory.
+    pushes: BTreeSet<(UserId, DeviceId)>,
     /// The keys of the rows that changed since the last seal.
     changed: Vec<Key>,
     /// Changes are of this generation; each seal begins another.
@@ -146,6 +148,7 @@ impl Default for State {
             wills: HashMap::default(),
             schedule: Schedule::default(),
             erased: BTreeSet::new(),
+            pushes: BTreeSet::new(),
             changed: Vec::new(),
             generation: 1,
             saved_generation: 0,
@@ -184,7 +187,7 @@ impl State {
                 },
             )?;
         }
-        state.load_schedule(&*saved)?;
+        state.load_always(&*saved)?;
         if let Some(floor) = saved.get(&[Key::Floor.encode()])?.pop().flatten() {
             state.load_row(&Key::Floor.encode(), &floor)?;
         }
@@ -192,10 +195,13 @@ impl State {
         failed.map_or(Ok(state), Err)
     }
 
-    fn load_schedule(&mut self, saved: &dyn SavedState) -> Result<(), ReadError> {
+    /// Loads what is always in memory beside crossings and wills.
+    fn load_always(&mut self, saved: &dyn SavedState) -> Result<(), ReadError> {
         let mut failed = None;
         for partition in 0..PARTITIONS {
-            for kind in [Key::Keeping(ConversationId(partition)), Key::Erasure(UserId(partition))] {
+            let user = UserId(partition);
+            let kinds = [Key::Keeping(ConversationId(partition)), Key::Erasure(user), Key::Push(user, DeviceId(0))];
+            for kind in kinds {
                 saved.each(&kind.kind_prefix(), &mut |key, row| match (Key::decode(key), Row::decode(row)) {
                     (Ok(key), Ok(row)) => self.remember(&key, Some(&row)),
                     (Err(error), _) | (_, Err(error)) => drop(failed.get_or_insert(error)),
@@ -216,6 +222,8 @@ impl State {
                 self.erased.remove(user);
             }
             (Key::Erasure(user), Some(Row::Erasure(_))) => drop(self.erased.insert(*user)),
+            (Key::Push(user, device), Some(_)) => drop(self.pushes.insert((*user, *device))),
+            (Key::Push(user, device), None) => drop(self.pushes.remove(&(*user, *device))),
             _ => {}
         }
     }
@@ -257,6 +265,17 @@ impl State {
     #[must_use]
     pub fn wills(&self) -> &HashMap<DeviceId, u32, RandomState> {
         &self.wills
+    }
+
+    /// The devices that have themselves told while they are away.
+    #[must_use]
+    pub fn pushes(&self) -> &BTreeSet<(UserId, DeviceId)> {
+        &self.pushes
+    }
+
+    /// Those of one user.
+    pub fn pushes_of(&self, user: UserId) -> impl Iterator<Item = (UserId, DeviceId)> {
+        self.pushes.range((user, DeviceId(0))..=(user, DeviceId(u64::MAX))).copied()
     }
 
     /// How many rows changed since the last seal.

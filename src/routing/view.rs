@@ -11,6 +11,7 @@ use longwire_protocol::packet::Audience;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
 use super::loading::{Kept, Want};
+use super::push::{Push, Told};
 use super::rows::{
     Altered, Contact, Conversation, Counted, Crossing, Device, Duty, Erasure, Info, Keeping, Key, Member, Mention,
     Personal, Profile, Refuses, Row, Secret, Settings, Uncounted, User,
@@ -169,6 +170,16 @@ pub trait Rows {
 
     /// Whose entries are still in the files of the store, and shown to nobody.
     fn erased(&self) -> &BTreeSet<UserId>;
+
+    /// Where a user's device has itself told.
+    fn push(&self, user: UserId, device: DeviceId) -> Option<&Push> {
+        if let Row::Push(row) = self.row(&Key::Push(user, device))? { Some(row) } else { None }
+    }
+
+    /// What it was told.
+    fn told(&self, user: UserId, device: DeviceId) -> Option<&Told> {
+        if let Row::Told(row) = self.row(&Key::Told(user, device))? { Some(row) } else { None }
+    }
 
     /// The newest id given in a partition, without its partition; 0 while there is none.
     fn counter(&self, counted: Counted, partition: u16) -> u64 {
@@ -420,6 +431,15 @@ impl<'a> View<'a> {
     /// The conversations that are or were to be delivered to a user, likewise.
     pub(super) fn duties(&self, id: UserId) -> &BTreeSet<ConversationId> {
         self.committed.duties(id)
+    }
+
+    /// Whether a device has itself told anywhere.
+    #[must_use]
+    pub fn is_told(&self, user: UserId, device: DeviceId) -> bool {
+        match self.overlay.rows.get(&Key::Push(user, device)) {
+            Some(drafted) => drafted.is_some(),
+            None => self.committed.state.pushes().contains(&(user, device)),
+        }
     }
 
     /// What inboxes are to be told, oldest first.

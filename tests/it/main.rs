@@ -20,6 +20,7 @@ mod pages;
 mod parked;
 mod present;
 mod process;
+mod push;
 mod refusals;
 mod restored;
 mod retention;

@@ -10,6 +10,7 @@ use longwire::auth::Authority;
 use longwire::broker::commit::Retention;
 use longwire::broker::{BrokerParts, Rooms};
 use longwire::clock::{Hands, Source};
+use longwire::net::Shared;
 use longwire::net::connection::Connection;
 use longwire::net::listener::AcceptLimits;
 use longwire::routing::allowance::Rates;
@@ -278,6 +279,11 @@ impl Running {
     /// What was told of the log since the last time.
     pub(crate) fn told(&self) -> Vec<Told> {
         std::mem::take(&mut self.log.told.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What its connections share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.rooms.shared
     }
 
     /// Looks at the log.

@@ -586,7 +586,10 @@ impl Model {
             | Change::DeviceSeen { .. }
             | Change::DeviceReturned { .. }
             | Change::AccountSet { .. }
-            | Change::InvitationUsed { .. } => {}
+            | Change::InvitationUsed { .. }
+            | Change::PushSet { .. }
+            | Change::PushTaken { .. }
+            | Change::PushTold { .. } => {}
         }
     }
 

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{Source, files, has_word, none};
 
 /// The rooms of the broker, each with those it may know. All may know the protocol.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("auth", &[]),
-    ("broker", &["auth", "clock", "config", "mutation", "net", "routing", "store", "tasks", "telemetry", "vital"]),
-    ("cli", &["auth", "broker", "clock", "config", "net", "routing", "store", "telemetry"]),
+    (
+        "broker",
+        &["auth", "clock", "config", "mutation", "net", "push", "routing", "store", "tasks", "telemetry", "vital"],
+    ),
+    ("cli", &["auth", "broker", "clock", "config", "net", "push", "routing", "store", "telemetry"]),
     ("clock", &[]),
     ("config", &[]),
     // In no broker: the bodies of the fuzz targets.
@@ -18,6 +21,8 @@ const ROOMS: [(&str, &[&str]); 13] = [
     // Asked in every room where the simulator plants bugs; nothing without its feature.
     ("mutation", &[]),
     ("net", &["auth", "broker", "clock", "mutation", "routing", "store", "tasks", "vital"]),
+    // Only with its feature.
+    ("push", &["clock", "config", "routing", "store", "vital"]),
     ("routing", &["mutation", "store"]),
     ("store", &["vital"]),
     ("tasks", &[]),

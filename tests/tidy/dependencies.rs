@@ -207,7 +207,7 @@ fn every_dependency_names_its_version_and_comes_from_the_registry() {
 #[test]
 fn versions_are_chosen_in_the_workspace_alone() {
     let mut found = Vec::new();
-    for manifest in ["Cargo.toml", "protocol/Cargo.toml", "client/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "protocol/Cargo.toml", "client/Cargo.toml", "push/Cargo.toml"] {
         let text = std::fs::read_to_string(root().join(manifest)).expect("a manifest");
         let mut is_dependencies = false;
         for (number, line) in (1..).zip(text.lines()) {

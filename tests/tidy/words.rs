@@ -3,7 +3,7 @@
 use crate::{files, none};
 
 /// Where our sources are.
-const SOURCES: [&str; 6] = ["src", "client", "protocol", "tests", "examples", "fuzz"];
+const SOURCES: [&str; 7] = ["src", "client", "protocol", "push", "tests", "examples", "fuzz"];
 
 /// Written by a generator, and held to its source by `protocol/tests/generated.rs`.
 const GENERATED: [&str; 1] = ["protocol/src/packet/longwire.v1.rs"];
@@ -52,7 +52,7 @@ fn nothing_is_unsafe() {
 #[test]
 fn lints_are_the_workspaces() {
     let mut found = Vec::new();
-    for manifest in ["Cargo.toml", "protocol/Cargo.toml", "client/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "protocol/Cargo.toml", "client/Cargo.toml", "push/Cargo.toml"] {
         let text = std::fs::read_to_string(crate::root().join(manifest)).expect("a manifest");
         if !text.replace(' ', "").contains("[lints]\nworkspace=true") {
             found.push(format!("{manifest}: needs [lints] workspace = true"));

@@ -168,7 +168,7 @@ pub struct Publish {
     #[prost(message, optional, boxed, tag = "5")]
     pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50, 51, 45")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50, 51, 45, 40")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -230,6 +230,8 @@ pub mod publish {
         EraseUser(super::EraseUser),
         #[prost(message, tag = "45")]
         SetLevel(super::SetLevel),
+        #[prost(message, tag = "40")]
+        SetPush(super::SetPush),
     }
 }
 /// What the broker knows of a message beside its content.
@@ -437,6 +439,30 @@ pub struct ShowPresence {
 pub struct SetLevel {
     #[prost(enumeration = "Level", tag = "1")]
     pub level: i32,
+}
+/// Where the device is told of what it has not acked while it is away, in place of what was said before. Without a
+/// provider it is told nothing any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SetPush {
+    /// `webhook`, `apns`, `fcm` or `webpush`.
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// What the provider calls the device: a token, or the URL of an endpoint.
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    /// The public key of a Web Push subscription, 65 bytes, and its secret, 16 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub secret: ::prost::bytes::Bytes,
+    /// Told nothing from this minute of the day until that one, in UTC; never where they are the same.
+    #[prost(uint32, tag = "5")]
+    pub quiet_from: u32,
+    #[prost(uint32, tag = "6")]
+    pub quiet_until: u32,
+    #[prost(enumeration = "Shows", tag = "7")]
+    pub shows: i32,
 }
 /// How a user shows itself to others.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1186,6 +1212,9 @@ pub struct Device {
     /// It is the one that asks.
     #[prost(bool, tag = "7")]
     pub own: bool,
+    /// The provider by which it is told while it is away.
+    #[prost(string, tag = "8")]
+    pub push: ::prost::alloc::string::String,
 }
 /// For administrators: the users that there are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1483,6 +1512,38 @@ impl Level {
             "FULL" => Some(Self::Full),
             "HEADS_ONLY" => Some(Self::HeadsOnly),
             "NOTHING" => Some(Self::Nothing),
+            _ => None,
+        }
+    }
+}
+/// What the provider is told of a message beside that there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Shows {
+    Nothing = 0,
+    /// Who wrote it, and what the conversation is called.
+    Names = 1,
+    /// The beginning of its content too.
+    Content = 2,
+}
+impl Shows {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "SHOWS_NOTHING",
+            Self::Names => "SHOWS_NAMES",
+            Self::Content => "SHOWS_CONTENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SHOWS_NOTHING" => Some(Self::Nothing),
+            "SHOWS_NAMES" => Some(Self::Names),
+            "SHOWS_CONTENT" => Some(Self::Content),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Connect, Connected, Login, RefreshAnswer, RefreshRequest, SetAccount};
+use super::{Connect, Connected, Login, RefreshAnswer, RefreshRequest, SetAccount, SetPush};
 
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +60,15 @@ impl fmt::Debug for SetAccount {
     }
 }
 
+impl fmt::Debug for SetPush {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetPush")
+            .field("provider", &self.provider)
+            .field("shows", &self.shows())
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,12 +88,15 @@ mod tests {
         };
         let account = SetAccount { password_hash: token.clone(), ..SetAccount::default() };
         let set = Some(publish::Action::SetAccount(account));
+        let (target, secret) = (token.clone(), token.clone().into_bytes().into());
+        let push = Some(publish::Action::SetPush(SetPush { target, secret, ..SetPush::default() }));
         for packet in [
             Kind::Connect(Connect { token: token.clone(), login: Some(Box::new(login.clone())), ..Connect::default() }),
             Kind::Connected(Connected { token, ..Connected::default() }),
             Kind::Request(Request { id: 1, op: Some(refresh) }),
             Kind::Response(Response { id: 1, result: Some(refreshed) }),
             Kind::Publish(Publish { action: set, ..Publish::default() }),
+            Kind::Publish(Publish { action: push, ..Publish::default() }),
         ] {
             assert!(!format!("{login:?}").contains("t0ken"));
             assert!(!format!("{packet:?}{packet:#?}").contains("t0ken"));

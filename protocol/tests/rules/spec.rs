@@ -246,6 +246,7 @@ fn the_tables_of_spec_are_those_of_the_code() {
             "what is withheld is reported after, in the background",
             format!("{}, {}", seconds(limits::WITHHELD_MS), seconds(limits::WITHHELD_BACKGROUND_MS)),
         ),
+        ("target of push notification", size(limits::PUSH_TARGET_BYTES_MAX as u32)),
     ];
     let mut table = String::from("| what | limit |\n|---|---|\n");
     for (what, limit) in rows {

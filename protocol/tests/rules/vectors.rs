@@ -155,6 +155,17 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     let set_level = Action::SetLevel(packet::SetLevel { level: packet::Level::HeadsOnly.into() });
     let set_level = packet::Publish { conversation: 9, message_id: 13, action: Some(set_level), ..Default::default() };
     add("publish_set_level", Kind::Publish(set_level));
+    let push = packet::SetPush {
+        provider: "webpush".into(),
+        target: "https://push.example.com/abc".into(),
+        key: vec![4; 65].into(),
+        secret: vec![9; 16].into(),
+        quiet_from: 1_320,
+        quiet_until: 420,
+        shows: packet::Shows::Names.into(),
+    };
+    add("publish_set_push", publish(13, Some(Action::SetPush(push))));
+    add("publish_no_push", publish(14, Some(Action::SetPush(packet::SetPush::default()))));
     add(
         "publish_ack",
         Kind::PublishAck(packet::PublishAck { message_id: 5_000, seq: 10_000, time: 34_359_738_368, conversation: 0 }),
@@ -596,6 +607,7 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
         seen: 34_359_738_368,
         online: true,
         own: true,
+        push: "apns".into(),
     };
     let account = packet::Account {
         user: 4_097,

@@ -50,6 +50,24 @@ pub fn conversations(
     Ok(page)
 }
 
+/// What a user has not read in all of its conversations. Costs a walk over them.
+///
+/// # Errors
+/// See [`Miss`].
+pub fn unread_total(reads: Reads<'_>, user: UserId) -> Result<u64, Miss> {
+    let total = |rows: &Reader<'_>| {
+        let unread = |id: &ConversationId| {
+            // All are asked for before one is judged: what is cold is loaded at once.
+            let (duty, conversation, member) = (rows.duty(user, *id), rows.conversation(*id), rows.member(*id, user));
+            let (duty, conversation, member) = (duty?, conversation?, member?);
+            let is_listed = !duty.closed && conversation.kind != Kind::Inbox;
+            is_listed.then(|| unread(rows, reads, user, *id, conversation, member).0)
+        };
+        rows.duties(user).iter().filter_map(unread).sum()
+    };
+    reads.rows(total)
+}
+
 /// A message as a list shows it: the beginning of its content, and nothing that is attached.
 fn preview(mut message: packet::Entry) -> packet::Entry {
     message.content.truncate(PREVIEW_BYTES_MAX);

@@ -15,7 +15,7 @@ use super::rows::{Kind, Member};
 use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 
-pub use conversations::conversations;
+pub use conversations::{conversations, unread_total};
 pub use history::{Page, Visible, history};
 
 /// The members of a conversation that the session's user is in.

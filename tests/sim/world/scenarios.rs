@@ -1,7 +1,10 @@
 //! The scenarios that were hardest to get right, each as a script: what befalls the world until the situation is there,
 //! which is asserted, and then chance as in every seed. The seed decides all that the script leaves open.
 
+mod push;
+
 use super::*;
+use push::s17;
 
 /// Who plays: ann has two devices, ben two, cid one.
 const CAST: [(&str, usize); 3] = [("ann", 2), ("ben", 2), ("cid", 1)];
@@ -33,6 +36,7 @@ pub(crate) const ALL: [(&str, Scenario); 13] = [
     ("s11", s11),
     ("s12", s12),
     ("s13", s13),
+    ("s17", s17),
 ];
 
 /// The log in memory, sealed after so many entries.
@@ -763,5 +767,6 @@ mod tests {
         s11_a_device_restored_from_a_backup s11
         s12_the_clock_a_day_forward_and_back_with_retention s12
         s13_a_will_and_a_broker_that_is_killed s13
+        s17_a_device_that_is_away_is_told_by_a_broker_that_is_killed s17
     }
 }
