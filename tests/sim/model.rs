@@ -163,6 +163,8 @@ pub(crate) struct Model {
     pub(crate) floor: u64,
     /// The same, of records that were lost since: what they let go of may be gone all the same.
     lost_floor: u64,
+    /// Where each device stood, likewise: it has what it acked, whatever became of the record of it.
+    lost_cursors: BTreeMap<u64, (u64, u64)>,
     pub(crate) users: BTreeMap<String, u64>,
     pub(crate) inboxes: BTreeMap<u64, u64>,
     /// User and name of each device.
@@ -221,15 +223,23 @@ impl Model {
                     }
                     self.change(decoded, (change.position.0, frame.time.0));
                 }
-                Record::Rider(rider) => {
-                    if let Ok(Change::CursorStored { device, cursor }) = Change::decode(&rider.body) {
-                        self.cursors.insert(device.0, (cursor.express.0, cursor.bulk.0));
-                    }
-                }
+                Record::Rider(_) => {}
             }
         }
+        self.take_cursors(frame);
         self.tail = frame.last().0;
         self.frames.push(frame.clone());
+    }
+
+    /// Takes in where devices stand by a frame, which may have been taken in before.
+    pub(crate) fn take_cursors(&mut self, frame: &Frame) {
+        for record in &frame.records {
+            if let Record::Rider(rider) = record
+                && let Ok(Change::CursorStored { device, cursor }) = Change::decode(&rider.body)
+            {
+                self.cursors.insert(device.0, (cursor.express.0, cursor.bulk.0));
+            }
+        }
     }
 
     /// What lies below may be gone.
@@ -239,7 +249,9 @@ impl Model {
 
     /// The model of the frames up to a position: what lay beyond was lost.
     pub(crate) fn cut(&self, tail: u64) -> Self {
-        let mut model = Self { lost_floor: self.gone_below(), ..Self::default() };
+        let mut lost_cursors = self.lost_cursors.clone();
+        lost_cursors.extend(&self.cursors);
+        let mut model = Self { lost_floor: self.gone_below(), lost_cursors, ..Self::default() };
         for frame in self.frames.iter().filter(|frame| frame.last().0 <= tail) {
             model.take_in(frame);
         }
@@ -605,10 +617,12 @@ impl Model {
         let is_old = newest.time.max(since) + retention.age_ms <= time;
         let may_be_delivered = retention.mode() == packet::RetentionMode::UntilDelivered;
         let has = |device: &u64| {
-            let Some((express, bulk)) = self.cursors.get(device).copied() else {
+            let stood = [self.cursors.get(device), self.lost_cursors.get(device)];
+            let mut stood = stood.into_iter().flatten().peekable();
+            if stood.peek().is_none() {
                 return newest.time < self.born[device];
-            };
-            newest.position <= if conversation.is_express() { express } else { bulk }
+            }
+            stood.any(|(express, bulk)| newest.position <= if conversation.is_express() { *express } else { *bulk })
         };
         let members = conversation.members.iter().filter(|(_, member)| member.is_active());
         let have = members.map(|(user, _)| self.devices.iter().filter(move |(_, (of, _))| of == user));

@@ -444,6 +444,11 @@ impl World {
 
     fn find(&mut self, found: &[Frame]) {
         for frame in found {
+            // One with cursors alone takes no position: it may be known.
+            if frame.positions == 0 {
+                self.model.take_cursors(frame);
+                continue;
+            }
             if std::mem::take(&mut self.is_open) {
                 self.coverage.count("failed commits found after all");
             }
@@ -642,7 +647,7 @@ fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device 
 fn frames_after(log: &AnyLog, tail: Position) -> Vec<Frame> {
     let mut found = Vec::new();
     let followed = log.log().follow(tail, &mut |frame| {
-        if frame.positions > 0 && frame.first > tail {
+        if frame.first > tail {
             found.push(frame);
         }
     });
