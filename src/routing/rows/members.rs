@@ -1,0 +1,165 @@
+//! Rows of who is in a conversation: what of it may be read, what counts as unread, what is owed to the inbox.
+
+use longwire_protocol::packet::Role;
+use longwire_protocol::{ConversationId, LogTime, Seq};
+use serde::{Deserialize, Serialize};
+
+use super::conversations::Head;
+use super::messages::Uncounted;
+use crate::mutation::Mutation;
+use crate::store::Position;
+
+/// What a user set for a conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// No notifications until this time.
+    pub muted_until: u64,
+    /// Shown at the top.
+    pub is_pinned: bool,
+    /// Shown elsewhere.
+    pub is_archived: bool,
+    /// Shown as unread from the position at which that was set, until the next mark; 0 where it was not.
+    pub marked_unread: Position,
+    /// When this was set.
+    pub position: Position,
+}
+
+/// What of a conversation concerns one user alone, beside settings: in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personal {
+    /// The messages the user hides, each with its place among the countable ones; at most
+    /// [`super::limits::HIDDEN_MAX`].
+    pub hidden: Vec<(Seq, u64)>,
+    /// The newest messages that mention the user; at most [`super::limits::MENTIONS_KEPT_MAX`].
+    pub mentions: Vec<Seq>,
+}
+
+/// A stretch of seqs that a user may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The first seq.
+    pub from: Seq,
+    /// The last seq (the removal); 0 while it is open.
+    pub to: Seq,
+    /// How many countable entries there were when the user came in.
+    pub countable_before: u64,
+}
+
+/// What a user is in a conversation, on the conversation's side: rights and how far it has read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// `None` once removed.
+    pub role: i32,
+    /// What it may read, ascending, at most [`super::limits::INTERVALS_MAX`]; older ones are dropped.
+    pub intervals: Vec<Interval>,
+    /// How far it has read.
+    pub mark: Seq,
+    /// The countable entries up to the mark.
+    pub mark_countable: u64,
+    /// The position of the record that set the mark; 0 while none did.
+    pub mark_position: Position,
+}
+
+/// What there is to be counted, and what is not to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Count<'a> {
+    /// The conversation's newest entry.
+    pub head: &'a Head,
+    /// What counts no more for anybody.
+    pub uncounted: Option<&'a Uncounted>,
+    /// What counts no more for this user.
+    pub personal: Option<&'a Personal>,
+    /// How many countable entries are kept no more.
+    pub below: u64,
+    /// At this time.
+    pub now: LogTime,
+}
+
+impl Member {
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        Role::try_from(self.role).unwrap_or(Role::None)
+    }
+
+    /// Whether it is a member now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.role != Role::None as i32
+    }
+
+    /// Whether it may read the entry `seq`: the one clip that live, catch-up, retransmit and history all use.
+    #[must_use]
+    pub fn sees(&self, seq: Seq) -> bool {
+        let is_hidden = |i: &Interval| Mutation::RemovalHidden.is_planted() && seq == i.to;
+        self.intervals.iter().rev().any(|i| i.from <= seq && (!i.to.is_some() || seq <= i.to) && !is_hidden(i))
+    }
+
+    /// The stretch that holds `seq`, or the next one after it, cut to `seq..=head`.
+    #[must_use]
+    pub fn visible_from(&self, seq: Seq, head: Seq) -> Option<(Seq, Seq)> {
+        self.intervals.iter().find_map(|i| {
+            let to = if i.to.is_some() { i.to.min(head) } else { head };
+            let from = i.from.max(seq);
+            (from <= to).then_some((from, to))
+        })
+    }
+
+    /// The stretch that holds `seq`, or the last one before it, cut to `..=seq`.
+    #[must_use]
+    pub fn visible_to(&self, seq: Seq) -> Option<(Seq, Seq)> {
+        self.intervals.iter().rev().find_map(|i| {
+            let to = if i.to.is_some() { i.to.min(seq) } else { seq };
+            (i.from <= to).then_some((i.from, to))
+        })
+    }
+
+    /// The countable entries above the mark that it may read, less those that are recalled, expired or hidden: SPEC R7-7.
+    #[must_use]
+    pub fn unread(&self, count: &Count<'_>) -> u64 {
+        let Some(last) = self.intervals.last() else { return 0 };
+        if last.to.is_some() {
+            return 0;
+        }
+        let below = if Mutation::UnkeptCounts.is_planted() { 0 } else { count.below };
+        let after = self.mark_countable.max(last.countable_before).max(below);
+        let all = count.head.countable.saturating_sub(after);
+        let gone = count.uncounted.map_or(0, |uncounted| uncounted.above(after, count.now));
+        let is_gone = |at: u64| count.uncounted.is_some_and(|uncounted| uncounted.has(at, count.now));
+        let hidden = count
+            .personal
+            .map_or(0, |personal| personal.hidden.iter().filter(|(_, at)| *at > after && !is_gone(*at)).count() as u64);
+        all.saturating_sub(gone).saturating_sub(hidden)
+    }
+}
+
+/// The broker's duty to deliver a conversation to a user, on the user's side: it begins when the inbox has said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duty {
+    /// Only entries above this seq are delivered; the `joined` entry covers the rest.
+    pub since: Seq,
+    /// The position of that `joined` entry; bulk sends nothing of the conversation before express has sent it.
+    pub joined: Position,
+    /// Whether the inbox has said `left` since.
+    pub closed: bool,
+}
+
+/// A message that mentions a user, which the user's inbox has not heard of yet. Under [`Key::Crossing`] too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mention {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message.
+    pub seq: Seq,
+}
+
+/// A change of membership that the user's inbox has not heard of yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crossing {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Whether the user joined; else left.
+    pub joined: bool,
+    /// The seq of the membership entry; 0 where there is none.
+    pub seq: Seq,
+}
