@@ -46,7 +46,7 @@ pub struct MoreOfConversation {
     pub activity: Position,
     /// The position of the newest mark that a member set.
     pub marked: Position,
-    /// The lowest and highest seq that has a row [`Altered`]; 0 where there is none.
+    /// The lowest and highest seq that has a row [`Altered`](super::Altered); 0 where there is none.
     pub altered: (Seq, Seq),
     /// The lowest and highest seq that is not to be shown any more, or will not be one day; 0 where there is none.
     pub withheld: (Seq, Seq),
@@ -55,7 +55,7 @@ pub struct MoreOfConversation {
     /// Whether there is a row [`Info`].
     pub has_info: bool,
     /// The digest of the users it was made for, while it has just these; 0 where it was not made so. See
-    /// [`Key::Participants`].
+    /// [`Key::Participants`](super::Key::Participants).
     pub participants: u128,
     /// What is written behind these in turn.
     #[serde(skip)]
@@ -169,7 +169,7 @@ fn widen((low, high): &mut (Seq, Seq), seq: Seq) {
 }
 
 impl MoreOfConversation {
-    /// Whether a seq may have a row [`Altered`].
+    /// Whether a seq may have a row [`Altered`](super::Altered).
     #[must_use]
     pub fn may_be_altered(&self, seq: Seq) -> bool {
         spans(self.altered, seq)
@@ -181,7 +181,7 @@ impl MoreOfConversation {
         seq < self.kept.first || spans(self.withheld, seq)
     }
 
-    /// A seq has a row [`Altered`] from here on.
+    /// A seq has a row [`Altered`](super::Altered) from here on.
     pub fn note_altered(&mut self, seq: Seq) {
         widen(&mut self.altered, seq);
     }
@@ -216,7 +216,7 @@ pub struct Keeping {
     pub below: u64,
     /// No entry above the newest of `places`, or above what is gone, is older; the largest number where nothing is left.
     pub since: LogTime,
-    /// Entries up to which all may go at once, ascending; at most [`super::limits::PLACES_MAX`].
+    /// Entries up to which all may go at once, ascending; at most [`crate::routing::limits::PLACES_MAX`].
     pub places: Vec<Head>,
 }
 

@@ -28,9 +28,9 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personal {
     /// The messages the user hides, each with its place among the countable ones; at most
-    /// [`super::limits::HIDDEN_MAX`].
+    /// [`crate::routing::limits::HIDDEN_MAX`].
     pub hidden: Vec<(Seq, u64)>,
-    /// The newest messages that mention the user; at most [`super::limits::MENTIONS_KEPT_MAX`].
+    /// The newest messages that mention the user; at most [`crate::routing::limits::MENTIONS_KEPT_MAX`].
     pub mentions: Vec<Seq>,
 }
 
@@ -50,7 +50,7 @@ pub struct Interval {
 pub struct Member {
     /// `None` once removed.
     pub role: i32,
-    /// What it may read, ascending, at most [`super::limits::INTERVALS_MAX`]; older ones are dropped.
+    /// What it may read, ascending, at most [`crate::routing::limits::INTERVALS_MAX`]; older ones are dropped.
     pub intervals: Vec<Interval>,
     /// How far it has read.
     pub mark: Seq,
@@ -144,7 +144,7 @@ pub struct Duty {
     pub closed: bool,
 }
 
-/// A message that mentions a user, which the user's inbox has not heard of yet. Under [`Key::Crossing`] too.
+/// A message that mentions a user, which the user's inbox has not heard of yet. Under [`Key::Crossing`](super::Key::Crossing) too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mention {
     /// The conversation.

@@ -11,9 +11,9 @@ pub struct Altered {
     pub is_recalled: bool,
     /// It is shown to nobody from this time on; 0 where it does not expire.
     pub expires: LogTime,
-    /// Its edits, oldest first; at most [`super::limits::EDITS_MAX`].
+    /// Its edits, oldest first; at most [`crate::routing::limits::EDITS_MAX`].
     pub edits: Vec<Seq>,
-    /// How often each reaction was given, at most [`super::limits::REACTIONS_MAX`] of them.
+    /// How often each reaction was given, at most [`crate::routing::limits::REACTIONS_MAX`] of them.
     pub reactions: Vec<(Box<str>, u64)>,
 }
 

@@ -13,7 +13,7 @@ pub struct User {
     pub name: Box<str>,
     /// Its inbox.
     pub inbox: ConversationId,
-    /// The devices it has; at most [`super::limits::DEVICES_MAX`].
+    /// The devices it has; at most [`crate::routing::limits::DEVICES_MAX`].
     #[serde(with = "count_of_devices")]
     pub devices: Vec<DeviceId>,
     /// How many conversations it is in, its inbox not counted.
@@ -141,7 +141,7 @@ pub enum ErasureStage {
 /// What a user takes nothing from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refuses {
-    /// From these, ascending: at most [`super::limits::BLOCKED_MAX`].
+    /// From these, ascending: at most [`crate::routing::limits::BLOCKED_MAX`].
     pub users: Vec<UserId>,
     /// From anyone: the account is closed.
     pub everyone: bool,
