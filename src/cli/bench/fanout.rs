@@ -187,7 +187,7 @@ async fn open(shape: Shape, broker: &Broker, name: &str) -> Result<Channel, Fail
             (publisher, place)
         }
         Some(members) => {
-            let away = (readers + 1..members).map(|number| format!("{name}-m{number}"));
+            let away = (readers + 1 + group::STAFF..members).map(|number| format!("{name}-m{number}"));
             let all = (0..readers).map(reader).chain(away).chain([user.clone()]).collect();
             let place = group::open(broker, name, all).await?;
             (broker.connect(&user, None).await?, place)

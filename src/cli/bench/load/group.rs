@@ -12,6 +12,8 @@ use crate::cli::Fail;
 
 /// How many add members at the same time. None of them may make more than ten thousand at once.
 const ADMINS: usize = 16;
+/// Those and the owner: members beside the ones that are asked for, and never there.
+pub(in crate::cli::bench) const STAFF: usize = ADMINS + 1;
 
 /// Makes a group with these members.
 pub(in crate::cli::bench) async fn open(broker: &Broker, name: &str, members: Vec<String>) -> Result<Place, Fail> {
@@ -50,7 +52,9 @@ async fn act(party: &mut Party, id: u64, conversation: u64, action: Action) -> R
     match party {
         Party::Longwire(wire) => {
             let action = Some(action);
-            let publish = packet::Publish { conversation, message_id: id, action, ..Default::default() };
+            let first_unanswered = id;
+            let publish =
+                packet::Publish { conversation, message_id: id, first_unanswered, action, ..Default::default() };
             Ok(wire.publish_one(publish).await?.conversation)
         }
         #[cfg(feature = "mqtt-peer")]
