@@ -198,6 +198,8 @@ async fn who_is_erased_leaves_nothing_behind() {
         ..Default::default()
     };
     ada.insist(edit).await.expect("edited");
+    let react = Action::React(packet::React { seq: said, reaction: "+1".into() });
+    ben.act(direct, react).await.expect("reacted");
     let profile = packet::Profile { display_name: "Ada".into(), ..Default::default() };
     ada.act(0, Action::SetProfile(packet::SetProfile { profile: Some(profile) })).await.expect("set");
     let contact = packet::SetContact { user: "ben".into(), nick: "benny".into(), ..Default::default() };
@@ -249,6 +251,10 @@ async fn who_is_erased_leaves_nothing_behind() {
     let now = page(&mut ben, direct).await;
     assert!(heads(&now).contains(&(direct, said, said, HeadReason::Erased)), "still explained: {now:?}");
     assert_eq!(texts(&now), ["ben's own stays"]);
+    let whole = packet::HistoryRequest { conversation: direct, limit: 200, compact: true, ..Default::default() };
+    let shown = ben.history(whole).await.expect("a page").items;
+    assert!(heads(&shown).contains(&(direct, said, said, HeadReason::Erased)), "with its reactions, too: {shown:?}");
+    assert!(shown.iter().filter_map(entry).all(|e| e.conversation == direct), "{shown:?}");
     let account = packet::SetAccount { user: "ada".into(), ..Default::default() };
     assert_eq!(reason(root.act(0, Action::SetAccount(account)).await), Reason::Forbidden, "the name is nobody's");
     world.stop().await;

@@ -213,8 +213,9 @@ impl Building<'_> {
 
     /// The message as it is now, with its newest content.
     fn compact(&self, entry: &StoredEntry, compacted: packet::Compacted) -> Result<Bytes, Miss> {
-        let edited = compacted_entry(self.reads, entry, compacted)?;
-        let item = packet::encode_item(item::Kind::Entry(edited.unwrap_or_default()));
+        // Of an entry that was erased nothing is left but why it is not shown.
+        let Some(edited) = compacted_entry(self.reads, entry, compacted)? else { return Ok(entry.item.clone()) };
+        let item = packet::encode_item(item::Kind::Entry(edited));
         let changed = StoredEntry { item, ..entry.clone() };
         Ok(match entry.origin.device == self.visible.device {
             true => own_item(self.visible.incarnation, &changed, false),
