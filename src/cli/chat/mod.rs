@@ -7,6 +7,7 @@ mod plain;
 mod view;
 
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args as ClapArgs;
@@ -56,7 +57,8 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
     let device = args.connection.device("chat")?;
     let mut config = args.connection.config(&device.name)?;
     config.start = Start::Fresh;
-    config.outbox = Outbox::File(outbox_path(&device.directory, &device.name));
+    let outbox = outbox_path(&device.directory, &device.name);
+    config.outbox = Outbox::File(outbox.clone());
     config.signals = true;
     let (client, deliveries) = Client::start(config)?;
     let (sender, told) = mpsc::unbounded_channel();
@@ -70,6 +72,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
         watched: Vec::new(),
         quit: None,
         connection: args.connection.clone(),
+        outbox,
     };
     match args.conversation {
         Some(Target::Direct(user)) => chat.model.wish(Wish::OpenDirect(user)),
@@ -167,6 +170,8 @@ struct Chat {
     /// Whose presence is told.
     watched: Vec<u64>,
     connection: ConnectArgs,
+    /// Where messages are kept that have no answer yet.
+    outbox: PathBuf,
     /// Set when it is time to go.
     quit: Option<Result<(), Fail>>,
 }
@@ -232,6 +237,10 @@ impl Chat {
             State::Failed(failure) => {
                 let fail = match failure {
                     Failure::Refused(refusal) => Fail::refused(refusal),
+                    Failure::OutboxOfAnother => {
+                        let path = self.outbox.display();
+                        Fail::failed(format!("{path}: {failure}; move it away to begin with an empty one"))
+                    }
                     failure => Fail::failed(failure.to_string()),
                 };
                 self.quit = Some(Err(fail));
