@@ -11,7 +11,7 @@ use longwire_client::{Client, Publication, PublishError};
 use longwire_protocol::reason::Reason;
 
 use super::super::Fail;
-use super::chronicle::{Chronicle, Deed, Kind, Past, Shown, Talk, UserNo};
+use super::chronicle::{Chronicle, Deed, Done, Kind, Past, Shown, Talk, UserNo};
 use super::device::Device;
 
 /// How long a message that expires is shown.
@@ -189,10 +189,10 @@ async fn make_group(world: &World, owner: &Person, number: usize, members: &[Use
     let mut talk = Talk::new(Kind::Group(past));
     let before = ack.seq.saturating_sub(members.len() as u64);
     for seq in 1..=before {
-        talk.deeds.insert(seq, super::chronicle::Done { by: owner.no, deed: Deed::Says });
+        talk.deeds.insert(seq, Done { by: owner.no, deed: Deed::Says });
     }
     for (member, seq) in members.iter().zip(before + 1..) {
-        talk.deeds.insert(seq, super::chronicle::Done { by: owner.no, deed: Deed::Comes(*member) });
+        talk.deeds.insert(seq, Done { by: owner.no, deed: Deed::Comes(*member) });
     }
     world.chronicle().talks.insert(ack.conversation, talk);
     Ok(ack.conversation)
@@ -289,8 +289,9 @@ impl Person {
                 mentions.push(other);
             }
         }
+        let answers = self.said.is_multiple_of(5).then(|| self.pick(world, conversation, |_| true)).flatten();
         let beside = Beside {
-            reply_to: self.pick(world, conversation, |_| self.said.is_multiple_of(5)).unwrap_or_default(),
+            reply_to: answers.unwrap_or_default(),
             mentions: mentions.iter().map(|no| world.ids[*no]).collect(),
             expires_in_ms: if expires { EXPIRES.as_millis() as u64 } else { 0 },
             ..Beside::default()
