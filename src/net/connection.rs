@@ -24,7 +24,7 @@ use super::Shared;
 use super::login;
 use super::pump::{Live, NEVER};
 use super::stream::ByteStream;
-use super::wheel::SLOT_MS;
+use super::wheel::slot;
 use crate::auth::{Identity, TokenError};
 use crate::clock::Clock;
 use crate::routing::core::{Attach, Op, Parting, Proof};
@@ -75,7 +75,7 @@ pub struct Connection<S> {
     outbox: Arc<Outbox>,
     shared: Arc<Shared>,
     stage: Stage,
-    /// When the wheel wakes it next, or [`NEVER`].
+    /// The deadline that the wheel knows, or [`NEVER`].
     armed: Millis,
     /// Since when it only hands over its last bytes, or [`NEVER`].
     ending: Millis,
@@ -465,6 +465,7 @@ impl<S: ByteStream> Connection<S> {
     }
 
     fn arm(&mut self, now: Millis) {
+        // It was noticed, and is not known any more.
         if self.armed <= now {
             self.armed = NEVER;
         }
@@ -474,11 +475,12 @@ impl<S: ByteStream> Connection<S> {
         };
         let ending = (self.ending != NEVER).then(|| self.ending.after(LINGER_MS));
         let deadline = [self.session.poll_deadline(), live, ending].into_iter().flatten().min();
-        // In whole slots, as the wheel counts: the same deadline is armed once, however many turns there are until then.
+        // The wheel counts in slots: it is told once of what falls into the same one, however many turns there are.
         if let Some(deadline) = deadline
-            && deadline.0.div_ceil(SLOT_MS) < self.armed.0.div_ceil(SLOT_MS)
+            && slot(deadline) != slot(self.armed)
         {
-            self.armed = self.shared.wheel.arm(&self.outbox, deadline);
+            self.armed = deadline;
+            self.shared.wheel.arm(&self.outbox, deadline);
         }
     }
 
@@ -630,6 +632,7 @@ mod tests {
     use crate::clock::Hands;
     use crate::net::parked::Parked;
     use crate::net::testing::{shared, shared_at};
+    use crate::net::wheel::SLOT_MS;
     use crate::store::MemoryLog;
 
     /// A peer by hand.

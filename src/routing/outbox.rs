@@ -141,7 +141,24 @@ pub struct Pending {
     pub is_told: bool,
     /// What is worth nothing later; nothing most of the time.
     pub ephemeral: Option<Box<Ephemeral>>,
+    /// When its connection is to be woken.
+    pub alarm: Alarm,
     waker: Option<Waker>,
+}
+
+/// When a connection is to be woken, in slots of the wheel; `u32::MAX` is never.
+#[derive(Clone, Copy, Debug)]
+pub struct Alarm {
+    /// When that is.
+    pub due: u32,
+    /// When the wheel looks at it next: not later than it is due.
+    pub visit: u32,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { due: u32::MAX, visit: u32::MAX }
+    }
 }
 
 /// See the module.
@@ -170,6 +187,7 @@ impl Default for Outbox {
             withholds: false,
             is_told: false,
             ephemeral: None,
+            alarm: Alarm::default(),
             waker: None,
         };
         Self { pending: Mutex::new(pending) }

@@ -107,6 +107,8 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Fail> {
         last.figure("late_answers", "answers after 2 s", late as f64);
         last.figure("broker_cpu_us_per_heartbeat", "broker CPU a heartbeat, us", cpu * 1e6 / beaten.max(1) as f64);
         last.figure("idle_core_percent", "of one core at rest, %", cpu / seconds * 100.0);
+        let rested = spent()?.resident.saturating_sub(base.resident) as f64 / 1024.0 / open.max(1) as f64;
+        last.figure("broker_kib_at_rest", "broker KiB a connection, then", rested);
     }
     clients.end()?;
     threads.shutdown_background();
