@@ -14,19 +14,19 @@ use longwire_protocol::limits::TLS_MS;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
+use super::line::Line;
 use super::stream::ByteStream;
 use super::{Shared, parked, tls};
 use crate::vital::caught;
 
-/// The part of all handshakes under way that one address has at most: a quarter. So who opens sockets and says nothing
-/// keeps nobody else out.
-const HANDSHAKES_OF_AN_ADDRESS: usize = 4;
+/// How long a socket waits for its turn to shake hands, in milliseconds: half of the time that it has for that. A client
+/// that waited longer is about to give up, and would have the handshake begun for nothing.
+const LINE_MS: u64 = TLS_MS / 2;
 
 /// The bounds of accepting.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub struct AcceptLimits {
     pub connections: usize,
     /// Connections of one address, or of one network of 64 bits in IPv6.
     pub connections_per_address: usize,
-    /// TLS handshakes under way, of which one address has a quarter at most.
+    /// TLS handshakes under way, of which one address has a quarter at most; eight times as many wait for their turn.
     pub handshakes: usize,
     /// Resident memory of the process, in bytes, from which on nobody new is let in; without a bound if `None`.
     pub memory_bytes: Option<u64>,
@@ -122,8 +122,7 @@ fn origin(peer: SocketAddr) -> IpAddr {
 /// The bounds of one listener, and who takes how much of them.
 struct Gate {
     connections: Arc<Addresses>,
-    handshaking: Arc<Addresses>,
-    handshakes: Arc<Semaphore>,
+    line: Arc<Line>,
     /// Where connections live.
     net: Handle,
 }
@@ -216,12 +215,8 @@ impl Listener {
     /// # Cancel safety
     /// Cancel safe: a connection is either handed to its task or not accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let gate = Gate {
-            connections: Arc::default(),
-            handshaking: Arc::default(),
-            handshakes: Arc::new(Semaphore::new(self.limits.handshakes)),
-            net: Handle::current(),
-        };
+        let gate =
+            Gate { connections: Arc::default(), line: Line::new(self.limits.handshakes), net: Handle::current() };
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -263,13 +258,14 @@ impl Listener {
                 });
             }
             Security::Tls(config) => {
-                let handshakes_per_address = self.limits.handshakes.div_ceil(HANDSHAKES_OF_AN_ADDRESS);
-                let Some(turn) = gate.handshaking.take(address, handshakes_per_address) else { return };
-                let Ok(permit) = Arc::clone(&gate.handshakes).try_acquire_owned() else { return };
+                let Some(waits) = gate.line.enter(address) else { return };
                 let config = config.load_full();
                 let (Some(shakes), net) = (&self.shakes, gate.net.clone()) else { return };
                 shakes.spawn(async move {
-                    // It may have waited for its turn on the processor: that counts.
+                    let Ok(turn) = tokio::time::timeout(Duration::from_millis(LINE_MS), waits.turn()).await else {
+                        return;
+                    };
+                    // It may have waited for its turn, also on the processor: that counts.
                     let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
                     let left = Duration::from_millis(left);
                     // A task of its own for who is let in, so that nothing of the handshake stays; where others live.
@@ -288,7 +284,7 @@ impl Listener {
                             tracker.spawn_on(Placed { connection, _place: place }, &net);
                         }
                     }
-                    drop((permit, turn));
+                    drop(turn);
                 });
             }
         }

@@ -3,6 +3,7 @@
 
 pub mod connection;
 mod lanes;
+mod line;
 pub mod listener;
 pub mod login;
 pub mod parked;
