@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use hdrhistogram::Histogram;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::super::Fail;
@@ -65,14 +66,20 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     let prefix = &args.broker.devices_prefix;
     let broker = subject.broker.clone().with_tickets(args.resume);
     let mut run = Run::new(subject.name);
+    // Those who storm stand behind those who publish, as if on machines of their own: their half of the handshakes is no
+    // part of what an ack takes.
+    let runtime = crew::runtime_behind_others()?;
+    let crowd = runtime.handle().clone();
+    let _until_the_end = Crowd(Some(runtime));
     // What the handshakes alone cost: everyone connects, as many at a time as keeps the broker busy.
     let before = spent()?;
     let began = Instant::now();
-    let held = crew::prepare((0..args.connections).map(|number| {
+    let connects = (0..args.connections).map(|number| {
         let (broker, user) = (broker.clone(), format!("{prefix}-s{number}"));
         async move { broker.connect(&user, None).await }
-    }))
-    .await?;
+    });
+    let held = crowd.spawn(crew::prepare(connects.collect::<Vec<_>>())).await;
+    let held = held.map_err(|error| Fail::failed(error.to_string()))??;
     let ramp = began.elapsed();
     let connected = spent()?;
     let each = args.connections as f64;
@@ -103,7 +110,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     for (number, party) in held.into_iter().enumerate() {
         let (broker, user) = (broker.clone(), format!("{prefix}-s{number}"));
         let wait = args.jitter.mul_f64(fastrand::f64());
-        tokio::spawn(hold(party, broker, user, wait, first_cut.clone(), live.clone()));
+        crowd.spawn(hold(party, broker, user, wait, first_cut.clone(), live.clone()));
     }
     tokio::time::sleep(args.quiet).await;
 
@@ -142,6 +149,18 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     run.latency("publish to ack before", &quiet_acks);
     run.latency("publish to ack meanwhile", &storm_acks);
     Ok(run)
+}
+
+/// Where those who storm live.
+struct Crowd(Option<Runtime>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // A runtime cannot be waited for inside another.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Holds a connection until everyone is cut, returns, and holds it until the run ends.

@@ -17,10 +17,26 @@ use super::wire::WireError;
 /// Connections that are being made at the same time.
 pub(in crate::cli::bench) const AT_ONCE: usize = 32;
 
+/// A nice value: a tenth of a core that both want, or so.
+const BEHIND_OTHERS: i32 = 10;
+
 /// A runtime for a load generator of so many threads.
 pub(in crate::cli::bench) fn runtime(threads: usize) -> Result<Runtime, Fail> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.max(1))
+        .enable_all()
+        .build()
+        .map_err(|error| Fail::failed(format!("cannot start: {error}")))
+}
+
+/// A runtime whose threads leave the cores to whoever else wants them.
+pub(in crate::cli::bench) fn runtime_behind_others() -> Result<Runtime, Fail> {
+    // Linux gives each thread its own nice value; where it is refused, nobody stands behind anybody.
+    let lower = || {
+        let _ = rustix::process::setpriority_process(None, BEHIND_OTHERS);
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(lower)
         .enable_all()
         .build()
         .map_err(|error| Fail::failed(format!("cannot start: {error}")))
