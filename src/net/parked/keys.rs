@@ -5,6 +5,8 @@ use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter, NONCE_LEN,
     OutboundChunks, OutboundPlainMessage, Tls13AeadAlgorithm,
 };
+use rustls::crypto::tls13::{HkdfExpander, OkmBlock, OutputLengthError};
+use rustls::internal::derive_traffic_key;
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion};
 
 /// The ciphers of a suite.
@@ -15,16 +17,12 @@ pub type Opener = Keys<dyn MessageDecrypter>;
 /// What seals the records that leave.
 pub type Sealer = Keys<dyn MessageEncrypter>;
 
-/// The only length of a key that the library takes as bytes. A cipher of shorter keys stays open.
-const KEY_BYTES: usize = 32;
-
 /// Beyond this no record is numbered; nobody sends so many.
 const NUMBER_MAX: u64 = u64::MAX - (1 << 16);
 
 /// See the module.
 pub struct Keys<C: ?Sized> {
-    /// None if it is shorter than [`KEY_BYTES`] and a cipher was opened: that one stays.
-    key: Option<AeadKey>,
+    key: AeadKey,
     iv: Iv,
     next: u64,
     cipher: Option<Box<C>>,
@@ -40,7 +38,7 @@ impl<C: ?Sized> Keys<C> {
         let (Aes128Gcm { key, iv } | Aes256Gcm { key, iv } | Chacha20Poly1305 { key, iv }) = secrets else {
             return Err(Error::General("secrets of an unknown kind".into()));
         };
-        Ok(Self { key: Some(key), iv, next, cipher: None })
+        Ok(Self { key, iv, next, cipher: None })
     }
 
     /// Records so far.
@@ -49,11 +47,9 @@ impl<C: ?Sized> Keys<C> {
         self.next
     }
 
-    /// Closes the cipher, unless it could not be opened again.
+    /// Closes the cipher.
     pub fn rest(&mut self) {
-        if self.key.is_some() {
-            self.cipher = None;
-        }
+        self.cipher = None;
     }
 
     fn number(&mut self) -> Result<u64, Error> {
@@ -64,15 +60,31 @@ impl<C: ?Sized> Keys<C> {
         Ok(self.next - 1)
     }
 
-    /// A key and an IV to open a cipher with; none if that is open.
-    fn copy(&mut self) -> Option<(AeadKey, Iv)> {
-        let key = match <[u8; KEY_BYTES]>::try_from(self.key.as_ref()?.as_ref()) {
-            Ok(bytes) => AeadKey::from(bytes),
-            Err(_) => self.key.take()?,
-        };
+    /// A key and an IV to open a cipher with.
+    fn copy(&self, ciphers: Ciphers) -> (AeadKey, Iv) {
         let mut iv = [0; NONCE_LEN];
         iv.copy_from_slice(self.iv.as_ref());
-        Some((key, Iv::from(iv)))
+        (derive_traffic_key(&Known(self.key.as_ref()), ciphers), Iv::from(iv))
+    }
+}
+
+/// Expands to a key that is known. The library takes bytes for a key only if there are 32 of them; a shorter one it
+/// makes only by itself, from whatever expands.
+struct Known<'a>(&'a [u8]);
+
+impl HkdfExpander for Known<'_> {
+    fn expand_slice(&self, _: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
+        let known = output.get_mut(..self.0.len()).ok_or(OutputLengthError)?;
+        known.copy_from_slice(self.0);
+        Ok(())
+    }
+
+    fn expand_block(&self, _: &[&[u8]]) -> OkmBlock {
+        OkmBlock::new(self.0)
+    }
+
+    fn hash_len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -82,9 +94,8 @@ impl Opener {
     /// # Errors
     /// When it was not sealed by the peer as the next one, or its inside breaks a rule.
     pub fn open<'a>(&mut self, ciphers: Ciphers, body: &'a mut [u8]) -> Result<InboundPlainMessage<'a>, Error> {
-        if self.cipher.is_none()
-            && let Some((key, iv)) = self.copy()
-        {
+        if self.cipher.is_none() {
+            let (key, iv) = self.copy(ciphers);
             self.cipher = Some(ciphers.decrypter(key, iv));
         }
         let number = self.number()?;
@@ -100,9 +111,8 @@ impl Sealer {
     /// # Errors
     /// When no number is left.
     pub fn seal(&mut self, ciphers: Ciphers, typ: ContentType, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        if self.cipher.is_none()
-            && let Some((key, iv)) = self.copy()
-        {
+        if self.cipher.is_none() {
+            let (key, iv) = self.copy(ciphers);
             let mut cipher = ciphers.encrypter(key, iv);
             if self.next > 0 {
                 // The cipher sees to it that numbers rise, counted from the first nonce it is shown, which it takes for
@@ -125,4 +135,34 @@ impl Sealer {
 
 fn outbound(typ: ContentType, plain: &[u8]) -> OutboundPlainMessage<'_> {
     OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_3, payload: OutboundChunks::Single(plain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::aws_lc_rs;
+
+    use super::*;
+
+    /// At rest no suite keeps a cipher, whatever the length of its keys, and it goes on where it was.
+    #[test]
+    fn every_cipher_is_closed_at_rest_and_opened_again() {
+        for suite in aws_lc_rs::ALL_CIPHER_SUITES.iter().filter_map(|suite| suite.tls13()) {
+            let ciphers = suite.aead_alg;
+            let secrets = || {
+                let key = derive_traffic_key(&Known(&[7; 32][..ciphers.key_len()]), ciphers);
+                (0, ciphers.extract_keys(key, Iv::from([9; NONCE_LEN])).expect("a suite whose secrets are given out"))
+            };
+            let (mut sealer, mut opener) =
+                (Sealer::new(secrets()).expect("keys"), Opener::new(secrets()).expect("keys"));
+            for said in [&b"one"[..], b"two", b"three"] {
+                let mut record = Vec::new();
+                sealer.seal(ciphers, ContentType::ApplicationData, said, &mut record).expect("sealed");
+                let body = &mut record[crate::net::parked::records::HEADER_BYTES..];
+                assert_eq!(opener.open(ciphers, body).expect("opened").payload, said, "{suite:?}");
+                sealer.rest();
+                opener.rest();
+                assert!(sealer.cipher.is_none() && opener.cipher.is_none(), "{suite:?}");
+            }
+        }
+    }
 }
