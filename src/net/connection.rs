@@ -49,6 +49,8 @@ const READ_BYTES: usize = 64 << 10;
 const COPIED_BYTES_MAX: usize = 16 << 10;
 /// The least that a client can name as its largest item: a `Head` in the place of one has to fit.
 const ITEM_BYTES_MIN: u32 = 64;
+/// How long nothing was said before a connection is at rest.
+const QUIET_MS: u64 = 2_000;
 /// How long a connection that ends may take to hand over its last bytes.
 const LINGER_MS: u64 = 2_000;
 
@@ -79,8 +81,8 @@ pub struct Connection<S> {
     armed: Millis,
     /// Since when it only hands over its last bytes, or [`NEVER`].
     ending: Millis,
-    /// Nothing was said lately: what is not in use is given back as soon as nothing is under way.
-    rests: bool,
+    /// When what is not in use is given back, unless something is under way then; [`NEVER`] once that was done.
+    rest_at: Millis,
     /// Where the peer is: who tries passwords from there is counted.
     address: IpAddr,
 }
@@ -129,7 +131,7 @@ impl<S: ByteStream> Connection<S> {
             stage: Stage::Waiting,
             armed: NEVER,
             ending: NEVER,
-            rests: false,
+            rest_at: NEVER,
             address: Ipv4Addr::UNSPECIFIED.into(),
         }
     }
@@ -181,11 +183,8 @@ impl<S: ByteStream> Connection<S> {
         loop {
             match self.codec.decode(bytes) {
                 Ok(Some((frame, size))) => {
-                    // The client has nothing to say: what is not in use is given back here as in the session.
-                    if matches!(frame, Frame::Heartbeat) {
-                        self.outbox.lock().shrink();
-                        self.rests = true;
-                    }
+                    // A heartbeat says that the client has nothing to say.
+                    self.rest_at = if matches!(frame, Frame::Heartbeat) { now } else { now.after(QUIET_MS) };
                     let mut event = self.session.handle_frame(now, frame, size).map_err(drop)?;
                     while let Some(happened) = event {
                         self.handle(happened, now);
@@ -359,7 +358,7 @@ impl<S: ByteStream> Connection<S> {
                         Ok(cursor) if !self.session.is_closed() => {
                             live.start(cursor);
                             self.session.accept(now, connected);
-                            self.rests = true;
+                            self.rest_at = now;
                             self.codec.set_frame_bytes_max(self.session.frame_bytes_max());
                         }
                         Ok(_) => {}
@@ -449,6 +448,7 @@ impl<S: ByteStream> Connection<S> {
                 if !wrote {
                     return Pin::new(&mut self.io).poll_flush(context);
                 }
+                self.rest_at = self.rest_at.min(now.after(QUIET_MS));
                 let mut written = 0;
                 while written < scratch.len() {
                     match Pin::new(&mut self.io).poll_write(context, &scratch[written..]) {
@@ -474,7 +474,8 @@ impl<S: ByteStream> Connection<S> {
             _ => None,
         };
         let ending = (self.ending != NEVER).then(|| self.ending.after(LINGER_MS));
-        let deadline = [self.session.poll_deadline(), live, ending].into_iter().flatten().min();
+        let rest = (now < self.rest_at && self.rest_at != NEVER).then_some(self.rest_at);
+        let deadline = [self.session.poll_deadline(), live, ending, rest].into_iter().flatten().min();
         // The wheel counts in slots: it is told once of what falls into the same one, however many turns there are.
         if let Some(deadline) = deadline
             && slot(deadline) != slot(self.armed)
@@ -528,10 +529,13 @@ impl<S: ByteStream> Connection<S> {
         if again && written {
             context.waker().wake_by_ref();
         }
-        if self.rests && written && self.session.is_idle() {
-            self.rests = false;
-            self.session.shrink();
-            self.io.rest();
+        if self.rest_at <= now && written {
+            self.rest_at = NEVER;
+            if self.session.is_idle() {
+                self.outbox.lock().shrink();
+                self.session.shrink();
+                self.io.rest();
+            }
         }
         self.arm(now);
         Poll::Pending
@@ -644,6 +648,8 @@ mod tests {
         reads: bool,
         /// What happens while it is read.
         meanwhile: Option<Box<dyn FnMut() + Send>>,
+        /// How often there was nothing under way.
+        rested: usize,
     }
 
     impl AsyncRead for Peer {
@@ -676,7 +682,11 @@ mod tests {
         }
     }
 
-    impl ByteStream for Peer {}
+    impl ByteStream for Peer {
+        fn rest(&mut self) {
+            self.rested += 1;
+        }
+    }
 
     /// Counts how often it is woken.
     #[derive(Default)]
@@ -754,6 +764,29 @@ mod tests {
         assert_eq!(woken.0.load(Ordering::Relaxed), 2, "the visit of {armed:?} woke nobody");
     }
 
+    /// Something was said, and then nothing for a while: what only serves talking is given back, without a heartbeat.
+    #[test]
+    fn whoever_said_nothing_for_a_while_is_at_rest() {
+        let hands = Arc::<Hands>::default();
+        let shared = shared_at(&MemoryLog::new(0, usize::MAX), &hands);
+        let mut connection = Connection::new(Peer::default(), shared.clock.now(), Arc::clone(&shared));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let mut poll_at = |connection: &mut Connection<Peer>, now: u64| {
+            hands.monotonic_ms.store(now, Ordering::Relaxed);
+            shared.wheel.turn(shared.clock.now());
+            assert!(Pin::new(&mut *connection).poll(&mut context).is_pending());
+            (connection.io.rested, woken.0.load(Ordering::Relaxed))
+        };
+        // As any packet does that it hears or says.
+        connection.rest_at = Millis(QUIET_MS);
+        assert_eq!(poll_at(&mut connection, 0), (0, 0));
+        assert_eq!(poll_at(&mut connection, QUIET_MS - 1), (0, 0), "it may go on");
+        assert_eq!(poll_at(&mut connection, QUIET_MS), (1, 1), "the wheel woke it, and it is at rest");
+        assert_eq!(poll_at(&mut connection, 2 * QUIET_MS), (1, 1), "once");
+    }
+
     /// What a connection at rest consists of, besides names and its socket. The task is in the allocator's class of 640
     /// bytes at most (tokio adds 96, its place 40), `Live` in that of 256 or 320, the outbox in that of 384, the keys of a parked
     /// connection in that of 768: whoever makes one of them larger looks at what it costs a million of them.
@@ -762,6 +795,6 @@ mod tests {
         use std::mem::size_of;
         let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<Parked<TcpStream>>>()];
         let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, crate::net::parked::REST_BYTES];
-        assert!(connections <= [392, 400] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
+        assert!(connections <= [400, 408] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
     }
 }
