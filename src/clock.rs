@@ -53,6 +53,13 @@ impl Source {
         }
     }
 
+    fn monotonic_us(&self) -> u64 {
+        match self {
+            Self::Machine(start) => start.elapsed().as_micros() as u64,
+            Self::ByHand(hands) => hands.monotonic_ms.load(Ordering::Relaxed) * 1_000,
+        }
+    }
+
     fn unix_ms(&self) -> u64 {
         match self {
             Self::Machine(_) => unix_ms(),
@@ -107,6 +114,12 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Millis {
         Millis(self.source.monotonic_ms())
+    }
+
+    /// The same in microseconds: how long something takes.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        self.source.monotonic_us()
     }
 
     /// The machine's clock, in milliseconds since 1970, wherever it has jumped to.

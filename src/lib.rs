@@ -1,5 +1,6 @@
 //! The Longwire broker: one log, conversations in it, streams out of it.
 
+pub mod admin;
 pub mod auth;
 pub mod broker;
 pub mod cli;
@@ -7,6 +8,7 @@ pub mod clock;
 pub mod config;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod metrics;
 pub mod mutation;
 pub mod net;
 #[cfg(feature = "push")]

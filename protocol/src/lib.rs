@@ -74,4 +74,6 @@ pub use frame::{Frame, FrameCodec, FrameError, Malformed};
 pub use ids::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, PARTITIONS, Seq, SessionNumber, UserId};
 pub use packet::Lane;
 pub use reason::{Fault, Reason, Refusal, Verdict};
-pub use session::{BrokerEvent, BrokerLimits, BrokerSession, ClientEvent, ClientSession, Millis, OpenRefusals, Room};
+pub use session::{
+    Asked, BrokerEvent, BrokerLimits, BrokerSession, ClientEvent, ClientSession, Millis, OpenRefusals, Room, Tally,
+};

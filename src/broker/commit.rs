@@ -2,7 +2,6 @@
 //! Everything durable goes through here, in one order.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Waker;
@@ -12,8 +11,11 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use super::queue::{GROUP_OPS_MAX, Queue, is_busy};
+use super::standing::{Standing, Store};
 use super::upkeep::Upkeep;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::metrics::words::Bucket;
 use crate::mutation::Mutation;
 use crate::routing::core::{Core, Effect, Op, Parting};
 use crate::routing::draft::Draft;
@@ -32,21 +34,13 @@ const SEAL_AFTER_MS: u64 = 300_000;
 /// Between two tries to reopen a store that failed.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
+/// Between two looks at the figures of the store.
+const FIGURES_EVERY_MS: u64 = 1_000;
+
 /// Devices that are gone and whose wills end in one group.
 const FATES_AT_ONCE: usize = 64;
 /// Between two looks at what retention lets go.
 const RETAIN_EVERY_MS: u64 = 10_000;
-
-/// Counters of the commit thread, for logs and measurements.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Frames appended: each is one fsync.
-    pub frames: AtomicU64,
-    /// Operations decided.
-    pub ops: AtomicU64,
-    /// Rows that the commit thread had to fetch itself: each was a wait for the disk.
-    pub late_rows: AtomicU64,
-}
 
 /// The commit thread's own.
 pub struct Commit {
@@ -60,7 +54,8 @@ pub struct Commit {
     feed: SyncSender<Frame>,
     segment: SegmentId,
     health: Health,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
+    standing: Arc<Standing>,
     pub(super) retention: Retention,
     /// What is done now and then.
     pub(super) upkeep: Upkeep,
@@ -73,6 +68,10 @@ pub struct Commit {
     sealed_ms: u64,
     /// When the store was last tried to be opened again.
     reopened_ms: u64,
+    /// When the figures of the store were last told.
+    figured_ms: Option<u64>,
+    /// What they said of whether the store can be written.
+    takes_writes: bool,
     /// The next group is the last.
     is_closing: bool,
 }
@@ -149,8 +148,10 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     /// Where committed frames go.
     pub feed: SyncSender<Frame>,
-    /// Its counters.
-    pub counters: Arc<Counters>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// Where it says how it stands.
+    pub standing: Arc<Standing>,
     /// Sessions are numbered above this.
     pub newest_session: SessionNumber,
     /// How long entries are kept.
@@ -181,13 +182,16 @@ impl Commit {
             feed: parts.feed,
             segment,
             health: Health::Good,
-            counters: parts.counters,
+            metrics: parts.metrics,
+            standing: parts.standing,
             retention: parts.retention,
             upkeep,
             open: HashSet::new(),
             retained_ms: 0,
             sealed_ms: 0,
             reopened_ms: 0,
+            figured_ms: None,
+            takes_writes: true,
             is_closing: false,
         }
     }
@@ -195,6 +199,7 @@ impl Commit {
     /// Finishes the crossings that a crash interrupted. Before the first connection.
     pub fn finish_crossings(&mut self) {
         self.group(&mut Vec::new(), true);
+        self.tell_standing(self.clock.now().0);
     }
 
     /// Works until the queue is stopped, then closes the log.
@@ -228,6 +233,7 @@ impl Commit {
 
     fn turn(&mut self, group: &mut Vec<Op>) {
         let now_ms = self.clock.now().0;
+        self.standing.turn(now_ms);
         if self.health == Health::Failed && now_ms >= self.reopened_ms + REOPEN_EVERY.as_millis() as u64 {
             self.reopened_ms = now_ms;
             self.reopen();
@@ -241,6 +247,25 @@ impl Commit {
         if !group.is_empty() || self.core.is_seen_due(now_ms) {
             self.group(group, false);
         }
+        self.tell_standing(now_ms);
+    }
+
+    /// For who watches the broker: whether publishes are stored, and now and then how large the store is.
+    fn tell_standing(&mut self, now_ms: u64) {
+        if self.figured_ms.is_none_or(|then| now_ms >= then + FIGURES_EVERY_MS) {
+            self.figured_ms = Some(now_ms);
+            let figures = self.log.figures();
+            self.takes_writes = figures.is_writable;
+            self.standing.set_figures(figures);
+        }
+        self.standing.set_store(match (self.health, self.log.pressure()) {
+            (Health::ReadOnly, _) => Store::ReadOnly,
+            (Health::Failed, _) => Store::Failed,
+            // A start that could not write serves readers until the next one.
+            (Health::Good, _) if !self.takes_writes => Store::ReadOnly,
+            (Health::Good, Pressure::Full) => Store::Full,
+            (Health::Good, Pressure::Open) => Store::Open,
+        });
     }
 
     pub(super) fn is_writable(&self) -> bool {
@@ -293,7 +318,7 @@ impl Commit {
         let time = self.clock.log_time().max(self.log.tail_time());
         let mut frame = FrameBuilder::new(self.segment, first, time);
         let mut effects = Vec::with_capacity(ops.len());
-        self.counters.ops.fetch_add(ops.len() as u64, Ordering::Relaxed);
+        self.metrics.operations.inc_by(ops.len() as u64);
         {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let view = View::new(&state, &mut self.overlay);
@@ -310,7 +335,7 @@ impl Commit {
         if !self.open.is_empty() && !Mutation::OutcomeForgotten.is_planted() {
             self.tell_open(&mut effects);
         }
-        self.counters.late_rows.fetch_add(self.overlay.late() as u64, Ordering::Relaxed);
+        self.metrics.late_rows.inc_by(self.overlay.late() as u64);
         if let Some(error) = self.overlay.take_failure() {
             return self.fail(effects, &AppendError::NotStored(error.to_string()));
         }
@@ -324,9 +349,13 @@ impl Commit {
         if Mutation::AckBeforeSync.is_planted() {
             self.carry_out(std::mem::take(&mut effects));
         }
+        let begun_us = self.clock.now_us();
         match self.log.append(&frame) {
             Ok(()) => {
-                self.counters.frames.fetch_add(1, Ordering::Relaxed);
+                let took_us = self.clock.now_us() - begun_us;
+                self.metrics.commits.inc();
+                self.metrics.commit_seconds.observe(took_us as f64 / 1e6);
+                self.metrics.group_entries.observe(frame.positions as f64);
                 self.overlay.merge(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
                 self.carry_out(effects);
                 // Waits while the feed is far behind; it ends only after this thread.
@@ -339,6 +368,10 @@ impl Commit {
     /// Replies leave; each touched connection is woken once.
     fn carry_out(&mut self, effects: Vec<Effect>) {
         let mut wakers: Vec<Waker> = Vec::new();
+        // Before anybody hears of it.
+        let count = |is: fn(&Effect) -> bool| effects.iter().filter(|effect| is(effect)).count() as u64;
+        self.metrics.publishes.inc_by(count(|effect| matches!(effect, Effect::Answer(_, _, Ok(_)))));
+        self.metrics.repeats.inc_by(count(|effect| matches!(effect, Effect::Repeat(..))));
         for effect in effects {
             match effect {
                 Effect::Answer(session, _, answer) => {
@@ -355,6 +388,9 @@ impl Commit {
                     wakers.extend(pending.take_waker());
                 }
                 Effect::Refuse(outbox, refusal) => {
+                    if refusal.reason == Reason::RateLimited {
+                        self.metrics.rate_limited[Bucket::Takeovers].inc();
+                    }
                     let mut pending = outbox.lock();
                     pending.replies.push_back(Reply::Refused(refusal));
                     wakers.extend(pending.take_waker());
@@ -410,6 +446,7 @@ impl Commit {
 
     /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
     fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
+        self.metrics.commits_failed.inc();
         if !Mutation::DraftKept.is_planted() {
             self.overlay.clear();
         }
@@ -553,7 +590,7 @@ impl Retention {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use longwire_protocol::{ConversationId, Seq};
     use prost::Message as _;

@@ -2,7 +2,9 @@
 
 pub mod commit;
 pub mod queue;
+pub mod standing;
 mod upkeep;
+pub mod watched;
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +23,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Authority;
 use crate::clock::{Clock, Source};
+use crate::metrics::Metrics;
+use crate::metrics::process::resident_bytes;
 use crate::net::Shared;
 use crate::net::connection::spread;
 use crate::net::listener::{AcceptLimits, Listener, Security, carry};
@@ -32,8 +36,10 @@ use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
 use crate::tasks::Tasks;
 use crate::vital;
-use commit::{Commit, Counters, Parts, Retention, recover};
+use commit::{Commit, Parts, Retention, recover};
 use queue::Queue;
+use standing::Standing;
+use watched::Watched;
 
 /// Committed frames that may wait for the feed; beyond, commits wait. A frame holds at most some 300 KB.
 const FEED_FRAMES_MAX: usize = 64;
@@ -63,7 +69,7 @@ pub struct BrokerParts {
 pub struct Broker {
     shared: Arc<Shared>,
     accept: AcceptLimits,
-    counters: Arc<Counters>,
+    watched: Watched,
     commit: thread::JoinHandle<()>,
     feed: thread::JoinHandle<()>,
     tracker: TaskTracker,
@@ -83,8 +89,8 @@ impl Broker {
     /// # Panics
     /// When the machine gives no threads. Call it inside a tokio runtime.
     pub fn start(parts: BrokerParts) -> Result<Self, ReadError> {
-        let accept = parts.accept;
-        let Rooms { shared, commit, feed, counters } = Rooms::new(parts, Source::machine(), Tasks::Pool)?;
+        let (accept, state_bytes_max) = (parts.accept, parts.state_bytes_max);
+        let Rooms { shared, commit, feed, standing } = Rooms::new(parts, Source::machine(), Tasks::Pool)?;
         let feed = vital::spawn("longwire-feed", move || feed.run()).expect("the machine gives a thread");
         let commit = vital::spawn("longwire-commit", move || commit.run()).expect("the machine gives a thread");
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -92,10 +98,18 @@ impl Broker {
         if let Some(most) = accept.memory_bytes {
             tracker.spawn(vital::task(watch_memory(Arc::clone(&shared), most, stop.clone())));
         }
+        let watched = Watched {
+            shared: Arc::clone(&shared),
+            standing,
+            accept,
+            state_bytes_max,
+            listening: Arc::default(),
+            certificates: Vec::new(),
+        };
         Ok(Self {
             shared,
             accept,
-            counters,
+            watched,
             commit,
             feed,
             tracker,
@@ -115,7 +129,14 @@ impl Broker {
         let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
         let listener = Listener::new(socket, security, self.accept, shared, tracker)?;
         self.listeners.spawn(vital::task(listener.run(self.stop_listeners.clone())));
+        self.watched.listening.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What it tells who watches it.
+    #[must_use]
+    pub fn watched(&self) -> Watched {
+        self.watched.clone()
     }
 
     /// Carries a connection over a stream that is connected, and secured if it shall be, without the bounds of a listener.
@@ -139,6 +160,7 @@ impl Broker {
             history: Arc::clone(&shared.history),
             registry: Arc::clone(&shared.registry),
             clock: Arc::clone(&shared.clock),
+            metrics: Arc::clone(&shared.metrics),
             settle: Box::new(move |settling| {
                 queue.push_one(crate::routing::core::Op::SettlePush(Box::new(settling)));
             }),
@@ -213,11 +235,11 @@ impl Broker {
         // The commit thread ends once its queue is empty, the feed once the commit thread is gone.
         // Vital, both: they cannot have panicked.
         let _ = tokio::task::spawn_blocking(move || (commit.join(), feed.join())).await;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let metrics = &self.shared.metrics;
         tracing::info!(
-            operations = count(&self.counters.ops),
-            frames = count(&self.counters.frames),
-            late_rows = count(&self.counters.late_rows),
+            operations = metrics.operations.get(),
+            frames = metrics.commits.get(),
+            late_rows = metrics.late_rows.get(),
             "stopped; each frame was one fsync"
         );
     }
@@ -232,8 +254,8 @@ pub struct Rooms {
     pub commit: Commit,
     /// The feed thread's own.
     pub feed: FeedLine,
-    /// What the commit thread counts.
-    pub counters: Arc<Counters>,
+    /// How the commit thread stands.
+    pub standing: Arc<Standing>,
 }
 
 impl Rooms {
@@ -248,7 +270,7 @@ impl Rooms {
         let fed = Arc::new(AtomicU64::new(state.tail.0));
         let state = Arc::new(RwLock::new(state));
         let (registry, queue) = (Arc::new(Registry::default()), Arc::new(Queue::default()));
-        let counters = Arc::new(Counters::default());
+        let (metrics, standing) = (Arc::new(Metrics::default()), Arc::new(Standing::default()));
         let (feed, frames) = sync_channel(FEED_FRAMES_MAX);
         let shared = Arc::new(Shared {
             state: Arc::clone(&state),
@@ -267,6 +289,7 @@ impl Rooms {
             allowance: Mutex::new(Allowance::new(rates)),
             logins: Default::default(),
             is_memory_short: AtomicBool::new(false),
+            metrics: Arc::clone(&metrics),
             connections: AtomicUsize::new(0),
         });
         // Rising from start to start, and small on the wire.
@@ -278,13 +301,14 @@ impl Rooms {
             queue,
             clock,
             feed,
-            counters: Arc::clone(&counters),
+            metrics,
+            standing: Arc::clone(&standing),
             newest_session,
             retention,
         });
         commit.finish_crossings();
         let feed = FeedLine { feed: Feed::new(state, Arc::clone(&registry)), registry, frames, fed };
-        Ok(Self { shared, commit, feed, counters })
+        Ok(Self { shared, commit, feed, standing })
     }
 }
 
@@ -362,19 +386,14 @@ async fn watch_memory(shared: Arc<Shared>, most: u64, stop: CancellationToken) {
     }
 }
 
-/// The resident memory of this process; `None` where the system does not say.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
-}
-
 /// A certificate and its key, which can be read anew while the broker runs.
 pub struct Certificate {
     certificate: PathBuf,
     key: PathBuf,
     config: Arc<ArcSwap<ServerConfig>>,
     is_parked: bool,
+    /// When it expires, in seconds since 1970; 0 where that is not known.
+    expires: Arc<AtomicU64>,
 }
 
 impl Certificate {
@@ -383,8 +402,9 @@ impl Certificate {
     /// # Errors
     /// What is wrong with which file.
     pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Self, crate::net::tls::TlsError> {
-        let config = crate::net::tls::server_config(&certificate, &key)?;
-        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)), is_parked: false })
+        let (config, expires) = crate::net::tls::server_config_and_expiry(&certificate, &key)?;
+        let expires = Arc::new(AtomicU64::new(expires));
+        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)), is_parked: false, expires })
     }
 
     /// Connections to come that present it are parked between two records ([`crate::net::parked`]).
@@ -401,12 +421,19 @@ impl Certificate {
         Security::Tls(Arc::clone(&self.config))
     }
 
+    /// When it expires, in seconds since 1970, also after it was read anew; 0 where that is not known.
+    #[must_use]
+    pub fn expires(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.expires)
+    }
+
     /// Reads the files anew for connections to come; ongoing ones go on. A bad one changes nothing.
     ///
     /// # Errors
     /// What is wrong with which file.
     pub fn reload(&self) -> Result<(), crate::net::tls::TlsError> {
-        let config = crate::net::tls::server_config(&self.certificate, &self.key)?;
+        let (config, expires) = crate::net::tls::server_config_and_expiry(&self.certificate, &self.key)?;
+        self.expires.store(expires, Ordering::Relaxed);
         self.config.store(if self.is_parked { Arc::new(parked(ServerConfig::clone(&config))) } else { config });
         Ok(())
     }

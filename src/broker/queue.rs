@@ -19,7 +19,7 @@ pub(super) const GROUP_OPS_MAX: usize = 1_024;
 const GROUP_BYTES_MAX: usize = 256 << 10;
 /// Bytes of contents that may wait in the queue; beyond, publishes are refused with *overloaded*. Publish windows bound
 /// it first: this is what 256 sessions may have under way at once.
-const QUEUE_BYTES_MAX: usize = 64 << 20;
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Users that an operation names from which on it waits beside the others: as many entries, and as many in inboxes.
 const LARGE_FROM_NAMED: usize = 32;
 /// How long a busy commit thread waits for a group to fill.
@@ -145,6 +145,12 @@ impl Queue {
         waiting.put(op);
         drop(waiting);
         self.filled.notify_one();
+    }
+
+    /// Bytes of contents that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     /// Whether anything waits.

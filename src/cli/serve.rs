@@ -3,14 +3,17 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use longwire_protocol::BrokerLimits;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::Fail;
+use crate::admin::Admin;
 use crate::auth::password::Cost;
 use crate::auth::{self, Accounts, AccountsSettings, Authority, Claims, Registration, Revocations};
 use crate::broker::commit::Retention;
@@ -21,12 +24,15 @@ use crate::net::listener::{AcceptLimits, Security};
 use crate::routing::allowance::{Rate, Rates};
 use crate::store::{RedbLog, StoreOptions};
 use crate::telemetry;
+use crate::vital;
 
 const EXAMPLES: &str = "\
 Examples:
   longwire serve --dev                        try it: everything throw-away, on this machine alone
   longwire serve --config /etc/longwire.toml  run it
   longwire serve --config FILE --check        say whether a configuration is good
+  longwire serve --dev --admin 127.0.0.1:14002
+                                              the same to try, with what it counts: curl 127.0.0.1:14002/metrics
 
 Signals: TERM or INT drain and stop (a second one stops at once), HUP reads certificate and revocations anew.";
 
@@ -61,6 +67,14 @@ pub(super) struct Args {
     /// No TLS listener: for tests, and behind something that speaks TLS itself
     #[arg(long, conflicts_with = "listen")]
     no_tls: bool,
+
+    /// Where to answer /livez, /readyz and /metrics over HTTP; nowhere unless this is given
+    #[arg(long, env = "LONGWIRE_ADMIN", value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+
+    /// Let --admin be an address that other machines reach: whoever does reads how much the broker does
+    #[arg(long)]
+    admin_beyond_loopback: bool,
 
     /// Park TLS connections between two records, as tls.parked says it in the configuration
     #[arg(long)]
@@ -101,6 +115,10 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         written.listen.plain = args.listen_plain;
     }
     written.listen.plain_beyond_loopback |= args.plain_beyond_loopback;
+    if args.admin.is_some() {
+        written.admin.listen = args.admin;
+    }
+    written.admin.beyond_loopback |= args.admin_beyond_loopback;
     written.tls.parked |= args.parked;
     if let Some(store) = args.store {
         written.store.path = store;
@@ -199,6 +217,14 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    let admin = Admin::default();
+    if let Some(address) = settings.admin {
+        let socket = bind(address).await?;
+        let told = socket.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
+        tracing::info!(address = told, "answering /livez, /readyz and /metrics");
+        // Until the end: a broker that drains says so. It ends with the runtime.
+        tokio::spawn(vital::task(admin.clone().run(socket, CancellationToken::new())));
+    }
     let options = StoreOptions { birth_unix_ms: unix_ms(), ..StoreOptions::default() };
     let begun = std::time::Instant::now();
     let log = open_log(&settings.store, options)?;
@@ -260,6 +286,11 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         tracing::warn!(address = plain, "listening without TLS: anyone on the way can read and change everything");
         broker.listen(socket, Security::Plain).map_err(no_door)?;
     }
+    let watched = broker.watched();
+    admin.set(Arc::new(match &certificate {
+        Some(certificate) => watched.with_certificate("tls", certificate.expires()),
+        None => watched,
+    }));
     if let (Some(dev), Some(address)) = (&dev, address) {
         dev.greet(address);
     }

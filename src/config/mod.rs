@@ -28,6 +28,8 @@ pub struct Written {
     pub limits: Limits,
     /// By whom devices that are away are told.
     pub push: push::Push,
+    /// Who watches the broker.
+    pub admin: Admin,
 }
 
 /// Section `listen`.
@@ -50,6 +52,16 @@ impl Default for Listen {
             plain_beyond_loopback: false,
         }
     }
+}
+
+/// Section `admin`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Address of the listener for `/livez`, `/readyz` and `/metrics`; none unless it is named.
+    pub listen: Option<SocketAddr>,
+    /// Whether that address may be one that other machines reach.
+    pub beyond_loopback: bool,
 }
 
 /// Section `tls`.
@@ -239,6 +251,8 @@ pub struct Settings {
     pub conversation_publishes: Option<u32>,
     /// See [`push`].
     pub push: Option<push::Told>,
+    /// See [`Admin::listen`].
+    pub admin: Option<SocketAddr>,
 }
 
 /// Why there is no configuration: names the key and what would be right.
@@ -335,6 +349,17 @@ impl Written {
                            tokens and messages (listen.plain_beyond_loopback = true allows it)",
             });
         }
+        if let Some(address) = self.admin.listen
+            && !address.ip().to_canonical().is_loopback()
+            && !self.admin.beyond_loopback
+        {
+            return Err(ConfigError::Value {
+                key: "admin.listen",
+                value: address.to_string(),
+                expected: "an address of this machine alone, such as 127.0.0.1:14002: whoever reaches it reads how much the \
+                           broker does, without a word (admin.beyond_loopback = true allows it)",
+            });
+        }
         if self.auth.issuers.is_empty() {
             return Err(ConfigError::Missing { key: "auth.issuers", why: "without one nobody can be let in" });
         }
@@ -409,6 +434,7 @@ impl Written {
             user_publishes: self.limits.user_publishes,
             conversation_publishes: self.limits.conversation_publishes,
             push: self.push.resolve()?,
+            admin: self.admin.listen,
         })
     }
 }
@@ -487,6 +513,21 @@ mod tests {
             let refused = plain(&text).expect_err("others reach it").to_string();
             assert!(refused.contains("listen.plain_beyond_loopback"), "{refused}");
             assert!(plain(&format!("{text}\nlisten.plain_beyond_loopback = true")).expect("asked for"));
+        }
+    }
+
+    #[test]
+    fn others_look_at_the_broker_only_when_that_is_asked_for() {
+        let admin = |rest: &str| written(&format!("{GOOD}{rest}")).map(|settings| settings.admin.is_some());
+        assert!(!admin("").expect("nobody unless it is said"));
+        for address in ["127.0.0.1:1", "[::1]:1"] {
+            assert!(admin(&format!("admin.listen = '{address}'")).expect("this machine alone"));
+        }
+        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+            let text = format!("admin.listen = '{address}'");
+            let refused = admin(&text).expect_err("others reach it").to_string();
+            assert!(refused.contains("admin.beyond_loopback"), "{refused}");
+            assert!(admin(&format!("{text}\nadmin.beyond_loopback = true")).expect("asked for"));
         }
     }
 

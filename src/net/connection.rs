@@ -15,7 +15,9 @@ use bytes::BytesMut;
 use longwire_protocol::frame;
 use longwire_protocol::limits::CURSOR_BYTES_MAX;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{BrokerEvent, BrokerSession, Frame, FrameCodec, Incarnation, LogTime, MessageId, Millis};
+use longwire_protocol::{
+    Asked, BrokerEvent, BrokerSession, Frame, FrameCodec, Incarnation, LogTime, MessageId, Millis,
+};
 use longwire_protocol::{features, packet};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
@@ -27,6 +29,7 @@ use super::stream::ByteStream;
 use super::wheel::slot;
 use crate::auth::{Identity, TokenError};
 use crate::clock::Clock;
+use crate::metrics::words::Method;
 use crate::routing::core::{Attach, Op, Parting, Proof};
 use crate::routing::grants::{Grants, Patterns};
 use crate::routing::loading::{Want, load, read_blocking, try_read};
@@ -83,6 +86,8 @@ pub struct Connection<S> {
     ending: Millis,
     /// When what is not in use is given back, unless something is under way then; [`NEVER`] once that was done.
     rest_at: Millis,
+    /// How it said who it is, until it is let in.
+    asked: Option<Method>,
     /// Where the peer is: who tries passwords from there is counted.
     address: IpAddr,
 }
@@ -132,6 +137,7 @@ impl<S: ByteStream> Connection<S> {
             armed: NEVER,
             ending: NEVER,
             rest_at: NEVER,
+            asked: None,
             address: Ipv4Addr::UNSPECIFIED.into(),
         }
     }
@@ -219,11 +225,13 @@ impl<S: ByteStream> Connection<S> {
         }
         if let Some(login) = connect.login.take() {
             let user = login.user.clone();
+            self.asked = Some(if login.register { Method::Registration } else { Method::Password });
             return match login::begin(&self.shared, *login, self.address) {
                 Ok(outcome) => self.stage = Stage::LoggingIn(Box::new(LoggingIn { user, connect, outcome })),
                 Err(refusal) => self.session.close(refusal),
             };
         }
+        self.asked = Some(Method::Token);
         let believed_at = self.shared.authority.generation();
         let identity = match self.shared.authority.verify(&connect.token, self.shared.clock.unix_ms() / 1_000) {
             Ok(identity) => identity,
@@ -359,6 +367,9 @@ impl<S: ByteStream> Connection<S> {
                             live.start(cursor);
                             self.session.accept(now, connected);
                             self.rest_at = now;
+                            if let Some(method) = self.asked.take() {
+                                self.shared.metrics.auth[method].let_in.inc();
+                            }
                             self.codec.set_frame_bytes_max(self.session.frame_bytes_max());
                         }
                         Ok(_) => {}
@@ -485,6 +496,18 @@ impl<S: ByteStream> Connection<S> {
         }
     }
 
+    /// What was refused in this turn; before the client hears of it.
+    fn count_refusals(&mut self) {
+        let Some(tally) = self.session.take_tally() else { return };
+        for (asked, reason, times) in tally.each() {
+            let refused = match asked {
+                Asked::Publish => &self.shared.metrics.publishes_refused,
+                Asked::Request => &self.shared.metrics.requests_refused,
+            };
+            refused[reason].inc_by(times);
+        }
+    }
+
     fn turn(&mut self, context: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
         // Before the time is taken: a visit of the wheel is then either seen by `arm`, or wakes.
         self.outbox.lock().register(context);
@@ -510,8 +533,14 @@ impl<S: ByteStream> Connection<S> {
         if let Stage::Live(live) = &mut self.stage
             && !self.session.is_closed()
         {
+            let before = self.session.delivered();
             again |= live.pump(context, &mut self.session, &self.shared, now);
+            let delivered = self.session.delivered() - before;
+            if delivered > 0 {
+                self.shared.metrics.deliveries.inc_by(delivered);
+            }
         }
+        self.count_refusals();
         let written = match self.write(context, &mut scratch.write, now) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -561,6 +590,15 @@ impl<S: ByteStream> Future for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
+        let (metrics, is_closed) = (&self.shared.metrics, self.session.is_closed());
+        match (self.session.ended_by(), is_closed) {
+            (Some(reason), _) => metrics.closed.refused[reason].inc(),
+            (None, true) => metrics.closed.goodbye.inc(),
+            (None, false) => metrics.closed.lost.inc(),
+        };
+        if let Some(method) = self.asked {
+            metrics.auth[method].refused.inc();
+        }
         match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Live(live) => live.end(&self.shared),
             // Routing may not have answered yet: then it finds the outbox abandoned, and detaches the session itself.
@@ -788,13 +826,13 @@ mod tests {
     }
 
     /// What a connection at rest consists of, besides names and its socket. The task is in the allocator's class of 640
-    /// bytes at most (tokio adds 96, its place 40), `Live` in that of 256 or 320, the outbox in that of 384, the keys of a parked
+    /// bytes at most (tokio adds 96, its place 48), `Live` in that of 256 or 320, the outbox in that of 384, the keys of a parked
     /// connection in that of 768: whoever makes one of them larger looks at what it costs a million of them.
     #[test]
     fn a_connection_at_rest_is_small() {
         use std::mem::size_of;
         let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<Parked<TcpStream>>>()];
         let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, crate::net::parked::REST_BYTES];
-        assert!(connections <= [400, 408] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
+        assert!(connections <= [408, 416] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
     }
 }

@@ -10,10 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use longwire_protocol::Millis;
 use longwire_protocol::limits::TLS_MS;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, Runtime};
+use tokio::time::error::Elapsed;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +24,7 @@ use super::connection::Connection;
 use super::line::Line;
 use super::stream::ByteStream;
 use super::{Shared, parked, tls};
+use crate::metrics::words::{Door, Full, Handshake};
 use crate::vital::caught;
 
 /// How long a socket waits for its turn to shake hands, in milliseconds: half of the time that it has for that. A client
@@ -101,13 +104,24 @@ impl Drop for Share {
 /// One connection's place among those of its address and of all.
 struct Place {
     shared: Arc<Shared>,
+    door: Door,
     /// None for one that no listener accepted.
     _share: Option<Share>,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, door: Door, share: Option<Share>) -> Self {
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.connections[door].inc();
+        shared.metrics.opened[door].inc();
+        Self { shared: Arc::clone(shared), door, _share: share }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.connections[self.door].dec();
     }
 }
 
@@ -185,10 +199,30 @@ impl<S: ByteStream> Future for Placed<S> {
 
 /// Carries a connection over a stream, as a task that the tracker knows.
 pub(crate) fn carry(stream: impl ByteStream + Send + 'static, shared: &Arc<Shared>, tracker: &TaskTracker) {
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let place = Place { shared: Arc::clone(shared), _share: None };
+    let place = Place::take(shared, Door::Handed, None);
     let connection = Connection::new(stream, shared.clock.now(), Arc::clone(shared));
     tracker.spawn(Placed { connection, _place: place });
+}
+
+/// Counts how a handshake ended; the stream, if it goes on.
+fn shaken<S, E>(ended: Result<Result<S, E>, Elapsed>, shared: &Shared, accepted: Millis) -> Option<S> {
+    let metrics = &shared.metrics;
+    match ended {
+        Ok(Ok(stream)) => {
+            metrics.handshakes[Handshake::Done].inc();
+            metrics.handshake_seconds.observe(shared.clock.now().since(accepted) as f64 / 1e3);
+            return Some(stream);
+        }
+        Ok(Err(_)) => shaken_off(Handshake::Failed, shared),
+        Err(_) => shaken_off(Handshake::Late, shared),
+    }
+    None
+}
+
+/// Counts one that came to nothing.
+fn shaken_off(why: Handshake, shared: &Shared) {
+    shared.metrics.handshakes[why].inc();
+    shared.metrics.closed.handshake.inc();
 }
 
 impl Listener {
@@ -238,32 +272,39 @@ impl Listener {
 
     fn admit(&self, socket: TcpStream, peer: SocketAddr, gate: &Gate) {
         // Beyond a bound the socket is closed at once: cheaper than any handshake.
-        if self.shared.connections.load(Ordering::Relaxed) >= self.limits.connections
-            || self.shared.is_memory_short.load(Ordering::Relaxed)
-        {
-            return;
+        let turn_away = |full| {
+            self.shared.metrics.turned_away[full].inc();
+        };
+        if self.shared.connections.load(Ordering::Relaxed) >= self.limits.connections {
+            return turn_away(Full::Connections);
+        }
+        if self.shared.is_memory_short.load(Ordering::Relaxed) {
+            return turn_away(Full::Memory);
         }
         let address = origin(peer);
-        let Some(share) = gate.connections.take(address, self.limits.connections_per_address) else { return };
-        self.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Place { shared: Arc::clone(&self.shared), _share: Some(share) };
+        let Some(share) = gate.connections.take(address, self.limits.connections_per_address) else {
+            return turn_away(Full::Address);
+        };
         let _ = socket.set_nodelay(true);
         let (shared, tracker) = (Arc::clone(&self.shared), self.tracker.clone());
         let accepted = shared.clock.now();
         match &self.security {
             Security::Plain => {
+                let place = Place::take(&shared, Door::Plain, Some(share));
                 tracker.spawn(Placed {
                     connection: Connection::new(socket, accepted, shared).from_address(address),
                     _place: place,
                 });
             }
             Security::Tls(config) => {
-                let Some(waits) = gate.line.enter(address) else { return };
+                let Some(waits) = gate.line.enter(address) else { return turn_away(Full::Handshakes) };
                 let config = config.load_full();
+                let door = if config.enable_secret_extraction { Door::Parked } else { Door::Tls };
+                let place = Place::take(&shared, door, Some(share));
                 let (Some(shakes), net) = (&self.shakes, gate.net.clone()) else { return };
                 shakes.spawn(async move {
                     let Ok(turn) = tokio::time::timeout(Duration::from_millis(LINE_MS), waits.turn()).await else {
-                        return;
+                        return shaken_off(Handshake::Late, &shared);
                     };
                     // It may have waited for its turn, also on the processor: that counts.
                     let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
@@ -271,7 +312,7 @@ impl Listener {
                     // A task of its own for who is let in, so that nothing of the handshake stays; where others live.
                     if config.enable_secret_extraction {
                         let handshake = Box::pin(parked::accept(config, socket));
-                        if let Ok(Ok(stream)) = tokio::time::timeout(left, handshake).await {
+                        if let Some(stream) = shaken(tokio::time::timeout(left, handshake).await, &shared, accepted) {
                             let connection = Connection::new(stream, accepted, shared).from_address(address);
                             tracker.spawn_on(Placed { connection, _place: place }, &net);
                         }
@@ -279,7 +320,7 @@ impl Listener {
                         let limited =
                             |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
                         let handshake = Box::pin(TlsAcceptor::from(config).accept_with(socket, limited));
-                        if let Ok(Ok(stream)) = tokio::time::timeout(left, handshake).await {
+                        if let Some(stream) = shaken(tokio::time::timeout(left, handshake).await, &shared, accepted) {
                             let connection = Connection::new(stream, accepted, shared).from_address(address);
                             tracker.spawn_on(Placed { connection, _place: place }, &net);
                         }

@@ -12,6 +12,7 @@ use longwire_protocol::reason::{Reason, Refusal};
 use super::Shared;
 use super::connection::spread;
 use crate::auth::{Accounts, Guesses, Registration, password};
+use crate::metrics::words::Bucket;
 use crate::routing::core::{NO_LOGIN, NO_REGISTRATION, Proof};
 use crate::routing::loading::read_blocking;
 use crate::routing::rows::Secret;
@@ -56,6 +57,7 @@ pub(super) fn begin(shared: &Arc<Shared>, login: packet::Login, address: IpAddr)
     let invitation = if login.register { invitation(shared, accounts, &login)? } else { None };
     let now = shared.clock.now();
     if let Err(wait_ms) = shared.logins.guesses().charge(&login.user, address, now) {
+        shared.metrics.rate_limited[Bucket::Passwords].inc();
         let refusal = Refusal::connection(Reason::RateLimited).because("passwords are tried too often");
         return Err(refusal.retry_after(wait_ms));
     }

@@ -2,6 +2,7 @@
 //! Decides nothing about messages: what may be done is `routing`'s, who someone is is `auth`'s.
 
 pub mod connection;
+pub(crate) mod expiry;
 mod lanes;
 mod line;
 pub mod listener;
@@ -25,6 +26,7 @@ use longwire_protocol::BrokerLimits;
 use crate::auth::Authority;
 use crate::broker::queue::Queue;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::routing::allowance::{Allowance, Rates};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
@@ -65,6 +67,8 @@ pub struct Shared {
     pub logins: login::Logins,
     /// The process takes more memory than it shall: nobody new is let in.
     pub is_memory_short: AtomicBool,
+    /// Where it is counted what happens.
+    pub metrics: Arc<Metrics>,
     /// Connections there are, from accept to close.
     pub connections: AtomicUsize,
 }

@@ -10,8 +10,9 @@ use prost::Message as _;
 use super::Shared;
 use super::pump::{Live, blocking, quick};
 use crate::auth::password;
+use crate::metrics::words;
 use crate::mutation::Mutation;
-use crate::routing::allowance::{Charge, Rates, TooEarly, makes};
+use crate::routing::allowance::{Bucket, Charge, Rates, TooEarly, makes};
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::core::{Found, Op, Publish, Target, digest, needs_found};
 use crate::routing::fold::is_countable;
@@ -43,6 +44,7 @@ impl Live {
     ) {
         // Before anything is loaded for it, and before the commit thread hears of it.
         if let Err(too_early) = self.charge(&publish, shared, now) {
+            shared.metrics.rate_limited[bucket(too_early.of)].inc();
             let refusal = Refusal::publish(MessageId(publish.message_id), Reason::RateLimited);
             return wire.refuse(refusal.because(too_early.of.words()).retry_after(too_early.wait_ms));
         }
@@ -150,6 +152,16 @@ impl Live {
             }
         }
         true
+    }
+}
+
+/// How it is counted.
+fn bucket(of: Bucket) -> words::Bucket {
+    match of {
+        Bucket::Makes => words::Bucket::Makes,
+        Bucket::Connection => words::Bucket::Connection,
+        Bucket::User => words::Bucket::User,
+        Bucket::Conversation => words::Bucket::Conversation,
     }
 }
 

@@ -166,12 +166,17 @@ impl Live {
             BrokerEvent::GiveUp(id) => self.ops.push(Op::GiveUp(Arc::clone(&self.session), id)),
             BrokerEvent::Acked { express, bulk } => self.acked(express, bulk, shared, now),
             BrokerEvent::Request(request) => {
+                shared.metrics.requests.inc();
                 // Requests see what this session published before them only once it is acked, as SPEC says.
                 self.request(request, wire, shared, now);
             }
-            BrokerEvent::Signal(signal) => self.signal(signal),
+            BrokerEvent::Signal(signal) => {
+                shared.metrics.signals.inc();
+                self.signal(signal);
+            }
             BrokerEvent::Goodbye { keep_will: false } => self.parting = Parting::Goodbye,
             BrokerEvent::Resend { lane, from_n, places } => {
+                shared.metrics.resent.inc_by(places.len() as u64);
                 for (n, place) in (from_n..).zip(places) {
                     if !place.conversation.is_some() {
                         // Only entries are read again alone; for the rest the next session resumes from the cursor.
@@ -186,6 +191,7 @@ impl Live {
     }
 
     fn acked(&mut self, express: Option<Place>, bulk: Option<Place>, shared: &Shared, now: Millis) {
+        shared.metrics.acks.inc();
         let cursor = &mut self.cursor;
         if !cursor.moved {
             cursor.acked = self.session.outbox.lock().stands;

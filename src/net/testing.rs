@@ -42,6 +42,7 @@ pub(super) fn shared_at(log: &dyn Log, hands: &Arc<Hands>) -> Arc<Shared> {
         allowance: Mutex::default(),
         logins: Default::default(),
         is_memory_short: AtomicBool::new(false),
+        metrics: Arc::default(),
         connections: AtomicUsize::new(0),
     })
 }

@@ -12,6 +12,8 @@ use rustls::{CipherSuite, ServerConfig, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::expiry::expiry;
+
 /// Plaintext or ciphertext that waits for a slow reader, at most.
 pub const BUFFER_BYTES_MAX: usize = 64 << 10;
 
@@ -43,11 +45,22 @@ pub enum TlsError {
 /// # Errors
 /// What is wrong with which file.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config_and_expiry(certificate, key).map(|(config, _)| config)
+}
+
+/// The same, and when the certificate expires, in seconds since 1970; 0 where that is not known.
+///
+/// # Errors
+/// What is wrong with which file.
+pub fn server_config_and_expiry(certificate: &Path, key: &Path) -> Result<(Arc<ServerConfig>, u64), TlsError> {
     let read = |path: &Path| {
         std::fs::read(path)
             .map_err(|error| TlsError::File { path: path.display().to_string(), reason: error.to_string() })
     };
-    configure((certificate, &read(certificate)?), (key, &read(key)?))
+    let chain = read(certificate)?;
+    let config = configure((certificate, &chain), (key, &read(key)?))?;
+    let expires = CertificateDer::from_pem_slice(&chain).ok().and_then(|own| expiry(&own));
+    Ok((config, expires.unwrap_or(0)))
 }
 
 /// The same, of what stands in the files.

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::metrics::{self, Metrics};
 use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::push::look::{Look, News, Notice, Rules};
 use crate::routing::push::ringer::{Errand, Next, Ringer, Who, next};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub registry: Arc<Registry>,
     /// The clock.
     pub clock: Arc<Clock>,
+    /// Where it is counted what became of it.
+    pub metrics: Arc<Metrics>,
     /// Makes durable what was told.
     pub settle: Box<dyn Fn(Settling) + Send>,
     /// By whom devices are told.
@@ -76,7 +79,9 @@ impl Teller {
     pub fn start(parts: Parts) -> std::io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        parts.registry.bell.serve(parts.providers.names());
+        let names = parts.providers.names();
+        let _ = parts.metrics.push.set(names.iter().map(|name| (name.name(), metrics::Told::default())).collect());
+        parts.registry.bell.serve(names);
         let thread = vital::spawn("longwire-push", move || {
             // Linux gives each thread its own nice value. If it is refused, the work is done at the usual one.
             if let Err(error) = rustix::process::setpriority_process(None, NICE) {
@@ -105,10 +110,10 @@ struct Report {
 }
 
 async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { state, history, registry, clock, settle, providers, rules } = parts;
+    let Parts { state, history, registry, clock, metrics, settle, providers, rules } = parts;
     let gates = providers.0.into_iter().map(|(name, provider)| (name, Gate::new(name, provider))).collect();
     let settling = RefCell::default();
-    let office = Office { state, history, registry, clock, settle, gates, rules, settling };
+    let office = Office { state, history, registry, clock, metrics, settle, gates, rules, settling };
     let mut ringer = Ringer::new(office.rules);
     let mut under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Report> + '_>>> = FuturesUnordered::new();
     let mut tick = tokio::time::interval(TICK);
@@ -125,6 +130,7 @@ async fn run(parts: Parts, stop: CancellationToken) {
             }
             _ = tick.tick() => office.hear(&mut ringer),
         }
+        office.metrics.push_waiting.set(ringer.waiting() as i64);
         if leave_at.is_some_and(|at| under_way.is_empty() || office.clock.now().0 >= at) {
             return;
         }
@@ -143,6 +149,7 @@ struct Office {
     history: Arc<dyn History>,
     registry: Arc<Registry>,
     clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
     settle: Box<dyn Fn(Settling) + Send>,
     gates: HashMap<Provider, Gate>,
     rules: Rules,
@@ -213,6 +220,7 @@ impl Office {
                 Ok(entered) => entered.send(&self.notification(who, &push, &notice), now).await,
                 Err(open_ms) => return (Some((open_ms + fastrand::u64(0..AGAIN_MS), rest)), true),
             };
+            self.count(push.provider, &outcome);
             match outcome {
                 Outcome::Delivered => {}
                 Outcome::Rejected(why) => {
@@ -231,6 +239,17 @@ impl Office {
             told.note(notice.conversation, notice.upto, self.clock.log_time());
             (*is_fresh, news) = (true, rest);
         }
+    }
+
+    fn count(&self, provider: Provider, outcome: &Outcome) {
+        let mut providers = self.metrics.push.get().into_iter().flatten();
+        let Some((_, told)) = providers.find(|(name, _)| *name == provider.name()) else { return };
+        match outcome {
+            Outcome::Delivered => told.sent.inc(),
+            Outcome::Rejected(_) => told.given_up.inc(),
+            Outcome::Unregistered => told.gone.inc(),
+            Outcome::Retry { .. } => told.failed.inc(),
+        };
     }
 
     fn notification(&self, (user, device): Who, push: &Push, notice: &Notice) -> Notification {

@@ -37,6 +37,12 @@ impl Rate {
         Self::new(per_second, per_second.saturating_mul(RATE_AHEAD_SECONDS))
     }
 
+    /// How many a second.
+    #[must_use]
+    pub const fn per_second(self) -> u64 {
+        1_000_000 / self.each_us
+    }
+
     /// When so many more will be paid for, in microseconds, where all before them are at `paid_at`.
     ///
     /// # Errors

@@ -184,6 +184,11 @@ impl Presence {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Subscriptions in all.
+    pub(super) fn subscriptions(&self) -> usize {
+        self.lock().count
+    }
+
     /// A session came.
     pub(super) fn came(&self, user: UserId, now: Millis) {
         let mut watch = self.lock();

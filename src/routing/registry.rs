@@ -10,12 +10,24 @@ use super::outbox::Session;
 use super::presence::{Presence, Standing};
 use super::push::bell::Bell;
 
+/// What waits in outboxes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Items.
+    pub items: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Sessions that read from the log what they were too slow for, or what came while they were away.
+    pub sessions_behind: u64,
+}
+
 /// See the module. No guard of the maps leaves a statement.
 #[derive(Debug, Default)]
 pub struct Registry {
     sessions: DashMap<UserId, Vec<Arc<Session>>>,
     watchers: DashMap<ConversationId, Vec<Arc<Session>>>,
     users: AtomicUsize,
+    sessions_online: AtomicUsize,
     pub(super) presence: Presence,
     /// Rung for who tells devices that are away.
     pub bell: Bell,
@@ -32,6 +44,7 @@ impl Registry {
             }
             sessions.push(Arc::clone(session));
         }
+        self.sessions_online.fetch_add(1, Ordering::Relaxed);
         self.presence.came(session.user, now);
     }
 
@@ -43,7 +56,9 @@ impl Registry {
         let was = if session.is_in_background() { Standing::Away } else { Standing::Online };
         self.presence.went(session, was, is_last, now);
         if let Some(mut sessions) = self.sessions.get_mut(&session.user) {
+            let before = sessions.len();
             sessions.retain(|s| s.number != session.number);
+            self.sessions_online.fetch_sub(before - sessions.len(), Ordering::Relaxed);
             if sessions.is_empty() {
                 self.users.fetch_sub(1, Ordering::Relaxed);
             }
@@ -75,6 +90,37 @@ impl Registry {
     #[must_use]
     pub fn users_online(&self) -> usize {
         self.users.load(Ordering::Relaxed)
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions_online(&self) -> usize {
+        self.sessions_online.load(Ordering::Relaxed)
+    }
+
+    /// How many subscriptions to presence there are.
+    #[must_use]
+    pub fn presences_watched(&self) -> usize {
+        self.presence.subscriptions()
+    }
+
+    /// What waits in outboxes for connections to take it. Costs a walk over all sessions; who comes or goes meanwhile may
+    /// wait for a part of it.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        let mut backlog = Backlog::default();
+        for sessions in &self.sessions {
+            for session in sessions.iter() {
+                let pending = session.outbox.lock();
+                let lanes = [&pending.express, &pending.bulk];
+                backlog.sessions_behind += u64::from(lanes.iter().any(|lane| !lane.is_live()));
+                for (items, bytes) in lanes.map(|lane| lane.ready_size()) {
+                    backlog.items += items as u64;
+                    backlog.bytes += bytes as u64;
+                }
+            }
+        }
+        backlog
     }
 
     /// The users that are online. Costs a walk over all.

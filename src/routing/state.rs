@@ -284,6 +284,12 @@ impl State {
         self.changed.len()
     }
 
+    /// How many rows are in memory, absent ones that are known to be absent included.
+    #[must_use]
+    pub fn rows_in_memory(&self) -> usize {
+        self.shards.iter().map(|shard| shard.rows.len()).sum()
+    }
+
     /// What the cache takes, in bytes, about.
     #[must_use]
     pub fn bytes(&self) -> usize {

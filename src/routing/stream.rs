@@ -117,6 +117,12 @@ impl Lane {
         self.live
     }
 
+    /// How many items are ready, and their bytes.
+    #[must_use]
+    pub fn ready_size(&self) -> (usize, usize) {
+        (self.ready.len(), self.ready_bytes)
+    }
+
     /// Whether the connection has something to do for this lane.
     #[must_use]
     pub fn has_work(&self) -> bool {

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use longwire_protocol::LogTime;
 
+use super::figures::Figures;
 use super::frame::{Frame, FrameBuilder};
 use super::sieve::Sieve;
 use super::view::View;
@@ -257,6 +258,10 @@ impl Log for MemoryLog {
     fn purge(&mut self, _: Position) -> bool {
         // It has no files: what goes is withheld for good.
         false
+    }
+
+    fn figures(&self) -> Figures {
+        Figures { is_writable: self.failed.is_none(), ..self.view.figures() }
     }
 
     fn history(&self) -> Arc<dyn History> {

@@ -16,6 +16,7 @@ mod damage_tests;
 mod disk;
 #[cfg(feature = "faults")]
 mod faults;
+mod figures;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -46,6 +47,7 @@ pub use check::{Head, Report, Visitor, check};
 pub use disk::{Disk, Folder};
 #[cfg(feature = "faults")]
 pub use faults::Faults;
+pub use figures::Figures;
 pub use frame::{Change, EntryMeta, Frame, FrameBuilder, Origin, Record, StoredEntry};
 use longwire_protocol::{ConversationId, LogTime, Seq};
 pub use memory_log::{Failure, MemoryLog};
@@ -227,6 +229,9 @@ pub trait Log: Send {
     /// else. If not, the background thread goes about it: each run that is older is written anew, one at a time. To be asked
     /// now and then, between appends; with another `upto` it begins anew. Errors are told in the log, and tried again.
     fn purge(&mut self, upto: Position) -> bool;
+
+    /// How large it is, and how it stands. Never looks at the disk; costs a look at each run.
+    fn figures(&self) -> Figures;
 
     /// A handle for readers, which sees every entry that was appended.
     fn history(&self) -> Arc<dyn History>;

@@ -12,6 +12,7 @@ use longwire_protocol::LogTime;
 
 use super::builder::{Builder, Desk, Job, Pace};
 use super::disk::{Disk, Folder, RUNS_FOLDER};
+use super::figures::Figures;
 use super::frame::{Frame, FrameBuilder, Record};
 use super::journal::{JOURNAL_FILE, Journal};
 use super::merge::MergeLimit;
@@ -585,6 +586,15 @@ impl Log for RedbLog {
         }
         self.purge = Some(purge);
         is_purged && purge.is_journal_new
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            is_writable: matches!(self.health, Health::Writable),
+            journal_bytes: self.waiting_bytes(),
+            journal_bytes_max: self.options.journal_bytes,
+            ..self.view.figures()
+        }
     }
 
     fn history(&self) -> Arc<dyn History> {

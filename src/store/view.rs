@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 
 use longwire_protocol::{ConversationId, LogTime, Seq};
 
+use super::figures::Figures;
 use super::frame::Frame;
 use super::memtable::{IdHasher, Memtable};
 use super::page::{Direction, Page};
@@ -83,6 +84,21 @@ impl View {
     pub(super) fn active_size(&self) -> (usize, usize) {
         let tables = self.read();
         (tables.active.len(), tables.active.bytes())
+    }
+
+    /// What there is to read.
+    pub(super) fn figures(&self) -> Figures {
+        let tables = self.read();
+        let memtables = || tables.sealed.iter().map(|table| &**table).chain([&tables.active]);
+        Figures {
+            memtables: memtables().count() as u64,
+            memtable_entries: memtables().map(|table| table.len() as u64).sum(),
+            memtable_bytes: memtables().map(|table| table.bytes() as u64).sum(),
+            runs: tables.runs.len() as u64,
+            run_entries: tables.runs.iter().map(|run| run.row().entries).sum(),
+            run_bytes: tables.runs.iter().map(|run| run.row().bytes).sum(),
+            ..Figures::default()
+        }
     }
 
     /// Seals the active memtable.

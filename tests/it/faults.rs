@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use longwire::store::{
-    AppendError, Failure, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, SavedState,
-    Segment, Sieve, StateDelta,
+    AppendError, Failure, Figures, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError,
+    SavedState, Segment, Sieve, StateDelta,
 };
 use longwire_protocol::packet::{self, Publish};
 use longwire_protocol::{LogTime, Reason};
@@ -30,11 +30,11 @@ impl Faulty {
         self.log.lock().expect("unpoisoned")
     }
 
-    fn fail_next(&self, failure: Failure) {
+    pub(crate) fn fail_next(&self, failure: Failure) {
         self.log().fail_next_append(failure);
     }
 
-    fn press(&self, pressure: Pressure) {
+    pub(crate) fn press(&self, pressure: Pressure) {
         *self.pressure.lock().expect("unpoisoned") = pressure;
     }
 }
@@ -90,6 +90,9 @@ impl Log for Faulty {
     }
     fn purge(&mut self, upto: Position) -> bool {
         self.log().purge(upto)
+    }
+    fn figures(&self) -> Figures {
+        self.log().figures()
     }
     fn history(&self) -> Arc<dyn History> {
         self.log().history()

@@ -14,6 +14,7 @@ mod levels;
 mod load;
 mod logins;
 mod messages;
+mod metrics;
 mod old;
 #[path = "../fixtures/pages.rs"]
 mod pages;
@@ -26,6 +27,7 @@ mod restored;
 mod retention;
 mod rights;
 mod rules;
+mod scrape;
 mod secrets;
 mod sessions;
 mod streams;

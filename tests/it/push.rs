@@ -14,7 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
+use crate::metrics::{free_port, until};
 use crate::process::{Process, Setup, let_in};
+use crate::scrape::Scrape;
 use crate::world::{PATIENCE, Wire};
 
 const SECRET: &[u8; 32] = b"what the gateway and we share...";
@@ -143,12 +145,17 @@ fn base64(text: &str) -> Vec<u8> {
 
 /// A broker whose gateway this is, and who tells of what is not acked for a second.
 fn broker(gateway: &Gateway, collapse: &str) -> Process {
+    broker_with(gateway, collapse, "")
+}
+
+/// The same, with more of the configuration.
+fn broker_with(gateway: &Gateway, collapse: &str, more: &str) -> Process {
     let mut process = Process::prepared(Setup::default());
     let file = process.folder().join("webhook.secret");
     // What is signed with is these bytes; base64 of them is what is written.
     std::fs::write(&file, format!("whsec_{}\n", "d2hhdCB0aGUgZ2F0ZXdheSBhbmQgd2Ugc2hhcmUuLi4=")).expect("written");
     process.setup.config = format!(
-        "push = {{ after = '1s', collapse = '{collapse}', webhook = {{ url = '{}', secret = '{}' }} }}\n",
+        "push = {{ after = '1s', collapse = '{collapse}', webhook = {{ url = '{}', secret = '{}' }} }}\n{more}\n",
         gateway.url,
         file.display()
     );
@@ -275,7 +282,8 @@ async fn one_notification_whoever_is_killed_in_the_middle() {
 #[tokio::test]
 async fn what_the_gateway_says_is_heeded() {
     let gateway = Gateway::new().await;
-    let process = broker(&gateway, "1s");
+    let admin = free_port();
+    let process = broker_with(&gateway, "1s", &format!("admin.listen = '127.0.0.1:{admin}'"));
     let mut ann = come(&process, "ann").await;
     passes_by(&process, "ben", to("b")).await;
     let direct = ann.open_direct("ben").await;
@@ -315,6 +323,13 @@ async fn what_the_gateway_says_is_heeded() {
     ann.say(direct, "five").await;
     fence(&process, &gateway, &mut ann, "f2").await;
     gateway.tells("b", 6).await;
+
+    // And all of it was counted, by what the gateway said; what stands in the fences was taken.
+    let said = |scrape: &Scrape| {
+        let result = |word| scrape.value("longwire_push_total", &[("provider", "webhook"), ("result", word)]);
+        ["sent", "failed", "given_up", "gone"].map(result)
+    };
+    until(admin, "all that was told", |scrape| said(scrape) == [4.0, 2.0, 1.0, 1.0]).await;
 }
 
 /// A gateway that never answers holds up nobody: publishes are acked, and who is told by it waits.

@@ -1,5 +1,6 @@
 //! Secrets stay where they are: in files that only their owner reads, and nowhere in what a broker or a command prints.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -31,6 +32,15 @@ fn readable_by_others(folder: &Path) -> Vec<String> {
     found
 }
 
+/// What a broker answers who watches it.
+fn page(admin: &str, path: &str) -> String {
+    let mut socket = std::net::TcpStream::connect(admin).expect("it listens");
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: broker\r\n\r\n").expect("asked");
+    let mut page = String::new();
+    socket.read_to_string(&mut page).expect("answered");
+    page
+}
+
 /// A broker that logs all it can, and commands that connect, publish, are refused and fail: nothing of what they print
 /// holds a token, a key, or what was said.
 #[test]
@@ -39,7 +49,9 @@ fn what_is_printed_holds_no_secret() {
     let folder = folder.path();
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|s| s.local_addr()).expect("a port").port();
     let listen = format!("127.0.0.1:{port}");
-    let broker = longwire(folder, &["serve", "--dev", "--dev-dir", "dev", "--listen", &listen, "--log", "trace"])
+    let admin = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|s| s.local_addr()).expect("a port").to_string();
+    let serve = ["serve", "--dev", "--dev-dir", "dev", "--listen", &listen, "--admin", &admin, "--log", "trace"];
+    let broker = longwire(folder, &serve)
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(folder.join("broker.log")).expect("a log"))
         .spawn()
@@ -85,6 +97,16 @@ fn what_is_printed_holds_no_secret() {
     let own_key = read("store/accounts.key");
     run(&["token", "make", "alice", "--key", "dev/key.pem"], None);
     run(&["token", "make", "alice", "--key", "dev/alice.token"], None);
+
+    for path in ["/livez", "/readyz", "/metrics", "/s3cret"] {
+        let page = page(&admin, path);
+        // Nor does it say who is there.
+        for name in ["alice", "carol", "bob"] {
+            assert!(!page.contains(name), "{path} says {name}");
+        }
+        printed.push_str(&page);
+    }
+    assert!(printed.contains("longwire_publishes_total 6"), "what was done, in numbers");
 
     kill_process(Pid::from_child(&broker), Signal::TERM).expect("signalled");
     let output = broker.wait_with_output().expect("it ends");

@@ -16,8 +16,8 @@ use longwire::net::listener::AcceptLimits;
 use longwire::routing::allowance::Rates;
 use longwire::store::testing::SimDisk;
 use longwire::store::{
-    AppendError, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, RedbLog, SavedState,
-    Segment, Sieve, StateDelta, StoreOptions,
+    AppendError, Figures, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, RedbLog,
+    SavedState, Segment, Sieve, StateDelta, StoreOptions,
 };
 use longwire::tasks::{ByHand, Tasks};
 use longwire_protocol::{BrokerLimits, LogTime};
@@ -178,6 +178,10 @@ impl Log for Tapped {
 
     fn purge(&mut self, upto: Position) -> bool {
         self.with(|log| log.log_mut().purge(upto))
+    }
+
+    fn figures(&self) -> Figures {
+        self.with(|log| log.log().figures())
     }
 
     fn history(&self) -> Arc<dyn History> {

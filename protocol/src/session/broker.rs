@@ -17,6 +17,7 @@ use super::{
     handshake,
     lane_out::LaneOut,
     publish_window::PublishWindow,
+    tally::{Asked, Tally},
 };
 use crate::{
     frame::{self, Frame},
@@ -124,6 +125,10 @@ pub struct BrokerSession<P> {
     asked: u32,
     /// When the signals that it sent will be paid for by time.
     signals_paid_at: Millis,
+    /// Why it was ended, if it was.
+    ended_by: Option<Reason>,
+    /// What was refused since that was last asked; nothing most of the time.
+    tally: Option<Box<Tally>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +187,8 @@ impl<P: Copy> BrokerSession<P> {
             ask: None,
             asked: 0,
             signals_paid_at: Millis(0),
+            ended_by: None,
+            tally: None,
         }
     }
 
@@ -195,6 +202,23 @@ impl<P: Copy> BrokerSession<P> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
+    }
+
+    /// The reason for which it was ended; `None` while it goes on, and after the client's `Goodbye`.
+    #[must_use]
+    pub fn ended_by(&self) -> Option<Reason> {
+        self.ended_by
+    }
+
+    /// What was refused since this was last called.
+    pub fn take_tally(&mut self) -> Option<Box<Tally>> {
+        self.tally.take()
+    }
+
+    /// How many items were given to be sent, in both lanes.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.express.given() + self.bulk.given()
     }
 
     /// Whether nothing is under way in either direction: no publish, request or item without its answer, and nothing
@@ -364,6 +388,8 @@ impl<P: Copy> BrokerSession<P> {
         if refusal.ends_connection() {
             return self.close(refusal);
         }
+        let asked = if refusal.message_id.is_some() { Asked::Publish } else { Asked::Request };
+        self.tally.get_or_insert_default().note(asked, refusal.reason);
         let frees = if refusal.message_id.is_some() {
             let open = self.publishes.answer(refusal.message_id.0);
             assert!(open.is_some(), "an id was refused that was not published, or twice");
@@ -429,6 +455,7 @@ impl<P: Copy> BrokerSession<P> {
             return;
         }
         let refusal = Refusal { message_id: MessageId::NONE, request: 0, ..refusal };
+        self.ended_by = Some(refusal.reason);
         self.answers.push(&Kind::Refused((&refusal).into()), Frees::Nothing);
         self.end();
     }

@@ -13,11 +13,13 @@ mod lane_out;
 mod order;
 mod publish_window;
 mod queue;
+mod tally;
 mod time;
 
 pub use broker::{BrokerEvent, BrokerLimits, BrokerSession};
 pub use client::{ClientEvent, ClientSession};
 pub use order::OpenRefusals;
+pub use tally::{Asked, Tally};
 pub use time::Millis;
 
 use crate::packet::Window;

@@ -1,5 +1,8 @@
 //! Who makes as much as it can: conversations, members, users.
 
+use std::time::Instant;
+
+use longwire::routing::limits::{MAKES_MAX, MAKES_PER_SECOND};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Publish, Role};
 use longwire_protocol::reason::Reason;
@@ -24,15 +27,19 @@ async fn who_makes_too_much_at_once_is_told_to_wait() {
     let mut bystander = Bystander::new(&world).await;
     let mut mallory = world.user("mallory").await;
     let direct = mallory.open_direct("friend").await;
-    let mut made = 0;
+    let (mut made, begun) = (0, Instant::now());
     let refusal = loop {
         match mallory.act(0, creation()).await {
             Ok(_) => made += 1,
             Err(refusal) => break refusal,
         }
-        assert!(made <= 20, "it goes on and on");
+        assert!(made <= 40, "it goes on and on");
     };
-    assert_eq!((made, refusal.reason), (9, Reason::RateLimited));
+    // On a busy machine time pays for one more meanwhile: a tenth of a second is enough.
+    let paid = begun.elapsed().as_millis() as u64 * u64::from(MAKES_PER_SECOND) / 1_000;
+    let most = (u64::from(MAKES_MAX) + paid) / (1 + limits::GROUP_USERS_MAX as u64);
+    assert!((9..=most).contains(&made), "{made} of {most}");
+    assert_eq!(refusal.reason, Reason::RateLimited);
     assert!((1..=11_000).contains(&refusal.retry_after_ms), "{}", refusal.retry_after_ms);
     let connect = packet::Connect { device: "another".into(), ..world.connect("mallory") };
     let refusal = world.wire(connect).await.act(0, creation()).await.expect_err("one user, one allowance");
