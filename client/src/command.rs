@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Unwatch { conversation: u64 },
     SubscribePresence { users: Vec<u64>, reply: Reply },
     UnsubscribePresence { users: Vec<u64> },
+    Follow { conversation: u64, reply: Reply },
+    Unfollow { conversation: u64 },
     Background { background: bool, reply: Reply },
     Signal(packet::Signal),
     ConnectNow,

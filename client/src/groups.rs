@@ -55,6 +55,17 @@ impl Client {
 
     /// Says how long a conversation keeps its entries from here on (SPEC 5.7).
     ///
+    /// ```no_run
+    /// # async fn example(client: longwire_client::Client, direct: u64) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longwire_client::packet::{Retention, RetentionMode};
+    ///
+    /// let week = 7 * 24 * 60 * 60 * 1_000;
+    /// let retention = Retention { mode: RetentionMode::UntilDelivered.into(), age_ms: week };
+    /// client.set_retention(direct, retention).await?.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Client::publish`].
     pub async fn set_retention(

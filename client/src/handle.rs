@@ -27,7 +27,7 @@ const COMMANDS_MAX: usize = 64;
 /// of them and the [`Deliveries`] are gone, or with [`Client::close`].
 #[derive(Clone, Debug)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Command>,
     states: watch::Receiver<State>,
     /// Weak: the listeners' end comes with the task's.
     signals: broadcast::WeakSender<Signal>,
@@ -202,6 +202,13 @@ impl Client {
     /// [`Client::close`] (zero: 30 s; from 1 s to a day), in place of an earlier one. It holds over reconnects, and is
     /// gone once it was published.
     ///
+    /// ```no_run
+    /// # async fn example(client: longwire_client::Client, home: u64) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.set_will(home, "the boiler does not answer", std::time::Duration::from_secs(120)).await?.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Client::publish`].
     pub async fn set_will(
@@ -223,7 +230,8 @@ impl Client {
         self.act(0, Action::SetWill(packet::SetWill { after_ms: 0 })).await
     }
 
-    /// Says who sees this user's presence. Who shows it to nobody sees nobody's.
+    /// Says who sees this user's presence: whoever shares a conversation with it, those of them who are its contacts, or
+    /// nobody. To whom one does not show oneself, one does not see either.
     ///
     /// # Errors
     /// As [`Client::publish`].
@@ -234,6 +242,19 @@ impl Client {
     /// Says where this device has itself told of what it has not acked while it is away, in place of what was said
     /// before. Worth something where the broker announces the provider (`push-webhook`, `push-apns`, `push-fcm`,
     /// `push-webpush` in [`Connected::features`](packet::Connected)).
+    ///
+    /// ```no_run
+    /// # async fn example(client: longwire_client::Client, token: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longwire_client::packet::{SetPush, Shows};
+    ///
+    /// // At each start: it costs nothing where it is the same.
+    /// let mut push = SetPush { provider: "fcm".into(), target: token, ..SetPush::default() };
+    /// push.set_shows(Shows::Names);
+    /// (push.quiet_from, push.quiet_until) = (22 * 60, 7 * 60);
+    /// client.set_push(push).await?.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Client::publish`].
@@ -487,7 +508,7 @@ impl Client {
         self.answer(Command::Request { op, reply }, answer).await
     }
 
-    async fn answer(
+    pub(crate) async fn answer(
         &self,
         command: Command,
         answer: oneshot::Receiver<Result<response::Result, RequestError>>,

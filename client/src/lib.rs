@@ -46,6 +46,9 @@
 //! # }
 //! ```
 //!
+//! Whole programs stand in the folder `examples` of the repository: a bot in groups (`group_bot`), a device with little memory
+//! that leaves a will (`constrained`), and a badge of what is unread (`unread_badge`).
+//!
 //! # What is promised
 //!
 //! * A publication that resolves to an ack is on the broker's disk. Until then it stays in the outbox; from an
@@ -73,6 +76,7 @@ mod link;
 mod login;
 mod messages;
 mod outbox;
+mod receipts;
 mod requests;
 mod settle;
 mod signals;

@@ -24,7 +24,8 @@ impl Client {
             .await
     }
 
-    /// Gives an own message another content (SPEC R5.6-4).
+    /// Gives an own message another content; its mentions and attachments go. [`Client::edit_with`] says others
+    /// (SPEC R5.6-4).
     ///
     /// # Errors
     /// As [`Client::publish`].
@@ -36,6 +37,33 @@ impl Client {
     ) -> Result<Publication, PublishError> {
         let action = Some(Action::Edit(packet::Edit { seq }));
         self.send(None, packet::Publish { conversation, content: content.into(), action, ..Default::default() }).await
+    }
+
+    /// Gives an own message another content, and other mentions and attachments, in place of all that it had. It keeps what
+    /// it answers, that it was forwarded, and when it expires: these `beside` must not say (SPEC R5.6-4).
+    ///
+    /// ```no_run
+    /// # async fn example(client: longwire_client::Client, group: u64, seq: u64, bob: u64) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longwire_client::packet::Beside;
+    ///
+    /// let beside = Beside { mentions: vec![bob], ..Beside::default() };
+    /// client.edit_with(group, seq, "lunch at noon, @bob?", beside).await?.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn edit_with(
+        &self,
+        conversation: u64,
+        seq: u64,
+        content: impl Into<Bytes>,
+        beside: packet::Beside,
+    ) -> Result<Publication, PublishError> {
+        let (action, beside) = (Some(Action::Edit(packet::Edit { seq })), Some(Box::new(beside)));
+        let content = content.into();
+        self.send(None, packet::Publish { conversation, content, action, beside, ..Default::default() }).await
     }
 
     /// Takes a message from everybody's sight (SPEC R5.6-5).
@@ -83,6 +111,17 @@ impl Client {
     /// or that only together with something else. What is withheld comes as [`Item::Skipped`](crate::Item::Skipped) with the
     /// reason `WITHHELD`, and stands in history. Others, and this user's other devices, notice nothing (SPEC 6.6).
     ///
+    /// ```no_run
+    /// # async fn example(client: longwire_client::Client, group: u64) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longwire_client::packet::Level;
+    ///
+    /// client.set_level(group, Level::HeadsOnly).await?.await?;
+    /// // Nobody looks at the device: groups are gathered, direct messages come as ever.
+    /// client.set_background(true).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Client::publish`].
     pub async fn set_level(&self, conversation: u64, level: packet::Level) -> Result<Publication, PublishError> {
@@ -118,23 +157,6 @@ impl Client {
         let request = packet::ConversationsRequest { before, limit, since };
         match self.request(request::Op::Conversations(request)).await? {
             response::Result::Conversations(page) => Ok(page),
-            _ => Err(RequestError::WrongAnswer),
-        }
-    }
-
-    /// Who has read a conversation how far, by user id; `after_user` is `next` of the page before, 0 for the first
-    /// (SPEC R8-12).
-    ///
-    /// # Errors
-    /// As [`Client::history`].
-    pub async fn receipts(
-        &self,
-        conversation: u64,
-        after_user: u64,
-        limit: u32,
-    ) -> Result<packet::ReceiptsPage, RequestError> {
-        match self.request(request::Op::Receipts(packet::ReceiptsRequest { conversation, after_user, limit })).await? {
-            response::Result::Receipts(page) => Ok(page),
             _ => Err(RequestError::WrongAnswer),
         }
     }

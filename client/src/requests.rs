@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use longwire_protocol::limits::{REQUESTS_MAX, USERS_MAX};
-use longwire_protocol::packet::{self, PresenceRequest, WatchRequest, request, response};
+use longwire_protocol::limits::{PAGE_ITEMS_MAX, REQUESTS_MAX, USERS_MAX};
+use longwire_protocol::packet::{self, PresenceRequest, ReceiptsRequest, WatchRequest, request, response};
 use longwire_protocol::reason::Refusal;
 use tokio::sync::oneshot;
 
@@ -44,6 +44,8 @@ pub(crate) struct Requests {
     watches: BTreeSet<u64>,
     /// Whose presence is subscribed to.
     presences: BTreeSet<u64>,
+    /// Conversations of which deliveries are followed.
+    follows: BTreeSet<u64>,
 }
 
 impl Requests {
@@ -82,10 +84,28 @@ impl Requests {
         self.ask(request::Op::Presence(PresenceRequest { users, stop: true }), None);
     }
 
+    /// Has deliveries told, on this connection and those after it.
+    pub(crate) fn follow(&mut self, conversation: u64, reply: Option<Reply>) {
+        self.follows.insert(conversation);
+        let limit = PAGE_ITEMS_MAX as u32;
+        let follow = ReceiptsRequest { conversation, limit, follow: true, ..Default::default() };
+        self.ask(request::Op::Receipts(follow), reply);
+    }
+
+    /// Ends [`Requests::follow`].
+    pub(crate) fn unfollow(&mut self, conversation: u64) {
+        self.follows.remove(&conversation);
+        let stop = ReceiptsRequest { conversation, stop: true, ..Default::default() };
+        self.ask(request::Op::Receipts(stop), None);
+    }
+
     /// A connection stands: what is watched is watched there too.
     pub(crate) fn connected(&mut self) {
         let users: Vec<u64> = self.presences.iter().copied().collect();
         users.chunks(USERS_MAX).for_each(|users| self.subscribe(users.to_vec(), None));
+        for conversation in self.follows.clone() {
+            self.follow(conversation, None);
+        }
         for conversation in self.watches.clone() {
             self.ask(request::Op::Watch(WatchRequest { conversation, stop: false }), None);
         }
@@ -180,6 +200,20 @@ mod tests {
         requests.disconnected();
         requests.connected();
         assert!(asked(&mut requests).is_empty());
+    }
+
+    #[test]
+    fn what_is_followed_is_followed_on_every_connection() {
+        let mut requests = Requests::default();
+        requests.follow(5, None);
+        requests.follow(6, None);
+        requests.unfollow(5);
+        assert_eq!(asked(&mut requests).len(), 3);
+        requests.disconnected();
+        requests.connected();
+        let again = asked(&mut requests);
+        let [request::Op::Receipts(receipts)] = &again[..] else { panic!("{again:?} is asked for") };
+        assert!(receipts.conversation == 6 && receipts.follow && !receipts.stop && receipts.limit == 200);
     }
 
     #[test]

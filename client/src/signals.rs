@@ -1,4 +1,4 @@
-//! What is worth nothing a moment later: signals of conversations, and presence. Handed over to whoever listens just then,
+//! What is worth nothing a moment later: signals of conversations, presence, and deliveries. Handed over to whoever listens just then,
 //! and forgotten where nobody does.
 
 use bytes::Bytes;
@@ -26,6 +26,17 @@ pub enum Signal {
     ///
     /// [`Client::subscribe_presence`]: crate::Client::subscribe_presence
     Presence(packet::Presence),
+    /// A conversation was delivered to a device of a user up to `seq`: see [`Client::follow_receipts`]. Keep the highest.
+    ///
+    /// [`Client::follow_receipts`]: crate::Client::follow_receipts
+    Delivered {
+        /// The conversation.
+        conversation: u64,
+        /// To whom.
+        user: u64,
+        /// Up to where.
+        seq: u64,
+    },
 }
 
 impl Signal {
@@ -33,6 +44,10 @@ impl Signal {
     pub(crate) fn from_packet(signal: packet::Signal) -> Option<Self> {
         match (SignalKind::try_from(signal.kind).ok()?, signal.presence) {
             (SignalKind::Presence, presence) => presence.map(Self::Presence),
+            (SignalKind::Delivered, _) => {
+                let packet::Signal { conversation, user, seq, .. } = signal;
+                Some(Self::Delivered { conversation, user, seq })
+            }
             (kind, _) => {
                 let packet::Signal { conversation, user, content, .. } = signal;
                 Some(Self::In { conversation, user, kind, content })

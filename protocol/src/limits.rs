@@ -182,6 +182,9 @@ pub const SIGNAL_READERS_MAX: usize = 200;
 pub const OFFLINE_AFTER_MS: u64 = 30_000;
 /// The most users whose presence a session is told.
 pub const PRESENCES_MAX: usize = 500;
+/// Users of whose deliveries one session is told, in all conversations: a group of 200, and as many direct ones as anyone
+/// looks at.
+pub const FOLLOWED_MAX: usize = 500;
 /// How long a device is gone before its will is published, if that does not say; and the least and the most it may say.
 pub const WILL_AFTER_MS: u32 = 30 * SECOND_MS;
 /// See [`WILL_AFTER_MS`].

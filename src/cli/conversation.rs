@@ -2,6 +2,7 @@
 
 mod group;
 mod history;
+mod settings;
 
 use std::io::{self, Write as _};
 
@@ -15,8 +16,10 @@ use super::target::Target;
 use group::{info, print_join_key, retention};
 use history::{history, receipts};
 
+use settings::{Hide, SetPolicy, SetSettings, policy, settings};
+
 pub(super) use group::join_key;
-pub(super) use history::{text, words};
+pub(super) use history::{retention_words, text, words};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +29,8 @@ Examples:
   longwire conversation edit @bob 17 'at noon, I mean'
   longwire conversation react @bob 18 👍
   longwire conversation receipts 12289 --json
+  longwire conversation settings 12289 --mute --pin
+  longwire conversation policy 12289 --publishes admin --recall-within 1h
   longwire conversation role 12289 alice admin";
 
 /// Lists, makes and changes conversations
@@ -62,7 +67,7 @@ pub(super) enum Command {
     Recall(Message),
     /// Reacts to a message; without a reaction, takes it back
     React(React),
-    /// Prints who has read how far
+    /// Prints who has read how far, and how far it was delivered to whom
     Receipts(One),
     /// Prints what a group says of itself, or changes that
     Info(SetInfo),
@@ -72,6 +77,12 @@ pub(super) enum Command {
     JoinKey(JoinKey),
     /// Prints how long entries are kept, or sets it
     Retention(SetRetention),
+    /// Prints how this user has a conversation shown, or changes that
+    Settings(SetSettings),
+    /// Takes a message from this user's own sight
+    Hide(Hide),
+    /// Prints what a group lets its members do, or changes that
+    Policy(SetPolicy),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -312,6 +323,9 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         | Command::Ban(Ban { common, .. })
         | Command::JoinKey(JoinKey { common, .. })
         | Command::Retention(SetRetention { common, .. })
+        | Command::Settings(SetSettings { common, .. })
+        | Command::Hide(Hide { common, .. })
+        | Command::Policy(SetPolicy { common, .. })
         | Command::Leave(One { common, .. })
         | Command::Label(SetLabel { common, .. })
         | Command::Level(SetLevel { common, .. })
@@ -365,6 +379,12 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
         Command::Receipts(args) => receipts(&client, args.conversation.open(&client).await?, json).await?,
         Command::Info(args) => info(&client, args).await?,
         Command::Retention(args) => retention(&client, args).await?,
+        Command::Settings(args) => settings(&client, args).await?,
+        Command::Policy(args) => policy(&client, args).await?,
+        Command::Hide(args) => {
+            let conversation = args.conversation.open(&client).await?;
+            stored(client.hide(conversation, args.seq, args.undo).await, json).await?;
+        }
         Command::Ban(args) => {
             let conversation = args.conversation.open(&client).await?;
             stored(client.ban(conversation, &args.user, args.lift).await, json).await?;

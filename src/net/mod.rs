@@ -10,6 +10,7 @@ pub mod login;
 pub mod parked;
 mod publishing;
 pub mod pump;
+mod receipts;
 mod requests;
 mod signals;
 pub mod stream;
@@ -74,10 +75,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Time has passed: connections whose deadline came are woken, and who watches is told who came and went.
+    /// Time has passed: connections whose deadline came are woken, and who watches is told who came and went, and acked.
     pub fn tick(&self) {
         let now = self.clock.now();
         self.wheel.turn(now);
         self.registry.tell_presence(now);
+        self.registry.tell_deliveries(&self.state, now);
     }
 }

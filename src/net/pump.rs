@@ -107,7 +107,7 @@ pub(super) enum Done {
     Failed(ReadError),
     Answered(u64, Result<Answer, Miss>),
     Resend { lane: Lane, n: u64, item: Result<Bytes, Miss> },
-    Presences(Vec<packet::Presence>),
+    News(Vec<packet::Signal>),
     Carried(Result<(), Miss>),
 }
 
@@ -212,6 +212,7 @@ impl Live {
             (pending.stands, pending.has_acked) = (cursor.acked, true);
             pending.is_told
         };
+        shared.registry.deliveries.acked(self.session.user, now);
         // After a crash nobody is told of what it acked: that is worth a rider for each ack, one a second at the most.
         if is_told || now.since(cursor.stored_at) >= STORE_CURSOR_EVERY_MS {
             cursor.stored_at = now;
@@ -239,7 +240,7 @@ impl Live {
             self.pump_lane(lane, wire, shared, now);
         }
         self.next_job(wire, shared, now);
-        self.look_up_presence(wire, shared, now);
+        self.look_up_news(wire, shared, now);
         // A job that was just started has to know whom to wake.
         self.come_back(context, wire, shared, now);
         self.holds_for_cursor(now) || (was_resending && self.resends == 0)
@@ -318,7 +319,7 @@ impl Live {
                     // Given below, unless something else has to be sent again first.
                     *self.reading(lane) = Reading::Found(found);
                 }
-                Ok(Done::Presences(presences)) => self.put_presences(presences),
+                Ok(Done::News(signals)) => self.put_news(signals),
                 Ok(Done::Carried(Err(Miss::Failed(error))) | Done::Failed(error)) => drop(fail(wire, &error)),
                 Ok(Done::Carried(Ok(()) | Err(Miss::Disk))) => {}
                 Ok(Done::Answered(id, answer)) => respond(id, answer, wire),

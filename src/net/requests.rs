@@ -10,6 +10,7 @@ use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
 use super::Shared;
 use super::connection::{grants, proof, token_refusal};
 use super::pump::{Done, Live, blocking, fail, quick};
+use super::receipts::receipts_request;
 use super::signals::{carry, online_request, presence_request};
 use crate::auth::TokenError;
 use crate::mutation::Mutation;
@@ -208,8 +209,7 @@ fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Read
             page.map(response::Result::Members).into()
         }
         request::Op::Receipts(request) => {
-            let page = reads.rows(|rows| query::receipts(rows, session, request))?;
-            page.map(response::Result::Receipts).into()
+            receipts_request(reads, shared, session, request)?.map(response::Result::Receipts).into()
         }
         request::Op::Users(request) => {
             // Anew for each, since each may cost a walk over all conversations of one of the two.

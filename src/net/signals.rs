@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use longwire_protocol::packet::{self, PresenceState, response};
+use longwire_protocol::packet::{self, PresenceState, SignalKind, response};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
 
@@ -13,18 +13,19 @@ use super::Shared;
 use super::pump::{Done, Live, blocking, quick};
 use super::requests::{Answer, Job};
 use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::deliveries;
 use crate::routing::limits::{SIGNAL_READERS_MAX, USERS_MAX};
 use crate::routing::outbox::Session;
 use crate::routing::presence::{Knows, knows};
 use crate::routing::rows::Member;
-use crate::routing::signals::recipients;
+use crate::routing::signals::{News, recipients};
 use crate::routing::stream::Place;
 use crate::routing::view::Rows as _;
 use crate::store::ReadError;
 
 /// Signals of a client that wait to be carried; what is more is dropped.
 const JOBS_MAX: usize = 8;
-/// Users whose presence is looked up at once.
+/// Users whose presence, or deliveries, are looked up at once.
 const NEWS_AT_ONCE: usize = 64;
 /// Members that are counted before others get at the state.
 const COUNTED_AT_ONCE: usize = 1_000;
@@ -41,8 +42,8 @@ impl Live {
         }
     }
 
-    /// Looks up the presence of which there is news.
-    pub(super) fn look_up_presence(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
+    /// Looks up that of which there is news: presence and deliveries.
+    pub(super) fn look_up_news(&mut self, wire: &mut BrokerSession<Place>, shared: &Arc<Shared>, now: Millis) {
         if !self.has_ephemeral || self.away.is_some() || wire.is_closed() {
             return;
         }
@@ -50,28 +51,28 @@ impl Live {
             Some(ephemeral) if ephemeral.has_news() => ephemeral.take_news(NEWS_AT_ONCE),
             _ => return,
         };
-        match presences(quick(shared), shared, &self.session, &news, now) {
+        match look_up(quick(shared), shared, &self.session, &news, now) {
             Err(Miss::Disk) => {
                 let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
                 self.away = Some(shared.tasks.run(move || {
-                    match presences(blocking(&shared_too), &shared_too, &session, &news, now) {
-                        Ok(presences) => Done::Presences(presences),
+                    match look_up(blocking(&shared_too), &shared_too, &session, &news, now) {
+                        Ok(signals) => Done::News(signals),
                         Err(miss) => Done::Failed(failure(miss)),
                     }
                 }));
             }
             Err(Miss::Failed(error)) => drop(super::pump::fail(wire, &error)),
-            Ok(presences) => self.put_presences(presences),
+            Ok(signals) => self.put_news(signals),
         }
     }
 
-    pub(super) fn put_presences(&mut self, presences: Vec<packet::Presence>) {
+    pub(super) fn put_news(&mut self, signals: Vec<packet::Signal>) {
         self.has_ephemeral = true;
         let mut pending = self.session.outbox.lock();
-        pending.ephemeral.get_or_insert_default().put_presences(presences);
+        pending.ephemeral.get_or_insert_default().put_looked_up(signals);
     }
 
-    /// Whether presence waits to be looked up, and may be.
+    /// Whether news wait to be looked up, and may be.
     pub(super) fn has_news(&self) -> bool {
         let may = self.has_ephemeral && self.away.is_none();
         may && self.session.outbox.lock().ephemeral.as_ref().is_some_and(|waiting| waiting.has_news())
@@ -119,24 +120,32 @@ pub(super) fn carry(reads: Reads<'_>, shared: &Shared, session: &Session, signal
 }
 
 /// What is told of users of whom there is news: nothing of who is hidden, unless that is the news.
-fn presences(
+fn look_up(
     reads: Reads<'_>,
     shared: &Shared,
     session: &Session,
-    news: &[(UserId, bool)],
+    news: &News,
     now: Millis,
-) -> Result<Vec<packet::Presence>, Miss> {
-    let mut presences = Vec::new();
-    for &(user, is_audience_new) in news {
+) -> Result<Vec<packet::Signal>, Miss> {
+    let mut signals = Vec::new();
+    for &(user, is_audience_new) in &news.presences {
         // Anew for each, since each may cost a walk over all conversations of one of the two.
         let presence = reads.rows(|rows| match knows(rows, session.user, user) {
             Knows::Presence => Some(shared.registry.presence(rows, user, now)),
             Knows::Hidden if is_audience_new => Some(hidden(user)),
             Knows::Hidden | Knows::Nothing => None,
         })?;
-        presences.extend(presence);
+        let kind = SignalKind::Presence.into();
+        let signal = |presence| packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() };
+        signals.extend(presence.map(signal));
     }
-    Ok(presences)
+    for &(id, user) in &news.delivered {
+        let delivered = deliveries::news(reads, &shared.registry, session, (id, user))?;
+        let kind = SignalKind::Delivered.into();
+        let of = packet::Signal { conversation: id.0, user: user.0, kind, ..packet::Signal::default() };
+        signals.extend(delivered.map(|seq| packet::Signal { seq: seq.0, ..of }));
+    }
+    Ok(signals)
 }
 
 fn hidden(user: UserId) -> packet::Presence {

@@ -8,6 +8,7 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, DeviceId, UserId};
 
 use super::change::Change;
+use super::core::Effect;
 use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{
@@ -85,11 +86,15 @@ impl Draft<'_, '_> {
         if known.is_none() && self.view.user(session.user).is_some_and(|user| user.contacts >= CONTACTS_MAX) {
             return Err(No(Reason::QuotaExceeded, "the user has as many contacts as it may"));
         }
+        let comes_or_goes = known.is_none() != set.remove;
         let (nick, data) = if set.remove { Default::default() } else { (set.nick, set.data) };
         let body =
             Body::Contact { other, nick: nick.as_str().into(), data: data.to_vec().into(), is_removed: set.remove };
         let contact = packet::Contact { user: other.0, name: set.user, nick, data, removed: set.remove };
         let entry = packet::Entry { contact: Some(contact), ..own_entry(EntryKind::Contact) };
+        if comes_or_goes && self.view.audience(session.user) == packet::Audience::Contacts {
+            self.effects.push(Effect::Shown(session.user));
+        }
         Ok(self.own(session, ticket, entry, &body))
     }
 

@@ -407,7 +407,12 @@ fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(User
 /// A `Mark` of a user; 0 for the device's own.
 #[must_use]
 pub fn mark_item(conversation: ConversationId, user: UserId, seq: Seq) -> Bytes {
-    packet::encode_item(item::Kind::Mark(packet::Mark { conversation: conversation.0, user: user.0, seq: seq.0 }))
+    packet::encode_item(item::Kind::Mark(packet::Mark {
+        conversation: conversation.0,
+        user: user.0,
+        seq: seq.0,
+        delivered: 0,
+    }))
 }
 
 /// A `Head`: a range that is not sent, and why.

@@ -42,6 +42,8 @@ pub const LANE_QUEUE_ITEMS_MAX: usize = 256;
 pub const LANE_QUEUE_BYTES_MAX: usize = 256 << 10;
 /// Subscriptions to presence of all sessions: some 150 MB at the most.
 pub const PRESENCES_IN_ALL_MAX: usize = 1_000_000;
+/// Users of whose deliveries sessions are told, in all: some 80 MB at the most.
+pub const FOLLOWED_IN_ALL_MAX: usize = 1_000_000;
 /// Conversations of which one device was told something that it has not acked, and that were not gone through since; it
 /// is told of no other meanwhile.
 pub const PUSH_TOLD_MAX: usize = 64;

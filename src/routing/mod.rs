@@ -15,6 +15,7 @@ pub mod change;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+pub mod deliveries;
 pub mod draft;
 mod erasure;
 pub mod feed;

@@ -67,7 +67,11 @@ pub enum Knows {
 /// What a user may know of another now. Costs a walk over the conversations of the one that is in fewer.
 #[must_use]
 pub fn knows(rows: &Reader<'_>, asking: UserId, user: UserId) -> Knows {
-    let is_hidden = |user| rows.audience(user) == Audience::Nobody;
+    let shows = |user, to| match rows.audience(user) {
+        Audience::Company => true,
+        Audience::Contacts => rows.contact(user, to).is_some(),
+        Audience::Nobody => false,
+    };
     if Mutation::PresenceIgnoresRights.is_planted() || asking == user {
         return Knows::Presence;
     }
@@ -75,7 +79,7 @@ pub fn knows(rows: &Reader<'_>, asking: UserId, user: UserId) -> Knows {
     if !shares(rows, asking, user) || rows.blocks(user, asking) {
         return Knows::Nothing;
     }
-    if is_hidden(user) || is_hidden(asking) { Knows::Hidden } else { Knows::Presence }
+    if shows(user, asking) && shows(asking, user) { Knows::Presence } else { Knows::Hidden }
 }
 
 /// See the module.
@@ -308,7 +312,7 @@ impl Registry {
                 let told = &rest[..rest.len().min(TOLD_AT_ONCE - touched.len())];
                 for session in told {
                     let mut pending = session.outbox.lock();
-                    pending.ephemeral.get_or_insert_default().put_news(user, is_audience_new);
+                    pending.ephemeral.get_or_insert_default().put_presence(user, is_audience_new);
                 }
                 touched.extend(told.iter().cloned());
                 if told.len() < rest.len() {
@@ -398,7 +402,7 @@ mod tests {
     /// Of whom there is news for a session, and whether of an audience.
     fn news(session: &Session) -> Vec<(UserId, bool)> {
         let mut pending = session.outbox.lock();
-        pending.ephemeral.take().map(|mut ephemeral| ephemeral.take_news(usize::MAX)).unwrap_or_default()
+        pending.ephemeral.take().map(|mut ephemeral| ephemeral.take_news(usize::MAX).presences).unwrap_or_default()
     }
 
     /// A registry in which a session of ann's is told of ben, who is online or not.

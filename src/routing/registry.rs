@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::DashMap;
 use longwire_protocol::{ConversationId, DeviceId, Millis, Seq, UserId};
 
+use super::deliveries::Deliveries;
 use super::outbox::Session;
 use super::presence::{Presence, Standing};
 use super::push::bell::Bell;
@@ -29,6 +30,8 @@ pub struct Registry {
     users: AtomicUsize,
     sessions_online: AtomicUsize,
     pub(super) presence: Presence,
+    /// Who is told of whose deliveries.
+    pub deliveries: Deliveries,
     /// Rung for who tells devices that are away.
     pub bell: Bell,
 }
@@ -48,13 +51,14 @@ impl Registry {
         self.presence.came(session.user, now);
     }
 
-    /// The session is gone, and watches nothing any more.
+    /// The session is gone, and watches and follows nothing any more.
     pub fn detach(&self, session: &Arc<Session>, watching: &[(ConversationId, Seq)], now: Millis) {
         let mut is_last = true;
         self.each_of(session.user, |other| is_last &= other.number == session.number);
         // Only this thread attaches and detaches. It is noted before: who looks meanwhile sees one or the other.
         let was = if session.is_in_background() { Standing::Away } else { Standing::Online };
         self.presence.went(session, was, is_last, now);
+        self.deliveries.went(session.number);
         if let Some(mut sessions) = self.sessions.get_mut(&session.user) {
             let before = sessions.len();
             sessions.retain(|s| s.number != session.number);

@@ -1,10 +1,10 @@
-//! What is worth nothing a moment later (SPEC 16.1): to whom a signal goes, and what waits of signals and presence for a
-//! session until its connection has nothing else to write. Small, and newest wins.
+//! What is worth nothing a moment later (SPEC 16.1): to whom a signal goes, and what waits of signals and of news for a session
+//! until its connection has nothing else to write. Small, and newest wins.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use longwire_protocol::limits::{PRESENCES_MAX, SIGNAL_READERS_MAX};
+use longwire_protocol::limits::{FOLLOWED_MAX, PRESENCES_MAX, SIGNAL_READERS_MAX};
 use longwire_protocol::packet::{self, SignalKind};
 use longwire_protocol::{ConversationId, UserId};
 
@@ -67,10 +67,21 @@ pub fn recipients(rows: &Reader<'_>, registry: &Registry, session: &Session, id:
 pub struct Ephemeral {
     /// Signals of conversations, oldest first.
     signals: VecDeque<packet::Signal>,
-    /// Presence, as it was looked up.
-    presences: VecDeque<packet::Signal>,
+    /// News, as they were looked up.
+    looked_up: VecDeque<packet::Signal>,
     /// Users whose presence changed, and has to be looked up; whether because of whom they show it to.
-    news: BTreeMap<UserId, bool>,
+    presences: BTreeMap<UserId, bool>,
+    /// Who acked something, and the conversation that may have been delivered to it.
+    delivered: BTreeSet<(ConversationId, UserId)>,
+}
+
+/// What there is to look up for a session.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// See [`Ephemeral::put_presence`].
+    pub presences: Vec<(UserId, bool)>,
+    /// See [`Ephemeral::put_delivered`].
+    pub delivered: Vec<(ConversationId, UserId)>,
 }
 
 impl Ephemeral {
@@ -86,42 +97,49 @@ impl Ephemeral {
     }
 
     /// A user's presence may have changed.
-    pub fn put_news(&mut self, user: UserId, is_audience_new: bool) {
-        if self.news.len() < PRESENCES_MAX || self.news.contains_key(&user) {
-            *self.news.entry(user).or_default() |= is_audience_new;
+    pub fn put_presence(&mut self, user: UserId, is_audience_new: bool) {
+        if self.presences.len() < PRESENCES_MAX || self.presences.contains_key(&user) {
+            *self.presences.entry(user).or_default() |= is_audience_new;
         }
     }
 
-    /// Whether there is presence to be looked up, and nothing looked up waits.
-    #[must_use]
-    pub fn has_news(&self) -> bool {
-        self.presences.is_empty() && !self.news.is_empty()
+    /// A conversation may have been delivered to a user.
+    pub fn put_delivered(&mut self, conversation: ConversationId, user: UserId) {
+        if self.delivered.len() < FOLLOWED_MAX {
+            self.delivered.insert((conversation, user));
+        }
     }
 
-    /// Takes out what is to be looked up next, at most so many.
-    pub fn take_news(&mut self, most: usize) -> Vec<(UserId, bool)> {
-        let rest = self.news.keys().nth(most).copied().map_or_else(BTreeMap::new, |user| self.news.split_off(&user));
-        std::mem::replace(&mut self.news, rest).into_iter().collect()
+    /// Whether there is something to be looked up, and nothing looked up waits.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.looked_up.is_empty() && !(self.presences.is_empty() && self.delivered.is_empty())
+    }
+
+    /// Takes out what is to be looked up next, at most so many of each kind.
+    pub fn take_news(&mut self, most: usize) -> News {
+        let next = self.presences.keys().nth(most).copied();
+        let rest = next.map_or_else(BTreeMap::new, |user| self.presences.split_off(&user));
+        let presences = std::mem::replace(&mut self.presences, rest).into_iter().collect();
+        let next = self.delivered.iter().nth(most).copied();
+        let rest = next.map_or_else(BTreeSet::new, |next| self.delivered.split_off(&next));
+        News { presences, delivered: std::mem::replace(&mut self.delivered, rest).into_iter().collect() }
     }
 
     /// Adds what was looked up.
-    pub fn put_presences(&mut self, presences: impl IntoIterator<Item = packet::Presence>) {
-        self.presences.extend(presences.into_iter().map(|presence| packet::Signal {
-            kind: SignalKind::Presence as i32,
-            presence: Some(presence),
-            ..packet::Signal::default()
-        }));
+    pub fn put_looked_up(&mut self, signals: impl IntoIterator<Item = packet::Signal>) {
+        self.looked_up.extend(signals);
     }
 
-    /// What leaves next: presence first, since nobody says it again.
+    /// What leaves next: news first, since nobody says them again.
     #[must_use]
     pub fn front(&self) -> Option<&packet::Signal> {
-        self.presences.front().or_else(|| self.signals.front())
+        self.looked_up.front().or_else(|| self.signals.front())
     }
 
     /// It has left.
     pub fn pop(&mut self) {
-        if self.presences.pop_front().is_none() {
+        if self.looked_up.pop_front().is_none() {
             self.signals.pop_front();
         }
     }
@@ -129,7 +147,7 @@ impl Ephemeral {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.front().is_none() && self.news.is_empty()
+        self.front().is_none() && self.presences.is_empty() && self.delivered.is_empty()
     }
 }
 
@@ -176,16 +194,32 @@ mod tests {
     #[test]
     fn presence_is_looked_up_a_few_users_at_a_time_and_none_is_lost() {
         let mut ephemeral = Ephemeral::default();
-        (1..=5).for_each(|user| ephemeral.put_news(UserId(user), user == 4));
-        ephemeral.put_news(UserId(2), false);
+        (1..=5).for_each(|user| ephemeral.put_presence(UserId(user), user == 4));
+        ephemeral.put_presence(UserId(2), false);
         assert!(ephemeral.has_news());
-        assert_eq!(ephemeral.take_news(2), [(UserId(1), false), (UserId(2), false)]);
-        ephemeral.put_presences([packet::Presence::default()]);
+        assert_eq!(ephemeral.take_news(2).presences, [(UserId(1), false), (UserId(2), false)]);
+        ephemeral.put_looked_up([packet::Signal::default()]);
         assert!(!ephemeral.has_news() && !ephemeral.is_empty());
         ephemeral.pop();
-        assert_eq!(ephemeral.take_news(10), [(UserId(3), false), (UserId(4), true), (UserId(5), false)]);
+        assert_eq!(ephemeral.take_news(10).presences, [(UserId(3), false), (UserId(4), true), (UserId(5), false)]);
         assert!(ephemeral.is_empty());
-        (1..=10_000).for_each(|user| ephemeral.put_news(UserId(user), false));
-        assert_eq!(ephemeral.take_news(usize::MAX).len(), PRESENCES_MAX);
+        (1..=10_000).for_each(|user| ephemeral.put_presence(UserId(user), false));
+        assert_eq!(ephemeral.take_news(usize::MAX).presences.len(), PRESENCES_MAX);
+    }
+
+    /// R8-14: many acks of one user are one look, and what waits is bounded.
+    #[test]
+    fn deliveries_are_looked_up_a_few_at_a_time_and_each_once() {
+        let mut ephemeral = Ephemeral::default();
+        for user in [3, 1, 3, 2, 3] {
+            ephemeral.put_delivered(ConversationId(9), UserId(user));
+        }
+        let of = |users: &[u64]| users.iter().map(|user| (ConversationId(9), UserId(*user))).collect::<Vec<_>>();
+        assert!(ephemeral.has_news() && !ephemeral.is_empty());
+        assert_eq!(ephemeral.take_news(2), News { presences: vec![], delivered: of(&[1, 2]) });
+        assert_eq!(ephemeral.take_news(2).delivered, of(&[3]));
+        assert!(ephemeral.is_empty());
+        (1..=10_000).for_each(|user| ephemeral.put_delivered(ConversationId(9), UserId(user)));
+        assert_eq!(ephemeral.take_news(usize::MAX).delivered.len(), FOLLOWED_MAX);
     }
 }

@@ -307,7 +307,7 @@ class Session:
         self.socket = open_socket(options)
         self.buffer, self.limit, self.ended = b"", LIMIT_BEFORE_CONNECTED, None
         self.items, self.cursors, self.answers, self.heartbeats = {0: [], 1: []}, [], [], 0
-        self.signals = []
+        self.signals, self.stores = [], True
         self.connected, self.left = None, None
         self.send({"connect": {"version": 1, "token": token or options.token, "device": device, **(connect or {})}})
 
@@ -386,7 +386,12 @@ class Session:
         expect(n == len(items) + 1, f"Deliver begins with {n} after {len(items)} (R6.1-1)")
         expect(value.get("items"), "a Deliver without items")
         items.extend(value["items"])
-        self.send({"ack": {["express", "bulk"][lane]: len(items)}})
+        if self.stores:
+            self.ack()
+
+    def ack(self):
+        """Says that all that came is stored (R6.3-1)."""
+        self.send({"ack": {"express": len(self.items[0]), "bulk": len(self.items[1])}})
 
     def on_cursor(self, value):
         self.cursors.append((value.get("cursor", ""), len(self.items[0]), len(self.items[1])))
@@ -488,6 +493,7 @@ def check_broker(options):
     if options.peer_token:
         check_two_users(options)
         check_messages(options)
+        check_delivered(options)
     check_strangers(options)
 
 
@@ -838,6 +844,49 @@ def check_two_users(options):
     alice.leave()
     bob.leave()
     passed("talks to another user, who gets everything, live and after being away, in order and once")
+
+
+def check_delivered(options):
+    """What was delivered to whom, what a level withholds, and where a device is told (R8-13, R8-14, 6.6, R17-1)."""
+    alice = fresh(options, "alice")
+    bob = Session(options, "conformance-bob", {"start": "FRESH"}, options.peer_token).open()
+    made = alice.publish(1, create_group={"label": "delivered", "users": [name_of(options.peer_token)]})
+    group, a, b = made["conversation"], alice.connected["user"], bob.connected["user"]
+    bob.wait(lambda: joined(bob, group), "JOINED of the group")
+    bob.stores = False
+    marks = alice.request(1, receipts={"conversation": group, "limit": 200, "follow": True}).get("marks", [])
+    expect([mark["user"] for mark in marks] == sorted([a, b]), f"who is followed: {marks} (R8-14)")
+    first = alice.publish(2, conversation=group, content=b"one".hex())["seq"]
+    bob.wait(lambda: first in bob.seqs(group), "the message")
+    of_bob = lambda number: next(
+        mark.get("delivered", 0)
+        for mark in alice.request(number, receipts={"conversation": group, "limit": 200})["marks"]
+        if mark["user"] == b
+    )
+    expect(of_bob(2) < first, "what was sent and is not acked is not delivered (R8-13)")
+    told = lambda seq: {"conversation": group, "kind": "DELIVERED", "user": b, "seq": seq}
+    bob.stores = True
+    bob.ack()
+    alice.wait(lambda: told(first) in alice.signals, f"DELIVERED {first} (R8-14)")
+    expect(of_bob(3) == first, "and receipts say the same (R8-13)")
+
+    expect("reason" not in bob.publish(1, conversation=group, set_level={"level": "HEADS_ONLY"}), "a level (R6.6-1)")
+    expect(listed(bob, 1, group).get("level") == "HEADS_ONLY", "the list tells the level (R6.6-1)")
+    second = alice.publish(3, conversation=group, content=b"two".hex())["seq"]
+    head = {"conversation": group, "from_seq": second, "to_seq": second, "reason": "WITHHELD"}
+    bob.wait(lambda: any(item.get("head") == head for item in bob.items[1]), "WITHHELD (R6.6-2)")
+    alice.wait(lambda: told(second) in alice.signals, "what is withheld counts as had (R8-13)")
+    expect(alice.request(4, receipts={"conversation": group, "stop": True}) == {}, "followed no more (R8-14)")
+
+    answer = bob.publish(2, set_push={"provider": "pigeon", "target": "x"})
+    expect(answer == {"reason": "invalid_argument"}, f"a provider that there is not: {answer} (R17-1)")
+    expect("reason" not in bob.publish(3, set_push={"provider": "webhook", "target": "conformance"}), "set (R17-1)")
+    own = next(device for device in bob.request(2, devices={})["devices"] if device.get("own"))
+    expect(own.get("push") == "webhook", f"the device says by whom it is told: {own} (R17-2)")
+    expect("reason" not in bob.publish(4, set_push={}), "told no more (R17-1)")
+    alice.leave()
+    bob.leave()
+    passed("is told what was delivered to whom, sets a level, and says where it is told while it is away")
 
 
 def check_messages(options):

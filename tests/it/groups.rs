@@ -232,7 +232,7 @@ async fn a_policy_says_who_may_do_what() {
     assert_eq!(listed.info, Some(info(policy)));
 
     // Marks are hidden: nobody is told, and only admins may ask.
-    let receipts = packet::ReceiptsRequest { conversation: group, after_user: 0, limit: 10 };
+    let receipts = packet::ReceiptsRequest { conversation: group, limit: 10, ..Default::default() };
     assert_eq!(bob.ask(Op::Receipts(receipts)).await.expect_err("a member").reason, Reason::Forbidden);
     carol.ask(Op::Receipts(receipts)).await.expect("an admin");
     // What members sent they recall for a while, admins always.

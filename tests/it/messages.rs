@@ -55,7 +55,7 @@ impl Wire {
     }
 
     async fn receipts(&mut self, conversation: u64) -> Result<Vec<(u64, u64)>, Refusal> {
-        let request = packet::ReceiptsRequest { conversation, after_user: 0, limit: 200 };
+        let request = packet::ReceiptsRequest { conversation, limit: 200, ..Default::default() };
         match self.ask(Op::Receipts(request)).await? {
             Answer::Receipts(page) => Ok(page.marks.iter().map(|mark| (mark.user, mark.seq)).collect()),
             other => panic!("{other:?} answers a request for receipts"),

@@ -252,6 +252,43 @@ async fn what_is_hidden_looks_as_if_it_were_not_there() {
     assert_eq!(ann.change_of(of_ben).await, PresenceState::Away);
 }
 
+/// R16-12: who shows itself to its contacts is told of by them alone, and tells of nobody else; a contact that comes or goes
+/// is told at once.
+#[tokio::test]
+async fn contacts_see_who_shows_itself_to_them() {
+    let world = World::new().await;
+    let (mut ann, mut ben, _) = pair(&world).await;
+    let (of_ann, of_ben) = (ann.connected.user, ben.connected.user);
+    let contact =
+        |user: &str, remove| Action::SetContact(packet::SetContact { user: user.into(), remove, ..Default::default() });
+    assert_eq!(ann.state_of(of_ben).await, PresenceState::Online);
+    ben.show(Audience::Contacts).await;
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::NotShown);
+    let own = ben.presence(&[of_ann]).await.expect("an answer");
+    assert_eq!(
+        (own.shown_to(), own.users[0].state()),
+        (Audience::Contacts, PresenceState::NotShown),
+        "nor sees it ann"
+    );
+    // That ann has ben among its contacts changes nothing: ben's are meant.
+    ann.act(0, contact("ben", false)).await.expect("kept");
+    assert_eq!(ann.state_of(of_ben).await, PresenceState::NotShown);
+    ben.act(0, contact("ann", false)).await.expect("kept");
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::Online);
+    assert_eq!(ben.state_of(of_ann).await, PresenceState::Online);
+    ben.act(0, contact("ann", true)).await.expect("gone");
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::NotShown);
+    // Who is blocked is told nothing, a contact or not.
+    ben.act(0, contact("ann", false)).await.expect("kept");
+    let block = packet::Block { user: "ann".into(), undo: false };
+    ben.act(0, Action::Block(block)).await.expect("blocked");
+    assert_eq!(ann.state_of(of_ben).await, PresenceState::NotShown);
+    // A contact that is a stranger is one all the same.
+    let mut cid = world.user("cid").await;
+    ben.act(0, contact("cid", false)).await.expect("kept");
+    assert_eq!(cid.state_of(of_ben).await, PresenceState::NotShown);
+}
+
 /// R16-12: an audience that there is not is refused; the setting outlives the broker.
 #[tokio::test]
 async fn to_whom_presence_is_shown_is_kept() {

@@ -308,6 +308,8 @@ impl Task {
             Command::Unwatch { conversation } => self.requests.unwatch(conversation),
             Command::SubscribePresence { users, reply } => self.requests.subscribe(users, Some(reply)),
             Command::UnsubscribePresence { users } => self.requests.unsubscribe(users),
+            Command::Follow { conversation, reply } => self.requests.follow(conversation, Some(reply)),
+            Command::Unfollow { conversation } => self.requests.unfollow(conversation),
             Command::Background { background, reply } => {
                 self.config.background = background;
                 let request = packet::BackgroundRequest { background };

@@ -168,6 +168,12 @@ impl Task {
                 drop(self.signals.send(Signal::Presence(*presence)));
             }
         }
+        if let Some(response::Result::Receipts(page)) = &response.result {
+            for mark in page.marks.iter().filter(|mark| mark.delivered > 0) {
+                let (conversation, user, seq) = (mark.conversation, mark.user, mark.delivered);
+                drop(self.signals.send(Signal::Delivered { conversation, user, seq }));
+            }
+        }
         self.requests.answered(response);
     }
 

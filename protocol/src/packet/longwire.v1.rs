@@ -859,6 +859,9 @@ pub struct Mark {
     pub user: u64,
     #[prost(uint64, tag = "3")]
     pub seq: u64,
+    /// In receipts alone: how far a device of the user has it.
+    #[prost(uint64, tag = "4")]
+    pub delivered: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
@@ -1101,7 +1104,7 @@ pub struct WatchAnswer {
     #[prost(uint64, tag = "1")]
     pub head_seq: u64,
 }
-/// Who has read how far, by rising user id.
+/// Who has read how far, and how far it was delivered to whom, by rising user id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReceiptsRequest {
     #[prost(uint64, tag = "1")]
@@ -1110,6 +1113,12 @@ pub struct ReceiptsRequest {
     pub after_user: u64,
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// From here on this session is told of each delivery to the users of the page.
+    #[prost(bool, tag = "4")]
+    pub follow: bool,
+    /// It is told of none in this conversation any more.
+    #[prost(bool, tag = "5")]
+    pub stop: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReceiptsPage {
@@ -1299,6 +1308,9 @@ pub struct Signal {
     /// With PRESENCE; it names the user, and no conversation.
     #[prost(message, optional, tag = "5")]
     pub presence: ::core::option::Option<Presence>,
+    /// With DELIVERED.
+    #[prost(uint64, tag = "6")]
+    pub seq: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Presence {
@@ -1854,6 +1866,8 @@ pub enum SignalKind {
     App = 3,
     /// From the broker: someone's presence changed.
     Presence = 4,
+    /// From the broker: a conversation was delivered to someone, up to `seq`.
+    Delivered = 5,
 }
 impl SignalKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1867,6 +1881,7 @@ impl SignalKind {
             Self::Stopped => "STOPPED",
             Self::App => "APP",
             Self::Presence => "PRESENCE",
+            Self::Delivered => "DELIVERED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1877,6 +1892,7 @@ impl SignalKind {
             "STOPPED" => Some(Self::Stopped),
             "APP" => Some(Self::App),
             "PRESENCE" => Some(Self::Presence),
+            "DELIVERED" => Some(Self::Delivered),
             _ => None,
         }
     }
@@ -1921,7 +1937,8 @@ impl PresenceState {
 pub enum Audience {
     /// Whoever shares a conversation with it.
     Company = 0,
-    /// 1: kept for its contacts.
+    /// Those of them who are among its contacts.
+    Contacts = 1,
     Nobody = 2,
 }
 impl Audience {
@@ -1932,6 +1949,7 @@ impl Audience {
     pub fn as_str_name(&self) -> &'static str {
         match self {
             Self::Company => "COMPANY",
+            Self::Contacts => "CONTACTS",
             Self::Nobody => "NOBODY",
         }
     }
@@ -1939,6 +1957,7 @@ impl Audience {
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
             "COMPANY" => Some(Self::Company),
+            "CONTACTS" => Some(Self::Contacts),
             "NOBODY" => Some(Self::Nobody),
             _ => None,
         }

@@ -221,6 +221,7 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ("members that signals are carried to", limits::SIGNAL_READERS_MAX.to_string()),
         ("absence before it is told", seconds(limits::OFFLINE_AFTER_MS)),
         ("users whose presence a session is told", limits::PRESENCES_MAX.to_string()),
+        ("users of whose deliveries a session is told", limits::FOLLOWED_MAX.to_string()),
         (
             "absence before a will is published, range and default",
             format!(

@@ -152,6 +152,8 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_set_retention", on(19, Action::SetRetention(packet::SetRetention { retention })));
     add("publish_erase_user", publish(20, Some(Action::EraseUser(packet::EraseUser { user: user() }))));
     add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
+    let to = packet::Audience::Contacts as i32;
+    add("publish_show_presence_to_contacts", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
     let set_level = Action::SetLevel(packet::SetLevel { level: packet::Level::HeadsOnly.into() });
     let set_level = packet::Publish { conversation: 9, message_id: 13, action: Some(set_level), ..Default::default() };
     add("publish_set_level", Kind::Publish(set_level));
@@ -203,6 +205,9 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
         "signal_stopped_of_another",
         Kind::Signal(packet::Signal { kind: packet::SignalKind::Stopped as i32, user: 4_098, ..signal }),
     );
+    let delivered = packet::SignalKind::Delivered as i32;
+    let delivered = packet::Signal { conversation: 9, kind: delivered, user: 4_098, seq: 300, ..Default::default() };
+    add("signal_delivered", Kind::Signal(delivered));
     let kind = packet::SignalKind::Presence as i32;
     add(
         "signal_presence",
@@ -345,7 +350,8 @@ fn about_messages() -> Vec<(&'static str, Kind)> {
         mentions_total: 1,
         changes: 1_000_000,
     };
-    let marks = vec![packet::Mark { conversation: 9, user: 4_098, seq: 299 }];
+    let marks = vec![packet::Mark { conversation: 9, user: 4_098, seq: 299, delivered: 300 }];
+    let receipts = packet::ReceiptsRequest { conversation: 9, limit: 100, ..Default::default() };
     let request = |id, op| Kind::Request(packet::Request { id, op: Some(op) });
     let response = |id, result| Kind::Response(packet::Response { id, result: Some(result) });
     let history = packet::HistoryRequest { conversation: 9, limit: 50, compact: true, ..Default::default() };
@@ -359,10 +365,9 @@ fn about_messages() -> Vec<(&'static str, Kind)> {
         ("publish_set_settings", on(15, Action::SetSettings(packet::SetSettings { settings: Some(settings) }))),
         ("request_history_compact", request(10, Op::History(history))),
         ("request_conversations_since", request(11, Op::Conversations(since))),
-        (
-            "request_receipts",
-            request(12, Op::Receipts(packet::ReceiptsRequest { conversation: 9, after_user: 4_097, limit: 100 })),
-        ),
+        ("request_receipts", request(12, Op::Receipts(packet::ReceiptsRequest { after_user: 4_097, ..receipts }))),
+        ("request_receipts_follow", request(13, Op::Receipts(packet::ReceiptsRequest { follow: true, ..receipts }))),
+        ("request_receipts_stop", request(14, Op::Receipts(packet::ReceiptsRequest { stop: true, ..receipts }))),
         ("response_conversations_with_everything", response(11, Answer::Conversations(page))),
         ("response_receipts", response(12, Answer::Receipts(packet::ReceiptsPage { marks, next: 4_098 }))),
     ];
@@ -528,12 +533,17 @@ fn deliveries() -> Vec<(&'static str, packet::Lane, u64, Vec<packet::Item>)> {
         ("deliver_head_recalled", Bulk, 11, vec![head(packet::HeadReason::Recalled, 0)]),
         ("deliver_head_erased", Bulk, 12, vec![head(packet::HeadReason::Erased, 0)]),
         ("deliver_head_not_yours", Bulk, 13, vec![head(packet::HeadReason::NotYours, 0)]),
-        ("deliver_mark", Express, 14, vec![item(Mark(packet::Mark { conversation: 9, user: 0, seq: 300 }))]),
+        (
+            "deliver_mark",
+            Express,
+            14,
+            vec![item(Mark(packet::Mark { conversation: 9, user: 0, seq: 300, delivered: 0 }))],
+        ),
         (
             "deliver_mark_of_another",
             Express,
             15,
-            vec![item(Mark(packet::Mark { conversation: 9, user: 4_098, seq: 2 }))],
+            vec![item(Mark(packet::Mark { conversation: 9, user: 4_098, seq: 2, delivered: 0 }))],
         ),
         ("deliver_progress", Express, 16, vec![item(Progress(packet::Progress {}))]),
         ("deliver_caught_up", Bulk, 17, vec![item(CaughtUp(packet::CaughtUp {}))]),

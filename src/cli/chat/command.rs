@@ -1,7 +1,9 @@
 //! What a typed line means: words for the conversation, or a command.
 
-use longwire_client::packet::{Beside, Info, Role, Settings};
+use clap::ValueEnum as _;
+use longwire_client::packet::{Beside, Info, Retention, RetentionMode, Role, Settings};
 
+use super::super::conversation::Wants;
 use super::model::{Act, Model, Wish};
 
 /// The commands, for `/help`.
@@ -12,16 +14,16 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("/reply N text", "answers message N; . is the newest of others"),
     ("/edit N text, /recall N", "changes or takes back; . is your newest"),
     ("/react N sign, /hide N", "reacts (no sign: takes it back); hides for you"),
-    ("/seen N", "says who has read message N"),
+    ("/seen N, /about, /members", "who has read N; what this is; who is here"),
     ("@name, @all", "in a group: asks for their attention"),
-    ("/mute, /pin, /archive", "on and off, on all your devices"),
-    ("/unread", "shows this conversation as unread"),
-    ("/about, /members", "says what this is, and who is here"),
+    ("/mute /pin /archive /unread", "how you are shown this, on all your devices"),
+    ("/level full, heads, none", "how much of it this device is delivered"),
+    ("/keep always, /keep 7d", "how long its entries are kept, for everybody"),
     ("/label text, /describe text", "what this group is called, and says of itself"),
     ("/add user, /remove user", "changes who is in this group"),
     ("/ban user, /unban user", "keeps out, lets in again"),
     ("/key, /key off", "makes a new key to join with; takes it away"),
-    ("/leave, /help, /quit", ""),
+    ("/away, /back, /leave, /quit", "looks elsewhere, here again; ends"),
 ];
 
 /// Acts on a line; what is no command is said in the open conversation.
@@ -73,6 +75,8 @@ pub(super) fn enter(model: &mut Model, line: &str) {
             Ok(conversation) => model.wish(Wish::JoinGroup { conversation, key: (*key).to_owned() }),
             Err(_) => model.say("/join NUMBER KEY: the number of a group, and its key"),
         },
+        (["away"], _) => model.wish(Wish::Background(true)),
+        (["back"], _) => model.wish(Wish::Background(false)),
         (["help"], _) => model.help = true,
         (["quit" | "exit" | "q"], _) => model.wish(Wish::Quit),
         _ => {
@@ -135,6 +139,14 @@ fn enter_about_talk(model: &mut Model, conversation: u64, words: &[&str]) -> boo
         ["pin"] => Act::Settings(Settings { pinned: !settings.pinned, ..settings }),
         ["archive"] => Act::Settings(Settings { archived: !settings.archived, ..settings }),
         ["unread"] => Act::Settings(Settings { marked_unread: true, ..settings }),
+        ["level", level] => match Wants::from_str(level, true) {
+            Ok(level) => Act::Level(level.wire()),
+            Err(_) => return false,
+        },
+        ["keep", rest @ ..] => match retention(rest) {
+            Some(retention) => Act::Keep(retention),
+            None => return false,
+        },
         ["describe", text @ ..] => Act::Info(Info { description: text.join(" "), ..talk.info.clone() }),
         ["ban" | "unban", user] => {
             Act::Ban { user: user.trim_start_matches('@').to_owned(), lift: words[0] == "unban" }
@@ -145,6 +157,18 @@ fn enter_about_talk(model: &mut Model, conversation: u64, words: &[&str]) -> boo
     };
     model.wish(Wish::Act { conversation, act });
     true
+}
+
+/// How long entries are to be kept; nothing where the words do not say.
+fn retention(words: &[&str]) -> Option<Retention> {
+    let (mode, time) = match words {
+        ["always"] => return Some(Retention::default()),
+        ["delivered", time] => (RetentionMode::UntilDelivered, time),
+        [time] | ["for", time] => (RetentionMode::KeepFor, time),
+        _ => return None,
+    };
+    let age_ms = u64::try_from(humantime::parse_duration(time).ok()?.as_millis()).ok()?;
+    Some(Retention { mode: mode.into(), age_ms })
 }
 
 /// Splits at spaces, except between double quotes.
@@ -257,6 +281,16 @@ mod tests {
         assert_eq!(acts("/describe every day").0, act(Act::Info(info)));
         assert_eq!(acts("/ban @bob").0, act(Act::Ban { user: "bob".to_owned(), lift: false }));
         assert_eq!(acts("/unban bob").0, act(Act::Ban { user: "bob".to_owned(), lift: true }));
+        let level = packet::Level::HeadsOnly;
+        assert_eq!(acts("/level heads").0, act(Act::Level(level)));
+        let keep = |mode: RetentionMode, age_ms| act(Act::Keep(Retention { mode: mode.into(), age_ms }));
+        assert_eq!(acts("/keep 2h").0, keep(RetentionMode::KeepFor, 7_200_000));
+        assert_eq!(acts("/keep delivered 1d").0, keep(RetentionMode::UntilDelivered, 86_400_000));
+        assert_eq!(acts("/keep always").0, keep(RetentionMode::Keep, 0));
+        for line in ["/level some", "/keep", "/keep 7x", "/keep delivered"] {
+            assert!(acts(line).0.is_empty() && acts(line).1.contains("/help"), "{line}");
+        }
+        assert_eq!((acts("/away").0, acts("/back").0), (vec![Wish::Background(true)], vec![Wish::Background(false)]));
         assert_eq!(acts("/key off").0, act(Act::JoinKey { open: false }));
         assert_eq!(acts("/join 12 secret").0, [Wish::JoinGroup { conversation: 12, key: "secret".to_owned() }]);
         assert_eq!(acts("/about").1, "Lunch is conversation 5; you are none; pinned");

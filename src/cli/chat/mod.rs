@@ -70,6 +70,7 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
         running: 0,
         said: 0,
         watched: Vec::new(),
+        followed: None,
         quit: None,
         connection: args.connection.clone(),
         outbox,
@@ -169,6 +170,8 @@ struct Chat {
     said: u64,
     /// Whose presence is told.
     watched: Vec<u64>,
+    /// Whose deliveries are told: those of the conversation that is open.
+    followed: Option<u64>,
     connection: ConnectArgs,
     /// Where messages are kept that have no answer yet.
     outbox: PathBuf,
@@ -280,7 +283,9 @@ impl Chat {
                 }
                 Act::Hide(seq) => model.handle_hidden(conversation, seq, false),
                 Act::Settings(settings) => model.handle_settings(conversation, settings),
-                Act::Info(_) | Act::Ban { .. } | Act::JoinKey { .. } => model.wish(Wish::List),
+                Act::Level(_) | Act::Keep(_) | Act::Info(_) | Act::Ban { .. } | Act::JoinKey { .. } => {
+                    model.wish(Wish::List);
+                }
             },
             Told::Names(members) => model.handle_names(members),
             Told::Company { conversation, members, presences } => {
@@ -381,6 +386,15 @@ impl Chat {
             Wish::Quit => self.quit = Some(Ok(())),
             Wish::Send { conversation, text, beside } => self.send(conversation, text, beside),
             Wish::Act { conversation, act } => self.act(conversation, act),
+            Wish::Background(background) => self.tell(async move {
+                match client.set_background(background).await {
+                    Ok(()) if background => {
+                        Told::Notice("away: what is not urgent waits up to a minute; /back".to_owned())
+                    }
+                    Ok(()) => Told::Notice("back".to_owned()),
+                    Err(error) => Told::Notice(unreadable(&error)),
+                }
+            }),
             Wish::ConnectNow => drop(tokio::spawn(async move { client.connect_now().await })),
             Wish::Older { conversation, before } => self.tell(async move {
                 let from = before.saturating_sub(1);
@@ -393,12 +407,25 @@ impl Chat {
                 let page = client.history_compact(conversation, seq, 1, Direction::Backwards).await;
                 Told::Again { conversation, seq, items: page.ok().map(|page| page.items) }
             }),
-            Wish::Around(conversation) => self.tell(async move {
-                // A group may keep both to itself: then there are no names to mention, or no ticks.
-                let members = client.members(conversation, 0, 200).await.map(|page| page.members);
-                let marks = client.receipts(conversation, 0, 200).await.map(|page| page.marks);
-                Told::Around { conversation, members: members.unwrap_or_default(), marks: marks.unwrap_or_default() }
-            }),
+            Wish::Around(conversation) => {
+                let before = self.followed.replace(conversation).filter(|before| *before != conversation);
+                self.tell(async move {
+                    if let Some(before) = before {
+                        client.unfollow_receipts(before).await;
+                    }
+                    // A group may keep both to itself: then there are no names to mention, or no ticks.
+                    let members = client.members(conversation, 0, 200).await.map(|page| page.members);
+                    let marks = match client.follow_receipts(conversation).await {
+                        Ok(marks) => Ok(marks),
+                        Err(_) => client.receipts(conversation, 0, 200).await.map(|page| page.marks),
+                    };
+                    Told::Around {
+                        conversation,
+                        members: members.unwrap_or_default(),
+                        marks: marks.unwrap_or_default(),
+                    }
+                })
+            }
             Wish::JoinGroup { conversation, key } => self.tell(async move {
                 match answer(client.join_group(conversation, key).await).await {
                     Ok(_) => Told::Notice(format!("you are in {conversation}")),
@@ -496,14 +523,19 @@ impl Chat {
     /// Does something to a message or a conversation, and tells what it came to.
     fn act(&mut self, conversation: u64, act: Act) {
         let (client, sender) = (self.client.clone(), self.sender.clone());
+        // Who is mentioned in place of whom was before.
+        let text = if let Act::Edit { text, .. } = &act { text } else { "" };
+        let mentions = self.model.mentions_in(conversation, text);
         self.tell(async move {
             let mut told = None;
             let publication = match act.clone() {
-                Act::Edit { seq, text } => client.edit(conversation, seq, text).await,
+                Act::Edit { seq, text } => client.edit_with(conversation, seq, text, mentions).await,
                 Act::Recall(seq) => client.recall(conversation, seq).await,
                 Act::React { seq, reaction } => client.react(conversation, seq, reaction).await,
                 Act::Hide(seq) => client.hide(conversation, seq, false).await,
                 Act::Settings(settings) => client.set_settings(conversation, settings).await,
+                Act::Level(level) => client.set_level(conversation, level).await,
+                Act::Keep(retention) => client.set_retention(conversation, retention).await,
                 Act::Info(info) => client.set_info(conversation, info).await,
                 Act::Ban { user, lift } => client.ban(conversation, user, lift).await,
                 Act::JoinKey { open: false } => client.set_join_key(conversation, "").await,

@@ -455,13 +455,13 @@ mod tests {
         ] {
             model.handle_item(&Item::Entry(entry));
         }
-        model.handle_item(&Item::Mark(Mark { conversation: 1, user: 9, seq: 3 }));
+        model.handle_item(&Item::Mark(Mark { conversation: 1, user: 9, seq: 3, delivered: 0 }));
         let (text, _) = screen(&model, 80, 24);
         for expected in [
             "^Lunch",
             "~Noise            @3",
             "┌ 1 bob: shall we meet at noon, at the place by th…",
-            "3 you: at the bridge (edited) 👍 2* ✓2",
+            "3 you: at the bridge (edited) 👍 2* ✓ read 2",
             "4!bob: @you where?",
         ] {
             assert!(text.contains(expected), "{expected:?} in\n{text}");

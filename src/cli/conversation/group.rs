@@ -20,7 +20,7 @@ pub(super) async fn info(client: &Client, args: &SetInfo) -> Result<(), Fail> {
     print_info(&info, args.common.json)
 }
 
-fn print_info(info: &Info, json: bool) -> Result<(), Fail> {
+pub(super) fn print_info(info: &Info, json: bool) -> Result<(), Fail> {
     let mut out = io::stdout();
     let policy = info.policy.unwrap_or_default();
     let [publishes, adds, informs] =
@@ -81,7 +81,7 @@ pub(super) async fn retention(client: &Client, args: &SetRetention) -> Result<()
 }
 
 /// A conversation of this user, as the list has it.
-async fn find(client: &Client, conversation: u64) -> Result<Conversation, Fail> {
+pub(super) async fn find(client: &Client, conversation: u64) -> Result<Conversation, Fail> {
     let mut before = 0;
     loop {
         let page = client.conversations(before, PAGE).await?;

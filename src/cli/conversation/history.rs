@@ -63,9 +63,11 @@ pub(super) async fn receipts(client: &Client, conversation: u64, json: bool) -> 
         for mark in &page.marks {
             let name = names.iter().find(|member| member.user == mark.user).map_or("", |member| &member.name);
             if json {
-                writeln!(out, "{}", serde_json::json!({ "user": mark.user, "name": name, "seq": mark.seq }))?;
+                let (user, seq, delivered) = (mark.user, mark.seq, mark.delivered);
+                let line = serde_json::json!({ "user": user, "name": name, "seq": seq, "delivered": delivered });
+                writeln!(out, "{line}")?;
             } else {
-                writeln!(out, "{name:<32} {:>8}", mark.seq)?;
+                writeln!(out, "{name:<32} read {:>8}  delivered {:>8}", mark.seq, mark.delivered)?;
             }
         }
         after = page.next;

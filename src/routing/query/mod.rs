@@ -2,6 +2,7 @@
 
 mod conversations;
 mod history;
+mod receipts;
 
 use std::ops::Bound;
 
@@ -11,12 +12,13 @@ use longwire_protocol::{ConversationId, UserId};
 
 use super::limits::PAGE_ITEMS_MAX;
 use super::outbox::Session;
-use super::rows::{Kind, Member};
+use super::rows::Member;
 use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 
 pub use conversations::{conversations, unread_total};
 pub use history::{Page, Visible, history};
+pub use receipts::{Read, receipts};
 
 /// The members of a conversation that the session's user is in.
 ///
@@ -35,32 +37,6 @@ pub fn members(
         role: member.role,
     });
     Ok(packet::MembersPage { members, next })
-}
-
-/// How far the members of a conversation have read, that the session's user is in.
-///
-/// # Errors
-/// *unknown conversation* where it is not, *forbidden* in a channel: its readers do not know of each other.
-pub fn receipts(
-    rows: &Reader<'_>,
-    session: &Session,
-    request: &packet::ReceiptsRequest,
-) -> Result<packet::ReceiptsPage, Refusal> {
-    let id = ConversationId(request.conversation);
-    has_part(rows, session, id)?;
-    if rows.conversation(id).is_some_and(|conversation| !matches!(conversation.kind, Kind::Direct | Kind::Group)) {
-        return Err(Refusal::connection(Reason::Forbidden).because("who reads a channel is told to nobody"));
-    }
-    let hides_marks = rows.conversation(id).is_some_and(|conversation| conversation.more.policy.hides_marks);
-    if hides_marks && rows.member(id, session.user).is_none_or(|own| own.role < packet::Role::Admin as i32) {
-        return Err(Refusal::connection(Reason::Forbidden).because("this group hides who has read what"));
-    }
-    let (marks, next) = page_of_members(rows, id, request.after_user, request.limit, |user, member| packet::Mark {
-        conversation: id.0,
-        user: user.0,
-        seq: member.mark.0,
-    });
-    Ok(packet::ReceiptsPage { marks, next })
 }
 
 fn has_part(rows: &Reader<'_>, session: &Session, id: ConversationId) -> Result<(), Refusal> {

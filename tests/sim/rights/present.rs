@@ -77,18 +77,20 @@ impl History {
             assert!(may || presence.last_seen == 0, "nor when it was seen");
             self.coverage.count(if may { "presences told" } else { "presences hidden" });
         }
-        let is_hidden = answer.shown_to == i32::from(packet::Audience::Nobody);
+        let is_hidden = answer.shown_to != i32::from(packet::Audience::Company);
         assert_eq!(is_hidden, self.hidden.contains(&user), "its own setting");
     }
 
     pub(super) fn show_presence(&mut self, device: usize) {
         let user = self.devices[device].user_id;
-        let to = if self.rng.bool() { packet::Audience::Company } else { packet::Audience::Nobody };
+        // Nobody here has contacts.
+        let others = [packet::Audience::Contacts, packet::Audience::Nobody];
+        let to = if self.rng.bool() { packet::Audience::Company } else { others[self.rng.usize(0..2)] };
         let publish = self.next(device, 0, Some(Action::ShowPresence(packet::ShowPresence { to: to.into() })), "");
         self.publish(device, &publish).expect("everybody may");
         match to {
             packet::Audience::Company => self.hidden.remove(&user),
-            packet::Audience::Nobody => self.hidden.insert(user),
+            packet::Audience::Contacts | packet::Audience::Nobody => self.hidden.insert(user),
         };
     }
 }

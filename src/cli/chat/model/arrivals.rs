@@ -53,6 +53,8 @@ impl Model {
             talk.informed_at = talk.informed_at.max(one.head_seq);
             talk.role = one.role();
             talk.settings = one.settings.unwrap_or_default();
+            talk.level = one.level();
+            talk.retention = one.retention.unwrap_or_default();
             talk.info = one.info.clone().unwrap_or_default();
             talk.mark = talk.mark.max(one.mark);
             talk.head_seq = talk.head_seq.max(one.head_seq);

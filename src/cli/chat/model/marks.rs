@@ -1,4 +1,5 @@
-//! How far others have read: from their marks, and from what they said themselves.
+//! How far others have read, and what was delivered to them: from their marks, from what they said themselves, and from what
+//! the broker tells of deliveries.
 
 use longwire_client::packet::{self, ConversationKind};
 
@@ -16,6 +17,25 @@ impl Talk {
     /// Who has read up to a seq, that user's own messages aside.
     pub(in crate::cli::chat) fn readers(&self, seq: u64) -> impl Iterator<Item = u64> {
         self.marks.iter().filter(move |(_, mark)| **mark >= seq).map(|(user, _)| *user)
+    }
+
+    /// Whether a user has read a message.
+    pub(super) fn has_read(&self, user: u64, seq: u64) -> bool {
+        self.marks.get(&user).is_some_and(|mark| *mark >= seq)
+    }
+
+    /// Whether a message was delivered to everybody else, as far as is known who that is.
+    pub(in crate::cli::chat) fn is_delivered(&self, seq: u64) -> bool {
+        let has = |(user, delivered): (&u64, &u64)| *delivered >= seq || self.has_read(*user, seq);
+        !self.delivered.is_empty() && self.delivered.iter().all(has)
+    }
+
+    /// It was delivered to a user up to there.
+    fn note_delivered(&mut self, user: u64, seq: u64, me: u64) {
+        if user != 0 && user != me && (self.delivered.len() < MARKS_MAX || self.delivered.contains_key(&user)) {
+            let delivered = self.delivered.entry(user).or_insert(0);
+            *delivered = seq.max(*delivered);
+        }
     }
 
     /// A user has read up to there: by a mark, or by saying something there.
@@ -41,11 +61,22 @@ impl Model {
     pub(super) fn handle_mark(&mut self, mark: &packet::Mark) {
         let me = self.me;
         if let Some(talk) = self.talk_mut(mark.conversation) {
-            talk.note_mark(mark.user, mark.seq, me);
+            if mark.seq > 0 {
+                talk.note_mark(mark.user, mark.seq, me);
+            }
+            if mark.delivered > 0 {
+                talk.note_delivered(mark.user, mark.delivered, me);
+            }
         }
     }
 
     pub(in crate::cli::chat) fn handle_marks(&mut self, conversation: u64, marks: &[packet::Mark]) {
+        let me = self.me;
+        if let Some(talk) = self.talk_mut(conversation) {
+            // These are all that there are: who left counts no more.
+            talk.delivered.retain(|user, _| marks.iter().any(|mark| mark.user == *user));
+            marks.iter().for_each(|mark| talk.note_delivered(mark.user, 0, me));
+        }
         for mark in marks {
             self.handle_mark(&packet::Mark { conversation, ..*mark });
         }
@@ -62,7 +93,7 @@ mod tests {
     fn marks_of_others_only_rise_and_a_message_is_a_mark() {
         let mut model = model();
         model.talk_mut(1).expect("there").kind = ConversationKind::Group;
-        let mark = |user, seq| Item::Mark(packet::Mark { conversation: 1, user, seq });
+        let mark = |user, seq| Item::Mark(packet::Mark { conversation: 1, user, seq, delivered: 0 });
         for item in [mark(8, 3), mark(8, 2), mark(9, 1), mark(7, 9), mark(0, 9)] {
             model.handle_item(&item);
         }

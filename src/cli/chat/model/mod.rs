@@ -10,7 +10,9 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use longwire_client::packet::{Beside, ConversationKind, Info, Presence, ReactionCount, Role, Settings, SignalKind};
+use longwire_client::packet::{
+    Beside, ConversationKind, Info, Level, Presence, ReactionCount, Retention, Role, Settings, SignalKind,
+};
 
 use super::input::Input;
 use present::Company;
@@ -47,6 +49,10 @@ pub(super) struct Talk {
     /// How many of the unread ones mention this user.
     pub(super) mentions: u64,
     pub(super) settings: Settings,
+    /// How much of it this device is delivered.
+    pub(super) level: Level,
+    /// How long entries are kept.
+    pub(super) retention: Retention,
     /// What the group says of itself.
     pub(super) info: Info,
     /// The entries that name and info are from: older ones, read later, change nothing.
@@ -54,6 +60,8 @@ pub(super) struct Talk {
     informed_at: u64,
     /// How far others have read, by user.
     marks: BTreeMap<u64, u64>,
+    /// Up to where it was delivered to others.
+    delivered: BTreeMap<u64, u64>,
     /// How far this user has read, as the broker was told.
     pub(super) mark: u64,
     pub(super) head_seq: u64,
@@ -82,6 +90,8 @@ pub(super) enum Act {
     },
     Hide(u64),
     Settings(Settings),
+    Level(Level),
+    Keep(Retention),
     Info(Info),
     Ban {
         user: String,
@@ -150,6 +160,8 @@ pub(super) enum Wish {
         conversation: u64,
         kind: SignalKind,
     },
+    /// Whether nobody looks at this device.
+    Background(bool),
     ConnectNow,
     Quit,
 }

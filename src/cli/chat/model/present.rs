@@ -1,7 +1,7 @@
 //! Who is there and who types: told by signals, shown above what is typed, and believed for a while.
 
 use longwire_client::Signal;
-use longwire_client::packet::{ConversationKind, Member, Presence, PresenceState, SignalKind};
+use longwire_client::packet::{ConversationKind, Mark, Member, Presence, PresenceState, SignalKind};
 
 use super::{Model, Wish};
 
@@ -32,8 +32,11 @@ impl Model {
                     self.typing.insert((conversation, user), now + TYPES_FOR_MS);
                 }
                 SignalKind::Stopped => drop(self.typing.remove(&(conversation, user))),
-                SignalKind::App | SignalKind::Presence => {}
+                SignalKind::App | SignalKind::Presence | SignalKind::Delivered => {}
             },
+            Signal::Delivered { conversation, user, seq } => {
+                self.handle_mark(&Mark { conversation, user, seq: 0, delivered: seq });
+            }
             Signal::In { .. } => {}
         }
     }

@@ -1,8 +1,8 @@
 //! What is said about a line and about a conversation, in words: for the screen and for pipes alike.
 
-use longwire_client::packet::{Beside, ConversationKind};
+use longwire_client::packet::{Beside, ConversationKind, Level, RetentionMode};
 
-use super::super::super::conversation::role_name;
+use super::super::super::conversation::{retention_words, role_name};
 use super::{Line, Model, Talk, clean};
 
 impl Model {
@@ -21,15 +21,16 @@ impl Model {
         words.join(" ")
     }
 
-    /// Behind own lines: one tick is stored, two are read by the other; in a group, read by so many.
+    /// Behind own lines: one tick is stored, two are delivered to everybody; and who has read it: the other, or so many.
     fn tick(&self, talk: &Talk, seq: u64, line: &Line) -> Option<String> {
         if line.sender != self.me || line.recalled || !talk.has_receipts() {
             return None;
         }
+        let tick = if talk.is_delivered(seq) { "✓✓" } else { "✓" };
         Some(match (talk.readers(seq).count(), talk.kind) {
-            (0, _) => "✓".to_owned(),
-            (_, ConversationKind::Direct) => "✓✓".to_owned(),
-            (readers, _) => format!("✓{readers}"),
+            (0, _) => tick.to_owned(),
+            (_, ConversationKind::Direct) => "✓✓ read".to_owned(),
+            (readers, _) => format!("{tick} read {readers}"),
         })
     }
 
@@ -47,11 +48,13 @@ impl Model {
     /// Who has read a message, as far as is known.
     pub(in crate::cli::chat) fn seen(&self, talk: &Talk, seq: u64) -> String {
         let names: Vec<String> = talk.readers(seq).map(|user| self.name_of(user)).collect();
-        if names.is_empty() {
-            format!("nobody has read {seq} yet")
-        } else {
-            format!("{seq} was read by {}", names.join(", "))
-        }
+        let read = match names.is_empty() {
+            true => format!("nobody has read {seq} yet"),
+            false => format!("{seq} was read by {}", names.join(", ")),
+        };
+        let got = talk.delivered.iter().filter(|(user, delivered)| **delivered >= seq && !talk.has_read(**user, seq));
+        let got: Vec<String> = got.map(|(user, _)| self.name_of(*user)).collect();
+        if got.is_empty() { read } else { format!("{read}; delivered to {}", got.join(", ")) }
     }
 
     /// What a conversation is.
@@ -63,6 +66,14 @@ impl Model {
         let settings = talk.settings;
         let set = [(settings.muted_until > 0, "muted"), (settings.pinned, "pinned"), (settings.archived, "archived")];
         words.extend(set.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()));
+        match talk.level {
+            Level::Full => {}
+            Level::HeadsOnly => words.push("this device is told only that there is something".to_owned()),
+            Level::Nothing => words.push("this device is told nothing of it".to_owned()),
+        }
+        if talk.retention.mode() != RetentionMode::Keep {
+            words.push(retention_words(&talk.retention));
+        }
         if !talk.info.description.is_empty() {
             words.push(clean(&talk.info.description));
         }
@@ -97,12 +108,13 @@ const MENTIONS_MAX: usize = longwire_client::protocol::limits::MENTIONS_MAX;
 mod tests {
     use super::super::tests::{message, model};
     use super::*;
-    use longwire_client::Item;
     use longwire_client::packet::{Mark, ReactionCount};
+    use longwire_client::{Item, Signal};
 
     #[test]
     fn ticks_count_who_has_read() {
         let mut model = model();
+        model.names.insert(8, "bob".to_owned());
         model.handle_item(&Item::Entry(message(1, 7, "mine")));
         let behind = |model: &Model| {
             let talk = model.talk(1).expect("there");
@@ -111,8 +123,14 @@ mod tests {
         assert_eq!(behind(&model), "", "nobody tells");
         model.talk_mut(1).expect("there").kind = ConversationKind::Direct;
         assert_eq!(behind(&model), "✓");
-        model.handle_item(&Item::Mark(Mark { conversation: 1, user: 8, seq: 1 }));
+        model
+            .handle_marks(1, &[Mark { user: 7, delivered: 1, ..Mark::default() }, Mark { user: 8, ..Mark::default() }]);
+        assert_eq!(behind(&model), "✓", "this user's own devices do not count");
+        model.handle_signal(Signal::Delivered { conversation: 1, user: 8, seq: 1 }, 0);
         assert_eq!(behind(&model), "✓✓");
+        assert_eq!(model.seen(model.talk(1).expect("there"), 1), "nobody has read 1 yet; delivered to bob");
+        model.handle_item(&Item::Mark(Mark { conversation: 1, user: 8, seq: 1, delivered: 0 }));
+        assert_eq!(behind(&model), "✓✓ read");
         let talk = model.talk_mut(1).expect("there");
         talk.kind = ConversationKind::Group;
         let line = talk.lines.get_mut(&1).expect("there");
@@ -121,7 +139,9 @@ mod tests {
             ReactionCount { reaction: "👍".to_owned(), count: 2, own: true },
             ReactionCount { reaction: "♥".to_owned(), count: 1, own: false },
         ];
-        assert_eq!(behind(&model), "(edited) 👍2* ♥ ✓1");
+        assert_eq!(behind(&model), "(edited) 👍2* ♥ ✓✓ read 1");
+        model.handle_marks(1, &[Mark { user: 8, ..Mark::default() }, Mark { user: 9, ..Mark::default() }]);
+        assert_eq!(behind(&model), "(edited) 👍2* ♥ ✓ read 1", "one has it not");
     }
 
     #[test]
