@@ -45,9 +45,9 @@ pub(crate) const ALL: [Workload; 7] = [
     Workload { name: "history", unit: "page of 50", units: 1, prepare: history },
 ];
 
-fn message(conversation: u64, message_id: u64) -> Kind {
+fn message(conversation: u64, message_id: u64, first_unanswered: u64) -> Kind {
     let content = Bytes::from_static(CONTENT);
-    Kind::Publish(packet::Publish { conversation, message_id, content, ..Default::default() })
+    Kind::Publish(packet::Publish { conversation, message_id, first_unanswered, content, ..Default::default() })
 }
 
 fn burst(first: u64, mut kind: impl FnMut(u64) -> Kind) -> Bytes {
@@ -77,7 +77,7 @@ fn encoding(_turns: usize) -> Box<dyn FnMut()> {
 
 /// Publishes, as they arrive.
 fn decoding(_turns: usize) -> Box<dyn FnMut()> {
-    let bytes = burst(1_000, |id| message(70_000, id));
+    let bytes = burst(1_000, |id| message(70_000, id, 0));
     Box::new(move || {
         let mut codec = FrameCodec::default();
         let mut input = BytesMut::from(&bytes[..]);
@@ -112,16 +112,17 @@ fn publish(turns: usize) -> Box<dyn FnMut()> {
     Box::new(move || {
         wire.say(&bursts.next().expect("as many as were made ready"));
         world.turn(&mut wire);
-        assert!(wire.drop_heard() > 0, "acks");
+        assert_eq!(wire.drop_acks(), BURST, "acks");
     })
 }
 
-/// What a publisher says in each turn. It does not watch its channel, so nothing is delivered to it.
+/// What a publisher says in each turn, when all before is answered. It does not watch its channel, so nothing is delivered
+/// to it.
 fn bursts(wire: &Wire, conversation: u64, turns: u64, messages: u64) -> Vec<Bytes> {
     let first = |turn| wire.next_id + turn * messages;
     let say = |turn| {
         let mut out = BytesMut::new();
-        (first(turn)..first(turn + 1)).for_each(|id| encode(&message(conversation, id), &mut out));
+        (first(turn)..first(turn + 1)).for_each(|id| encode(&message(conversation, id, first(turn)), &mut out));
         out.freeze()
     };
     (0..turns).map(say).collect()
@@ -149,7 +150,7 @@ fn fanout(turns: usize) -> Box<dyn FnMut()> {
     Box::new(move || {
         publisher.say(&messages.next().expect("as many as were made ready"));
         world.turn(&mut publisher);
-        publisher.drop_heard();
+        assert_eq!(publisher.drop_acks(), 1, "an ack");
         heard += 1;
         let mut ack = BytesMut::new();
         encode(&Kind::Ack(packet::Ack { bulk: heard, ..Default::default() }), &mut ack);
@@ -190,7 +191,7 @@ fn history(_turns: usize) -> Box<dyn FnMut()> {
     for burst in bursts(&wire, conversation, 10, BURST) {
         wire.say(&burst);
         world.turn(&mut wire);
-        wire.drop_heard();
+        assert_eq!(wire.drop_acks(), BURST, "acks");
     }
     let page = packet::HistoryRequest { conversation, from_seq: 0, limit: 50, backwards: true, compact: false };
     let asked = Kind::Request(packet::Request { id: 1, op: Some(request::Op::History(page)) });

@@ -25,6 +25,8 @@ use tokio_util::io::poll_read_buf;
 
 /// What a pipe holds: more than any turn writes.
 const PIPE_BYTES: usize = 1 << 20;
+/// What a short packet begins with that holds a `PublishAck`: its field of `Packet`, and that this has a length.
+const TAG_PUBLISH_ACK: u8 = 2 << 3 | 2;
 /// When the wall clock stands still, in seconds since 1970.
 const NOW_UNIX_S: u64 = 1_750_000_000;
 /// How long it has run then.
@@ -153,6 +155,19 @@ impl Wire {
         let bytes = self.heard.len();
         self.heard.clear();
         bytes
+    }
+
+    /// Throws away acks of publishes; how many they were. Looks at the first bytes of each frame alone: no more is counted.
+    pub(crate) fn drop_acks(&mut self) -> u64 {
+        self.hear();
+        let (mut acks, mut rest) = (0, &self.heard[..]);
+        while let [length, tag, ..] = *rest {
+            assert!(length < 0x80 && tag == TAG_PUBLISH_ACK, "{rest:?} is no ack");
+            rest = &rest[1 + usize::from(length)..];
+            acks += 1;
+        }
+        self.heard.clear();
+        acks
     }
 
     /// Says something, and waits for the first packet.
