@@ -140,11 +140,29 @@ pub enum Mutation {
     WithheldForEver,
     /// A `Head` of what is withheld covers messages that mention the user.
     MentionsWithheld,
+    /// Anybody has users erased.
+    AnyoneErases,
+    /// What an erased user wrote is shown all the same.
+    ErasedShown,
+    /// What waits in a lane is sent though who wrote it was erased.
+    ErasedInLane,
+    /// The sessions of an erased user go on.
+    ErasedGoesOn,
+    /// An erased user is let in again.
+    ErasedLetIn,
+    /// An erased user stays in its groups and channels.
+    ErasedStays,
+    /// Nobody owns the groups of an erased user.
+    ErasedLeavesNoHeir,
+    /// After a start nobody goes on with an erasure.
+    EraseForgottenAtStart,
+    /// An erasure is done while the files still hold what the user wrote.
+    ErasedInFiles,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 77] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -213,6 +231,15 @@ impl Mutation {
         Self::WithheldTooFar,
         Self::WithheldForEver,
         Self::MentionsWithheld,
+        Self::AnyoneErases,
+        Self::ErasedShown,
+        Self::ErasedInLane,
+        Self::ErasedGoesOn,
+        Self::ErasedLetIn,
+        Self::ErasedStays,
+        Self::ErasedLeavesNoHeir,
+        Self::EraseForgottenAtStart,
+        Self::ErasedInFiles,
     ];
 
     /// Whether this bug is planted.

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use longwire_protocol::UserId;
 
 use super::commit::{Commit, Retention};
+use crate::mutation::Mutation;
 use crate::routing::core::Op;
 use crate::routing::loading::{Want, load};
 use crate::routing::rehearsal::rehearse_upkeep;
@@ -108,7 +109,7 @@ impl Commit {
             self.upkeep.purge = if is_daily { Some(self.log.tail()) } else { newest };
         }
         let Some(upto) = self.upkeep.purge else { return };
-        if self.log.purge(upto) {
+        if Mutation::ErasedInFiles.is_planted() || self.log.purge(upto) {
             self.upkeep.purge = None;
             self.upkeep.purge_ms = now_ms + self.upkeep.every_ms;
             group.extend(waiting.into_iter().filter(|(_, until)| *until <= upto).map(|(user, _)| Op::Erased(user)));

@@ -87,10 +87,8 @@ impl Live {
                         return;
                     }
                 }
-                Reading::Found(mut found) => {
-                    // It waited: what was recalled meanwhile is shown to nobody.
-                    shown_now(quick(shared), &mut found.out);
-                    if !self.stepped(lane, *found, wire, shared, now) {
+                Reading::Found(found) => {
+                    if !self.found(lane, found, wire, shared, now) {
                         return;
                     }
                 }
@@ -251,6 +249,36 @@ impl Live {
                 self.away = Some(shared.tasks.run(move || {
                     let done = CatchUp::begin(&plan, blocking(&shared_too));
                     Done::Planned(lane, plan, done)
+                }));
+                false
+            }
+            Err(Miss::Failed(error)) => fail(wire, &error),
+        }
+    }
+
+    /// Takes over what a step found a while ago: what was recalled meanwhile is shown to nobody. Returns whether the lane can
+    /// go on at once.
+    fn found(
+        &mut self,
+        lane: Lane,
+        mut found: Box<Found>,
+        wire: &mut BrokerSession<Place>,
+        shared: &Arc<Shared>,
+        now: Millis,
+    ) -> bool {
+        match shown_now(quick(shared), &mut found.out) {
+            Ok(()) => self.stepped(lane, *found, wire, shared, now),
+            Err(Miss::Disk) if self.away.is_some() => {
+                *self.reading(lane) = Reading::Found(found);
+                false
+            }
+            Err(Miss::Disk) => {
+                *self.reading(lane) = Reading::Away;
+                let shared_too = Arc::clone(shared);
+                self.away = Some(shared.tasks.run(move || match shown_now(blocking(&shared_too), &mut found.out) {
+                    Ok(()) => Done::Stepped(lane, found),
+                    Err(Miss::Failed(error)) => Done::Failed(error),
+                    Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
                 }));
                 false
             }

@@ -11,13 +11,13 @@ use super::rows::{Counted, partition};
 use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 
-/// How a user shows itself to the session's, if the two share a conversation and it does not block that one. Costs a walk
+/// How a user shows itself to the session's, if the two share a conversation and it takes anything from that one. Costs a walk
 /// over all conversations of the one that is in fewer.
 #[must_use]
 pub fn profile(rows: &Reader<'_>, session: &Session, user: UserId) -> Option<packet::UserProfile> {
     // Both are asked for before either is judged: what is cold is loaded at once.
-    let (is_blocked, shares) = (rows.blocks(user, session.user), shares(rows, session.user, user));
-    if (is_blocked && !Mutation::ProfilesIgnoreBlocks.is_planted()) || !shares {
+    let (is_refused, shares) = (rows.refuses(user, session.user), shares(rows, session.user, user));
+    if (is_refused && !Mutation::ProfilesIgnoreBlocks.is_planted()) || !shares {
         return None;
     }
     let profile = rows.profile(user).map(|row| packet::Profile {

@@ -130,7 +130,7 @@ pub fn withheld(
 /// Whether the sender of an entry is being erased.
 fn is_erased(rows: &impl Rows, sender: impl FnOnce() -> Option<UserId>) -> bool {
     let erased = rows.erased();
-    !erased.is_empty() && sender().is_some_and(|sender| erased.contains(&sender))
+    !erased.is_empty() && sender().is_some_and(|sender| erased.contains(&sender)) && !Mutation::ErasedShown.is_planted()
 }
 
 /// Who published an entry that holds what people wrote, by the encoded item; `None` for every other: who came and went, and

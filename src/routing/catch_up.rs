@@ -369,17 +369,19 @@ impl Gone {
     }
 }
 
-/// Makes items that were found a while ago what they are to be shown as now. Where that is not at hand, they are reported
-/// as skipped: history has them.
-pub fn shown_now(reads: Reads<'_>, found: &mut [Ready]) {
+/// Makes items that were found a while ago what they are to be shown as now.
+///
+/// # Errors
+/// See [`Miss`]; it can be tried again.
+pub fn shown_now(reads: Reads<'_>, found: &mut [Ready]) -> Result<(), Miss> {
     let mut gone = Gone::default();
     for ready in found.iter_mut().filter(|ready| ready.place.conversation.is_some()) {
         let (id, seq) = (ready.place.conversation, ready.place.seq);
-        let reason = gone.reason(reads, id, seq, &ready.item).unwrap_or(Some(HeadReason::Skipped));
-        if let Some(reason) = reason {
+        if let Some(reason) = gone.reason(reads, id, seq, &ready.item)? {
             ready.item = head_item(id, seq, seq, reason, 0);
         }
     }
+    Ok(())
 }
 
 /// What a step ended with.

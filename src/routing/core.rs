@@ -591,7 +591,7 @@ impl Core {
         let cuts = match &publish.action {
             Some(Action::RevokeDevice(revoke)) => Cuts::Device(DeviceId(revoke.device)),
             Some(Action::SetAccount(set)) => Cuts::User(set.user.clone()),
-            Some(Action::EraseUser(erase)) => Cuts::User(erase.user.clone()),
+            Some(Action::EraseUser(erase)) if !Mutation::ErasedGoesOn.is_planted() => Cuts::User(erase.user.clone()),
             _ => Cuts::Nobody,
         };
         let lacks_found = found.is_none() && needs_found(&publish);

@@ -16,12 +16,15 @@ use super::outbox::Session;
 use super::push::fold_push_taken;
 use super::rows::{Erasure, ErasureStage, Key, Kind, Member, Refuses, Row};
 use super::view::{Rows as _, View};
+use crate::mutation::Mutation;
 use crate::store::{EntryMeta, Position};
 
 /// Folds that a user is erased: it is let in no more, and shows itself to nobody.
 pub(super) fn fold_begun(view: &mut View<'_>, user: UserId, position: Position, time: LogTime) {
     view.put(Key::Refuses(user), Some(Row::Refuses(Refuses { users: Vec::new(), everyone: false })));
-    fold_account(view, user, None, true, true, time);
+    if !Mutation::ErasedLetIn.is_planted() {
+        fold_account(view, user, None, true, true, time);
+    }
     view.put(Key::Profile(user), None);
     view.put(Key::Audience(user), None);
     put(view, user, Erasure { stage: ErasureStage::Own, until: position });
@@ -91,7 +94,7 @@ fn put(view: &mut View<'_>, user: UserId, erasure: Erasure) {
 impl Draft<'_, '_> {
     /// Begins to erase a user, for an administrator.
     pub(super) fn erase_user(&mut self, session: &Session, ticket: &Ticket, name: &str) -> Result<PublishAck, No> {
-        if !session.grants.load().is_admin {
+        if !session.grants.load().is_admin && !Mutation::AnyoneErases.is_planted() {
             return Err(No(Reason::Forbidden, "only an administrator does this"));
         }
         valid_user_name(name)?;
@@ -141,7 +144,7 @@ impl Draft<'_, '_> {
             }
             return self.change(&Change::EraseCleared { user });
         }
-        for (id, heir) in some.iter().zip(heirs) {
+        for (id, heir) in some.iter().zip(heirs).filter(|_| !Mutation::ErasedStays.is_planted()) {
             self.leave_for_good(*id, user, heir);
         }
         self.change(&Change::EraseIn { user, conversations: some });
@@ -168,7 +171,8 @@ impl Draft<'_, '_> {
 
     /// Who owns the group of an erased owner from then on: the member with the highest role, among the first thousand.
     fn heir(&self, id: ConversationId, user: UserId) -> Option<UserId> {
-        if self.view.member(id, user).map(Member::role) != Some(Role::Owner) {
+        let is_owner = self.view.member(id, user).map(Member::role) == Some(Role::Owner);
+        if !is_owner || Mutation::ErasedLeavesNoHeir.is_planted() {
             return None;
         }
         let others = self.view.members(id).iter().copied().take(HEIRS_MAX).filter(|other| *other != user);

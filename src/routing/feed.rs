@@ -54,7 +54,9 @@ impl Feed {
                         self.mark(change.position, user, conversation, seq);
                     }
                     Ok(Change::KeptFrom { conversation, first, .. }) => self.kept_from(conversation, first),
-                    Ok(Change::EraseBegun { .. }) => self.everyone_looks_again(),
+                    Ok(Change::EraseBegun { .. }) if !Mutation::ErasedInLane.is_planted() => {
+                        self.everyone_looks_again()
+                    }
                     _ => {}
                 },
                 Record::Rider(_) => {}

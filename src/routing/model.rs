@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, PublishAck, RetentionMode, Role};
+use longwire_protocol::packet::{self, Level, PublishAck, RetentionMode, Role};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
@@ -15,16 +15,19 @@ use super::alteration::withheld;
 use super::core::{Attach, Core, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
 use super::draft::Draft;
 use super::fold::fold_frame;
+use super::grants::Grants;
 use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
 use super::outbox::{Outbox, Session};
 use super::rehearsal::{rehearse, rehearse_attach, rehearse_upkeep};
-use super::rows::{Count, Key, Row};
+use super::rows::{Count, ErasureStage, Key, Row};
 use super::state::State;
 use super::view::{Overlay, Reader, Rows as _, View};
 use crate::store::{Frame, FrameBuilder, Log as _, MemoryLog, Position};
 
 const USERS: [&str; 4] = ["ann", "ben", "cat", "dan"];
+/// Who administers.
+const ADMIN: usize = 0;
 
 /// Who chooses what happens next.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl<'a> World<'a> {
         let attach = Attach {
             user: USERS[user].into(),
             device: "phone".into(),
-            grants: Arc::default(),
+            grants: Arc::new(Grants { is_admin: user == ADMIN, ..Grants::default() }),
             proof: Proof::Token { issued: LogTime(0), generation: None },
             incarnation,
             first_unanswered,
@@ -180,6 +183,12 @@ impl<'a> World<'a> {
             assert_eq!(state.rows().count(), 0, "everything is saved and let go");
         }
         effects
+    }
+
+    /// Whether a user is erased, and nothing says so of what it wrote.
+    fn is_erased(&self, user: Option<usize>) -> bool {
+        let erasure = |user: usize| self.read(|rows| rows.erasure(self.sessions[user].user));
+        user.and_then(erasure).is_some_and(|erasure| erasure.stage == ErasureStage::Done)
     }
 
     /// Time passes with what is stored: what is refused and said again at once is said at the same time.
@@ -259,6 +268,9 @@ struct Naive {
     age: u64,
     /// The first that is.
     first: u64,
+    /// How much of it the device of each user wants.
+    levels: HashMap<usize, Level>,
+    erased: BTreeSet<usize>,
 }
 
 impl Naive {
@@ -296,9 +308,38 @@ impl Naive {
 
     /// Whether a message is shown to those who may see it.
     fn is_shown(&self, seq: u64, now: u64) -> bool {
+        self.counts(seq, now) && !self.is_erased(seq)
+    }
+
+    /// Whether a message counts as unread: what is erased counts as it did.
+    fn counts(&self, seq: u64, now: u64) -> bool {
         let has_expired = self.expires.get(&seq).is_some_and(|expires| *expires <= now);
         let is_message = seq > 0 && self.entries.get(seq as usize - 1).is_some_and(Option::is_some);
         is_message && seq >= self.first && !has_expired && !self.recalled.contains(&seq)
+    }
+
+    fn is_erased(&self, seq: u64) -> bool {
+        let entry = self.entries.get((seq as usize).wrapping_sub(1)).copied().flatten();
+        entry.is_some_and(|sender| self.erased.contains(&sender))
+    }
+
+    /// A user is erased: nothing of its own is left, it is no member, and what it owned is another's.
+    fn erase(&mut self, user: usize, ids: &[UserId]) {
+        self.erased.insert(user);
+        self.hidden.remove(&user);
+        self.mentions.remove(&user);
+        self.levels.remove(&user);
+        let was = self.role(user);
+        if was == Role::None {
+            return;
+        }
+        self.set_role(user, Role::None);
+        let others = self.roles.iter().filter(|(_, role)| **role != Role::None);
+        let highest =
+            others.max_by_key(|(other, role)| (**role as i32, std::cmp::Reverse(ids[**other]))).map(|of| *of.0);
+        if let (Role::Owner, Some(heir)) = (was, highest) {
+            self.set_role(heir, Role::Owner);
+        }
     }
 
     fn unread(&self, user: usize, now: u64) -> u64 {
@@ -306,7 +347,7 @@ impl Naive {
         let mark = self.marks.get(&user).copied().unwrap_or(0);
         let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq > mark && *seq >= from);
         let is_hidden = |seq: u64| self.hidden.get(&user).is_some_and(|hidden| hidden.contains(&seq));
-        above.filter(|(seq, _)| self.is_shown(*seq, now) && !is_hidden(*seq)).count() as u64
+        above.filter(|(seq, _)| self.counts(*seq, now) && !is_hidden(*seq)).count() as u64
     }
 
     fn sees(&self, user: usize, seq: u64) -> bool {
@@ -323,6 +364,7 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
     let mut model: BTreeMap<u64, Naive> = BTreeMap::new();
     let mut next_id = [1_u64; USERS.len()];
     let mut answered: Vec<(usize, packet::Publish, PublishAck)> = Vec::new();
+    let mut erased = BTreeSet::new();
     for step in 0..steps {
         if world.choices.are_over() {
             break;
@@ -341,7 +383,23 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let reaction = ["", "+1", "ha"][world.choices.below(3)];
         let ids: Vec<UserId> = world.sessions.iter().map(|session| session.user).collect();
         let mut beside = None;
-        let action = match world.choices.below(24) {
+        let what = world.choices.below(28);
+        if what == 27 && world.choices.below(16) == 15 && other != ADMIN && erased.insert(other) {
+            erase(&mut world, &mut model, (other, &mut next_id[ADMIN]), &context);
+        }
+        // What is blank is no message any more, be it recalled or not; until then it may be recalled again.
+        let target = model.get(&conversation).and_then(|naive| naive.target(seq, &ids));
+        let sender = target.and_then(|target| ids.iter().position(|id| *id == target.sender));
+        let target = target.filter(|_| !world.is_erased(sender));
+        let is_left_out = matches!(what, 7 | 8) && sender.is_some_and(|sender| erased.contains(&sender));
+        if erased.contains(&user) || what == 27 || is_left_out {
+            continue;
+        }
+        let action = match what {
+            24..27 => {
+                let level = [Level::Full, Level::HeadsOnly, Level::Nothing][world.choices.below(3)].into();
+                Some(Action::SetLevel(packet::SetLevel { level }))
+            }
             20 | 21 => {
                 let age_ms = [0, 1, 5_000, 20_000][world.choices.below(4)];
                 let mode = if age_ms == 0 { RetentionMode::Keep } else { RetentionMode::KeepFor };
@@ -385,7 +443,7 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         };
         let found = match &action {
             Some(Action::SetMark(_)) => Found::Countable(0),
-            _ => Found::Target(model.get(&conversation).and_then(|naive| naive.target(seq, &ids))),
+            _ => Found::Target(target),
         };
         if world.choices.below(10) == 0 {
             // The group is lost: nothing of it shows, and the id is free.
@@ -413,8 +471,9 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let expected = match (&action, naive) {
             (Some(Action::CreateGroup(_)), slot) => {
                 let naive = slot.or_default();
+                naive.erased.clone_from(&erased);
                 naive.set_role(user, Role::Owner);
-                if other != user {
+                if other != user && !erased.contains(&other) {
                     naive.set_role(other, Role::Member);
                 }
                 Ok(naive.entries.len() as u64)
@@ -424,9 +483,11 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                 apply(slot.get_mut(), user, other, role, (action.as_ref(), beside.as_ref()), now)
             }
         };
-        if world.choices.below(8) == 7 && !answered.is_empty() {
+        let older = answered.get(known % answered.len().max(1)).filter(|(user, ..)| !erased.contains(user)).cloned();
+        if world.choices.below(8) == 7
+            && let Some((user, publish, ack)) = older
+        {
             // Something older, said again: it is settled, and whatever is answered, nothing comes of it.
-            let (user, publish, ack) = answered[known % answered.len()].clone();
             let frames = world.frames.len();
             let again = world.publish(user, publish, found, true).expect("an answer");
             assert!(again.as_ref().map_or(true, |again| *again == ack), "{context}: {again:?}");
@@ -464,12 +525,21 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                 let count = Count { head: &row.head, uncounted, personal, now: LogTime(now), below };
                 let unread = member.map_or(0, |member| member.unread(&count));
                 assert_eq!(unread, naive.unread(user, now), "{context}: unread of {user} in {id}");
+                let device = world.read(|rows| rows.device(world.sessions[user].device).cloned());
+                let level = device.map_or(Level::Full, |row| row.levels.of(ConversationId(*id)));
+                let expected = naive.levels.get(&user).copied().unwrap_or_default();
+                assert_eq!(level, expected, "{context}: the level of {user} in {id}");
                 for seq in 1..=row.head.seq.0 {
                     let sees = member.is_some_and(|member| member.sees(Seq(seq)));
                     assert_eq!(sees, naive.sees(user, seq), "{context}: {user} sees {seq} of {id}");
-                    let is_message = naive.entries[seq as usize - 1].is_some();
+                    let sender = naive.entries[seq as usize - 1];
+                    let is_message = sender.is_some();
+                    // What is erased for good is blank in the files, and nothing here says so any more.
+                    let is_blank = naive.is_erased(seq) && world.is_erased(sender);
+                    let sender = || sender.map(|sender| world.sessions[sender].user);
                     let reason =
-                        world.read(|rows| withheld(rows, &row, ConversationId(*id), Seq(seq), LogTime(now), || None));
+                        world.read(|rows| withheld(rows, &row, ConversationId(*id), Seq(seq), LogTime(now), sender));
+                    let is_message = is_message && !is_blank;
                     if is_message {
                         assert_eq!(reason.is_none(), naive.is_shown(seq, now), "{context}: {seq} of {id} is shown");
                     }
@@ -486,6 +556,35 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
     let state = world.state.read().expect("unpoisoned");
     assert!(state.crossings().is_empty(), "{story}: every inbox was told");
     answered.len()
+}
+
+/// Has a user erased, in steps of which some do not commit: it is all gone, and groups that do not commit change nothing.
+fn erase(world: &mut World<'_>, model: &mut BTreeMap<u64, Naive>, (user, next_id): (usize, &mut u64), context: &str) {
+    let erase = packet::EraseUser { user: USERS[user].into() };
+    let (message_id, action) = (*next_id, Some(Action::EraseUser(erase)));
+    let publish = packet::Publish { message_id, first_unanswered: message_id, action, ..packet::Publish::default() };
+    *next_id += 1;
+    world
+        .publish(ADMIN, publish, Found::Countable(0), true)
+        .expect("an answer")
+        .expect("an administrator has users erased");
+    let id = world.sessions[user].user;
+    let stage = |world: &World<'_>| world.read(|rows| rows.erasure(id)).map(|row| row.stage);
+    while stage(world) != Some(ErasureStage::Files) {
+        let commits = world.choices.below(4) < 3;
+        world.group(vec![Op::Erase(id)], commits);
+    }
+    if world.choices.below(2) == 0 {
+        world.group(vec![Op::Erased(id)], true);
+        assert_eq!(stage(world), Some(ErasureStage::Done), "{context}");
+    }
+    let (ids, now): (Vec<UserId>, _) = (world.sessions.iter().map(|session| session.user).collect(), world.now().0);
+    for naive in model.values_mut() {
+        naive.erase(user, &ids);
+        naive.times.resize(naive.entries.len(), now);
+    }
+    let device = world.sessions[user].device;
+    assert!(world.read(|rows| rows.device(device).is_none()), "{context}: its device is gone");
 }
 
 /// Lets a conversation go what it need not keep, and holds against the model what went.
@@ -530,6 +629,9 @@ fn apply(
             if other == user {
                 return Err(Reason::InvalidArgument);
             }
+            if was == Role::None && role != Role::None && naive.erased.contains(&other) {
+                return Err(Reason::Forbidden);
+            }
             if was != role {
                 naive.set_role(other, role);
             }
@@ -553,6 +655,9 @@ fn apply(
                 naive.entries.push(None);
                 naive.times.clear();
             }
+        }
+        Some(Action::SetLevel(set)) => {
+            naive.levels.insert(user, set.level());
         }
         Some(Action::SetMark(_)) => {
             naive.marks.insert(user, naive.entries.len() as u64);

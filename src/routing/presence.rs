@@ -75,8 +75,8 @@ pub fn knows(rows: &Reader<'_>, asking: UserId, user: UserId) -> Knows {
     if Mutation::PresenceIgnoresRights.is_planted() || asking == user {
         return Knows::Presence;
     }
-    // Who is blocked is told as much as a stranger.
-    if !shares(rows, asking, user) || rows.blocks(user, asking) {
+    // Who is blocked is told as much as a stranger; of a closed account everybody is, so that nobody knows which it is.
+    if !shares(rows, asking, user) || rows.refuses(user, asking) {
         return Knows::Nothing;
     }
     if shows(user, asking) && shows(asking, user) { Knows::Presence } else { Knows::Hidden }

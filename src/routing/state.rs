@@ -14,6 +14,7 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, UserId};
 
 use super::rows::{ErasureStage, Key, Row, partition};
 use super::schedule::Schedule;
+use crate::mutation::Mutation;
 use crate::store::{Position, ReadError, SavedState, StateDelta};
 
 /// Shards of the cache: what one visit of the sweep goes through, and what one growing table moves.
@@ -202,6 +203,9 @@ impl State {
             let user = UserId(partition);
             let kinds = [Key::Keeping(ConversationId(partition)), Key::Erasure(user), Key::Push(user, DeviceId(0))];
             for kind in kinds {
+                if matches!(kind, Key::Erasure(_)) && Mutation::EraseForgottenAtStart.is_planted() {
+                    continue;
+                }
                 saved.each(&kind.kind_prefix(), &mut |key, row| match (Key::decode(key), Row::decode(row)) {
                     (Ok(key), Ok(row)) => self.remember(&key, Some(&row)),
                     (Err(error), _) | (_, Err(error)) => drop(failed.get_or_insert(error)),

@@ -198,7 +198,16 @@ async fn passwords_are_tried_a_few_times_and_then_now_and_then() {
     assert_eq!(reasons("bob").await, expected);
 }
 
-/// SPEC R15-20, R15-6: who administers, and what closing an account means to others.
+/// Of how many of one user the profile is told, and its presence.
+async fn shown(wire: &mut Wire, user: u64) -> (usize, packet::PresenceState) {
+    let told = wire.ask(Op::Profiles(packet::ProfilesRequest { users: vec![user] })).await;
+    let response::Result::Profiles(page) = told.expect("told") else { panic!("no profiles") };
+    let told = wire.ask(Op::Presence(packet::PresenceRequest { users: vec![user], stop: false })).await;
+    let response::Result::Presence(answer) = told.expect("told") else { panic!("no presence") };
+    (page.profiles.len(), answer.users[0].state())
+}
+
+/// SPEC R15-20, R15-3, R15-6, R16-11: who administers, and what closing an account means to others.
 #[tokio::test]
 async fn administrators_make_and_close_accounts() {
     let world = open(Registration::Closed).await;
@@ -230,7 +239,10 @@ async fn administrators_make_and_close_accounts() {
     let user = |name: &str, has_password| (name.to_owned(), has_password, false);
     assert_eq!(all, [user("ada", true), user("bob", false), user("carol", false), user("root", false)]);
     let token = ada.connected.token.clone();
+    let id = ada.connected.user;
+    assert_eq!(shown(&mut bob, id).await, (1, packet::PresenceState::Online));
     root.act(0, close("ada")).await.expect("closed");
+    assert_eq!(shown(&mut bob, id).await, (0, packet::PresenceState::NotShown), "as of who blocks");
     assert_eq!(ada.ended().await.reason, Reason::Revoked);
     assert_eq!(world.refused(with(&world, "ada", &token)).await.reason, Reason::Revoked);
     assert_eq!(world.refused(world.connect("ada")).await.reason, Reason::Revoked, "nor by another issuer's token");

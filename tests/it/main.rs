@@ -10,6 +10,7 @@ mod disks;
 mod examples;
 mod faults;
 mod files;
+mod forgotten;
 mod groups;
 mod hostile;
 mod levels;

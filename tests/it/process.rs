@@ -219,14 +219,21 @@ impl Process {
     }
 
     pub(crate) fn token(&self, user: &str, expires: u64) -> String {
-        let claims = Claims {
-            iss: "test".into(),
-            sub: user.into(),
-            aud: auth::AUDIENCE.into(),
-            exp: expires,
-            ..Claims::default()
-        };
-        auth::issue(&claims, self.private.as_bytes()).expect("a token")
+        self.sign(&self.claims(user, expires))
+    }
+
+    fn claims(&self, user: &str, expires: u64) -> Claims {
+        Claims { iss: "test".into(), sub: user.into(), aud: auth::AUDIENCE.into(), exp: expires, ..Claims::default() }
+    }
+
+    fn sign(&self, claims: &Claims) -> String {
+        auth::issue(claims, self.private.as_bytes()).expect("a token")
+    }
+
+    /// What a device of a user says first who administers.
+    pub(crate) fn administrator(&self, user: &str) -> packet::Connect {
+        let claims = Claims { admin: true, ..self.claims(user, u64::MAX / 2_000) };
+        packet::Connect { token: self.sign(&claims), ..self.connect(user, "admin") }
     }
 
     pub(crate) fn connect(&self, user: &str, device: &str) -> packet::Connect {

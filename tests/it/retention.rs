@@ -161,7 +161,7 @@ async fn what_every_device_has_goes_and_nothing_else() {
 }
 
 /// Whether something stands in any file of a folder.
-fn is_in_files(folder: &Path, what: &str) -> Vec<String> {
+pub(crate) fn is_in_files(folder: &Path, what: &str) -> Vec<String> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file").path()) {
         if file.is_dir() {

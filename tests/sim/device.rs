@@ -318,8 +318,8 @@ impl Device {
     }
 
     /// Whether it wants nothing any more, and everything that came is stored.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        if self.is_away {
+    pub(crate) fn is_at_rest(&self, model: &Model) -> bool {
+        if self.is_away || model.erased_at(&self.user).is_some() {
             return true;
         }
         self.durable.outbox.is_empty()

@@ -1,14 +1,19 @@
 //! What must be so, naively: every committed frame is taken in record by record, without sharing a line with the
 //! broker's own fold. What contradicts a promise is a panic, which names it.
 
+mod erasing;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use longwire::routing::change::Change;
 use longwire::routing::rows::Kind;
 use longwire::store::{Frame, Origin, Record, StoredEntry};
+use longwire_protocol::ConversationId;
 use longwire_protocol::packet::{self, EntryKind, Level, Role, item};
 use prost::Message as _;
+
+pub(crate) use self::erasing::Erased;
 
 /// Seqs that are accounted for: stretches that do not touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub(crate) struct Entry {
     pub(crate) time: u64,
     pub(crate) origin: Origin,
     pub(crate) is_message: bool,
+    /// It is a message, an edit or a reaction: its sender's own words.
+    pub(crate) is_written: bool,
     pub(crate) sender: u64,
     /// When it ceases to be shown; 0: never.
     pub(crate) expires: u64,
@@ -165,6 +172,8 @@ pub(crate) struct Model {
     lost_floor: u64,
     /// Where each device stood, likewise: it has what it acked, whatever became of the record of it.
     lost_cursors: BTreeMap<u64, (u64, u64)>,
+    /// The user of which a device administers.
+    pub(crate) admin: Option<String>,
     pub(crate) users: BTreeMap<String, u64>,
     pub(crate) inboxes: BTreeMap<u64, u64>,
     /// User and name of each device.
@@ -178,8 +187,12 @@ pub(crate) struct Model {
     pub(crate) announced: BTreeMap<(u64, u64), u64>,
     /// Conversations of each user, past ones too.
     pub(crate) of_user: BTreeMap<u64, BTreeSet<u64>>,
-    /// By position: what a recall took from everybody's sight, of which conversation.
-    pub(crate) recalls: BTreeMap<u64, (u64, Vec<u64>)>,
+    /// What records took from everybody's sight that were lost since: it may be gone all the same.
+    lost_gone: BTreeSet<(u64, u64)>,
+    /// By position: what was taken from everybody's sight, of which conversations.
+    pub(crate) recalls: BTreeMap<u64, Vec<(u64, Vec<u64>)>>,
+    /// Who is erased, and how far that has come.
+    pub(crate) erased: BTreeMap<u64, Erased>,
     /// What inboxes are still to be told: who is mentioned, where.
     pub(crate) mentions: BTreeSet<(u64, u64, u64)>,
     /// What each user set for a conversation.
@@ -251,11 +264,20 @@ impl Model {
     pub(crate) fn cut(&self, tail: u64) -> Self {
         let mut lost_cursors = self.lost_cursors.clone();
         lost_cursors.extend(&self.cursors);
-        let mut model = Self { lost_floor: self.gone_below(), lost_cursors, ..Self::default() };
+        let lost = self.recalls.range(tail + 1..).flat_map(|(_, gone)| gone);
+        let lost = lost.flat_map(|(id, seqs)| seqs.iter().map(|seq| (*id, *seq)));
+        let lost_gone = lost.chain(self.lost_gone.iter().copied()).collect();
+        let admin = self.admin.clone();
+        let mut model = Self { lost_floor: self.gone_below(), lost_cursors, lost_gone, admin, ..Self::default() };
         for frame in self.frames.iter().filter(|frame| frame.last().0 <= tail) {
             model.take_in(frame);
         }
         model
+    }
+
+    /// Whether an entry may be gone by a record that was lost.
+    pub(crate) fn may_be_gone(&self, id: u64, seq: u64) -> bool {
+        self.lost_gone.contains(&(id, seq))
     }
 
     /// The levels that a device set for a conversation, and where.
@@ -305,7 +327,7 @@ impl Model {
             self.wills_published += 1;
         }
         self.taken = None;
-        if wire.sender != 0 {
+        if wire.sender != 0 && !self.leaves_for_good(stored, &wire) {
             self.may_write(id, wire.sender, kind);
             self.may_alter(id, &wire);
             if let Some(membership) = &wire.membership {
@@ -318,6 +340,7 @@ impl Model {
             time: stored.time.0,
             origin: stored.origin,
             is_message: kind == EntryKind::Message,
+            is_written: matches!(kind, EntryKind::Message | EntryKind::Edit | EntryKind::Reaction),
             sender: wire.sender,
             expires: wire.expires,
             edit: wire.edit,
@@ -358,7 +381,7 @@ impl Model {
                 let gone: Vec<u64> =
                     of.filter(|(seq, e)| *seq == target || e.edit == target).map(|(seq, _)| seq).collect();
                 conversation.recalled.extend(gone.iter().map(|seq| (*seq, stored.position.0)));
-                self.recalls.insert(stored.position.0, (id, gone));
+                self.recalls.insert(stored.position.0, vec![(id, gone)]);
             }
             EntryKind::Reaction => {
                 let react = wire.reaction.as_ref().expect("a reaction says which");
@@ -397,6 +420,9 @@ impl Model {
 
     fn answered(&mut self, origin: &Origin, answer: Answer) {
         let id = id_of(origin);
+        let user = self.devices.get(&id.0).map(|(user, _)| *user);
+        let is_erased = user.is_none_or(|user| self.erased.contains_key(&user));
+        assert!(!is_erased, "publish {id:?} is of a device that is erased");
         if let Some(before) = self.answers.insert(id, answer) {
             panic!("publish {id:?} is stored twice: {before:?} and {answer:?}");
         }
@@ -429,7 +455,7 @@ impl Model {
         };
         let of = &self.conversations[&about];
         let entry = of.entry(target).unwrap_or_else(|| panic!("it is about nothing: {wire:?}"));
-        let is_kept = target >= of.kept_from(u64::MAX);
+        let is_kept = target >= of.kept_from(u64::MAX) && !self.is_erased(about, target, self.tail);
         let is_shown =
             entry.is_message && is_kept && !of.recalled.contains_key(&target) && !of.has_ended(target, wire.time);
         assert!(is_shown, "it is about what is not shown: {wire:?}");
@@ -461,7 +487,9 @@ impl Model {
         let conversation = &self.conversations[&id];
         let role = conversation.members.get(&user).map_or(0, |m| m.role);
         let may = match (conversation.kind, kind) {
-            (Kind::Channel, kind) => kind != EntryKind::Retention,
+            // A channel is nobody's.
+            (Kind::Channel, EntryKind::Retention) => self.admin.is_some() && self.name(user) == self.admin.as_deref(),
+            (Kind::Channel, _) => true,
             (Kind::Group, EntryKind::Retention) => role == Role::Owner as i32,
             (Kind::Group, EntryKind::Label) => role >= Role::Admin as i32,
             // The first entry makes its owner a member.
@@ -571,14 +599,14 @@ impl Model {
             Change::KeptFrom { conversation, first, countable } => {
                 self.let_go(conversation.0, first.0, countable, (position, time));
             }
-            Change::EraseBegun { .. }
-            | Change::EraseOwn { .. }
-            | Change::EraseIn { .. }
-            | Change::EraseCleared { .. }
-            | Change::EraseDone { .. }
-            | Change::BanSet { .. }
-            | Change::JoinKeySet { .. }
-            | Change::ParticipantsSet { .. } => {
+            Change::EraseBegun { user } => self.erase_begun(user.0, position),
+            Change::EraseOwn { user, .. } => self.erase_own(user.0),
+            Change::EraseIn { user, conversations } => {
+                self.settings.retain(|(of, id), _| *of != user.0 || !conversations.contains(&ConversationId(*id)));
+            }
+            Change::EraseCleared { user } => self.erase_cleared(user.0, position),
+            Change::EraseDone { user } => self.erase_done(user.0),
+            Change::BanSet { .. } | Change::JoinKeySet { .. } | Change::ParticipantsSet { .. } => {
                 panic!("nobody does this: {change:?}")
             }
             Change::WillSet { device, will } => {
@@ -613,6 +641,13 @@ impl Model {
         let messages = conversation.entries[..first as usize - 1].iter().filter(|entry| entry.is_message).count();
         assert_eq!(countable, messages as u64, "what goes of {id} is counted");
         let (retention, since) = conversation.retention;
+        if self.is_inbox_of_erased(id) {
+            assert_eq!(first, conversation.head() + 1, "all of the inbox goes");
+            let gone = (before.max(1)..first).collect();
+            self.recalls.insert(position, vec![(id, gone)]);
+            self.conversations.get_mut(&id).expect("looked up above").kept.insert(position, first);
+            return;
+        }
         let newest = conversation.entry(first - 1).expect("it goes");
         let is_old = newest.time.max(since) + retention.age_ms <= time;
         let may_be_delivered = retention.mode() == packet::RetentionMode::UntilDelivered;
@@ -631,7 +666,7 @@ impl Model {
         let keeps = retention.mode() != packet::RetentionMode::Keep;
         assert!(keeps && (is_old || is_delivered), "{id}: {} goes at {time}, and is kept: {retention:?}", first - 1);
         let gone = (before.max(1)..first).collect();
-        self.recalls.insert(position, (id, gone));
+        self.recalls.insert(position, vec![(id, gone)]);
         self.conversations.get_mut(&id).expect("looked up above").kept.insert(position, first);
     }
 

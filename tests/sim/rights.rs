@@ -4,6 +4,7 @@
 //! absence, once more, in pages of history, lists and refusals.
 
 mod checks;
+mod forgets;
 mod happens;
 mod oracle;
 mod own;
@@ -17,7 +18,9 @@ use bytes::Bytes;
 use longwire::broker::commit::Retention;
 use longwire::store::MemoryLog;
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, ConversationKind, PublishAck, Role, StartKind, Window, request, response};
+use longwire_protocol::packet::{
+    self, ConversationKind, Level, PublishAck, Role, StartKind, Window, request, response,
+};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ClientEvent, Millis};
 
@@ -28,6 +31,8 @@ use peer::{Dial, Peer};
 
 const BORN_UNIX_MS: u64 = 1_700_000_000_000;
 const USERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
+/// Who administers.
+const ADMIN: &str = USERS[0];
 const CHANNELS: [&str; 2] = ["news/a", "news/b"];
 /// What tokens let their users do with the two channels; the patterns of each are its own names.
 const GRANTS: [Grants; 4] = [
@@ -51,6 +56,8 @@ struct Device {
     cursors: Vec<Bytes>,
     /// Which of the tokens it has.
     grants: usize,
+    /// What it set for conversations, and what their heads were then.
+    levels: BTreeMap<u64, Vec<(u64, Level)>>,
     /// Whose presence it ever asked for.
     subscribed: BTreeSet<u64>,
     peer: Option<Peer>,
@@ -79,6 +86,8 @@ struct History {
     next_link: u64,
     oracle: Oracle,
     opening: Option<Opening>,
+    /// What nobody was shown any more before something was published that is not answered yet.
+    gone_before: Option<BTreeSet<(u64, u64)>>,
     /// Who may hear each signal, by what it says.
     signals: BTreeMap<Bytes, BTreeSet<u64>>,
     /// Who shows its presence to nobody.
@@ -106,6 +115,7 @@ fn tokens(keys: &Keys) -> &'static [[String; 4]; 4] {
                     iat: 1_000,
                     publish: grants.publish.iter().map(ToString::to_string).collect(),
                     read: grants.read.iter().map(ToString::to_string).collect(),
+                    admin: user == ADMIN,
                     ..longwire::auth::Claims::default()
                 };
                 longwire::auth::issue(&claims, keys.private.as_bytes()).expect("a token")
@@ -141,6 +151,7 @@ impl History {
                     next_id: 1,
                     cursors: Vec::new(),
                     grants: if rng.bool() { 0 } else { rng.usize(0..GRANTS.len()) },
+                    levels: BTreeMap::new(),
                     subscribed: BTreeSet::new(),
                     peer: None,
                 });
@@ -166,6 +177,7 @@ impl History {
             next_link: 1,
             oracle: Oracle::default(),
             opening: None,
+            gone_before: None,
             signals: BTreeMap::new(),
             hidden: BTreeSet::new(),
             refreshing: None,
@@ -194,8 +206,8 @@ impl History {
 
     /// Everything that waits is done, but for what is fed, if that is to wait.
     fn turn(&mut self, feeds: bool, only: Option<u64>) {
-        let broker = self.broker();
         for _ in 0..PATIENCE {
+            let broker = self.broker.as_mut().expect("it runs");
             let ready: Vec<u64> =
                 broker.ready().into_iter().filter(|link| only.is_none_or(|only| only == *link)).collect();
             let is_idle = ready.is_empty() && broker.rooms.shared.queue.is_empty() && broker.tasks() == 0;
@@ -206,7 +218,9 @@ impl History {
                 broker.poll(link);
             }
             broker.step_commit();
-            drop(broker.told());
+            let told = broker.told();
+            self.oracle.let_go(&told);
+            let broker = self.broker.as_mut().expect("it runs");
             while broker.tasks() > 0 {
                 broker.run_task(0);
             }
@@ -216,7 +230,9 @@ impl History {
     fn pass(&mut self, ms: u64) {
         self.now += ms;
         let now = self.now;
+        self.oracle.now = now;
         self.broker().set_time(now, BORN_UNIX_MS + now);
+        self.sweep();
         for device in 0..self.devices.len() {
             let peer = self.devices[device].peer.as_mut();
             if let Some(peer) = peer
@@ -285,10 +301,13 @@ impl History {
             }
             ClientEvent::Closed(refusal) => {
                 let is_known = matches!(refusal.reason, Reason::TakenOver | Reason::RateLimited | Reason::AckTimeout);
+                let is_erased = self.oracle.is_erased_named(USERS[self.devices[device].user]);
+                let is_known = is_known || (refusal.reason == Reason::Revoked && is_erased);
                 assert!(is_known, "closed with {refusal:?}");
                 self.coverage.count(match refusal.reason {
                     Reason::TakenOver => "sessions taken over",
                     Reason::RateLimited => "fights for a device",
+                    Reason::Revoked => "erased users kept out",
                     _ => "acks that never came",
                 });
             }

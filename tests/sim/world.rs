@@ -1,6 +1,7 @@
 //! The world of one seed: time, links, the broker and its disk, devices, and chance, which decides who has the next
 //! turn and what fails. Everything happens in one thread, so a seed is a whole history.
 
+mod erasing;
 mod faults;
 mod people;
 mod rest;
@@ -15,7 +16,7 @@ use longwire::broker::commit::Retention;
 use longwire::routing::outbox::Session;
 use longwire::routing::rows::Kind;
 use longwire::store::testing::SimDisk;
-use longwire::store::{Failure, Frame, MemoryLog, Position, StoreOptions};
+use longwire::store::{Failure, FollowError, Frame, MemoryLog, Position, StoreOptions};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, Publish, Role, Window, request};
 use longwire_protocol::reason::Reason;
@@ -26,7 +27,7 @@ use crate::broker::{AnyLog, Ground, Running, Settings, Told};
 use crate::device::{ALL, Around, Device, Manner, Pass};
 use crate::link::{Link, Way};
 use crate::model::Model;
-use sessions::{NEVER, new_pass};
+use sessions::{Allows, NEVER, new_pass};
 
 /// How often what was reached.
 #[derive(Clone, Debug, Default)]
@@ -233,6 +234,11 @@ impl World {
             Ground::Disk(SimDisk::default(), options)
         };
         let weather = Weather::new(&mut rng);
+        let mut model = Model::default();
+        if rng.bool() {
+            model.admin = Some(USERS[0].into());
+            devices[0] = new_admin(USERS[0], devices[0].manner.clone(), keys);
+        }
         Self {
             rng,
             now: 1,
@@ -248,7 +254,7 @@ impl World {
             devices,
             links: BTreeMap::new(),
             next_link: 1,
-            model: Model::default(),
+            model,
             coverage: Coverage::default(),
             trace: Trace { hash: seed, is_shown },
             lost: Vec::new(),
@@ -383,6 +389,7 @@ impl World {
         self.trace.note(|| "commit".into());
         self.hear();
         self.check_takeovers();
+        self.check_erased_sessions();
         if let Ground::Disk(disk, _) = &self.ground
             && disk.has_lied()
             && self.lied.is_none()
@@ -422,8 +429,11 @@ impl World {
                     self.coverage.count("stores opened again");
                     let tail = Position(self.model.tail);
                     let broker = self.broker.as_ref().expect("it has just told so");
-                    let found = broker.with_log(|log| frames_after(log, tail));
-                    self.find(&found);
+                    // What fails again at once is opened again later, and followed then.
+                    match broker.with_log(|log| frames_after(log, tail)) {
+                        Ok(found) => self.find(&found),
+                        Err(error) => assert!(self.may_fail, "the log is followed from where it was: {error}"),
+                    }
                 }
             }
         }
@@ -434,7 +444,14 @@ impl World {
 
     fn take_in(&mut self, frame: &Frame) {
         let before = (self.model.wills.len(), self.model.wills_published);
+        let erased = self.model.erasures();
         self.model.take_in(frame);
+        let now = self.model.erasures();
+        let stages = ["erasures begun", "erasures in the state", "erasures done"].iter().enumerate();
+        stages.filter(|(at, _)| now[*at] > erased[*at]).for_each(|(_, what)| self.coverage.count(what));
+        if now[2] > erased[2] {
+            self.check_erased_files();
+        }
         if self.model.wills_published > before.1 {
             self.coverage.count("wills published");
         } else if self.model.wills.len() < before.0 {
@@ -479,7 +496,7 @@ impl World {
         }
         let is_fed = broker.step_feed();
         let after = broker.rooms.shared.fed.load(Ordering::Relaxed);
-        for (id, gone) in self.model.recalls.range(before + 1..after.max(before) + 1).map(|(_, recall)| recall) {
+        for (id, gone) in self.model.recalls.range(before + 1..after.max(before) + 1).flat_map(|(_, recall)| recall) {
             let of = &self.model.conversations[id];
             for (session, lanes) in &live {
                 let Some(sent) = lanes[usize::from(!of.is_express())] else { continue };
@@ -562,7 +579,8 @@ impl World {
 
     fn turn(&mut self, device: usize) {
         if self.devices[device].wire.is_none() {
-            let may = self.is_calm || self.rng.u8(0..4) == 0;
+            let is_erased = self.model.erased_at(&self.devices[device].user).is_some();
+            let may = (self.is_calm && !is_erased) || self.rng.u8(0..4) == 0;
             let is_time = self.now >= self.devices[device].connect_at && !self.devices[device].is_away;
             if may && is_time && self.broker.is_some() {
                 self.connect(device);
@@ -640,19 +658,26 @@ impl World {
 }
 
 fn new_device(user: &str, number: usize, manner: Manner, keys: &Keys) -> Device {
-    let pass = new_pass(user, format!("{user}{number}"), NEVER, 0, &keys.private);
+    let allows = Allows { expires: NEVER, grants: 0, is_admin: false };
+    let pass = new_pass(user, format!("{user}{number}"), allows, &keys.private);
     Device::new(user, &format!("{user}{number}"), pass, manner)
 }
 
-fn frames_after(log: &AnyLog, tail: Position) -> Vec<Frame> {
+/// The first device of a user who administers.
+fn new_admin(user: &str, manner: Manner, keys: &Keys) -> Device {
+    let allows = Allows { expires: NEVER, grants: 0, is_admin: true };
+    let pass = new_pass(user, format!("{user}0"), allows, &keys.private);
+    Device::new(user, &format!("{user}0"), pass, manner)
+}
+
+fn frames_after(log: &AnyLog, tail: Position) -> Result<Vec<Frame>, FollowError> {
     let mut found = Vec::new();
     let followed = log.log().follow(tail, &mut |frame| {
         if frame.first > tail {
             found.push(frame);
         }
     });
-    followed.expect("the log is followed from where it was");
-    found
+    followed.map(|()| found)
 }
 
 fn manner(rng: &mut fastrand::Rng) -> Manner {

@@ -2,6 +2,7 @@
 
 mod attack;
 mod door;
+mod guessing;
 mod honest;
 mod insiders;
 mod overload;

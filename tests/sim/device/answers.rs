@@ -21,8 +21,12 @@ impl Device {
             }
             Reason::Revoked => {
                 around.coverage.count("tokens revoked");
+                let is_erased = around.model.erased_at(&self.user).is_some();
                 let was = self.held.iter().any(|pass| around.revoked.contains(&pass.id));
-                assert!(was, "{}: nobody revoked its token", self.name);
+                assert!(was || is_erased, "{}: nobody revoked its token", self.name);
+                if is_erased {
+                    around.coverage.count("erased users kept out");
+                }
                 self.is_locked_out = true;
             }
             Reason::IncarnationStale => {
@@ -42,6 +46,10 @@ impl Device {
     pub(super) fn connected(&mut self, connected: packet::Connected, wire: &mut Wire, around: &mut Around<'_>) -> bool {
         wire.codec.set_frame_bytes_max(wire.session.frame_bytes_max());
         let model = around.model;
+        if let Some(erased) = model.erased_at(&self.user) {
+            assert!(wire.since.0 < erased, "{}: an erased user is let in", self.name);
+            return false;
+        }
         assert_eq!(model.users.get(&self.user), Some(&connected.user), "the user is who the token says");
         assert_eq!(model.inboxes.get(&connected.user), Some(&connected.inbox), "the inbox is the user's");
         assert_eq!(model.devices.get(&connected.device), Some(&(connected.user, self.name.clone())), "the device");

@@ -70,6 +70,13 @@ impl Device {
         if let (Some(Action::SetLevel(set)), Some(sent)) = (&publish.action, out.and_then(|out| out.first_sent)) {
             self.check_level_ack(conversation, set, sent, model);
         }
+        let is_channel = model.conversations.get(&conversation).is_some_and(|of| of.kind == Kind::Channel);
+        let is_admins = match &publish.action {
+            Some(Action::EraseUser(_)) => true,
+            Some(Action::SetRetention(_)) => is_channel,
+            _ => false,
+        };
+        assert!(!is_admins || self.held.iter().any(|pass| pass.is_admin), "{}: {publish:?} is acked", self.name);
         if publish.action.is_none() {
             let entry = model.conversations[&conversation].entry(ack.seq).expect("an acked entry is there");
             let item = Item::decode(entry.item.clone()).expect("an item reads back");
@@ -95,6 +102,14 @@ impl Device {
         let may = match conversation.kind {
             Kind::Channel => self.held.iter().all(|pass| pass.publishes(&conversation.label)),
             Kind::Inbox => false,
+            // Who is erased takes nothing any more.
+            Kind::Direct
+                if [conversation.pair.0, conversation.pair.1]
+                    .iter()
+                    .any(|user| around.model.erased.contains_key(user)) =>
+            {
+                false
+            }
             Kind::Direct | Kind::Group => conversation.members.get(&self.user_id).is_some_and(|member| {
                 let since = member.intervals.last().map_or(0, |i| i.0);
                 // The user is a member, and was before this was first sent.
@@ -190,6 +205,11 @@ impl Device {
         );
         let (since, session) = (wire.since.1, wire.connected.as_ref().map_or(0, |connected| connected.session));
         assert!(!conversation.has_ended(seq, since), "{}: {id}/{seq} had ended at {since}, and is sent", self.name);
+        assert!(!around.model.is_erased(id, seq, tail), "{}: {id}/{seq} is erased, and sent after {tail}", self.name);
+        if let Some(erased) = around.model.erased_at(&self.user) {
+            let position = conversation.entry(seq).map_or(0, |entry| entry.position);
+            assert!(position <= erased, "{}: {id}/{seq} at {position} reaches a user erased at {erased}", self.name);
+        }
         let is_withdrawn = around.withdrawn.get(&session).is_some_and(|withdrawn| withdrawn.contains(&(id, seq)));
         assert!(!is_withdrawn, "{}: {id}/{seq} was recalled while it waited, and is sent", self.name);
         if let Some(entry) = entry {
@@ -213,6 +233,9 @@ impl Device {
         let (floor, latest) = (around.model.gone_below(), around.log_latest);
         for seq in head.from_seq..=head.to_seq {
             let position = conversation.entry(seq).expect("within the conversation").position;
+            if around.model.may_be_gone(head.conversation, seq) {
+                continue;
+            }
             match head.reason() {
                 HeadReason::Expired if position < floor => around.coverage.count("heads of what expired"),
                 HeadReason::Expired if seq < conversation.kept_from(u64::MAX) => {
@@ -222,6 +245,11 @@ impl Device {
                     let has_ended = conversation.has_ended(seq, latest);
                     assert!(has_ended, "{}: {head:?}: {seq} at {position} is kept from {floor}", self.name);
                     around.coverage.count("heads of what ended");
+                }
+                HeadReason::Erased => {
+                    let is_erased = around.model.is_erased(head.conversation, seq, u64::MAX);
+                    assert!(is_erased, "{}: {head:?}: nobody erased {seq}", self.name);
+                    around.coverage.count("heads of what was erased");
                 }
                 HeadReason::Recalled => {
                     let is_recalled = conversation.recalled.contains_key(&seq);
@@ -343,10 +371,11 @@ impl Device {
             HeadReason::Expired => {
                 self.check_reason(head, around);
             }
-            HeadReason::Recalled => self.check_reason(head, around),
+            HeadReason::Recalled | HeadReason::Erased => self.check_reason(head, around),
             HeadReason::Skipped => {
                 around.coverage.count("heads of what was skipped");
-                assert_eq!(self.manner.mode, CatchUpMode::Skip, "only a catch-up in mode skip skips");
+                let is_mode = self.manner.mode == CatchUpMode::Skip;
+                assert!(is_mode, "{}: only a catch-up in mode skip skips: {head:?}", self.name);
             }
             HeadReason::TooLarge => {
                 around.coverage.count("heads of what is too large");
@@ -457,6 +486,9 @@ impl Device {
                 other => panic!("history holds {other:?}"),
             };
             for seq in from..=to {
+                if reason.is_some() && model.may_be_gone(asked.conversation, seq) {
+                    continue;
+                }
                 let (is_hidden, had_ended) =
                     (conversation.is_hidden(self.user_id, seq, tail), conversation.has_ended(seq, time));
                 match reason {
@@ -464,10 +496,16 @@ impl Device {
                         let is_unkept = seq < conversation.kept_from(tail);
                         let is_gone = conversation.is_recalled(seq, tail) || had_ended || is_hidden || is_unkept;
                         assert!(!is_gone, "{}: history shows {seq}, which is not shown since {tail}", self.name);
+                        let is_erased = model.is_erased(asked.conversation, seq, tail);
+                        assert!(!is_erased, "{}: history shows {seq}, which is erased since {tail}", self.name);
                     }
                     Some(HeadReason::Recalled) => {
                         assert!(conversation.recalled.contains_key(&seq), "nobody recalled {seq}");
                         around.coverage.count("heads of what was recalled, in history");
+                    }
+                    Some(HeadReason::Erased) => {
+                        assert!(model.is_erased(asked.conversation, seq, u64::MAX), "nobody erased {seq}");
+                        around.coverage.count("heads of what was erased, in history");
                     }
                     Some(HeadReason::HiddenByUser) => {
                         assert!(conversation.hidden.contains_key(&(self.user_id, seq)), "the user did not hide {seq}");
@@ -531,6 +569,13 @@ impl Device {
                 row.id,
                 conversation.kind,
                 row.unread
+            );
+            let last = row.last.as_ref().map_or(0, |entry| entry.seq);
+            assert!(
+                !around.model.is_erased(row.id, last, tail),
+                "{}: {}/{last} is erased, and listed",
+                self.user,
+                row.id
             );
             let set = around.model.settings.get(&(self.user_id, row.id)).copied().unwrap_or_default();
             let told = row.settings.unwrap_or_default();

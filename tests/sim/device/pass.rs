@@ -10,6 +10,8 @@ pub(crate) struct Pass {
     pub(crate) expires: u64,
     pub(crate) read: &'static [&'static str],
     pub(crate) publish: &'static [&'static str],
+    /// It lets the device erase users, and say how long channels keep their entries.
+    pub(crate) is_admin: bool,
 }
 
 /// Patterns that match every channel of a world.

@@ -39,6 +39,7 @@ impl History {
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {
                 self.check_delivered(device, peer, entry.conversation, entry.seq);
+                self.check_level(device, entry.conversation, entry.seq);
                 let is_gone = peer.gone.contains(&(entry.conversation, entry.seq));
                 assert!(!is_gone, "{entry:?} was recalled before this connection");
                 self.check_entry(device, entry);
@@ -46,6 +47,7 @@ impl History {
             }
             Some(item::Kind::Own(own)) => {
                 self.check_delivered(device, peer, own.conversation, own.seq);
+                self.check_level(device, own.conversation, own.seq);
                 let is_gone = peer.gone.contains(&(own.conversation, own.seq));
                 assert!(!is_gone, "{own:?} was recalled before this connection");
                 if let Some(entry) = &own.entry {
@@ -57,6 +59,7 @@ impl History {
                 for seq in head.from_seq..=head.to_seq {
                     self.check_delivered(device, peer, head.conversation, seq);
                 }
+                self.check_reason(device, head);
             }
             Some(item::Kind::Mark(mark)) => {
                 let user = self.devices[device].user_id;
@@ -109,7 +112,7 @@ impl History {
         match kind {
             EntryKind::Message => assert_eq!(&entry.content, text.as_bytes(), "and says what it said"),
             EntryKind::Label => assert_eq!(&entry.label, text, "and says what it said"),
-            EntryKind::Retention => panic!("nobody does this: {entry:?}"),
+            EntryKind::Retention => assert_eq!(entry.retention, Some(stored.retention), "and says how long"),
             EntryKind::Membership => {
                 let told = entry.membership.as_ref().expect("it says whose");
                 assert_eq!((told.user, told.role()), *membership, "and says whose");
@@ -209,9 +212,12 @@ impl History {
                 Some(item::Kind::Head(head)) => {
                     for seq in head.from_seq..=head.to_seq {
                         let is_gone = conversation.entries.get(seq as usize - 1).is_some_and(|entry| entry.is_gone);
+                        let reads = conversation.reads(user, &grants, seq);
                         let is_right = match head.reason() {
-                            HeadReason::NotYours => !conversation.reads(user, &grants, seq),
-                            HeadReason::Recalled => is_gone && conversation.reads(user, &grants, seq),
+                            HeadReason::NotYours => !reads,
+                            HeadReason::Recalled => is_gone && reads,
+                            HeadReason::Expired => seq < conversation.first,
+                            HeadReason::Erased => reads && self.oracle.is_erased_at(id, seq),
                             _ => false,
                         };
                         assert!(is_right, "{head:?} hides what is the user's");
@@ -222,6 +228,8 @@ impl History {
             };
             if !matches!(item.kind, Some(item::Kind::Head(_))) {
                 assert!(!conversation.entries[from as usize - 1].is_gone, "history shows {from}, which was recalled");
+                assert!(from >= conversation.first, "history shows {from}, which is kept no more");
+                assert!(!self.oracle.is_erased_at(id, from), "history shows {from}, which is erased");
                 assert!(
                     conversation.reads(user, &grants, from),
                     "history of {id} shows {from} to user {user}: {conversation:?}"
@@ -262,9 +270,14 @@ impl History {
         let told = self
             .ask(device, &request::Op::Conversations(packet::ConversationsRequest { before: 0, limit: 200, since: 0 }));
         let Ok(response::Result::Conversations(page)) = told else { panic!("conversations of {user}: {told:?}") };
-        let mut rows = BTreeMap::new();
+        let (mut rows, gone) = (BTreeMap::new(), self.oracle.gone());
         for row in &page.conversations {
             let told = (row.kind(), row.role(), row.head_seq, row.mark, row.unread, row.members, row.visible_from);
+            let level = self.devices[device].levels.get(&row.id).and_then(|levels| levels.last());
+            assert_eq!(row.level(), level.map_or(packet::Level::Full, |(_, level)| *level), "the level of {}", row.id);
+            assert_eq!(row.first_seq, self.oracle.conversations[&row.id].first, "the first of {} that is kept", row.id);
+            let last = row.last.as_ref().map_or(0, |entry| entry.seq);
+            assert!(!gone.contains(&(row.id, last)), "{}/{last} is listed, and gone", row.id);
             rows.insert(row.id, (told, row.label.clone()));
         }
         let own = self.oracle.conversations.iter();

@@ -38,7 +38,8 @@ impl History {
             cursor,
             window,
         });
-        peer.gone = self.oracle.gone();
+        peer.gone = self.gone_before.clone().unwrap_or_else(|| self.oracle.gone());
+        let is_erased = self.oracle.is_erased(of.user_id);
         let link = peer.link.clone();
         self.broker().accept(number, &link);
         self.devices[device].peer = Some(peer);
@@ -47,6 +48,7 @@ impl History {
             self.receive(device);
             match &self.devices[device].peer {
                 Some(peer) if peer.connected.is_some() => {
+                    assert!(!is_erased, "user {} is erased, and let in", self.devices[device].user_id);
                     self.coverage.count("connects");
                     return true;
                 }
@@ -73,6 +75,7 @@ impl History {
                 peer.session.publish(publish.clone());
                 peer.send(now);
                 if let Some(answer) = self.answer(device, |history, device| history.acked.remove(&device)) {
+                    self.gone_before = None;
                     return answer;
                 }
             }
@@ -136,7 +139,11 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..68) {
+        match self.rng.u8(0..77) {
+            68..=70 => self.own(device),
+            71..=73 => self.keep(),
+            74..=75 => self.set_level(device),
+            76 => self.erase(),
             60..=63 => self.signal(device),
             64..=66 => self.presence(device),
             67 => self.show_presence(device),
@@ -212,6 +219,16 @@ impl History {
         (self.devices[device].user_id, USERS[self.devices[device].user])
     }
 
+    /// Somebody to bring in, or to write to; often one who does not want to hear of this user.
+    fn anyone_to(&mut self, user: u64) -> (u64, &'static str) {
+        let blocks = |of: &&Device| self.oracle.blocks(of.user_id, user);
+        let blocking: Vec<_> = self.devices.iter().filter(blocks).map(|of| (of.user_id, USERS[of.user])).collect();
+        match self.rng.choice(&blocking) {
+            Some(one) if self.rng.bool() => *one,
+            _ => self.anyone(),
+        }
+    }
+
     pub(super) fn act(&mut self, device: usize) {
         let (act, publish) = self.chosen(device);
         let expected = self.expected(device, publish.conversation, &act);
@@ -230,6 +247,7 @@ impl History {
             }
             let own = (1..).zip(&c.entries).filter(|(_, entry)| entry.kind == EntryKind::Message);
             let own = own.filter(|(seq, entry)| !is_knock && (entry.sender == user || seq % 3 == 0));
+            let own = own.filter(|(seq, _)| !self.oracle.is_gone_twice(*id, *seq));
             about.extend(own.map(|(seq, _)| (*id, seq)));
         }
         let Some(&(id, seq)) = self.rng.choice(&about) else { return };
@@ -258,7 +276,7 @@ impl History {
             may.extend(groups.filter(|(_, c)| decides(c.role(device.user_id))).map(|(id, _)| (at, *id)));
         }
         let Some(&(device, id)) = self.rng.choice(&may) else { return };
-        let (whose, name) = self.anyone();
+        let (whose, name) = self.anyone_to(self.devices[device].user_id);
         let is_in = self.oracle.conversations[&id].is_member(whose);
         let role = if is_in { Role::None } else { Role::Member };
         let (act, action) = match self.rng.u8(0..8) {
@@ -288,6 +306,7 @@ impl History {
         let seq = self.rng.u64(0..12);
         let key = [None, Some(0), Some(0), Some(1)][self.rng.usize(0..4)];
         let is_channel = self.oracle.conversations.get(&id).is_some_and(|c| c.kind == ConversationKind::Channel);
+        let is_gone_twice = self.oracle.is_gone_twice(id, seq);
         let (act, action) = match self.rng.u8(0..20) {
             0..=2 if is_channel => (Act::Join(None), Some(Action::Join(packet::Join::default()))),
             0 => {
@@ -305,7 +324,7 @@ impl History {
             10 => (Act::SetLabel(text.clone()), Some(Action::SetLabel(packet::SetLabel { label: text.clone() }))),
             11..=12 => (Act::SetMark(seq), Some(Action::SetMark(packet::SetMark { seq }))),
             13 => (Act::Edit(seq, text.clone()), Some(Action::Edit(packet::Edit { seq }))),
-            14 => (Act::Recall(seq), Some(Action::Recall(packet::Recall { seq }))),
+            14 if !is_gone_twice => (Act::Recall(seq), Some(Action::Recall(packet::Recall { seq }))),
             _ => (Act::Say(text.clone()), None),
         };
         let content = if action.is_none() || matches!(act, Act::Edit(..)) { text.as_str() } else { "" };
@@ -317,6 +336,7 @@ impl History {
         let of = &self.devices[device];
         let grants = of.peer.as_ref().expect("it is online").grants;
         let was = self.oracle.conversations.get(&id).map(|c| c.role(of.user_id));
+        self.gone_before = Some(self.oracle.gone());
         let expected = self.oracle.act(of.user_id, &grants, id, act);
         self.coverage.count(match (&expected, act) {
             (Answer::Unknown, _) => "what is none of the user's",
@@ -327,6 +347,7 @@ impl History {
             (_, Act::Recall(_)) => "recalls",
             (_, Act::Ban(_, true)) => "bans lifted",
             (_, Act::Ban(..)) => "bans",
+            (Answer::Done(_), Act::SetRetention(..)) => "retentions set",
             (_, Act::Leave) if was != Some(Role::None) => "users who left",
             (_, Act::SetRole(_, Role::None)) => "removals",
             (_, Act::SetRole(whose, _)) if self.has_left(id, *whose) => "returns",
@@ -345,12 +366,14 @@ impl History {
         let user = self.devices[device].user_id;
         match self.rng.u8(0..3) {
             0 => {
-                let (other, name) = self.anyone();
+                let (other, name) = self.anyone_to(user);
+                // Before the answer comes, which makes it the oracle's, too.
+                let is_refused = self.oracle.direct(user, other).is_none() && self.oracle.blocks(other, user);
                 self.opening = Some(Opening::Direct(user, other));
                 let publish =
                     self.next(device, 0, Some(Action::OpenDirect(packet::OpenDirect { user: name.into() })), "");
                 let answer = self.publish(device, &publish);
-                if self.oracle.direct(user, other).is_none() && self.oracle.blocks(other, user) {
+                if is_refused {
                     self.opening = None;
                     let refusal = answer.expect_err("it is opened to who blocks");
                     assert_eq!(refusal.reason, Reason::Forbidden);
@@ -359,7 +382,7 @@ impl History {
                 answer.expect("whoever may be written to");
             }
             1 => {
-                let chosen: Vec<_> = (0..self.rng.usize(0..4)).map(|_| self.anyone()).collect();
+                let chosen: Vec<_> = (0..self.rng.usize(0..4)).map(|_| self.anyone_to(user)).collect();
                 let label = format!("group {}", self.said);
                 let users = chosen.iter().map(|(_, name)| (*name).to_owned()).collect();
                 let create = packet::CreateGroup { label: label.clone(), users, ..Default::default() };
@@ -445,7 +468,12 @@ impl History {
     /// Everyone comes back from where they once were, is sent all there is, and asks for everything.
     pub(super) fn end(&mut self) {
         self.pass(61_000);
-        for device in 0..self.devices.len() {
+        // What has to be loaded before it is looked at may take a few looks.
+        for _ in 0..5 {
+            self.pass(1_100);
+        }
+        self.oracle.check_kept(self.now);
+        for device in self.there() {
             if self.rng.bool() || self.devices[device].peer.is_none() {
                 assert!(self.connect(device), "let in at the end");
             }
@@ -454,7 +482,7 @@ impl History {
                 self.receive(device);
             }
         }
-        for device in 0..self.devices.len() {
+        for device in self.there() {
             if self.devices[device].peer.is_none() {
                 continue;
             }

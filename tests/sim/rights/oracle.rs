@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longwire_protocol::packet::{ConversationKind, EntryKind, Role};
+use longwire_protocol::packet::{self, ConversationKind, EntryKind, RetentionMode, Role};
 
 /// What a token lets its user do with channels, by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub(super) enum Act {
     /// Whom, and whether it is lifted.
     Ban(u64, bool),
     SetJoinKey(Option<u8>),
+    SetRetention(packet::Retention),
 }
 
 /// One entry.
@@ -71,6 +72,9 @@ pub(super) struct Entry {
     pub(super) banned: bool,
     /// It was recalled, or is an edit of what was.
     pub(super) is_gone: bool,
+    /// When it was published.
+    pub(super) at: u64,
+    pub(super) retention: packet::Retention,
 }
 
 /// Someone who is or was in a conversation.
@@ -93,9 +97,28 @@ pub(super) struct Conversation {
     pub(super) entries: Vec<Entry>,
     banned: BTreeSet<u64>,
     join_key: Option<u8>,
+    /// How long entries are kept, and since when that is so.
+    pub(super) retention: (packet::Retention, u64),
+    /// The first that is kept.
+    pub(super) first: u64,
 }
 
 impl Conversation {
+    /// A new one, and its users.
+    pub(super) fn new(kind: ConversationKind, label: &str, pair: (u64, u64)) -> Self {
+        Self {
+            kind,
+            label: label.to_owned(),
+            pair,
+            members: BTreeMap::new(),
+            entries: Vec::new(),
+            banned: BTreeSet::new(),
+            join_key: None,
+            retention: Default::default(),
+            first: 0,
+        }
+    }
+
     pub(super) fn head(&self) -> u64 {
         self.entries.len() as u64
     }
@@ -145,6 +168,7 @@ impl Conversation {
     pub(super) fn unread(&self, user: u64) -> u64 {
         let Some(member) = self.members.get(&user).filter(|member| member.role.is_some()) else { return 0 };
         let Some(&(from, _)) = member.stretches.last() else { return 0 };
+        let from = from.max(self.first);
         let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq >= from && *seq > member.mark);
         above.filter(|(_, entry)| entry.kind == EntryKind::Message && !entry.is_gone).count() as u64
     }
@@ -162,6 +186,11 @@ pub(super) struct Oracle {
     pub(super) profiles: BTreeMap<u64, String>,
     /// User and device of those that were let in.
     pub(super) devices: Vec<(u64, u64)>,
+    /// Who administers.
+    pub(super) admin: u64,
+    pub(super) erased: BTreeSet<u64>,
+    /// What the clock says.
+    pub(super) now: u64,
 }
 
 impl Oracle {
@@ -171,18 +200,12 @@ impl Oracle {
             return;
         }
         let own = Member { role: Some(Role::Reader), stretches: vec![(1, u64::MAX)], ..Member::default() };
-        self.conversations.insert(
-            inbox,
-            Conversation {
-                kind: ConversationKind::Inbox,
-                label: String::new(),
-                pair: (user, user),
-                members: BTreeMap::from([(user, own)]),
-                entries: Vec::new(),
-                banned: BTreeSet::new(),
-                join_key: None,
-            },
-        );
+        let members = BTreeMap::from([(user, own)]);
+        let of = Conversation { members, ..Conversation::new(ConversationKind::Inbox, "", (user, user)) };
+        self.conversations.insert(inbox, of);
+        if name == super::ADMIN {
+            self.admin = user;
+        }
     }
 
     pub(super) fn direct(&self, a: u64, b: u64) -> Option<u64> {
@@ -198,15 +221,7 @@ impl Oracle {
 
     /// A conversation was made, under the id that its maker was told.
     pub(super) fn make(&mut self, id: u64, kind: ConversationKind, label: &str, pair: (u64, u64)) {
-        let conversation = Conversation {
-            kind,
-            label: label.to_owned(),
-            pair: (pair.0.min(pair.1), pair.0.max(pair.1)),
-            members: BTreeMap::new(),
-            entries: Vec::new(),
-            banned: BTreeSet::new(),
-            join_key: None,
-        };
+        let conversation = Conversation::new(kind, label, (pair.0.min(pair.1), pair.0.max(pair.1)));
         assert!(self.conversations.insert(id, conversation).is_none(), "conversation {id} is made twice");
         if kind == ConversationKind::Direct {
             for user in BTreeSet::from([pair.0, pair.1]) {
@@ -232,23 +247,24 @@ impl Oracle {
         self.conversations[&id].head()
     }
 
-    fn of(&mut self, id: u64) -> &mut Conversation {
+    pub(super) fn of(&mut self, id: u64) -> &mut Conversation {
         self.conversations.get_mut(&id).expect("a conversation that exists")
     }
 
-    fn tell(&mut self, user: u64, about: u64, kind: EntryKind) {
+    pub(super) fn tell(&mut self, user: u64, about: u64, kind: EntryKind) {
         let inbox = self.users[&user].0;
-        let entry = Entry { kind, about, ..Entry::default() };
+        let entry = Entry { kind, about, at: self.now, ..Entry::default() };
         self.of(inbox).entries.push(entry);
     }
 
     /// A membership entry, and what it makes of the user.
-    fn set_role(&mut self, id: u64, by: u64, user: u64, role: Role) {
+    pub(super) fn set_role(&mut self, id: u64, by: u64, user: u64, role: Role) {
+        let at = self.now;
         let conversation = self.of(id);
         let was = conversation.role(user);
         let banned = conversation.banned.contains(&user);
-        let kind = EntryKind::Membership;
-        conversation.entries.push(Entry { sender: by, kind, membership: (user, role), banned, ..Entry::default() });
+        let (kind, membership) = (EntryKind::Membership, (user, role));
+        conversation.entries.push(Entry { sender: by, kind, membership, banned, at, ..Entry::default() });
         let seq = conversation.head();
         let member = conversation.members.entry(user).or_default();
         member.role = (role != Role::None).then_some(role);
@@ -293,6 +309,7 @@ impl Oracle {
         }
         let conversation = &self.conversations[&id];
         let (kind, role, head) = (conversation.kind, conversation.role(user), conversation.head());
+        let at = self.now;
         let others = conversation.active().iter().filter(|(other, _)| *other != user).count();
         let publishes = match kind {
             Direct => {
@@ -306,7 +323,8 @@ impl Oracle {
         let is_admin = kind == Group && matches!(role, Role::Admin | Role::Owner);
         let message = |seq: u64| {
             let entry = conversation.entries.get((seq as usize).checked_sub(1)?)?;
-            (entry.kind == EntryKind::Message && conversation.reads(user, grants, seq)).then_some(entry)
+            let is_kept = seq >= conversation.first && !self.is_erased_at(id, seq);
+            (entry.kind == EntryKind::Message && is_kept && conversation.reads(user, grants, seq)).then_some(entry)
         };
         match act {
             Act::Edit(seq, text) => {
@@ -315,7 +333,7 @@ impl Oracle {
                     return Answer::Refused;
                 }
                 let (kind, text, target) = (EntryKind::Edit, text.clone(), *seq);
-                self.of(id).entries.push(Entry { sender: user, kind, text, target, ..Entry::default() });
+                self.of(id).entries.push(Entry { sender: user, kind, text, target, at, ..Entry::default() });
                 Answer::Done(head + 1)
             }
             Act::Recall(seq) => {
@@ -333,7 +351,7 @@ impl Oracle {
                 for (_, entry) in (1..).zip(entries.iter_mut()).filter(|(at, e)| *at == target || e.target == target) {
                     entry.is_gone |= entry.kind == EntryKind::Message || entry.kind == EntryKind::Edit;
                 }
-                entries.push(Entry { sender: user, kind: EntryKind::Recall, target, ..Entry::default() });
+                entries.push(Entry { sender: user, kind: EntryKind::Recall, target, at, ..Entry::default() });
                 Answer::Done(head + 1)
             }
             Act::Ban(whose, lifts) => {
@@ -366,7 +384,7 @@ impl Oracle {
                 }
                 let conversation = self.of(id);
                 let (kind, text) = (EntryKind::Message, text.clone());
-                conversation.entries.push(Entry { sender: user, kind, text, ..Entry::default() });
+                conversation.entries.push(Entry { sender: user, kind, text, at, ..Entry::default() });
                 let seq = conversation.head();
                 if let Some(member) = conversation.members.get_mut(&user) {
                     member.mark = seq;
@@ -444,9 +462,28 @@ impl Oracle {
                 }
                 let conversation = self.of(id);
                 let (kind, text) = (EntryKind::Label, label.clone());
-                conversation.entries.push(Entry { sender: user, kind, text, ..Entry::default() });
+                conversation.entries.push(Entry { sender: user, kind, text, at, ..Entry::default() });
                 conversation.label.clone_from(label);
                 Answer::Done(conversation.head())
+            }
+            Act::SetRetention(retention) => {
+                let may = match kind {
+                    Direct => true,
+                    Group => role == Role::Owner,
+                    Channel => user == self.admin && retention.mode() != RetentionMode::UntilDelivered,
+                    _ => false,
+                };
+                if !may {
+                    return Answer::Refused;
+                }
+                if conversation.retention.0 == *retention {
+                    return Answer::Done(head);
+                }
+                let (kind, retention) = (EntryKind::Retention, *retention);
+                let conversation = self.of(id);
+                conversation.retention = (retention, at);
+                conversation.entries.push(Entry { sender: user, kind, retention, at, ..Entry::default() });
+                Answer::Done(head + 1)
             }
             Act::SetMark(seq) => {
                 if role == Role::None {
@@ -463,7 +500,10 @@ impl Oracle {
     pub(super) fn gone(&self) -> BTreeSet<(u64, u64)> {
         let all =
             self.conversations.iter().flat_map(|(id, c)| (1..).zip(&c.entries).map(move |(seq, e)| ((*id, seq), e)));
-        all.filter(|(_, entry)| entry.is_gone).map(|(at, _)| at).collect()
+        let is_gone = |&((id, seq), entry): &((u64, u64), &Entry)| {
+            entry.is_gone || seq < self.conversations[&id].first || self.is_erased_at(id, seq)
+        };
+        all.filter(is_gone).map(|(at, _)| at).collect()
     }
 
     /// Whether two users are in one conversation.

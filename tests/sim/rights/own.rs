@@ -10,7 +10,7 @@ use super::oracle::{Entry, Oracle};
 impl Oracle {
     /// Whether a user takes nothing from another.
     pub(super) fn blocks(&self, user: u64, other: u64) -> bool {
-        self.blocked.contains(&(user, other))
+        self.blocked.contains(&(user, other)) || (self.is_erased(user) && user != other)
     }
 
     /// A device was let in: the user's others are told of one that is new.
@@ -25,11 +25,12 @@ impl Oracle {
     }
 
     /// An entry in the inbox of `user`; gives its seq.
-    fn push_own(&mut self, user: u64, sender: u64, kind: EntryKind, text: &str, about: u64) -> u64 {
+    pub(super) fn push_own(&mut self, user: u64, sender: u64, kind: EntryKind, text: &str, about: u64) -> u64 {
         let inbox = self.users[&user].0;
         let conversation = self.conversations.get_mut(&inbox).expect("everyone has an inbox");
         let membership = (0, Role::None);
-        conversation.entries.push(Entry { sender, kind, text: text.to_owned(), membership, about, ..Entry::default() });
+        let text = text.to_owned();
+        conversation.entries.push(Entry { sender, kind, text, membership, about, ..Entry::default() });
         conversation.head()
     }
 

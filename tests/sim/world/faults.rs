@@ -254,6 +254,7 @@ impl World {
             self.model.time = self.model.time.min(broker.with_log(|log| log.log().tail_time()).0);
         }
         let found = broker.with_log(|log| frames_after(log, Position(self.model.tail)));
+        let found = found.expect("the log is followed from where it was");
         self.broker = Some(broker);
         self.revoke();
         self.look_at_tokens();

@@ -25,7 +25,7 @@ impl World {
         let open = |action| Publish { action: Some(action), ..Publish::default() };
         // Who is in nothing yet opens something.
         let what =
-            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..46) };
+            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..47) };
         let publish = match what {
             0..=12 => return self.say(device, conversation),
             13..=19 => {
@@ -88,6 +88,9 @@ impl World {
                 let level = levels[self.rng.usize(0..levels.len())].into();
                 action(Action::SetLevel(packet::SetLevel { level }))
             }
+            // The one who administers stays.
+            46 if name != USERS[0] => open(Action::EraseUser(packet::EraseUser { user: name })),
+            46 => return,
             42 => {
                 let kind = packet::SignalKind::Typing.into();
                 let signal = packet::Signal { conversation, kind, ..packet::Signal::default() };

@@ -25,7 +25,7 @@ impl World {
         }
         for device in &mut self.devices {
             device.connect_at = device.connect_at.min(self.now + 100);
-            device.is_away = false;
+            device.is_away = self.model.erased_at(&device.user).is_some();
             // What is withheld in the background takes a minute to be told: some wait for that.
             if self.rng.u8(0..8) > 0 && device.manner.is_background {
                 device.manner.is_background = false;
@@ -60,16 +60,21 @@ impl World {
             let is_idle = self.broker.as_ref().is_some_and(|broker| {
                 broker.rooms.shared.queue.is_empty() && broker.tasks() == 0 && broker.ready().is_empty()
             });
-            let is_at_rest =
-                |device: &Device| device.is_away || (device.is_at_rest() && device.missing(&self.model).is_none());
+            let is_idle = is_idle && self.unfinished().is_none();
+            let is_gone = |device: &Device| device.is_away || self.model.erased_at(&device.user).is_some();
+            let is_at_rest = |device: &Device| {
+                is_gone(device) || (device.is_at_rest(&self.model) && device.missing(&self.model).is_none())
+            };
             if !moved && is_idle && round > 3 && self.devices.iter().all(is_at_rest) {
                 return;
             }
             self.pass(if round < 50 { 100 } else { 1_000 });
         }
-        let restless = self.devices.iter().find(|device| !device.is_at_rest());
+        assert_eq!(self.unfinished(), None, "an erasure that was begun is never done");
+        let restless = self.devices.iter().find(|device| !device.is_at_rest(&self.model));
         if restless.is_none() {
-            self.devices.iter().for_each(|device| device.check_view(&self.model));
+            let there = self.devices.iter().filter(|device| self.model.erased_at(&device.user).is_none());
+            there.for_each(|device| device.check_view(&self.model));
         }
         let store = self.broker.as_ref().map(|broker| {
             broker.with_log(|log| (log.log().pressure(), log.log().is_seal_due(), log.log().unsaved_seals() == 0))
@@ -117,7 +122,10 @@ impl World {
     pub(super) fn audit(&mut self) {
         self.is_final = true;
         assert!(self.model.mentions.is_empty(), "nobody was told of {:?}", self.model.mentions);
-        for device in 0..self.devices.len() {
+        self.check_erased_files();
+        let is_there = |device: &usize| self.model.erased_at(&self.devices[*device].user).is_none();
+        let there: Vec<usize> = (0..self.devices.len()).filter(is_there).collect();
+        for device in there.iter().copied() {
             let user = self.devices[device].user_id;
             let mine: Vec<u64> = self.model.of_user.get(&user).into_iter().flatten().copied().collect();
             self.devices[device].check_view(&self.model);
@@ -145,7 +153,7 @@ impl World {
             self.devices[device].request_at(request::Op::Conversations(all), at);
         }
         self.settle();
-        for device in 0..self.devices.len() {
+        for device in there {
             self.devices[device].check_view(&self.model);
         }
     }

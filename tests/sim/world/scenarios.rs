@@ -1,9 +1,11 @@
 //! The scenarios that were hardest to get right, each as a script: what befalls the world until the situation is there,
 //! which is asserted, and then chance as in every seed. The seed decides all that the script leaves open.
 
+mod erasing;
 mod push;
 
 use super::*;
+use erasing::s18;
 use push::s17;
 
 /// Who plays: ann has two devices, ben two, cid one.
@@ -22,7 +24,7 @@ pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
 
 /// All of them, for who plants bugs; `docs/testing.md` says where the others are.
 #[cfg(feature = "mutations")]
-pub(crate) const ALL: [(&str, Scenario); 14] = [
+pub(crate) const ALL: [(&str, Scenario); 15] = [
     ("s1", s1),
     ("s2", s2),
     ("s3", s3),
@@ -37,6 +39,7 @@ pub(crate) const ALL: [(&str, Scenario); 14] = [
     ("s12", s12),
     ("s13", s13),
     ("s17", s17),
+    ("s18", s18),
 ];
 
 /// The log in memory, sealed after so many entries.
@@ -60,6 +63,7 @@ impl World {
     ) -> (Self, u64) {
         let mut world = Self::new(seed, keys, std::env::var_os("LONGWIRE_TRACE").is_some());
         world.devices.clear();
+        world.model.admin = None;
         for (user, devices) in CAST {
             for device in 0..devices {
                 let mut of = super::manner(&mut world.rng);
@@ -768,5 +772,6 @@ mod tests {
         s12_the_clock_a_day_forward_and_back_with_retention s12
         s13_a_will_and_a_broker_that_is_killed s13
         s17_a_device_that_is_away_is_told_by_a_broker_that_is_killed s17
+        s18_a_user_is_erased_by_a_broker_that_is_killed s18
     }
 }

@@ -5,7 +5,17 @@ use super::*;
 /// What tokens let devices do with the channels of a world.
 const GRANTS: [(&[&str], &[&str]); 4] = [(ALL, ALL), (&["news/0"], ALL), (&["news/1"], &["news/0"]), (&[], &[])];
 
-pub(super) fn new_pass(user: &str, id: String, expires: u64, grants: usize, private_key: &str) -> Pass {
+/// What a token says beside whose it is.
+#[derive(Clone, Copy)]
+pub(super) struct Allows {
+    pub(super) expires: u64,
+    /// Which of [`GRANTS`].
+    pub(super) grants: usize,
+    pub(super) is_admin: bool,
+}
+
+pub(super) fn new_pass(user: &str, id: String, allows: Allows, private_key: &str) -> Pass {
+    let Allows { expires, grants, is_admin } = allows;
     let (read, publish) = GRANTS[grants];
     let claims = longwire::auth::Claims {
         iss: "sim".into(),
@@ -16,10 +26,11 @@ pub(super) fn new_pass(user: &str, id: String, expires: u64, grants: usize, priv
         jti: id.clone(),
         publish: publish.iter().map(ToString::to_string).collect(),
         read: read.iter().map(ToString::to_string).collect(),
+        admin: is_admin,
         ..longwire::auth::Claims::default()
     };
     let token = longwire::auth::issue(&claims, private_key.as_bytes()).expect("a token");
-    Pass { token, id, expires, read, publish }
+    Pass { token, id, expires, read, publish, is_admin }
 }
 
 /// When a token ends that does not.
@@ -34,7 +45,9 @@ impl World {
             None => NEVER,
         };
         let grants = if self.weather.tokens_differ { self.rng.usize(0..GRANTS.len()) } else { 0 };
-        new_pass(&self.devices[device].user, format!("token{}", self.minted), expires, grants, &self.private_key)
+        let of = &self.devices[device];
+        let allows = Allows { expires, grants, is_admin: of.pass.is_admin };
+        new_pass(&of.user, format!("token{}", self.minted), allows, &self.private_key)
     }
 
     /// Whose token is over, from now on or still.
@@ -66,6 +79,17 @@ impl World {
             let newer = |of: &&std::sync::Arc<Session>| of.device == session.device && of.number > session.number;
             let by = all.iter().filter(newer).any(|of| !of.outbox.lock().is_abandoned);
             assert!(by, "a session of {} is taken over by nobody", session.device);
+        }
+    }
+
+    /// Nobody is there who is erased.
+    pub(super) fn check_erased_sessions(&self) {
+        let Some(broker) = &self.broker else { return };
+        for user in self.model.erased.keys() {
+            broker.rooms.shared.registry.each_of(UserId(*user), |of| {
+                let closing = of.outbox.lock().closing.as_ref().map(|refusal| refusal.reason);
+                assert!(closing.is_some(), "session {} of erased user {user} goes on", of.number);
+            });
         }
     }
 

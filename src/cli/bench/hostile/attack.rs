@@ -11,7 +11,7 @@ use super::super::args::Issuer;
 use super::super::load::wire::fresh;
 use super::door::{Door, Peer};
 use super::tally::{Open, Pacer, Tally};
-use super::{insiders, strangers};
+use super::{guessing, insiders, strangers};
 
 /// One kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -24,6 +24,7 @@ pub(super) enum Attack {
     Handshakes,
     Garbage,
     Tokens,
+    Guessing,
     Framing,
     Heartbeats,
     Acks,
@@ -40,7 +41,7 @@ pub(super) enum Attack {
 }
 
 impl Attack {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::HalfOpen,
         Self::SlowHello,
         Self::SlowConnect,
@@ -48,6 +49,7 @@ impl Attack {
         Self::Handshakes,
         Self::Garbage,
         Self::Tokens,
+        Self::Guessing,
         Self::Framing,
         Self::Heartbeats,
         Self::Acks,
@@ -76,6 +78,7 @@ impl Attack {
             Self::Handshakes => "whole TLS handshakes without resumption, then gone",
             Self::Garbage => "bytes that are no TLS, and behind TLS bytes that are no frames",
             Self::Tokens => "forged, foreign, unsigned and expired tokens",
+            Self::Guessing => "passwords of one account, and of names that nobody has, from 250 addresses",
             Self::Framing => "frames too large, padded, nested too deep; before Connected and after",
             Self::Heartbeats => "a session that sends heartbeats and nothing else",
             Self::Acks => "acks that ack nothing new",
@@ -103,6 +106,7 @@ impl Attack {
                 | Self::Handshakes
                 | Self::Garbage
                 | Self::Tokens
+                | Self::Guessing
         )
     }
 
@@ -133,6 +137,7 @@ impl Attack {
             Self::Handshakes => strangers::handshakes(ground).await,
             Self::Garbage => strangers::garbage(ground).await,
             Self::Tokens => strangers::tokens(ground).await,
+            Self::Guessing => guessing::guess(ground).await,
             Self::Framing => insiders::framing(ground).await,
             Self::Heartbeats | Self::Acks | Self::Unknown | Self::GiveUps => insiders::flood(ground, self).await,
             Self::Window => insiders::window(ground).await,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::super::Fail;
 use super::Args;
 use super::attack::Attack;
+use super::guessing::LOOKED_AT;
 use super::honest::Sample;
 use super::overload::Overload;
 use super::tally::{Counts, Lives};
@@ -29,6 +30,9 @@ const MEMORY_RATIO_MAX: f64 = 1.05;
 /// inboxes, at the most: both until the memtable is sealed.
 const ENTRY_BYTES: u64 = 1 << 10;
 const MADE_BYTES: u64 = 6 << 10;
+/// Guesses at one account that are looked at, wherever they come from: 50 at once and one each 20 s (SPEC R15-18), for the
+/// minute and a half that a window takes with all around it at the most.
+const LOOKED_AT_MAX: f64 = 55.0;
 /// The goodput under overload, in the best.
 const GOODPUT_RATIO_MIN: f64 = 0.80;
 
@@ -306,6 +310,13 @@ fn told(figures: Figures) -> Told {
         if let Some(each) = median(each.collect()) {
             limits.push(at_most("bytes for each of its connections", each, STRANGER_BYTES_MAX as f64, true));
         }
+    }
+    if attack == Attack::Guessing {
+        let let_in = all().map(|beside| beside.counts.accepted).sum::<u64>();
+        limits.push(at_most("guesses that were let in", let_in as f64, 0.0, true));
+        let looked_at = all().map(|beside| beside.counts.refused.get(LOOKED_AT).copied().unwrap_or_default());
+        let most = looked_at.max().unwrap_or_default();
+        limits.push(at_most("guesses at one account that were looked at", most as f64, LOOKED_AT_MAX, true));
     }
     if let Some(ratio) = median(latency.iter().map(Beside::p99_ratio).collect()) {
         limits.push(at_most("the others' p99, in the quiet one", ratio, P99_RATIO_MAX, false));

@@ -15,9 +15,9 @@ use super::tally::Open;
 use crate::auth::{self, AUDIENCE, Claims};
 
 /// How many attack at once, where they come and go.
-const TASKS: u64 = 32;
+pub(super) const TASKS: u64 = 32;
 /// How long who attacks waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How slowly.
 #[derive(Clone, Copy, PartialEq)]
