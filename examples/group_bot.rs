@@ -1,4 +1,4 @@
-//! A bot: whoever mentions it in a group is answered, once for each message, also when it was away meanwhile.
+//! A bot: whoever mentions it in a group is answered, also when it was away meanwhile; after a crash in between, twice.
 //!
 //! The token is in `LONGWIRE_TOKEN`, the file of authorities for TLS in `LONGWIRE_CA`.
 //!

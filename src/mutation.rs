@@ -158,11 +158,13 @@ pub enum Mutation {
     EraseForgottenAtStart,
     /// An erasure is done while the files still hold what the user wrote.
     ErasedInFiles,
+    /// What was read of an erased user, and waits for room, is sent once the erasure is done.
+    ErasedKept,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 77] = [
+    pub const ALL: [Self; 78] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -240,6 +242,7 @@ impl Mutation {
         Self::ErasedLeavesNoHeir,
         Self::EraseForgottenAtStart,
         Self::ErasedInFiles,
+        Self::ErasedKept,
     ];
 
     /// Whether this bug is planted.

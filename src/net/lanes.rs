@@ -37,6 +37,8 @@ pub(super) enum Reading {
 pub(super) struct Found {
     pub(super) catch_up: Box<CatchUp>,
     pub(super) out: Vec<Ready>,
+    /// How many erasures were done when it was read, or fewer.
+    pub(super) forgotten: u64,
     pub(super) step: Result<Step, Miss>,
 }
 
@@ -105,9 +107,9 @@ impl Live {
                 Reading::Log(mut catch_up) => {
                     let mut out = Vec::new();
                     let express_sent = self.session.outbox.lock().express.sent();
-                    let mut left = room_left(&room);
+                    let (mut left, forgotten) = (room_left(&room), catch_up.forgotten());
                     let step = catch_up.step(quick(shared), &self.session, &mut left, express_sent, &mut out);
-                    if !self.stepped(lane, Found { catch_up, out, step }, wire, shared, now) {
+                    if !self.stepped(lane, Found { catch_up, out, forgotten, step }, wire, shared, now) {
                         return;
                     }
                 }
@@ -266,7 +268,7 @@ impl Live {
         shared: &Arc<Shared>,
         now: Millis,
     ) -> bool {
-        match shown_now(quick(shared), &mut found.out) {
+        match shown_now(quick(shared), &self.session, found.forgotten, &mut found.out) {
             Ok(()) => self.stepped(lane, *found, wire, shared, now),
             Err(Miss::Disk) if self.away.is_some() => {
                 *self.reading(lane) = Reading::Found(found);
@@ -274,11 +276,13 @@ impl Live {
             }
             Err(Miss::Disk) => {
                 *self.reading(lane) = Reading::Away;
-                let shared_too = Arc::clone(shared);
-                self.away = Some(shared.tasks.run(move || match shown_now(blocking(&shared_too), &mut found.out) {
-                    Ok(()) => Done::Stepped(lane, found),
-                    Err(Miss::Failed(error)) => Done::Failed(error),
-                    Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
+                let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
+                self.away = Some(shared.tasks.run(move || {
+                    match shown_now(blocking(&shared_too), &session, found.forgotten, &mut found.out) {
+                        Ok(()) => Done::Stepped(lane, found),
+                        Err(Miss::Failed(error)) => Done::Failed(error),
+                        Err(Miss::Disk) => Done::Failed(ReadError("a read that may block did not".into())),
+                    }
                 }));
                 false
             }
@@ -295,7 +299,7 @@ impl Live {
         shared: &Arc<Shared>,
         now: Millis,
     ) -> bool {
-        let Found { mut catch_up, out, step } = found;
+        let Found { mut catch_up, out, step, .. } = found;
         let is_express = lane == Lane::Express;
         if let Some(last) = out.last() {
             self.session.outbox.lock().lane(is_express).advance(last.place.position);
@@ -335,10 +339,10 @@ impl Live {
                 let room = wire.room(lane);
                 self.away = Some(shared.tasks.run(move || {
                     let mut out = Vec::new();
-                    let express_sent = session.outbox.lock().express.sent();
+                    let (express_sent, forgotten) = (session.outbox.lock().express.sent(), catch_up.forgotten());
                     let step =
                         catch_up.step(blocking(&shared_too), &session, &mut room_left(&room), express_sent, &mut out);
-                    Done::Stepped(lane, Box::new(Found { catch_up, out, step }))
+                    Done::Stepped(lane, Box::new(Found { catch_up, out, forgotten, step }))
                 }));
                 false
             }
@@ -464,7 +468,7 @@ mod tests {
             let item = packet::Item { kind: Some(item::Kind::Entry(entry)) };
             Ready { place, item: item.encode_to_vec().into() }
         });
-        let found = Found { catch_up, out: out.collect(), step: Ok(Step::Full) };
+        let found = Found { catch_up, out: out.collect(), forgotten: 0, step: Ok(Step::Full) };
         live.bulk = Reading::Found(Box::new(found));
         live.pump_lane(Lane::Bulk, &mut wire, &shared, Millis(0));
         while wire.poll_transmit(Millis(0), &mut sent, usize::MAX) {}

@@ -196,7 +196,7 @@ fn answer(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Read
     Ok(match op {
         request::Op::History(request) => {
             match reads.rows(|rows| Visible::of(rows, session, ConversationId(request.conversation)))? {
-                Ok(visible) => Answer::History(query::history(reads, &visible, request)?),
+                Ok(visible) => Answer::History(reads.settled(|| query::history(reads, &visible, request))?),
                 Err(refusal) => Answer::Refused(refusal),
             }
         }
@@ -323,11 +323,14 @@ pub(super) fn fit(place: Place, item: Bytes, bytes_max: usize) -> Bytes {
 fn read_again(reads: Reads<'_>, session: &Session, place: Place, bytes_max: usize) -> Result<Bytes, Miss> {
     let one = PageLimit { entries: 1, bytes: usize::MAX };
     let seq = if Mutation::ResendsAnother.is_planted() { place.seq.next() } else { place.seq };
-    let entries = reads.range(place.conversation, seq, seq, false, one)?;
-    let gone = reads.rows(|rows| {
-        let conversation = rows.conversation(place.conversation)?;
-        let author = || author(&entries.first()?.item);
-        withheld(rows, conversation, place.conversation, place.seq, reads.now, author)
+    let (entries, gone) = reads.settled(|| {
+        let entries = reads.range(place.conversation, seq, seq, false, one)?;
+        let gone = reads.rows(|rows| {
+            let conversation = rows.conversation(place.conversation)?;
+            let author = || author(&entries.first()?.item);
+            withheld(rows, conversation, place.conversation, place.seq, reads.now, author)
+        })?;
+        Ok((entries, gone))
     })?;
     Ok(match entries.first() {
         Some(_) if let Some(reason) = gone => head_item(place.conversation, place.seq, place.seq, reason, 0),

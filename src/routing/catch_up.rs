@@ -62,6 +62,28 @@ impl Reads<'_> {
         }
     }
 
+    /// How many erasures were done since the start: whoever keeps what it read looks whether that has changed.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn forgotten(&self) -> Result<u64, Miss> {
+        self.rows(|rows| rows.state().forgotten())
+    }
+
+    /// Reads entries and what is withheld of them: again, if an erasure was done in between.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn settled<T>(&self, mut read: impl FnMut() -> Result<T, Miss>) -> Result<T, Miss> {
+        loop {
+            let before = self.forgotten()?;
+            let answer = read()?;
+            if self.forgotten()? == before {
+                return Ok(answer);
+            }
+        }
+    }
+
     /// See [`History::range`].
     ///
     /// # Errors
@@ -109,6 +131,8 @@ pub struct CatchUp {
     page: PageLimit,
     /// The bytes of what was read and not handed out.
     kept: usize,
+    /// How many erasures were done when the oldest of that was read, or fewer.
+    forgotten: u64,
     /// The labels of the channels among what is read: the token may change meanwhile.
     channels: HashMap<ConversationId, Box<str>>,
 }
@@ -347,38 +371,71 @@ struct Gone {
     has_erased: bool,
 }
 
+/// What becomes of an entry that was read.
+enum Judged {
+    Shown,
+    Withheld(HeadReason),
+    /// An erasure was done since it was read.
+    Stale,
+}
+
 impl Gone {
-    fn reason(
+    /// Judges an entry that was read after so many erasures.
+    fn judge(
         &mut self,
         reads: Reads<'_>,
-        id: ConversationId,
-        seq: Seq,
+        forgotten: u64,
+        (id, seq): (ConversationId, Seq),
         item: &[u8],
-    ) -> Result<Option<HeadReason>, Miss> {
+    ) -> Result<Judged, Miss> {
+        let is_stale = |rows: &Reader<'_>| rows.state().forgotten() != forgotten && !Mutation::ErasedKept.is_planted();
         if self.conversation != id {
-            let (span, has_erased) = reads.rows(|rows| {
+            let known = reads.rows(|rows| {
                 let span = rows.conversation(id).map(|row| row.more).unwrap_or_default();
-                (span, !rows.erased().is_empty())
+                (!is_stale(rows)).then_some((span, !rows.erased().is_empty()))
             })?;
+            let Some((span, has_erased)) = known else { return Ok(Judged::Stale) };
             *self = Self { conversation: id, span, has_erased };
         }
         if !self.span.may_be_withheld(seq) && !self.has_erased {
-            return Ok(None);
+            return Ok(Judged::Shown);
         }
-        reads.rows(|rows| withheld(rows, rows.conversation(id)?, id, seq, reads.now, || author(item)))
+        reads.rows(|rows| {
+            if is_stale(rows) {
+                return Judged::Stale;
+            }
+            let conversation = rows.conversation(id);
+            let reason = conversation.and_then(|row| withheld(rows, row, id, seq, reads.now, || author(item)));
+            reason.map_or(Judged::Shown, Judged::Withheld)
+        })
     }
 }
 
-/// Makes items that were found a while ago what they are to be shown as now.
+/// Makes items that were found a while ago, after so many erasures, what they are to be shown as now.
 ///
 /// # Errors
 /// See [`Miss`]; it can be tried again.
-pub fn shown_now(reads: Reads<'_>, found: &mut [Ready]) -> Result<(), Miss> {
+pub fn shown_now(reads: Reads<'_>, session: &Session, forgotten: u64, found: &mut [Ready]) -> Result<(), Miss> {
+    let one = PageLimit { entries: 1, bytes: usize::MAX };
     let mut gone = Gone::default();
     for ready in found.iter_mut().filter(|ready| ready.place.conversation.is_some()) {
         let (id, seq) = (ready.place.conversation, ready.place.seq);
-        if let Some(reason) = gone.reason(reads, id, seq, &ready.item)? {
-            ready.item = head_item(id, seq, seq, reason, 0);
+        let mut forgotten = forgotten;
+        loop {
+            match gone.judge(reads, forgotten, (id, seq), &ready.item)? {
+                Judged::Shown => break,
+                Judged::Withheld(reason) => {
+                    ready.item = head_item(id, seq, seq, reason, 0);
+                    break;
+                }
+                Judged::Stale => {
+                    forgotten = reads.forgotten()?;
+                    ready.item = match reads.range(id, seq, seq, false, one)?.pop() {
+                        Some(entry) => item_for(&session.outbox.lock(), session, &entry),
+                        None => head_item(id, seq, seq, HeadReason::Expired, 0),
+                    };
+                }
+            }
         }
     }
     Ok(())
@@ -419,7 +476,8 @@ impl CatchUp {
         };
         let quota = plan.skips.then_some((CATCH_UP_ITEMS_MAX as usize, CATCH_UP_BYTES_MAX as usize));
         let channels = plan.candidates.iter().filter_map(|c| Some((c.conversation, c.label.clone()?))).collect();
-        let mut catch_up = Self { target: plan.target, due: BinaryHeap::new(), quota, page, kept: 0, channels };
+        let (target, due, forgotten) = (plan.target, BinaryHeap::new(), reads.forgotten()?);
+        let mut catch_up = Self { target, due, quota, page, kept: 0, forgotten, channels };
         let floor = reads.history.floor();
         for candidate in &plan.candidates {
             let id = candidate.conversation;
@@ -604,10 +662,18 @@ impl CatchUp {
                         Ready { place: Place { position: entry.position, ..alone }, item }
                     } else {
                         let place = Place { position: entry.position, conversation, seq: entry.seq };
-                        match gone.reason(reads, conversation, entry.seq, &entry.item) {
-                            Ok(None) => Ready { place, item: item_for(&session.outbox.lock(), session, entry) },
-                            Ok(Some(reason)) => {
+                        match gone.judge(reads, self.forgotten, (conversation, entry.seq), &entry.item) {
+                            Ok(Judged::Shown) => {
+                                Ready { place, item: item_for(&session.outbox.lock(), session, entry) }
+                            }
+                            Ok(Judged::Withheld(reason)) => {
                                 Ready { place, item: head_item(conversation, entry.seq, entry.seq, reason, 0) }
+                            }
+                            Ok(Judged::Stale) => {
+                                self.put(due, 1);
+                                self.let_go(reads.forgotten()?);
+                                gone = Gone::default();
+                                continue;
                             }
                             Err(miss) => {
                                 self.put(due, 1);
@@ -643,6 +709,30 @@ impl CatchUp {
             }
         }
         Ok(Step::Done(self.target))
+    }
+
+    /// How many erasures were done when the oldest of what is kept was read, or fewer.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Lets go of what was read: it is read again when its turn comes, after so many erasures.
+    fn let_go(&mut self, forgotten: u64) {
+        let all = std::mem::take(&mut self.due).into_vec();
+        self.due = all
+            .into_iter()
+            .map(|Reverse(mut due)| {
+                if let What::Entries { read, next, .. } = &mut due.what
+                    && let Some(first) = read.front()
+                {
+                    *next = first.seq;
+                    *read = VecDeque::new();
+                }
+                Reverse(due)
+            })
+            .collect();
+        (self.kept, self.forgotten) = (0, forgotten);
     }
 
     /// Whether the session's token, as it is now, lets something of this conversation leave.

@@ -57,6 +57,9 @@ pub struct State {
     schedule: Schedule,
     /// Whose erasure is under way: always in memory, at most [`super::limits::ERASURES_MAX`].
     erased: BTreeSet<UserId>,
+    /// How many erasures were done since the start: what was read before the last of them may hold what is blank by now, and
+    /// nothing else says so any more.
+    forgotten: u64,
     /// The devices that have themselves told while they are away: always in memory.
     pushes: BTreeSet<(UserId, DeviceId)>,
     /// The keys of the rows that changed since the last seal.
@@ -149,6 +152,7 @@ impl Default for State {
             wills: HashMap::default(),
             schedule: Schedule::default(),
             erased: BTreeSet::new(),
+            forgotten: 0,
             pushes: BTreeSet::new(),
             changed: Vec::new(),
             generation: 1,
@@ -223,7 +227,7 @@ impl State {
             (Key::Will(device), _) => drop(self.wills.remove(device)),
             (Key::Keeping(id), Some(Row::Keeping(row))) => self.schedule.put(*id, row),
             (Key::Erasure(user), Some(Row::Erasure(row))) if row.stage == ErasureStage::Done => {
-                self.erased.remove(user);
+                self.forgotten += u64::from(self.erased.remove(user));
             }
             (Key::Erasure(user), Some(Row::Erasure(_))) => drop(self.erased.insert(*user)),
             (Key::Push(user, device), Some(_)) => drop(self.pushes.insert((*user, *device))),
@@ -247,6 +251,12 @@ impl State {
     #[must_use]
     pub fn erased(&self) -> &BTreeSet<UserId> {
         &self.erased
+    }
+
+    /// How many erasures were done since the start.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Puts in a row of the saved state.

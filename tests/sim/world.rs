@@ -181,6 +181,8 @@ pub(crate) struct World {
     withdrawn: BTreeMap<u64, BTreeSet<(u64, u64)>>,
     /// Sessions that were taken over.
     taken_over: BTreeSet<u64>,
+    /// The sessions that were told that their user is erased.
+    told_erased: BTreeSet<u64>,
     /// A link that only its script carries.
     slow: Option<u64>,
     /// What the next link holds before its writer has to wait; by chance without.
@@ -277,6 +279,7 @@ impl World {
             log_latest: 0,
             withdrawn: BTreeMap::new(),
             taken_over: BTreeSet::new(),
+            told_erased: BTreeSet::new(),
             slow: None,
             next_capacity: None,
         }

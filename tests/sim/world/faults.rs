@@ -200,6 +200,7 @@ impl World {
     pub(crate) fn go_down(&mut self) {
         self.draining = None;
         self.taken_over.clear();
+        self.told_erased.clear();
         if let Ground::Disk(disk, _) = &self.ground {
             disk.heal();
         }
