@@ -142,6 +142,7 @@ fn fanout(turns: usize) -> Box<dyn FnMut()> {
     // With the first message the readers are live: what it takes until then is not repeated.
     publisher.say(&messages.next().expect("one more"));
     world.turn(&mut publisher);
+    assert_eq!(publisher.drop_acks(), 1, "an ack");
     for reader in &mut readers {
         world.turn(reader);
         reader.drop_heard();
