@@ -338,28 +338,18 @@ impl Written {
                 });
             }
         };
-        if let Some(address) = self.listen.plain
-            && !address.ip().to_canonical().is_loopback()
-            && !self.listen.plain_beyond_loopback
-        {
-            return Err(ConfigError::Value {
-                key: "listen.plain",
-                value: address.to_string(),
-                expected: "an address of this machine alone, such as 127.0.0.1:14001: without TLS anyone on the way reads \
-                           tokens and messages (listen.plain_beyond_loopback = true allows it)",
-            });
-        }
-        if let Some(address) = self.admin.listen
-            && !address.ip().to_canonical().is_loopback()
-            && !self.admin.beyond_loopback
-        {
-            return Err(ConfigError::Value {
-                key: "admin.listen",
-                value: address.to_string(),
-                expected: "an address of this machine alone, such as 127.0.0.1:14002: whoever reaches it reads how much the \
-                           broker does, without a word (admin.beyond_loopback = true allows it)",
-            });
-        }
+        local(
+            "listen.plain",
+            self.listen.plain.filter(|_| !self.listen.plain_beyond_loopback),
+            "an address of this machine alone, such as 127.0.0.1:14001: without TLS anyone on the way reads tokens and \
+             messages (listen.plain_beyond_loopback = true allows it)",
+        )?;
+        local(
+            "admin.listen",
+            self.admin.listen.filter(|_| !self.admin.beyond_loopback),
+            "an address of this machine alone, such as 127.0.0.1:14002: whoever reaches it reads how much the broker does, \
+             without a word (admin.beyond_loopback = true allows it)",
+        )?;
         if self.auth.issuers.is_empty() {
             return Err(ConfigError::Missing { key: "auth.issuers", why: "without one nobody can be let in" });
         }
@@ -436,6 +426,14 @@ impl Written {
             push: self.push.resolve()?,
             admin: self.admin.listen,
         })
+    }
+}
+
+/// An address that strangers must not reach, unless it is none.
+fn local(key: &'static str, address: Option<SocketAddr>, expected: &'static str) -> Result<(), ConfigError> {
+    match address.filter(|address| !address.ip().to_canonical().is_loopback()) {
+        Some(address) => Err(ConfigError::Value { key, value: address.to_string(), expected }),
+        None => Ok(()),
     }
 }
 
