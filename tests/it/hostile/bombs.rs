@@ -28,22 +28,25 @@ async fn who_makes_too_much_at_once_is_told_to_wait() {
     let mut mallory = world.user("mallory").await;
     let direct = mallory.open_direct("friend").await;
     let (mut made, begun) = (0, Instant::now());
-    let refusal = loop {
-        match mallory.act(0, creation()).await {
-            Ok(_) => made += 1,
-            Err(refusal) => break refusal,
-        }
-        assert!(made <= 40, "it goes on and on");
-    };
-    // On a busy machine time pays for one more meanwhile: a tenth of a second is enough.
-    let paid = begun.elapsed().as_millis() as u64 * u64::from(MAKES_PER_SECOND) / 1_000;
-    let most = (u64::from(MAKES_MAX) + paid) / (1 + limits::GROUP_USERS_MAX as u64);
-    assert!((9..=most).contains(&made), "{made} of {most}");
-    assert_eq!(refusal.reason, Reason::RateLimited);
-    assert!((1..=11_000).contains(&refusal.retry_after_ms), "{}", refusal.retry_after_ms);
-    let connect = packet::Connect { device: "another".into(), ..world.connect("mallory") };
-    let refusal = world.wire(connect).await.act(0, creation()).await.expect_err("one user, one allowance");
-    assert_eq!(refusal.reason, Reason::RateLimited);
+    let mut another = None;
+    for _ in 0..2 {
+        let device = another.as_mut().unwrap_or(&mut mallory);
+        let refusal = loop {
+            match device.act(0, creation()).await {
+                Ok(_) => made += 1,
+                Err(refusal) => break refusal,
+            }
+            assert!(made <= 40, "it goes on and on");
+        };
+        // On a busy machine time pays for one more meanwhile: a tenth of a second is enough.
+        let paid = begun.elapsed().as_millis() as u64 * u64::from(MAKES_PER_SECOND) / 1_000;
+        let most = (u64::from(MAKES_MAX) + paid) / (1 + limits::GROUP_USERS_MAX as u64);
+        assert!((9..=most).contains(&made), "{made} of {most}, on all devices together");
+        assert_eq!(refusal.reason, Reason::RateLimited);
+        assert!((1..=11_000).contains(&refusal.retry_after_ms), "{}", refusal.retry_after_ms);
+        let connect = packet::Connect { device: "another".into(), ..world.connect("mallory") };
+        another = Some(world.wire(connect).await);
+    }
     mallory.say(direct, "messages are none of it").await;
     world.user("carol").await.act(0, creation()).await.expect("another user's is its own");
     bystander.goes_on().await;
