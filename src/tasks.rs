@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -20,8 +21,8 @@ pub enum Tasks {
 /// work as it is.
 pub type Task<T> = oneshot::Receiver<T>;
 
-/// Nine in ten parts of a core that others want, too, are for them.
-const LOW_NICE: i32 = 10;
+/// All but one in seventy parts of a core that others want, too, are for them.
+const LOW_NICE: i32 = 19;
 
 impl Tasks {
     /// Has `work` done on a thread of its own, at a low priority: for what is dear and may wait.
@@ -36,6 +37,13 @@ impl Tasks {
         };
         if let Err(error) = std::thread::Builder::new().name("longwire-login".into()).spawn(low) {
             tracing::error!(%error, "the machine gives no thread");
+        }
+    }
+
+    /// Lets a piece of low work wait, on its thread; by hand there is nothing to wait for.
+    pub fn pause(&self, time: Duration) {
+        if let Self::Pool = self {
+            std::thread::sleep(time);
         }
     }
 

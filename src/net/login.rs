@@ -1,9 +1,11 @@
 //! Letting in by password. Checking one is meant to be dear, so it is done at a low priority, one for each core at a time,
-//! and how many may wait is bounded; before that it is counted who tries, and how often.
+//! with a pause after each that was wrong, and how many may wait is bounded; before that it is counted who tries, and how
+//! often.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use longwire_protocol::limits::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
 use longwire_protocol::packet;
@@ -17,10 +19,13 @@ use crate::routing::core::{NO_LOGIN, NO_REGISTRATION, Proof};
 use crate::routing::loading::read_blocking;
 use crate::routing::rows::Secret;
 use crate::routing::view::Rows as _;
-use crate::tasks::Task;
+use crate::tasks::{Task, Tasks};
 
-/// Logins that may wait for their turn: at 20 ms each, what a core does in two seconds.
+/// Logins that may wait for their turn: at 20 ms each, what a core does in two seconds, or in eight if all are wrong.
 const WAITING_MAX: usize = 100;
+/// How long a core looks at no password after one that was wrong. The answer does not wait for it. Low priority alone
+/// leaves the others the processor, but not the memory that each look goes through.
+const PAUSE: Duration = Duration::from_millis(60);
 
 /// What logging in shares among connections.
 #[derive(Default)]
@@ -35,7 +40,8 @@ struct Turns {
     waiting: VecDeque<Work>,
 }
 
-type Work = Box<dyn FnOnce() + Send>;
+/// Looks at a login and says whether it is let in.
+type Work = Box<dyn FnOnce() -> bool + Send>;
 
 /// What comes of a login: how the device is known to be its user's, or why not.
 pub(super) type Outcome = Result<Proof, Refusal>;
@@ -116,29 +122,35 @@ fn check(shared: &Shared, login: &packet::Login, invitation: Option<(Box<str>, u
 
 impl Logins {
     /// Has this done when it is its turn.
-    fn run<T: Send + 'static>(
+    fn run(
         &self,
         shared: &Arc<Shared>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Task<T>, Refusal> {
+        look: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Result<Task<Outcome>, Refusal> {
         let (give, task) = tokio::sync::oneshot::channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut turns = self.turns();
         if turns.waiting.len() >= WAITING_MAX {
             return Err(Refusal::connection(Reason::Overloaded).retry_after(spread(2_000, 6_000)));
         }
-        turns.waiting.push_back(Box::new(move || drop(give.send(work()))));
+        turns.waiting.push_back(Box::new(move || {
+            let outcome = look();
+            let is_let_in = outcome.is_ok();
+            // Nobody may wait for it any more.
+            drop(give.send(outcome));
+            is_let_in
+        }));
         if turns.running < cores {
             turns.running += 1;
             drop(turns);
             let shared_too = Arc::clone(shared);
-            shared.tasks.run_low(move || shared_too.logins.take_turns());
+            shared.tasks.run_low(move || shared_too.logins.take_turns(&shared_too.tasks));
         }
         Ok(task)
     }
 
     /// Works until nobody waits.
-    fn take_turns(&self) {
+    fn take_turns(&self, tasks: &Tasks) {
         loop {
             let work = {
                 let mut turns = self.turns();
@@ -149,8 +161,12 @@ impl Logins {
                 work
             };
             // Whoever waits for it is told that it failed; the others have their turns all the same.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            let is_let_in = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            if is_let_in.is_err() {
                 tracing::error!("a login failed");
+            }
+            if !is_let_in.unwrap_or_default() {
+                tasks.pause(PAUSE);
             }
         }
     }
