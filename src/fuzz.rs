@@ -7,9 +7,9 @@ use std::task::Poll;
 
 use crate::auth::{AUDIENCE, Authority, Claims, Identity, issue};
 use crate::config;
-use crate::net::parked::records::QUIET_MAX;
-use crate::net::parked::testing::Pair;
 use crate::net::tls;
+use crate::net::tls::records::QUIET_MAX;
+use crate::net::tls::testing::{Pair, hear, library_hears};
 use crate::routing::model::{Choices, Warmth, live};
 use crate::routing::resume;
 use crate::store;
@@ -134,12 +134,36 @@ pub fn certificate(data: &[u8]) {
     }
 }
 
-/// What a client that holds the keys of a parked connection may send: each record of any type, whole or damaged, the
+/// What a stranger says who has no keys yet, in pieces. The library's own connection, which has buffers, is the model.
+///
+/// # Panics
+/// If one goes on where the other does not, or is told something else.
+pub fn hello(data: &[u8]) {
+    let Some((piece, said)) = data.split_first() else { return };
+    let (heard, told) = hear(said, usize::from(*piece));
+    let (expected, words) = library_hears(said);
+    assert_eq!(heard.is_ready(), expected.is_err(), "{heard:?}, and the library: {expected:?}");
+    assert!(!matches!(heard, Poll::Ready(Ok(()))), "let in");
+    assert_eq!(kinds(&told), kinds(&words), "{heard:?}: told {told:02x?}, by the library {words:02x?}");
+}
+
+/// The types of these records, and what those say that are alerts in the clear. The rest is made of randomness.
+fn kinds(mut records: &[u8]) -> Vec<(u8, Option<u8>)> {
+    let mut kinds = Vec::new();
+    while let [kind, _, _, high, low, behind @ ..] = records {
+        let (body, behind) = behind.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        kinds.push((*kind, body.last().copied().filter(|_| *kind == 21)));
+        records = behind;
+    }
+    kinds
+}
+
+/// What a client that holds the keys of a connection may send: each record of any type, whole or damaged, the
 /// bytes cut anywhere. A small model says what has to come of it.
 ///
 /// # Panics
 /// If something else is read than was said, or the connection goes on where it must not.
-pub fn parked(data: &[u8]) {
+pub fn tls(data: &[u8]) {
     const TYPES: [u8; 6] = [23, 23, 22, 21, 20, 24];
     let mut forger = Pair::new(0, 0, &[]).into_forger();
     let (mut said, mut rest) = (Vec::new(), data);
@@ -229,8 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kept_corpus_of_parked_passes() {
-        replay("parked", parked);
+    fn the_kept_corpus_of_tls_passes() {
+        replay("tls", super::tls);
+    }
+
+    #[test]
+    fn the_kept_corpus_of_hello_passes() {
+        replay("hello", super::hello);
     }
 
     #[test]
@@ -254,7 +283,7 @@ mod tests {
             }
             // The first byte says how it is cut, too.
             data[0] = data.get(1).copied().unwrap_or(0);
-            parked(&data[1..]);
+            super::tls(&data[1..]);
         }
     }
 

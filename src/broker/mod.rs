@@ -391,7 +391,6 @@ pub struct Certificate {
     certificate: PathBuf,
     key: PathBuf,
     config: Arc<ArcSwap<ServerConfig>>,
-    is_parked: bool,
     /// When it expires, in seconds since 1970; 0 where that is not known.
     expires: Arc<AtomicU64>,
 }
@@ -404,15 +403,7 @@ impl Certificate {
     pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Self, crate::net::tls::TlsError> {
         let (config, expires) = crate::net::tls::server_config_and_expiry(&certificate, &key)?;
         let expires = Arc::new(AtomicU64::new(expires));
-        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)), is_parked: false, expires })
-    }
-
-    /// Connections to come that present it are parked between two records ([`crate::net::parked`]).
-    #[must_use]
-    pub fn parked(mut self) -> Self {
-        self.is_parked = true;
-        self.config.rcu(|config| parked(ServerConfig::clone(config)));
-        self
+        Ok(Self { certificate, key, config: Arc::new(ArcSwap::new(config)), expires })
     }
 
     /// The security of a listener that presents it.
@@ -434,13 +425,7 @@ impl Certificate {
     pub fn reload(&self) -> Result<(), crate::net::tls::TlsError> {
         let (config, expires) = crate::net::tls::server_config_and_expiry(&self.certificate, &self.key)?;
         self.expires.store(expires, Ordering::Relaxed);
-        self.config.store(if self.is_parked { Arc::new(parked(ServerConfig::clone(&config))) } else { config });
+        self.config.store(config);
         Ok(())
     }
-}
-
-/// To be parked, a connection hands out its secrets.
-fn parked(mut config: ServerConfig) -> ServerConfig {
-    config.enable_secret_extraction = true;
-    config
 }

@@ -76,10 +76,6 @@ pub(super) struct Args {
     #[arg(long)]
     admin_beyond_loopback: bool,
 
-    /// Park TLS connections between two records, as tls.parked says it in the configuration
-    #[arg(long)]
-    parked: bool,
-
     /// The folder of the store
     #[arg(long, env = "LONGWIRE_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
@@ -119,7 +115,6 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         written.admin.listen = args.admin;
     }
     written.admin.beyond_loopback |= args.admin_beyond_loopback;
-    written.tls.parked |= args.parked;
     if let Some(store) = args.store {
         written.store.path = store;
     }
@@ -157,7 +152,6 @@ impl Prepared {
             .map(|(_, certificate, key)| Certificate::read(certificate.clone(), key.clone()))
             .transpose()
             .map_err(|e| Fail::failed(e.to_string()))?;
-        let certificate = if settings.parked { certificate.map(Certificate::parked) } else { certificate };
         let authority = Authority::default();
         let mut keys = Vec::new();
         for (name, path) in &settings.issuers {

@@ -72,9 +72,6 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Its key, in PEM.
     pub key: Option<PathBuf>,
-    /// Whether connections are parked between two records: a tenth of the memory for TLS, for ciphers that are
-    /// opened anew after a rest.
-    pub parked: bool,
 }
 
 /// Section `store`.
@@ -209,8 +206,6 @@ impl Default for Limits {
 pub struct Settings {
     /// Address of the TLS listener, with its certificate and key.
     pub tls: Option<(SocketAddr, PathBuf, PathBuf)>,
-    /// Whether its connections are parked between two records.
-    pub parked: bool,
     /// Address of the plain listener.
     pub plain: Option<SocketAddr>,
     /// The folder of the store.
@@ -393,7 +388,6 @@ impl Written {
         }
         Ok(Settings {
             tls,
-            parked: self.tls.parked,
             plain: self.listen.plain,
             store: self.store.path,
             retention_age: self

@@ -80,35 +80,15 @@ macro_rules! words {
     };
 }
 
-/// Where a connection came in, and what carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Door {
-    /// The listener with TLS.
-    Tls,
-    /// The same, where connections are parked.
-    Parked,
-    /// The listener without TLS.
-    Plain,
-    /// None: the program that the broker is part of handed it over.
-    Handed,
-}
-
-impl Word for Door {
-    const ALL: &'static [Self] = &[Self::Tls, Self::Parked, Self::Plain, Self::Handed];
-
-    fn place(self) -> usize {
-        self as usize
-    }
-
-    fn labels(self) -> Vec<Label> {
-        let (listener, transport) = match self {
-            Self::Tls => ("tls", "tls"),
-            Self::Parked => ("tls", "parked"),
-            Self::Plain => ("plain", "tcp"),
-            Self::Handed => ("none", "handed"),
-        };
-        vec![("listener", listener), ("transport", transport)]
+words! {
+    /// The listener that a connection came in by.
+    Door "listener" {
+        /// That with TLS.
+        Tls "tls",
+        /// That without.
+        Plain "plain",
+        /// None: the program that the broker is part of handed it over.
+        Handed "none",
     }
 }
 

@@ -672,8 +672,8 @@ mod tests {
 
     use super::*;
     use crate::clock::Hands;
-    use crate::net::parked::Parked;
     use crate::net::testing::{shared, shared_at};
+    use crate::net::tls::{REST_BYTES, TlsStream};
     use crate::net::wheel::SLOT_MS;
     use crate::store::MemoryLog;
 
@@ -826,13 +826,13 @@ mod tests {
     }
 
     /// What a connection at rest consists of, besides names and its socket. The task is in the allocator's class of 640
-    /// bytes at most (tokio adds 96, its place 48), `Live` in that of 256 or 320, the outbox in that of 384, the keys of a parked
-    /// connection in that of 768: whoever makes one of them larger looks at what it costs a million of them.
+    /// bytes at most (tokio adds 96, its place 48), `Live` in that of 256 or 320, the outbox in that of 384, the keys of a
+    /// TLS connection in that of 768: whoever makes one of them larger looks at what it costs a million of them.
     #[test]
     fn a_connection_at_rest_is_small() {
         use std::mem::size_of;
-        let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<Parked<TcpStream>>>()];
-        let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, crate::net::parked::REST_BYTES];
+        let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<TlsStream<TcpStream>>>()];
+        let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, REST_BYTES];
         assert!(connections <= [408, 416] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
     }
 }

@@ -16,14 +16,13 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::error::Elapsed;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
 use super::line::Line;
 use super::stream::ByteStream;
-use super::{Shared, parked, tls};
+use super::{Shared, tls};
 use crate::metrics::words::{Door, Full, Handshake};
 use crate::vital::caught;
 
@@ -205,7 +204,7 @@ pub(crate) fn carry(stream: impl ByteStream + Send + 'static, shared: &Arc<Share
 }
 
 /// Counts how a handshake ended; the stream, if it goes on.
-fn shaken<S, E>(ended: Result<Result<S, E>, Elapsed>, shared: &Shared, accepted: Millis) -> Option<S> {
+fn shaken<S>(ended: Result<io::Result<S>, Elapsed>, shared: &Shared, accepted: Millis) -> Option<S> {
     let metrics = &shared.metrics;
     match ended {
         Ok(Ok(stream)) => {
@@ -299,8 +298,7 @@ impl Listener {
             Security::Tls(config) => {
                 let Some(waits) = gate.line.enter(address) else { return turn_away(Full::Handshakes) };
                 let config = config.load_full();
-                let door = if config.enable_secret_extraction { Door::Parked } else { Door::Tls };
-                let place = Place::take(&shared, door, Some(share));
+                let place = Place::take(&shared, Door::Tls, Some(share));
                 let (Some(shakes), net) = (&self.shakes, gate.net.clone()) else { return };
                 shakes.spawn(async move {
                     let Ok(turn) = tokio::time::timeout(Duration::from_millis(LINE_MS), waits.turn()).await else {
@@ -310,20 +308,10 @@ impl Listener {
                     let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
                     let left = Duration::from_millis(left);
                     // A task of its own for who is let in, so that nothing of the handshake stays; where others live.
-                    if config.enable_secret_extraction {
-                        let handshake = Box::pin(parked::accept(config, socket));
-                        if let Some(stream) = shaken(tokio::time::timeout(left, handshake).await, &shared, accepted) {
-                            let connection = Connection::new(stream, accepted, shared).from_address(address);
-                            tracker.spawn_on(Placed { connection, _place: place }, &net);
-                        }
-                    } else {
-                        let limited =
-                            |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(tls::BUFFER_BYTES_MAX));
-                        let handshake = Box::pin(TlsAcceptor::from(config).accept_with(socket, limited));
-                        if let Some(stream) = shaken(tokio::time::timeout(left, handshake).await, &shared, accepted) {
-                            let connection = Connection::new(stream, accepted, shared).from_address(address);
-                            tracker.spawn_on(Placed { connection, _place: place }, &net);
-                        }
+                    let handshake = Box::pin(tls::accept(config, socket));
+                    if let Some(stream) = shaken(tokio::time::timeout(left, handshake).await, &shared, accepted) {
+                        let connection = Connection::new(stream, accepted, shared).from_address(address);
+                        tracker.spawn_on(Placed { connection, _place: place }, &net);
                     }
                     drop(turn);
                 });

@@ -2,12 +2,10 @@
 //! Decides nothing about messages: what may be done is `routing`'s, who someone is is `auth`'s.
 
 pub mod connection;
-pub(crate) mod expiry;
 mod lanes;
 mod line;
 pub mod listener;
 pub mod login;
-pub mod parked;
 mod publishing;
 pub mod pump;
 mod receipts;

@@ -10,4 +10,3 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
 
 impl ByteStream for tokio::net::TcpStream {}
 impl ByteStream for tokio::io::DuplexStream {}
-impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for tokio_rustls::server::TlsStream<S> {}

@@ -19,9 +19,9 @@ mod logins;
 mod messages;
 mod metrics;
 mod old;
+mod openssl;
 #[path = "../fixtures/pages.rs"]
 mod pages;
-mod parked;
 mod present;
 mod process;
 mod push;

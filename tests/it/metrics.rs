@@ -142,7 +142,7 @@ async fn connections_are_counted_as_they_come_and_go() {
     let bob = world.user("bob").await;
     let forged = packet::Connect { token: "no token".into(), ..world.connect("eve") };
     assert_eq!(world.refused(forged).await.reason, Reason::Unauthenticated);
-    let plain = [("listener", "plain"), ("transport", "tcp")];
+    let plain = [("listener", "plain")];
     let scrape = until(port, "eve is gone", |s| s.value("longwire_connections", &plain) == 2.0).await;
     assert_eq!(scrape.value("longwire_connections_opened_total", &plain), 3.0);
     assert_eq!(scrape.sum("longwire_connections"), 2.0, "at no other door");

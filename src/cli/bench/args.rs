@@ -9,7 +9,7 @@ use longwire_client::{Address, Trust};
 
 use super::super::Fail;
 use super::cost;
-use super::load::own::{OwnBroker, OwnTls};
+use super::load::own::{Listener, OwnBroker};
 use super::load::party::Broker;
 use super::load::way::Way;
 use super::load::{crew, process};
@@ -52,10 +52,6 @@ pub(super) struct BrokerArgs {
     /// Without TLS, where a broker is started for it
     #[arg(long, conflicts_with = "url")]
     pub(super) plain: bool,
-
-    /// With TLS connections parked between two records, where a broker is started for it
-    #[arg(long, conflicts_with_all = ["url", "plain"])]
-    pub(super) parked: bool,
 
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Figures")]
@@ -151,7 +147,7 @@ impl BrokerArgs {
         if self.url.is_some() {
             return Ok(None);
         }
-        let own = OwnBroker::start(self.tls())?;
+        let own = OwnBroker::start(if self.plain { Listener::Plain } else { Listener::Tls })?;
         let url = format!("{}://{}", if self.plain { "longwire" } else { "longwires" }, own.address());
         self.url = Some(url.parse().map_err(|error| Fail::failed(format!("{url}: {error}")))?);
         self.ca = Some(own.ca());
@@ -159,15 +155,6 @@ impl BrokerArgs {
         own.issuer().clone_into(&mut self.issuer);
         self.broker_pid = Some(own.pid());
         Ok(Some(own))
-    }
-
-    /// How a broker that is started here secures its connections.
-    fn tls(&self) -> OwnTls {
-        match (self.plain, self.parked) {
-            (true, _) => OwnTls::None,
-            (false, false) => OwnTls::Buffered,
-            (false, true) => OwnTls::Parked,
-        }
     }
 
     /// How the broker is reached.

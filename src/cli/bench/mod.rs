@@ -22,7 +22,7 @@ use clap::Subcommand;
 use super::Fail;
 pub(super) use args::Issuer;
 use args::{BrokerArgs, LoadArgs, PeerArgs, RunArgs};
-pub(super) use load::own::{OwnBroker, OwnTls};
+pub(super) use load::own::{Listener, OwnBroker};
 
 const EXAMPLES: &str = "\
 Examples:

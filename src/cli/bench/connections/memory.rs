@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 use tokio_util::codec::Decoder as _;
 
 use super::super::super::Fail;
@@ -38,8 +38,7 @@ use crate::broker::commit::Retention;
 use crate::broker::{Broker, BrokerParts};
 use crate::clock::unix_ms;
 use crate::net::listener::AcceptLimits;
-use crate::net::parked;
-use crate::net::tls::server_config;
+use crate::net::tls::{self, server_config};
 use crate::routing::allowance::Rates;
 use crate::store::{RedbLog, StoreOptions};
 use pipe::{BrokerEnd, ClientEnd, Pipe, Said};
@@ -155,8 +154,7 @@ impl Tls {
         std::fs::write(path("cert.pem"), &certificate)?;
         std::fs::write(path("key.pem"), key.serialize_pem())?;
         let failed = |error: &dyn std::fmt::Display| Fail::failed(error.to_string());
-        let mut server = server_config(&path("cert.pem"), &path("key.pem")).map_err(|error| failed(&error))?;
-        Arc::make_mut(&mut server).enable_secret_extraction = args.broker.parked;
+        let server = server_config(&path("cert.pem"), &path("key.pem")).map_err(|error| failed(&error))?;
         let mut roots = RootCertStore::empty();
         let trusted = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| failed(&error))?;
         roots.add(trusted).map_err(|error| failed(&error))?;
@@ -261,11 +259,7 @@ impl World {
         let world = Arc::clone(&self);
         self.net.spawn(async move {
             // One that fails is noticed at the other end.
-            if tls.server.enable_secret_extraction {
-                if let Ok(stream) = parked::accept(tls.server, broker_end).await {
-                    world.broker.carry(stream);
-                }
-            } else if let Ok(stream) = TlsAcceptor::from(tls.server).accept(broker_end).await {
+            if let Ok(stream) = tls::accept(tls.server, broker_end).await {
                 world.broker.carry(stream);
             }
         });

@@ -44,16 +44,14 @@ pub(in crate::cli) struct OwnBroker {
     /// That of the process that runs now.
     pid: Arc<AtomicU32>,
     folder: Folder,
-    tls: OwnTls,
+    listener: Listener,
 }
 
-/// How it secures its connections.
+/// Its listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum OwnTls {
-    None,
-    Buffered,
-    /// Between two records nothing is kept but keys.
-    Parked,
+pub(in crate::cli) enum Listener {
+    Plain,
+    Tls,
 }
 
 /// One process of it.
@@ -71,17 +69,16 @@ impl Drop for Started {
     }
 }
 
-fn spawn(folder: &Folder, listen: &str, tls: OwnTls) -> Result<Started, Fail> {
+fn spawn(folder: &Folder, address: &str, listener: Listener) -> Result<Started, Fail> {
     let mut command = Command::new(std::env::current_exe()?);
     // Whatever the environment says is for another broker.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGWIRE")) {
         command.env_remove(name);
     }
     command.args(["serve", "--dev", "--log", "info", "--log-format", "json"]);
-    match tls {
-        OwnTls::None => command.args(["--no-tls", "--listen-plain", listen]),
-        OwnTls::Buffered => command.args(["--listen", listen]),
-        OwnTls::Parked => command.args(["--parked", "--listen", listen]),
+    match listener {
+        Listener::Plain => command.args(["--no-tls", "--listen-plain", address]),
+        Listener::Tls => command.args(["--listen", address]),
     };
     command.arg("--dev-dir").arg(folder.path());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
@@ -94,11 +91,11 @@ fn spawn(folder: &Folder, listen: &str, tls: OwnTls) -> Result<Started, Fail> {
 
 impl OwnBroker {
     /// Starts a broker and waits until it listens.
-    pub(in crate::cli) fn start(tls: OwnTls) -> Result<Self, Fail> {
+    pub(in crate::cli) fn start(listener: Listener) -> Result<Self, Fail> {
         let folder = Folder::make()?;
-        let started = spawn(&folder, "127.0.0.1:0", tls)?;
+        let started = spawn(&folder, "127.0.0.1:0", listener)?;
         let pid = Arc::new(AtomicU32::new(started.child.id()));
-        let broker = Self { started, pid, folder, tls };
+        let broker = Self { started, pid, folder, listener };
         broker.end_with_this_process();
         Ok(broker)
     }
@@ -107,7 +104,7 @@ impl OwnBroker {
     pub(in crate::cli) fn kill_and_start(&mut self) -> Result<(), Fail> {
         self.started.child.kill()?;
         self.started.child.wait()?;
-        self.started = spawn(&self.folder, &self.started.address, self.tls)?;
+        self.started = spawn(&self.folder, &self.started.address, self.listener)?;
         self.pid.store(self.started.child.id(), Ordering::Relaxed);
         Ok(())
     }

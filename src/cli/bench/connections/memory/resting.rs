@@ -15,8 +15,8 @@ use tokio_util::codec::Decoder as _;
 
 use super::super::super::super::Fail;
 use super::pipe::{Pipe, Said};
-use crate::net::parked::keys::{Ciphers, Opener, Sealer};
-use crate::net::parked::records::{HEADER_BYTES, Records};
+use crate::net::tls::keys::{Ciphers, Opener, Sealer};
+use crate::net::tls::records::{HEADER_BYTES, Records};
 
 /// The name of the threads of clients: what they take of the processor is not the broker's.
 pub(super) const THREADS: &str = "bench-clients";

@@ -1,5 +1,4 @@
-//! TLS 1.3 and nothing below: the server's configuration, from files that can be reloaded without dropping a
-//! connection.
+//! The configuration of a server, from files that can be reloaded without dropping a connection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,9 +12,6 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::expiry::expiry;
-
-/// Plaintext or ciphertext that waits for a slow reader, at most.
-pub const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +88,8 @@ pub(crate) fn configure(
         .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.ignore_client_order = true;
+    // The keys of a connection are kept here, and not by the library.
+    config.enable_secret_extraction = true;
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,26 +1,22 @@
-//! Parked TLS connections: OpenSSL's client through key updates and the end, and the SDK through a talk.
+//! TLS with OpenSSL's client: through key updates and the end.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use longwire::broker::Certificate;
-use longwire::net::parked;
 use longwire::net::stream::ByteStream as _;
-use longwire::net::tls::server_config;
-use longwire_client::{Address, Config, Dialer, Trust};
+use longwire::net::tls::{self, server_config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::load::Pair;
 use crate::tls::write_certificate;
-use crate::world::{PATIENCE, World};
+use crate::world::PATIENCE;
 
 /// Answers what it hears, and rests after each answer; returns what it heard before the end, which has to be a clean one.
 async fn echo(listener: TcpListener, config: Arc<rustls::ServerConfig>) -> Vec<u8> {
     let (socket, _) = listener.accept().await.expect("a client");
-    let mut stream = parked::accept(config, socket).await.expect("a good handshake");
+    let mut stream = tls::accept(config, socket).await.expect("a good handshake");
     let mut heard = Vec::new();
     loop {
         let begin = heard.len();
@@ -65,8 +61,7 @@ async fn openssl_is_understood_through_key_updates_and_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
     write_certificate(folder.path());
     let path = |name: &str| folder.path().join(name);
-    let mut config = server_config(&path("cert.pem"), &path("key.pem")).expect("a certificate");
-    Arc::make_mut(&mut config).enable_secret_extraction = true;
+    let config = server_config(&path("cert.pem"), &path("key.pem")).expect("a certificate");
     for suite in ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"] {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
@@ -78,27 +73,4 @@ async fn openssl_is_understood_through_key_updates_and_the_end() {
         let heard = timeout(PATIENCE, server).await.expect("in time").expect("a good talk");
         assert_eq!(String::from_utf8_lossy(&heard), "line 0\nline 1\nline 2\nline 3\nline 4\n", "{suite}");
     }
-}
-
-/// Every message is stored, delivered and acked over parked connections as over any.
-#[tokio::test]
-async fn clients_do_not_notice_that_they_are_parked() {
-    let world = World::new().await;
-    let folder = tempfile::tempdir().expect("a folder");
-    write_certificate(folder.path());
-    let path = |name: &str| folder.path().join(name);
-    let certificate = Certificate::read(path("cert.pem"), path("key.pem")).expect("a certificate").parked();
-    certificate.reload().expect("the same again, parked still");
-    let socket = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let port = socket.local_addr().expect("its address").port();
-    world.broker().listen(socket, certificate.security()).expect("it listens");
-    let config = |user: &str| {
-        let address: Address = format!("longwires://127.0.0.1:{port}").parse().expect("an address");
-        let trust = Trust::from_file(&path("ca.pem")).expect("an authority");
-        let dialer = Dialer::new(&address, &trust).expect("a dialer");
-        Config::new(dialer, world.token(&world.claims(user)), "device")
-    };
-    let pair = Pair::begin("parked", config("alice"), config("bob"), "bob", 8).await;
-    pair.more(200, "parked").await;
-    assert!(pair.end("parked").await >= 200);
 }

@@ -1,4 +1,4 @@
-//! A parked connection against rustls's own client, and against one that holds its keys and says what no client would.
+//! A connection against rustls's own client, and against one that holds its keys and says what no client would.
 
 use std::io::{self, Read as _, Write as _};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use tokio::io::AsyncWrite as _;
 
 use super::keys::{Opener, Sealer};
 use super::records::{BODY_BYTES_MAX, PLAIN_BYTES_MAX, QUIET_MAX, Records};
-use super::testing::{Pair, carry};
+use super::testing::{Pair, carry, hear, hello};
 use crate::net::stream::ByteStream as _;
 
 #[test]
@@ -21,6 +21,25 @@ fn what_comes_with_the_end_of_the_handshake_is_the_first_data() {
             pair.say(b"and more");
             assert_eq!(pair.read(1 << 16).0, [&early[..], b"and more"].concat());
         }
+    }
+}
+
+/// Whoever shakes hands wrongly is told so, and let go at once, however long it would keep the socket open.
+#[test]
+fn a_handshake_that_cannot_come_to_anything_is_over() {
+    let hello = hello();
+    let mut no_version = hello.clone();
+    let versions = hello.windows(4).position(|bytes| bytes == [0, 43, 0, 3]).expect("its versions");
+    no_version[versions + 5..versions + 7].copy_from_slice(&[3, 3]);
+    for said in [&b"no TLS at all"[..], b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 4, 2, 0, 0, 0], &no_version] {
+        for piece in [0, 1, 3] {
+            let (ended, told) = hear(said, piece);
+            assert!(matches!(ended, Poll::Ready(Err(_))), "{said:?} {ended:?}");
+            assert!(matches!(told[..], [21, 3, 3, 0, 2, 2, _]), "{said:?}: a fatal alert, and not {told:?}");
+        }
+    }
+    for waits in [&hello[..20], &hello] {
+        assert!(hear(waits, 0).0.is_pending(), "it may go on");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A parked connection as a byte stream. At rest it has no buffers: what is read goes through one of the thread, and
+//! A connection as a byte stream. At rest it has no buffers: what is read goes through one of the thread, and
 //! only a record that has not arrived as a whole, data that nobody took yet, or what the socket does not take own memory.
 
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// See the module.
-pub struct Parked<S> {
+pub struct TlsStream<S> {
     io: S,
     /// Apart, so that the task that holds it stays in its class of the allocator.
     rest: Box<Rest>,
@@ -33,7 +33,7 @@ struct Rest {
     is_shut: bool,
 }
 
-/// What a parked connection takes beside its socket.
+/// What a connection takes beside its socket.
 pub const REST_BYTES: usize = size_of::<Rest>();
 
 /// What is there between two records only.
@@ -66,13 +66,13 @@ enum Ended {
     Broken,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Parked<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// Over a stream whose handshake is done, with the data, and then the records, that came with it.
     pub(super) fn new(io: S, records: Records, plain: Vec<u8>, sealed: &mut [u8]) -> io::Result<Self> {
         let under_way = (!plain.is_empty()).then(|| Box::new(UnderWay { plain, ..UnderWay::default() }));
-        let mut parked = Self { io, rest: Box::new(Rest { records, under_way, ended: None, is_shut: false }) };
-        parked.rest.take(sealed, &mut To::Kept);
-        Ok(parked)
+        let mut stream = Self { io, rest: Box::new(Rest { records, under_way, ended: None, is_shut: false }) };
+        stream.rest.take(sealed, &mut To::Kept);
+        Ok(stream)
     }
 }
 
@@ -189,7 +189,7 @@ impl Rest {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Parked<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// Writes what is sealed.
     fn poll_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(under_way) = self.rest.under_way.as_mut().filter(|under_way| !under_way.sealed.is_empty()) {
@@ -206,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Parked<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Parked<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = out.filled().len();
@@ -239,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Parked<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Parked<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
         if self.rest.is_shut {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -279,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Parked<S> {
 }
 
 #[cfg(test)]
-impl<S> Parked<S> {
+impl<S> TlsStream<S> {
     pub(super) fn records(&mut self) -> &mut Records {
         &mut self.rest.records
     }
@@ -290,7 +290,7 @@ impl<S> Parked<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for Parked<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for TlsStream<S> {
     fn rest(&mut self) {
         self.rest.records.rest();
     }

@@ -1,4 +1,4 @@
-//! A parked connection and rustls's own client, by hand: what a socket takes and gives, and in which pieces, is said by
+//! A connection and rustls's own client, by hand: what a socket takes and gives, and in which pieces, is said by
 //! who drives it. For tests and the fuzz target; in no broker.
 
 use std::collections::VecDeque;
@@ -10,12 +10,12 @@ use std::task::{Context, Poll, Waker};
 
 use longwire_protocol::limits::ALPN;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ClientConfig, ClientConnection, ContentType, RootCertStore, ServerConfig, version};
+use rustls::{ClientConfig, ClientConnection, ContentType, RootCertStore, ServerConfig, ServerConnection, version};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::keys::{Ciphers, Opener, Sealer};
-use super::{Parked, accept};
+use super::{TlsStream, accept};
 use crate::net::tls;
 
 /// A certificate, and a configuration of a server that presents it.
@@ -25,9 +25,7 @@ static SERVER: LazyLock<(CertificateDer<'static>, Arc<ServerConfig>)> = LazyLock
     let certificate = params.self_signed(&key).expect("signed");
     let (chain, private) = (certificate.pem(), key.serialize_pem());
     let config = tls::configure((Path::new("c"), chain.as_bytes()), (Path::new("k"), private.as_bytes()));
-    let mut config = config.expect("a configuration");
-    Arc::make_mut(&mut config).enable_secret_extraction = true;
-    (certificate.der().clone(), config)
+    (certificate.der().clone(), config.expect("a configuration"))
 });
 
 /// What lies between the two ends.
@@ -87,10 +85,10 @@ impl AsyncWrite for Link {
     }
 }
 
-/// A client of rustls and a parked server.
+/// A client of rustls and a server.
 pub(crate) struct Pair {
     pub(super) client: ClientConnection,
-    pub(super) server: Parked<Link>,
+    pub(super) server: TlsStream<Link>,
     pub(super) link: Link,
 }
 
@@ -134,7 +132,7 @@ pub(super) fn carry(client: &mut ClientConnection, link: &Link) -> Result<(), ru
     Ok(())
 }
 
-fn read(server: &mut Parked<Link>, room: usize) -> (Vec<u8>, Option<io::Result<()>>) {
+fn read(server: &mut TlsStream<Link>, room: usize) -> (Vec<u8>, Option<io::Result<()>>) {
     let mut all = Vec::new();
     loop {
         let mut bytes = vec![0; room];
@@ -146,6 +144,39 @@ fn read(server: &mut Parked<Link>, room: usize) -> (Vec<u8>, Option<io::Result<(
             Poll::Ready(Err(error)) => return (all, Some(Err(error))),
         }
     }
+}
+
+/// What becomes of a handshake with a stranger who says this, in such pieces, and then waits: whether it is over, and all
+/// that the stranger was told.
+pub(crate) fn hear(said: &[u8], piece: usize) -> (Poll<io::Result<()>>, Vec<u8>) {
+    let link = Link::default();
+    link.lock().up.extend(said);
+    link.lock().piece = piece;
+    let heard = pin!(accept(Arc::clone(&SERVER.1), link.clone())).poll(&mut Context::from_waker(Waker::noop()));
+    let told = std::mem::take(&mut link.lock().down);
+    (heard.map_ok(drop), told)
+}
+
+/// The same with the library's own connection, which has buffers.
+pub(crate) fn library_hears(mut said: &[u8]) -> (Result<(), rustls::Error>, Vec<u8>) {
+    let mut server = ServerConnection::new(Arc::clone(&SERVER.1)).expect("a server");
+    let (mut heard, mut told) = (Ok(()), Vec::new());
+    while heard.is_ok() && !said.is_empty() {
+        server.read_tls(&mut said).expect("from memory");
+        heard = server.process_new_packets().map(drop);
+    }
+    while server.wants_write() {
+        server.write_tls(&mut told).expect("into memory");
+    }
+    (heard, told)
+}
+
+/// What a client says first.
+#[cfg(test)]
+pub(super) fn hello() -> Vec<u8> {
+    let mut hello = Vec::new();
+    client(0).write_tls(&mut hello).expect("into memory");
+    hello
 }
 
 impl Pair {
@@ -217,7 +248,7 @@ pub(crate) struct Forger {
     sealer: Sealer,
     opener: Opener,
     pub(super) ciphers: Ciphers,
-    pub(super) server: Parked<Link>,
+    pub(super) server: TlsStream<Link>,
     pub(super) link: Link,
 }
 

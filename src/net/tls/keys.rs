@@ -157,7 +157,7 @@ mod tests {
             for said in [&b"one"[..], b"two", b"three"] {
                 let mut record = Vec::new();
                 sealer.seal(ciphers, ContentType::ApplicationData, said, &mut record).expect("sealed");
-                let body = &mut record[crate::net::parked::records::HEADER_BYTES..];
+                let body = &mut record[crate::net::tls::records::HEADER_BYTES..];
                 assert_eq!(opener.open(ciphers, body).expect("opened").payload, said, "{suite:?}");
                 sealer.rest();
                 opener.rest();

@@ -9,11 +9,11 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::Parked;
+use super::TlsStream;
 use super::records::Records;
 
 /// What a client may send before its handshake is done, at once: no flight of one is a quarter of it.
-const INCOMING_BYTES_MAX: usize = 32 << 10;
+const INCOMING_BYTES_MAX: usize = 16 << 10;
 /// What is read at once.
 const READ_BYTES: usize = 4 << 10;
 
@@ -27,7 +27,7 @@ enum Next {
     Fail(rustls::Error),
 }
 
-/// Makes a handshake and parks the connection. `config` lets secrets be extracted.
+/// Makes a handshake. `config` is one of [`super::server_config`]: it lets secrets be extracted.
 ///
 /// # Errors
 /// When the peer does not keep to TLS 1.3, or the stream fails. What the library has to say to the peer then, it has
@@ -35,7 +35,10 @@ enum Next {
 ///
 /// # Cancel safety
 /// Not cancel safe: dropped half-way, the stream is of no use any more.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(config: Arc<ServerConfig>, mut io: S) -> io::Result<Parked<S>> {
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ServerConfig>,
+    mut io: S,
+) -> io::Result<TlsStream<S>> {
     let mut tls = UnbufferedServerConnection::new(config).map_err(invalid)?;
     let (mut incoming, mut outgoing, mut plain) = (Vec::new(), Vec::new(), Vec::new());
     let mut failed = None;
@@ -68,6 +71,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(config: Arc<ServerConfig>
         match next {
             Next::Go => {}
             Next::Read => {
+                // What there was to say is said: nothing is waited for.
+                if let Some(error) = failed {
+                    return Err(invalid(error));
+                }
                 if incoming.len() >= INCOMING_BYTES_MAX {
                     return Err(invalid("a flight that is too long"));
                 }
@@ -90,7 +97,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(config: Arc<ServerConfig>
     }
     io.flush().await?;
     let (secrets, kernel) = tls.dangerous_into_kernel_connection().map_err(invalid)?;
-    Parked::new(io, Records::new(secrets, kernel).map_err(invalid)?, plain, &mut incoming)
+    TlsStream::new(io, Records::new(secrets, kernel).map_err(invalid)?, plain, &mut incoming)
 }
 
 /// Appends what the library has to say.

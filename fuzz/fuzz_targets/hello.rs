@@ -1,0 +1,3 @@
+//! `fuzz/run hello`; the body is in the broker.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| longwire::fuzz::hello(data));

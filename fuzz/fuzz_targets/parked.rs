@@ -1,3 +1,0 @@
-//! `fuzz/run parked`; the body is in the broker.
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| longwire::fuzz::parked(data));
