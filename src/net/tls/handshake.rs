@@ -41,13 +41,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<TlsStream<S>> {
     let mut tls = UnbufferedServerConnection::new(config).map_err(invalid)?;
     let (mut incoming, mut outgoing, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-    let mut failed = None;
     loop {
         let UnbufferedStatus { discard, state } = tls.process_tls_records(&mut incoming);
         let next = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => match encode(&mut data, &mut outgoing) {
-                // Why it failed is said already.
-                Ok(()) if failed.is_some() => Next::Write,
                 Ok(()) => Next::Go,
                 Err(error) => return Err(invalid(error)),
             },
@@ -71,10 +68,6 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         match next {
             Next::Go => {}
             Next::Read => {
-                // What there was to say is said: nothing is waited for.
-                if let Some(error) = failed {
-                    return Err(invalid(error));
-                }
                 if incoming.len() >= INCOMING_BYTES_MAX {
                     return Err(invalid("a flight that is too long"));
                 }
@@ -88,11 +81,17 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 outgoing.clear();
             }
             Next::Done => break,
-            Next::Fail(error) => match failed.replace(error) {
-                // Once more: there may be an alert to send.
-                None => incoming.clear(),
-                Some(error) => return Err(invalid(error)),
-            },
+            Next::Fail(error) => {
+                // An alert, most often. Asked for more than that, the library would look at the same bytes again.
+                while tls.wants_write() {
+                    let status = tls.process_tls_records(&mut incoming);
+                    let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { break };
+                    encode(&mut data, &mut outgoing).map_err(invalid)?;
+                }
+                io.write_all(&outgoing).await?;
+                io.flush().await?;
+                return Err(invalid(error));
+            }
         }
     }
     io.flush().await?;
