@@ -103,9 +103,9 @@ impl Draft<'_, '_> {
     ) -> Result<PublishAck, No> {
         let (id, seq) = target_of(publish);
         let kind = self.visible(session, id)?.kind;
-        let is_message = target.is_some_and(|target| target.is_message);
+        // By the state alone: of what else became of it nothing may be left in the log.
         let is_recalled = self.view.altered(id, seq).is_some_and(|altered| altered.is_recalled);
-        if is_message && is_recalled && self.sees(session, id, seq) {
+        if is_recalled && self.sees(session, id, seq) {
             return Ok(self.answered(ticket, id, false));
         }
         let target = self.shown(session, id, seq, target)?;

@@ -257,7 +257,10 @@ struct Naive {
     /// From and to (0: open) of what each user may see, in seqs.
     intervals: HashMap<usize, Vec<(u64, u64)>>,
     marks: HashMap<usize, u64>,
+    /// Messages and their edits.
     recalled: BTreeSet<u64>,
+    /// Each edit, and of what.
+    edits: Vec<(u64, u64)>,
     expires: HashMap<u64, u64>,
     hidden: HashMap<usize, BTreeSet<u64>>,
     reactions: HashMap<(u64, usize), String>,
@@ -387,12 +390,11 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         if what == 27 && world.choices.below(16) == 15 && other != ADMIN && erased.insert(other) {
             erase(&mut world, &mut model, (other, &mut next_id[ADMIN]), &context);
         }
-        // What is blank is no message any more, be it recalled or not; until then it may be recalled again.
+        // Of what is erased nothing is left to be looked up, sooner or later.
         let target = model.get(&conversation).and_then(|naive| naive.target(seq, &ids));
         let sender = target.and_then(|target| ids.iter().position(|id| *id == target.sender));
         let target = target.filter(|_| !world.is_erased(sender));
-        let is_left_out = matches!(what, 7 | 8) && sender.is_some_and(|sender| erased.contains(&sender));
-        if erased.contains(&user) || what == 27 || is_left_out {
+        if erased.contains(&user) || what == 27 {
             continue;
         }
         let action = match what {
@@ -673,6 +675,7 @@ fn apply(
                 return Err(Reason::Forbidden);
             }
             naive.entries.push(None);
+            naive.edits.push((naive.entries.len() as u64, edit.seq));
         }
         Some(Action::Recall(recall)) => {
             if naive.recalled.contains(&recall.seq) && naive.sees(user, recall.seq) {
@@ -685,7 +688,8 @@ fn apply(
             if !matches!(own, Role::Admin | Role::Owner) && (!is_own || own == Role::Reader) {
                 return Err(Reason::Forbidden);
             }
-            naive.recalled.insert(recall.seq);
+            let edits = naive.edits.iter().filter(|(_, of)| *of == recall.seq).map(|(seq, _)| *seq);
+            naive.recalled.extend(edits.chain([recall.seq]));
             naive.entries.push(None);
         }
         Some(Action::React(react)) => {

@@ -31,16 +31,6 @@ impl Oracle {
         entry.is_some_and(|entry| matches!(entry.kind, Message | Edit) && self.is_erased(entry.sender))
     }
 
-    /// Whether this was recalled, and is erased or kept no more: whether it can be recalled again depends on whether
-    /// anything is left of it.
-    pub(super) fn is_gone_twice(&self, id: u64, seq: u64) -> bool {
-        self.conversations.get(&id).is_some_and(|of| {
-            let is_recalled =
-                (seq as usize).checked_sub(1).and_then(|at| of.entries.get(at)).is_some_and(|e| e.is_gone);
-            is_recalled && (seq < of.first || self.is_erased_at(id, seq))
-        })
-    }
-
     /// Takes in what conversations keep no more: the oldest, and only what is old enough, or may be delivered.
     pub(super) fn let_go(&mut self, told: &[OfLog]) {
         let frames = told.iter().filter_map(|told| if let OfLog::Committed(frame) = told { Some(frame) } else { None });

@@ -247,7 +247,6 @@ impl History {
             }
             let own = (1..).zip(&c.entries).filter(|(_, entry)| entry.kind == EntryKind::Message);
             let own = own.filter(|(seq, entry)| !is_knock && (entry.sender == user || seq % 3 == 0));
-            let own = own.filter(|(seq, _)| !self.oracle.is_gone_twice(*id, *seq));
             about.extend(own.map(|(seq, _)| (*id, seq)));
         }
         let Some(&(id, seq)) = self.rng.choice(&about) else { return };
@@ -306,7 +305,6 @@ impl History {
         let seq = self.rng.u64(0..12);
         let key = [None, Some(0), Some(0), Some(1)][self.rng.usize(0..4)];
         let is_channel = self.oracle.conversations.get(&id).is_some_and(|c| c.kind == ConversationKind::Channel);
-        let is_gone_twice = self.oracle.is_gone_twice(id, seq);
         let (act, action) = match self.rng.u8(0..20) {
             0..=2 if is_channel => (Act::Join(None), Some(Action::Join(packet::Join::default()))),
             0 => {
@@ -324,7 +322,7 @@ impl History {
             10 => (Act::SetLabel(text.clone()), Some(Action::SetLabel(packet::SetLabel { label: text.clone() }))),
             11..=12 => (Act::SetMark(seq), Some(Action::SetMark(packet::SetMark { seq }))),
             13 => (Act::Edit(seq, text.clone()), Some(Action::Edit(packet::Edit { seq }))),
-            14 if !is_gone_twice => (Act::Recall(seq), Some(Action::Recall(packet::Recall { seq }))),
+            14 => (Act::Recall(seq), Some(Action::Recall(packet::Recall { seq }))),
             _ => (Act::Say(text.clone()), None),
         };
         let content = if action.is_none() || matches!(act, Act::Edit(..)) { text.as_str() } else { "" };

@@ -337,10 +337,11 @@ impl Oracle {
                 Answer::Done(head + 1)
             }
             Act::Recall(seq) => {
-                let Some(target) = message(*seq) else { return Answer::Refused };
-                if target.is_gone {
+                let entry = (*seq as usize).checked_sub(1).and_then(|at| conversation.entries.get(at));
+                if entry.is_some_and(|entry| entry.is_gone) && conversation.reads(user, grants, *seq) {
                     return Answer::Done(head);
                 }
+                let Some(target) = message(*seq) else { return Answer::Refused };
                 // What one said oneself is taken back also from who blocks one.
                 let is_in = kind == Direct || (kind == Channel && role != Role::None);
                 let may = is_admin || (target.sender == user && (publishes || is_in));
