@@ -169,6 +169,7 @@ pub fn makes(publish: &packet::Publish) -> u32 {
             | Action::SetRole(_)
             | Action::Join(_)
             | Action::Ban(_)
+            | Action::SetLevel(_)
             | Action::SetProfile(_)
             | Action::SetContact(_)
             | Action::Block(_)
@@ -281,6 +282,15 @@ mod tests {
         assert_eq!(publish(UserId(2), 8, &mut third, now), Ok(()));
         assert_eq!(publish(UserId(2), 7, &mut third, now.after(250)), Ok(()), "it waited as long as it was told");
         assert_eq!(publish(ANN, 9, &mut first, now.after(500)), Ok(()), "and so did this one");
+    }
+
+    /// SPEC R5.5-10.
+    #[test]
+    fn what_makes_nothing_else_counts_as_one_where_it_costs_others_something() {
+        let of = |action| makes(&packet::Publish { action: Some(action), ..Default::default() });
+        assert_eq!(of(Action::SetLevel(packet::SetLevel::default())), 1, "all that waits is looked at anew");
+        assert_eq!(of(Action::Join(packet::Join::default())), 1);
+        assert_eq!(of(Action::SetMark(packet::SetMark::default())), 0);
     }
 
     /// It would be told to come again for ever, and all that it makes after it.

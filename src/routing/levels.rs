@@ -75,6 +75,9 @@ impl Draft<'_, '_> {
             if level != Level::Full && levels.list().len() >= LEVELS_MAX && levels.of(id) == Level::Full {
                 return Err(No(Reason::QuotaExceeded, "the device has as many levels as one may have"));
             }
+            if level == Level::Full && session.outbox.lock().has_lifted_enough(id) {
+                return Err(No(Reason::QuotaExceeded, "what as many other levels withheld is still to be reported"));
+            }
             if !Mutation::LevelNotKept.is_planted() {
                 self.change(&Change::LevelSet { device: session.device, conversation: id, level: level.into() });
             }
@@ -116,6 +119,12 @@ impl Pending {
         let lifted = self.lifted.get_or_insert_default();
         lifted.retain(|(known, _)| *known != id);
         lifted.push((id, until));
+    }
+
+    /// Whether no other conversation may be added to those of which something is still to be reported.
+    fn has_lifted_enough(&mut self, id: ConversationId) -> bool {
+        let lifted = self.lifted();
+        lifted.len() >= LEVELS_MAX && lifted.iter().all(|(known, _)| *known != id)
     }
 
     /// Up to where what was withheld of which conversations is still to be reported; 0: of all in bulk.
@@ -185,5 +194,21 @@ mod tests {
         assert_eq!([3, 5, 9].map(|n| levels.of(id(n))), [Level::HeadsOnly, Level::Full, Level::HeadsOnly]);
         let none = levels.with(id(3), Level::Full).with(id(9), Level::Full);
         assert_eq!(none, Levels::default());
+    }
+
+    /// R6.6-1: what is still to be reported of levels that were taken back is bounded, whoever takes back how many.
+    #[test]
+    fn levels_that_were_taken_back_are_bounded_until_they_are_reported() {
+        let outbox = crate::routing::outbox::Outbox::default();
+        let mut pending = outbox.lock();
+        let until = Position(9);
+        pending.lifted = Some(Box::new((1..=LEVELS_MAX as u64).map(|id| (ConversationId(id), until)).collect()));
+        let other = ConversationId(LEVELS_MAX as u64 + 1);
+        assert!(pending.has_lifted_enough(other), "one too many");
+        assert!(!pending.has_lifted_enough(ConversationId(5)), "it takes the place of the one before");
+        pending.express.start(until);
+        assert!(pending.has_lifted_enough(other), "bulk has not sent it");
+        pending.bulk.start(until);
+        assert!(!pending.has_lifted_enough(other), "all of it was reported");
     }
 }
