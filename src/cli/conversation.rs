@@ -483,6 +483,9 @@ async fn list(client: &Client, limit: u32, json: bool) -> Result<(), Fail> {
             break;
         }
     }
+    if left == limit && limit > 0 && !json {
+        eprintln!("there is none; a channel is listed once it is joined: longwire conversation join '#NAME'");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod bench;
 mod channels;
+mod commands;
 mod crash;
 mod cuts;
 mod delivered;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use longwire::admin::{Admin, Bounds};
 use longwire::routing::allowance::{Rate, Rates};
-use longwire::store::{Failure, MemoryLog, Pressure};
+use longwire::store::testing::SimDisk;
+use longwire::store::{Failure, Log as _, MemoryLog, Pressure, RedbLog, StoreOptions};
 use longwire_protocol::packet::{self, Publish};
 use longwire_protocol::reason::Reason;
 use rustix::process::Signal;
@@ -256,6 +257,26 @@ async fn a_store_that_takes_no_publishes_is_not_ready() {
     assert_eq!(ready_is(port, 503).await, "store: nothing is written any more until a restart\n");
     assert_eq!(get(port, "/livez").await, (200, "live\n".into()), "it turns all the same");
     assert_eq!(scrape(port).await.value("longwire_commits_failed_total", &[]), 1.0);
+}
+
+/// A start that finds a store that it cannot write to serves who reads, and says so to who watches.
+#[tokio::test]
+async fn a_store_that_cannot_be_written_from_the_start_is_not_ready() {
+    let disk = SimDisk::default();
+    drop(RedbLog::open_by_hand(Arc::new(disk.clone()), StoreOptions::default()).expect("opens"));
+    // The call that its first frame fails at is somewhere among the first hundreds of a start.
+    let start = |calls| {
+        let disk = disk.after_crash(&mut fastrand::Rng::with_seed(calls));
+        disk.fail_after(calls);
+        let log = RedbLog::open_by_hand(Arc::new(disk), StoreOptions::default()).ok()?;
+        (!log.figures().is_writable).then_some(log)
+    };
+    let world = World::with_log(Box::new((1..400).find_map(start).expect("a start that cannot write"))).await;
+    let port = watch(&world).await;
+    assert_eq!(ready_is(port, 503).await, "store: nothing is written any more until a restart\n");
+    assert_eq!(get(port, "/livez").await, (200, "live\n".into()), "it turns all the same");
+    let scraped = scrape(port).await;
+    assert_eq!(scraped.value("longwire_unready", &[("check", "store")]), 1.0);
 }
 
 #[tokio::test]
