@@ -420,6 +420,7 @@ impl Commit {
                 Effect::Defer(id, until) => {
                     self.state.write().unwrap_or_else(PoisonError::into_inner).defer(id, until);
                 }
+                Effect::LetGo => self.upkeep.note_gone(),
                 Effect::Levels(session, levels) => {
                     let mut pending = session.outbox.lock();
                     pending.set_levels(levels, &session);
@@ -554,6 +555,7 @@ impl Commit {
             Ok(()) => {
                 self.health = Health::Good;
                 self.open.clear();
+                self.upkeep.note_gone();
                 find_lost(&mut self.core, &self.state, self.clock.now().0);
                 tracing::info!("the store is open again; publishes are accepted");
             }

@@ -43,6 +43,9 @@ pub(super) struct Upkeep {
     purge_ms: u64,
     /// Up to where they are being written anew.
     purge: Option<Position>,
+    /// Conversations may have let something go since the files were last written anew; nobody knows of the time before a
+    /// start.
+    has_gone: bool,
 }
 
 impl Upkeep {
@@ -55,7 +58,29 @@ impl Upkeep {
             every_ms,
             purge_ms: now_ms + every_ms.min(PURGE_FIRST_MS),
             purge: None,
+            has_gone: true,
         }
+    }
+
+    /// A conversation let something go, or may have.
+    pub(super) fn note_gone(&mut self) {
+        self.has_gone = true;
+    }
+
+    /// Up to where the files are to be written anew: `erased` is where the newest erasure that waits for it ends.
+    fn due(&mut self, now_ms: u64, tail: Position, erased: Option<Position>) -> Option<Position> {
+        if self.purge.is_none() {
+            let is_daily = self.has_gone && now_ms >= self.purge_ms;
+            // What goes from here on is for the next time.
+            self.has_gone &= !is_daily;
+            self.purge = if is_daily { Some(tail) } else { erased };
+        }
+        self.purge
+    }
+
+    fn done(&mut self, now_ms: u64) {
+        self.purge = None;
+        self.purge_ms = now_ms + self.every_ms;
     }
 }
 
@@ -95,7 +120,7 @@ impl Commit {
         group.extend(step.filter(|op| self.is_at_hand(op)));
     }
 
-    /// Has the files written anew for who is erased, and once a day for what conversations let go.
+    /// Has the files written anew for who is erased, and once a day where conversations let something go.
     fn purge(&mut self, group: &mut Vec<Op>, now_ms: u64) {
         if now_ms < self.upkeep.looked_ms + PURGE_LOOK_MS {
             return;
@@ -103,15 +128,10 @@ impl Commit {
         self.upkeep.looked_ms = now_ms;
         let waiting = self.erasures().into_iter().filter(|(_, stage, _)| *stage == ErasureStage::Files);
         let waiting: Vec<_> = waiting.map(|(user, _, until)| (user, until)).collect();
-        if self.upkeep.purge.is_none() {
-            let newest = waiting.iter().map(|(_, until)| *until).max();
-            let is_daily = now_ms >= self.upkeep.purge_ms && self.read_state(|state| !state.schedule().is_empty());
-            self.upkeep.purge = if is_daily { Some(self.log.tail()) } else { newest };
-        }
-        let Some(upto) = self.upkeep.purge else { return };
+        let erased = waiting.iter().map(|(_, until)| *until).max();
+        let Some(upto) = self.upkeep.due(now_ms, self.log.tail(), erased) else { return };
         if Mutation::ErasedInFiles.is_planted() || self.log.purge(upto) {
-            self.upkeep.purge = None;
-            self.upkeep.purge_ms = now_ms + self.upkeep.every_ms;
+            self.upkeep.done(now_ms);
             group.extend(waiting.into_iter().filter(|(_, until)| *until <= upto).map(|(user, _)| Op::Erased(user)));
         }
     }
@@ -154,5 +174,31 @@ impl Commit {
 
     fn read_state<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is looked for, nor written, where nothing went since the last time; an erasure waits for nobody.
+    #[test]
+    fn files_are_written_anew_only_where_something_went() {
+        let retention = Retention { files_ms: Some(1_000), ..Retention::default() };
+        let (mut upkeep, tail) = (Upkeep::new(0, retention), Position(70));
+        assert_eq!(upkeep.due(999, tail, None), None, "it is not time");
+        assert_eq!(upkeep.due(1_000, tail, None), Some(tail), "nobody knows what went before the start");
+        upkeep.note_gone();
+        assert_eq!(upkeep.due(1_500, Position(80), None), Some(tail), "one after another");
+        upkeep.done(1_500);
+        assert_eq!(upkeep.due(2_499, Position(90), None), None);
+        assert_eq!(upkeep.due(2_500, Position(90), None), Some(Position(90)), "something went meanwhile");
+        upkeep.done(2_600);
+        assert_eq!(upkeep.due(1_000_000, Position(99), None), None, "and nothing since");
+        assert_eq!(upkeep.due(1_000_000, Position(99), Some(Position(95))), Some(Position(95)));
+        upkeep.done(1_000_000);
+        assert_eq!(upkeep.due(2_000_000, Position(99), None), None);
+        upkeep.note_gone();
+        assert_eq!(upkeep.due(2_000_000, Position(99), None), Some(Position(99)));
     }
 }

@@ -185,6 +185,8 @@ pub enum Effect {
     Shown(UserId),
     /// Nothing of a conversation can go before.
     Defer(ConversationId, LogTime),
+    /// A conversation let something go that the files hold.
+    LetGo,
     /// The session's device has these levels.
     Levels(Arc<Session>, Levels),
     /// A device said where it has itself told, or that it is told no more.
@@ -300,9 +302,8 @@ impl Core {
             }
             Op::Fate(device, fate) => self.end_will(device, fate, draft),
             Op::Sweep(id) if draft.writable => {
-                if let Some(until) = draft.sweep(id) {
-                    draft.effects.push(Effect::Defer(id, until));
-                }
+                let until = draft.sweep(id);
+                draft.effects.push(until.map_or(Effect::LetGo, |until| Effect::Defer(id, until)));
             }
             Op::Erase(user) if draft.writable => draft.erase_step(user),
             Op::Erased(user) if draft.writable => draft.erase_done(user),

@@ -42,6 +42,14 @@ impl Schedule {
         self.conversations.contains_key(&id)
     }
 
+    /// All that have one, ascending.
+    #[must_use]
+    pub fn all(&self) -> Vec<ConversationId> {
+        let mut all: Vec<_> = self.conversations.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     /// How many have.
     #[must_use]
     pub fn len(&self) -> usize {

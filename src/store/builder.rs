@@ -9,6 +9,7 @@ use std::time::Duration;
 use longwire_protocol::LogTime;
 
 use super::disk::Disk;
+use super::look::Look;
 use super::memtable::Memtable;
 use super::merge::{FAN_IN, Filter, Merge, MergeError, MergeLimit, Merged, due};
 use super::run::{Run, RunWriter, file_name};
@@ -18,6 +19,8 @@ use super::{History, Position, ReadError, Segment, StateDelta};
 
 /// Entries a slice. With the pause it keeps the builder under half a core.
 const SLICE_ENTRIES: usize = 5_000;
+/// The same of rows that are only looked at: some 4 KiB each, and a search for each that lies apart.
+const SLICE_ROWS: usize = 500;
 
 /// Bytes by which a file is cut at a time before it is removed: removing a large one at once stalls the disk.
 const CUT_BYTES: u64 = 16 << 20;
@@ -186,6 +189,8 @@ pub(super) struct Builder {
     /// The run that was made of the job under way and can be read, while saving it fails.
     made: Option<Option<Arc<Run>>>,
     merge: Option<Merge>,
+    /// The look under way whether a run holds what is to go.
+    look: Option<Look>,
     /// What a merge has made and can be read, until it is saved; and the numbers of the runs whose place it takes.
     merged: Option<(Option<Arc<Run>>, Vec<u64>)>,
     /// How often each run could not be read for a merge.
@@ -216,6 +221,7 @@ impl Builder {
             job: None,
             made: None,
             merge: None,
+            look: None,
             merged: None,
             unreadable: BTreeMap::new(),
             merge_waits: false,
@@ -275,7 +281,7 @@ impl Builder {
                 }
             };
         }
-        if self.remove_unlisted()? || self.drop_expired()? || self.advance_merge()? || self.begin_purge()? {
+        if self.remove_unlisted()? || self.drop_expired()? || self.advance_merge()? || self.advance_purge()? {
             return Ok(Work::Done);
         }
         Ok(if self.unlisted.is_empty() { Work::Nothing } else { Work::WaitsForReaders })
@@ -425,17 +431,26 @@ impl Builder {
         self.begin(inputs, false)
     }
 
-    /// Begins to write the oldest run anew that holds what is to go.
-    fn begin_purge(&mut self) -> Result<bool, ReadError> {
-        let upto = self.view.purged_upto();
-        let runs = self.view.runs();
+    /// Looks at the oldest run that may hold something to go, and begins to write it anew if it does.
+    fn advance_purge(&mut self) -> Result<bool, ReadError> {
+        let (upto, runs) = (self.view.purged_upto(), self.view.runs());
         let may = |number| self.unreadable.get(&number).is_none_or(|times| *times < READ_TRIES);
-        let is_due = |run: &Arc<Run>| {
-            let row = run.row();
-            row.span.first <= upto && row.sifted < upto && may(row.number)
+        let is_due = |run: &Arc<Run>| self.view.may_hold(run, upto) && may(run.row().number);
+        let Some(at) = runs.iter().position(is_due) else {
+            self.look = None;
+            return Ok(false);
         };
-        let Some(at) = runs.iter().position(is_due) else { return Ok(false) };
-        self.begin(&runs[at..=at], true)
+        let (run, Some(sieve)) = (&runs[at], self.view.sieve()) else { return Ok(false) };
+        // Another look is of a run that was merged meanwhile, or for a purge before this one.
+        let is_this = |look: &Look| Arc::ptr_eq(look.run(), run) && look.stands_at() >= upto;
+        let look = self.look.take().filter(is_this).map_or_else(|| Look::begin(run, sieve), Ok);
+        let looked = look.and_then(|mut look| Ok((look.step(SLICE_ROWS)?, look)));
+        match looked.map_err(|error| self.cannot_merge(error))? {
+            (Some(true), _) => return self.begin(&runs[at..=at], true),
+            (Some(false), look) => self.view.note_looked(run.row().number, look.stands_at()),
+            (None, look) => self.look = Some(look),
+        }
+        Ok(true)
     }
 
     fn begin(&mut self, inputs: &[Arc<Run>], is_thorough: bool) -> Result<bool, ReadError> {

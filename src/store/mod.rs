@@ -23,6 +23,7 @@ pub(crate) mod fuzz;
 mod journal;
 #[cfg(test)]
 mod limit_tests;
+mod look;
 mod memory_log;
 mod memtable;
 mod merge;
@@ -54,7 +55,7 @@ pub use memory_log::{Failure, MemoryLog};
 pub use open::OpenError;
 pub use options::StoreOptions;
 pub use redb_log::RedbLog;
-pub use sieve::Sieve;
+pub use sieve::{Left, Sieve};
 pub use stats::{JournalStats, LevelStats, Stats, Written, stats};
 
 /// A record's number in the log, from 1. 0 is the place before the first record.
@@ -225,8 +226,8 @@ pub trait Log: Send {
     /// From here on, what becomes of memtables and runs goes through this.
     fn set_sieve(&mut self, sieve: Arc<dyn Sieve>);
 
-    /// Whether the files hold every entry up to `upto` as the sieve left it when the state stood there or later, and nothing
-    /// else. If not, the background thread goes about it: each run that is older is written anew, one at a time. To be asked
+    /// Whether the files hold nothing up to `upto` that had to leave them when the state stood there or later. If not, the
+    /// background thread goes about it: it looks at each run that may hold some, and writes anew those that do, one at a time. To be asked
     /// now and then, between appends; with another `upto` it begins anew. Errors are told in the log, and tried again.
     fn purge(&mut self, upto: Position) -> bool;
 

@@ -266,7 +266,13 @@ impl Run {
 
     /// All rows, ascending.
     pub(super) fn rows(self: &Arc<Self>) -> Result<Rows, ReadError> {
-        let rows = self.with(|table| table.range::<(u64, u64)>(..).map_err(|error| self.unreadable(error)))?;
+        self.rows_from(ConversationId(0))
+    }
+
+    /// The rows of a conversation and of all above it, ascending.
+    pub(super) fn rows_from(self: &Arc<Self>, conversation: ConversationId) -> Result<Rows, ReadError> {
+        let from = (conversation.0, 0);
+        let rows = self.with(|table| table.range::<(u64, u64)>(from..).map_err(|error| self.unreadable(error)))?;
         Ok(Rows { rows, run: Arc::clone(self) })
     }
 

@@ -6,6 +6,17 @@ use longwire_protocol::ConversationId;
 
 use super::{Position, ReadError, StoredEntry};
 
+/// What a row of a run is, to who looks for what is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It holds something that is to go.
+    ToGo,
+    /// It holds nothing of the kind; what follows of its conversation may.
+    Gone,
+    /// Nor does what follows of its conversation.
+    Kept,
+}
+
 /// Tells what readers are shown no more.
 pub trait Sieve: Send + Sync {
     /// Where the state that it goes by stands, or did a moment ago.
@@ -21,6 +32,15 @@ pub trait Sieve: Send + Sync {
     /// # Errors
     /// When the state cannot be read.
     fn sift(&self, entries: &mut [StoredEntry], is_thorough: bool) -> Result<usize, ReadError>;
+
+    /// The conversations, ascending, of which alone something has to leave the files; nothing where it may be of any.
+    fn among(&self) -> Option<Vec<ConversationId>>;
+
+    /// Whether consecutive entries of one of these conversations hold something that has to leave the files.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn left(&self, entries: &[StoredEntry]) -> Result<Left, ReadError>;
 }
 
 /// Whether anything of a conversation is left below an entry: while there is, an empty place would be a hole.

@@ -2,10 +2,10 @@
 //! commit thread takes it for writing once a frame; a reader holds it while it copies a page out of the active memtable
 //! and clones what it needs of the rest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longwire_protocol::{ConversationId, LogTime, Seq};
 
@@ -26,6 +26,8 @@ pub(super) struct View {
     sieve: OnceLock<Arc<dyn Sieve>>,
     /// Runs that hold entries up to here are to be as the sieve leaves them by a state of there or later.
     purged_upto: AtomicU64,
+    /// By the number of a run: it holds nothing that is to go by a state of there.
+    looked: Mutex<BTreeMap<u64, Position>>,
 }
 
 impl std::fmt::Debug for View {
@@ -128,6 +130,8 @@ impl View {
         runs.retain(|run| !removed.contains(&run.row().number));
         runs.extend(added);
         runs.sort_by_key(|run| run.row().span.first);
+        drop(tables);
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).retain(|number, _| !removed.contains(number));
     }
 
     /// The runs, ascending by position.
@@ -181,12 +185,23 @@ impl View {
         self.purged_upto.store(upto.0, Relaxed);
     }
 
-    /// Whether no memtable holds an entry up to there, and no run one that was not sifted.
+    /// Whether no memtable holds an entry up to there, and no run one that is still to go.
     pub(super) fn is_purged(&self, upto: Position) -> bool {
         let tables = self.read();
         let mut spans = tables.oldest_first().filter_map(Memtable::span);
-        spans.all(|span| span.first > upto)
-            && tables.runs.iter().map(|run| run.row()).all(|row| row.span.first > upto || row.sifted >= upto)
+        spans.all(|span| span.first > upto) && !tables.runs.iter().any(|run| self.may_hold(run, upto))
+    }
+
+    /// Whether a run may hold something that is to go by a state of there.
+    pub(super) fn may_hold(&self, run: &Run, upto: Position) -> bool {
+        let row = run.row();
+        let looked = || self.looked.lock().unwrap_or_else(PoisonError::into_inner).get(&row.number).copied();
+        row.span.first <= upto && row.sifted < upto && looked().is_none_or(|looked| looked < upto)
+    }
+
+    /// A run holds nothing that is to go by a state of there.
+    pub(super) fn note_looked(&self, number: u64, stood_at: Position) {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(number, stood_at);
     }
 
     /// Whether the active memtable holds an entry up to there.
