@@ -1,7 +1,8 @@
 //! Each provider against a server of this machine that checks what the real one checks (keys, tokens, headers, and that
 //! only the device can read the body) and answers with every status that the real one documents.
 
-use std::sync::{Arc, Mutex};
+mod server;
+
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -11,12 +12,7 @@ use aws_lc_rs::hkdf;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::header::HeaderMap;
-use hyper::service::service_fn;
-use hyper::{Request, Response, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use hyper::Version;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use longwire_push::apns::{Account, Apns};
 use longwire_push::fcm::Fcm;
@@ -25,18 +21,9 @@ use longwire_push::webhook::{Signer, Webhook};
 use longwire_push::webpush::WebPush;
 use longwire_push::{Notification, Outcome, Provider};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use server::{Seen, Server};
 use tokio::net::TcpListener;
-
-/// A request as the server got it.
-#[derive(Clone, Debug)]
-struct Seen {
-    version: Version,
-    path: String,
-    headers: HeaderMap,
-    body: Bytes,
-}
 
 impl Seen {
     fn header(&self, name: &str) -> &str {
@@ -48,58 +35,9 @@ impl Seen {
     }
 }
 
-/// What the server says: to a path that begins so, a status, a header and a body.
-type Answer = (&'static str, u16, Option<(&'static str, &'static str)>, Value);
-
-/// A server with TLS, HTTP/1.1 and HTTP/2.
-struct Server {
-    url: String,
-    roots: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    answers: Arc<Mutex<Vec<Answer>>>,
-}
-
 impl Server {
-    async fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-        let certificate = CertificateDer::from(made.cert.der().to_vec());
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.expect("versions").with_no_client_auth().with_single_cert(vec![certificate], key);
-        let mut config = config.expect("a configuration");
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let answers: Arc<Mutex<Vec<Answer>>> = Arc::default();
-        let (to_see, to_say) = (Arc::clone(&seen), Arc::clone(&answers));
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let (acceptor, seen, answers) = (acceptor.clone(), Arc::clone(&to_see), Arc::clone(&to_say));
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(socket).await else { return };
-                    let service = service_fn(move |request| answer(request, Arc::clone(&seen), Arc::clone(&answers)));
-                    let _ =
-                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        Self { url: format!("https://localhost:{port}"), roots: made.cert.pem(), seen, answers }
-    }
-
     fn http(&self, reach: Reach) -> Http {
         Http::anywhere(reach, Some(self.roots.as_bytes())).expect("a client")
-    }
-
-    fn say(&self, answers: &[Answer]) {
-        *self.answers.lock().expect("unpoisoned") = answers.to_vec();
-    }
-
-    /// What came since it was last asked.
-    fn seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut *self.seen.lock().expect("unpoisoned"))
     }
 
     fn one(&self) -> Seen {
@@ -107,25 +45,6 @@ impl Server {
         assert_eq!(seen.len(), 1, "{seen:#?}");
         seen.remove(0)
     }
-}
-
-async fn answer(
-    request: Request<hyper::body::Incoming>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    answers: Arc<Mutex<Vec<Answer>>>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
-    let path = parts.uri.path().to_owned();
-    let found = answers.lock().expect("unpoisoned").iter().find(|(begins, ..)| path.starts_with(begins)).cloned();
-    let (_, status, header, said) = found.unwrap_or(("", 599, None, Value::Null));
-    seen.lock().expect("unpoisoned").push(Seen { version: parts.version, path, headers: parts.headers, body });
-    let mut response = Response::builder().status(status);
-    if let Some((name, value)) = header {
-        response = response.header(name, value);
-    }
-    let said = if said.is_null() { String::new() } else { said.to_string() };
-    Ok(response.body(Full::new(said.into())).expect("a response"))
 }
 
 fn notification(target: &str) -> Notification {

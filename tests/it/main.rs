@@ -25,7 +25,10 @@ mod openssl;
 mod pages;
 mod present;
 mod process;
+mod providers;
 mod push;
+#[path = "../../push/tests/server/mod.rs"]
+mod push_server;
 mod refusals;
 mod restored;
 mod retention;
