@@ -160,11 +160,19 @@ pub enum Mutation {
     ErasedInFiles,
     /// What was read of an erased user, and waits for room, is sent once the erasure is done.
     ErasedKept,
+    /// What was sent to a device counts as delivered before it is acked.
+    DeliveredBeforeAck,
+    /// Who follows deliveries is told of them when it is not in the conversation any more.
+    DeliveriesIgnoreRights,
+    /// An ack while somebody follows is not told.
+    DeliveriesForgotten,
+    /// What is shown to contacts is shown to whoever shares a conversation.
+    ContactsIgnored,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 78] = [
+    pub const ALL: [Self; 82] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -243,6 +251,10 @@ impl Mutation {
         Self::EraseForgottenAtStart,
         Self::ErasedInFiles,
         Self::ErasedKept,
+        Self::DeliveredBeforeAck,
+        Self::DeliveriesIgnoreRights,
+        Self::DeliveriesForgotten,
+        Self::ContactsIgnored,
     ];
 
     /// Whether this bug is planted.

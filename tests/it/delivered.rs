@@ -20,11 +20,11 @@ impl Wire {
         self.marks(ReceiptsRequest { conversation, limit: 200, ..Default::default() }).await
     }
 
-    async fn follow(&mut self, conversation: u64) -> Result<Vec<Mark>, Refusal> {
+    pub(crate) async fn follow(&mut self, conversation: u64) -> Result<Vec<Mark>, Refusal> {
         self.marks(ReceiptsRequest { conversation, limit: 200, follow: true, ..Default::default() }).await
     }
 
-    async fn unfollow(&mut self, conversation: u64) {
+    pub(crate) async fn unfollow(&mut self, conversation: u64) {
         let stop = ReceiptsRequest { conversation, stop: true, ..Default::default() };
         assert_eq!(self.marks(stop).await.expect("answered"), []);
     }
@@ -42,7 +42,7 @@ impl Wire {
     }
 
     /// The next delivery that it is told of: in which conversation, to whom, up to where.
-    async fn told(&mut self) -> (u64, u64, u64) {
+    pub(crate) async fn told(&mut self) -> (u64, u64, u64) {
         loop {
             match self.event().await.expect("the connection holds") {
                 ClientEvent::Signal(signal) if signal.kind() == SignalKind::Delivered => {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod checks;
+mod delivered;
 mod levels;
 mod pass;
 
@@ -18,6 +19,8 @@ use longwire_protocol::{ClientEvent, ClientSession, FrameCodec, MessageId, Milli
 use prost::Message as _;
 use tokio_util::codec::Decoder as _;
 
+use self::delivered::Follows;
+pub(crate) use self::delivered::{Claim, Had};
 pub(crate) use self::pass::{ALL, Pass};
 use crate::link::Link;
 use crate::model::{Answer, Id, Model, Stretches};
@@ -110,6 +113,10 @@ pub(crate) struct Device {
     pub(crate) acked: BTreeMap<Id, Answer>,
     /// What is surely not stored, and never will be.
     pub(crate) never: BTreeMap<Id, Reason>,
+    /// All that it ever had.
+    pub(crate) had: Had,
+    /// What it was told of who has what, to be held against that.
+    pub(crate) claims: Vec<Claim>,
 }
 
 /// One connection, as the device sees it.
@@ -139,6 +146,7 @@ pub(crate) struct Wire {
     rewound: u64,
     /// Channels watched: answered, and after which head up to which.
     watching: BTreeMap<u64, Vec<(u64, u64)>>,
+    pub(crate) follows: Follows,
     own_cursor: Option<Bytes>,
     /// It could not store something, and dropped what followed.
     has_dropped: bool,
@@ -150,7 +158,7 @@ pub(crate) struct Wire {
     pub(crate) over_since: Option<u64>,
     /// The tail when it was in the background by the broker's word, until it says otherwise; and whether it ever was.
     background: Option<u64>,
-    was_in_background: bool,
+    pub(crate) was_in_background: bool,
 }
 
 /// What came in this session, checked as it came.
@@ -220,6 +228,8 @@ impl Device {
             anew: 0,
             acked: BTreeMap::new(),
             never: BTreeMap::new(),
+            had: Had::default(),
+            claims: Vec::new(),
         }
     }
 
@@ -276,6 +286,7 @@ impl Device {
             since: (around.model.tail, around.log_now),
             rewound: u64::MAX,
             watching: BTreeMap::new(),
+            follows: Follows::default(),
             own_cursor: own,
             has_dropped: false,
             refreshing: None,
@@ -382,6 +393,7 @@ impl Device {
             wire.was_in_background |= asked.background;
             self.manner.is_background = asked.background;
         }
+        request.op.iter().for_each(|op| wire.note_follow(op));
         wire.asked.insert(request.id, at);
         wire.requests.insert(request.id, request.clone());
         wire.session.request(request);
@@ -499,10 +511,7 @@ impl Device {
                 wire.pending.push_back(Got::Ask(k));
             }
             ClientEvent::Response(response) => self.response(&response, wire, around),
-            ClientEvent::Signal(signal) => around.coverage.count(match signal.presence {
-                Some(_) => "changes of presence told",
-                None => "signals heard",
-            }),
+            ClientEvent::Signal(signal) => self.check_signal(&signal, wire, around),
             ClientEvent::Goaway { retry_after_ms } => {
                 around.coverage.count("clients asked to go");
                 if around.rng.bool() {
@@ -599,6 +608,7 @@ impl Device {
     fn keep(&mut self, item: &Item) {
         let mut cover = |conversation: u64, from: u64, to: u64| {
             self.durable.covered.entry(conversation).or_default().add(from, to);
+            self.had.add(conversation, from, to);
         };
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {

@@ -38,7 +38,7 @@ const RIGHTS_SEEDS: u64 = 1_000;
 const RIGHTS: Kind = Kind { name: "rights", variable: "LONGWIRE_RIGHTS", test: "nobody_sees" };
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
-const REACHED: [&str; 64] = [
+const REACHED: [&str; 68] = [
     "acks that never came",
     "catch-ups in all",
     "changes of presence told",
@@ -51,6 +51,8 @@ const REACHED: [&str; 64] = [
     "connects while the broker drains",
     "connects without a store",
     "connections half open",
+    "deliveries that are whole",
+    "deliveries told",
     "devices restored from a copy",
     "disks that are full",
     "drains",
@@ -62,6 +64,7 @@ const REACHED: [&str; 64] = [
     "failed commits found after all",
     "fights for a device",
     "files searched for what was erased",
+    "followers told of everything",
     "heads of what ended",
     "heads of what expired",
     "heads of what is hidden",
@@ -86,6 +89,7 @@ const REACHED: [&str; 64] = [
     "mentions told",
     "messages that end",
     "outcomes unknown",
+    "pages of receipts",
     "publishes behind an open one",
     "publishes repeated",
     "presences told",
@@ -147,6 +151,9 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
         let reached = [
             "bans",
             "bans lifted",
+            "changes of presence told",
+            "contacts kept",
+            "contacts removed",
             "edits",
             "erased users kept out",
             "groups joined with a key",
@@ -155,6 +162,8 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
             "heads of what was erased",
             "levels set",
             "openings that a block forbids",
+            "presences shown no more",
+            "presences shown to contacts",
             "recalls",
             "retentions set",
             "users erased",

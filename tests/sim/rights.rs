@@ -90,8 +90,8 @@ struct History {
     gone_before: Option<BTreeSet<(u64, u64)>>,
     /// Who may hear each signal, by what it says.
     signals: BTreeMap<Bytes, BTreeSet<u64>>,
-    /// Who shows its presence to nobody.
-    hidden: BTreeSet<u64>,
+    /// Whose presence each device may have been told since it was last looked at.
+    may_know: Vec<BTreeSet<u64>>,
     /// The token that is being exchanged for the one before.
     refreshing: Option<usize>,
     coverage: Coverage,
@@ -130,6 +130,7 @@ pub(crate) fn run(seed: u64, keys: &Keys) -> Coverage {
     let steps = history.rng.usize(15..50);
     for _ in 0..steps {
         history.step();
+        history.note_who_may_know();
     }
     history.end();
     history.coverage
@@ -165,6 +166,7 @@ impl History {
             state_bytes_max: if rng.u8(0..3) == 0 { 0 } else { usize::MAX },
         };
         let broker = Running::start(&mut ground, &settings, 1, BORN_UNIX_MS + 1).expect("it starts");
+        let count = devices.len();
         let mut history = Self {
             rng,
             now: 1,
@@ -179,7 +181,7 @@ impl History {
             opening: None,
             gone_before: None,
             signals: BTreeMap::new(),
-            hidden: BTreeSet::new(),
+            may_know: vec![BTreeSet::new(); count],
             refreshing: None,
             coverage: Coverage::default(),
             said: 0,
@@ -254,6 +256,7 @@ impl History {
     }
 
     fn take_in(&mut self, device: usize, peer: &mut Peer, is_newest: bool) {
+        self.note_who_may_know();
         for event in peer.receive(self.now) {
             self.event(device, peer, event, is_newest);
         }

@@ -1,6 +1,7 @@
 //! The world of one seed: time, links, the broker and its disk, devices, and chance, which decides who has the next
 //! turn and what fails. Everything happens in one thread, so a seed is a whole history.
 
+mod delivered;
 mod erasing;
 mod faults;
 mod people;
@@ -591,6 +592,7 @@ impl World {
             return;
         }
         let is_over = self.with_device(device, |device, around| device.turn(around));
+        self.check_claims(device);
         if is_over {
             self.unwire(device);
         }

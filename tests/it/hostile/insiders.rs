@@ -5,7 +5,7 @@ use longwire::auth::Claims;
 use longwire_protocol::packet::packet::Kind;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Publish, StartKind, Window, request};
-use longwire_protocol::reason::Reason;
+use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{frame, limits};
 use tokio::io::AsyncWriteExt as _;
 
@@ -218,4 +218,52 @@ async fn a_half_closed_connection_ends_and_what_came_before_is_stored() {
     raw.socket.shutdown().await.expect("half closed");
     assert_eq!(raw.end().await, None);
     assert_eq!(alice.entry(direct).await.seq, 2);
+}
+
+/// Gets: *quota_exceeded* beyond 500 users, *unknown_conversation* and *forbidden* for what is not its to know; and it is told
+/// nothing of that. Costs: what 500 users take. Others: go on.
+#[tokio::test]
+async fn who_follows_everything_is_bounded_and_told_nothing_that_it_may_not_know() {
+    let world = World::new().await;
+    let mut bystander = Bystander::new(&world).await;
+    let (mut alice, mut carol) = (world.user("alice").await, world.user("carol").await);
+    let claims = Claims { read: vec!["news".into()], ..world.claims("mallory") };
+    let mut mallory = world.wire(packet::Connect { token: world.token(&claims), ..world.connect("mallory") }).await;
+    let theirs = alice.create_group("theirs", &["carol"]).await;
+    let reason = |answer: Result<Vec<packet::Mark>, Refusal>| answer.map(|marks| marks.len()).map_err(|no| no.reason);
+    for conversation in (1..400).map(|n| n * 4_096).chain([theirs, bystander.direct, u64::MAX]) {
+        assert_eq!(reason(mallory.follow(conversation).await), Err(Reason::UnknownConversation), "{conversation}");
+    }
+    let open = packet::OpenChannel { name: "news".into() };
+    let channel = mallory.act(0, Action::OpenChannel(open)).await.expect("opened").conversation;
+    assert_eq!(reason(mallory.follow(channel).await), Err(Reason::UnknownConversation));
+    mallory.act(channel, Action::Join(packet::Join::default())).await.expect("a reader");
+    assert_eq!(reason(mallory.follow(channel).await), Err(Reason::Forbidden));
+    let mut groups = Vec::new();
+    for group in 0..3 {
+        let users: Vec<String> = (0..199).map(|user| format!("u{group}-{user}")).collect();
+        groups.push(mallory.create_group("many", &users.iter().map(String::as_str).collect::<Vec<_>>()).await);
+    }
+    assert_eq!(reason(mallory.follow(groups[0]).await), Ok(200));
+    assert_eq!(reason(mallory.follow(groups[1]).await), Ok(200));
+    for _ in 0..50 {
+        assert_eq!(reason(mallory.follow(groups[2]).await), Err(Reason::QuotaExceeded));
+        bystander.goes_on().await;
+    }
+    mallory.unfollow(groups[0]).await;
+    assert_eq!(reason(mallory.follow(groups[2]).await), Ok(200), "there is room again");
+
+    // What is told is its own alone: the next is, though much is delivered elsewhere.
+    for text in ["not", "for", "mallory"] {
+        alice.say(theirs, text).await;
+    }
+    carol.until(|item| texts(std::slice::from_ref(item)) == ["mallory"]).await;
+    carol.flush().await;
+    let direct = mallory.open_direct("carol").await;
+    assert_eq!(reason(mallory.follow(direct).await), Ok(2));
+    mallory.say(direct, "hello").await;
+    carol.until(|item| texts(std::slice::from_ref(item)) == ["hello"]).await;
+    carol.flush().await;
+    assert_eq!(mallory.told().await, (direct, carol.connected.user, 1));
+    bystander.goes_on().await;
 }

@@ -64,6 +64,8 @@ impl Device {
             let to = started.unwrap_or([model.tail; 2]);
             self.durable.excused.iter_mut().zip(to).for_each(|(excused, to)| *excused = (*excused).max(to));
         }
+        self.had.raise(started.unwrap_or_default());
+        self.had.raise(self.durable.excused);
         wire.seen.started = started;
         wire.seen.position = started.unwrap_or_default();
         let own = self.durable.first_unanswered();
@@ -189,6 +191,10 @@ impl Device {
                 if asked.background && is_newest {
                     wire.background = Some(around.model.tail);
                 }
+            }
+            (Some(response::Result::Receipts(page)), packet::request::Op::Receipts(asked)) => {
+                let at = wire.asked.get(&response.id).copied().unwrap_or_default().0;
+                self.check_receipts(page, asked, at, wire, around);
             }
             (Some(response::Result::Watch(answer)), packet::request::Op::Watch(asked)) => {
                 let watched = wire.watching.entry(asked.conversation).or_default();

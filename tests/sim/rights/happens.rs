@@ -139,14 +139,15 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..77) {
+        match self.rng.u8(0..80) {
             68..=70 => self.own(device),
             71..=73 => self.keep(),
             74..=75 => self.set_level(device),
             76 => self.erase(),
             60..=63 => self.signal(device),
             64..=66 => self.presence(device),
-            67 => self.show_presence(device),
+            67 | 77 => self.show_presence(device),
+            78..=79 => self.keep_contact(device),
             0..=12 => self.act(device),
             13..=17 => self.alter(device),
             18..=28 => self.decide(),

@@ -182,6 +182,10 @@ pub(super) struct Oracle {
     pub(super) users: BTreeMap<u64, (u64, String)>,
     /// Who blocks whom.
     pub(super) blocked: BTreeSet<(u64, u64)>,
+    /// What users keep of others.
+    pub(super) contacts: BTreeMap<(u64, u64), String>,
+    /// To whom users show their presence.
+    pub(super) audiences: BTreeMap<u64, packet::Audience>,
     /// How users show themselves.
     pub(super) profiles: BTreeMap<u64, String>,
     /// User and device of those that were let in.

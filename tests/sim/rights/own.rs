@@ -120,6 +120,11 @@ impl History {
                 let told = entry.profile.as_ref().expect("it says how");
                 assert_eq!(told.display_name, stored.text, "and how it is shown");
             }
+            EntryKind::Contact => {
+                let told = entry.contact.as_ref().expect("it says of whom");
+                assert_eq!((told.user, &told.nick), (stored.about, &stored.text), "and what is kept");
+                assert_eq!((told.removed, &told.name), (stored.text.is_empty(), &self.oracle.users[&stored.about].1));
+            }
             EntryKind::Device => {
                 let told = entry.device.as_ref().expect("it says which");
                 assert_eq!(told.device, stored.about, "and which device");
@@ -131,9 +136,9 @@ impl History {
     /// Whether an item tells of a block to anyone but who made it: never, since it stands in that one's inbox alone.
     pub(super) fn check_blocks_are_told_to_nobody(&self, user: u64, item: &packet::Item) {
         if let Some(item::Kind::Entry(entry)) = &item.kind
-            && entry.kind() == EntryKind::Blocked
+            && matches!(entry.kind(), EntryKind::Blocked | EntryKind::Contact)
         {
-            assert_eq!(entry.sender, user, "a block is told to another");
+            assert_eq!(entry.sender, user, "a block or a contact is told to another");
         }
     }
 }

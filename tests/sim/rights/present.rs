@@ -1,6 +1,6 @@
 //! What is worth nothing later, and still is not for everybody: signals, and who is there.
 
-use longwire_protocol::packet::{PresenceState, SignalKind};
+use longwire_protocol::packet::{EntryKind, PresenceState, SignalKind};
 
 use super::*;
 
@@ -43,12 +43,13 @@ impl History {
     pub(super) fn check_signal(&mut self, device: usize, signal: &packet::Signal) {
         let user = self.devices[device].user_id;
         if let Some(presence) = signal.presence {
-            assert!(
-                self.devices[device].subscribed.contains(&presence.user),
-                "{user} is told of {}, unasked",
-                presence.user
-            );
-            self.coverage.count("changes of presence told");
+            let other = presence.user;
+            assert!(self.devices[device].subscribed.contains(&other), "{user} is told of {other}, unasked");
+            let is_shown = presence.state() != PresenceState::NotShown;
+            assert!(is_shown || presence.last_seen == 0, "who is not shown was not seen");
+            let could = self.may_know[device].contains(&other);
+            assert!(!is_shown || could, "{user} is told of {other}, who is not shown to it: {presence:?}");
+            self.coverage.count(if is_shown { "changes of presence told" } else { "presences shown no more" });
             return;
         }
         let hears = &self.signals[&signal.content];
@@ -68,29 +69,85 @@ impl History {
         let Ok(response::Result::Presence(answer)) = told else { panic!("presence for {user}: {told:?}") };
         let expected = if stop { Vec::new() } else { users };
         assert_eq!(answer.users.iter().map(|presence| presence.user).collect::<Vec<_>>(), expected, "in order");
-        for presence in answer.users {
+        for presence in &answer.users {
             let other = presence.user;
-            let is_hidden = self.hidden.contains(&user) || self.hidden.contains(&other);
-            let is_blocked = self.oracle.blocks(other, user);
-            let may = other == user || (self.oracle.share(user, other) && !is_hidden && !is_blocked);
+            let may = self.oracle.knows(user, other);
             assert_eq!(presence.state() != PresenceState::NotShown, may, "what {user} may know of {other}");
             assert!(may || presence.last_seen == 0, "nor when it was seen");
             self.coverage.count(if may { "presences told" } else { "presences hidden" });
         }
-        let is_hidden = answer.shown_to != i32::from(packet::Audience::Company);
-        assert_eq!(is_hidden, self.hidden.contains(&user), "its own setting");
+        assert_eq!(answer.shown_to(), self.oracle.audience(user), "its own setting");
     }
 
     pub(super) fn show_presence(&mut self, device: usize) {
         let user = self.devices[device].user_id;
-        // Nobody here has contacts.
-        let others = [packet::Audience::Contacts, packet::Audience::Nobody];
-        let to = if self.rng.bool() { packet::Audience::Company } else { others[self.rng.usize(0..2)] };
+        let all = [packet::Audience::Company, packet::Audience::Contacts, packet::Audience::Nobody];
+        let to = *self.rng.choice(&all).expect("some");
         let publish = self.next(device, 0, Some(Action::ShowPresence(packet::ShowPresence { to: to.into() })), "");
         self.publish(device, &publish).expect("everybody may");
-        match to {
-            packet::Audience::Company => self.hidden.remove(&user),
-            packet::Audience::Contacts | packet::Audience::Nobody => self.hidden.insert(user),
+        self.oracle.audiences.insert(user, to);
+        self.coverage.count(match to {
+            packet::Audience::Contacts => "presences shown to contacts",
+            _ => "presences shown",
+        });
+    }
+
+    /// A user keeps something of another, or nothing any more.
+    pub(super) fn keep_contact(&mut self, device: usize) {
+        let user = self.devices[device].user_id;
+        let (other, name) = self.anyone();
+        let remove = self.rng.u8(0..3) == 0;
+        let nick = if remove { String::new() } else { format!("nick {}", self.rng.u8(0..3)) };
+        let set = packet::SetContact { user: name.into(), nick: nick.clone(), data: Bytes::new(), remove };
+        let publish = self.next(device, 0, Some(Action::SetContact(set)), "");
+        if other == user {
+            let refusal = self.publish(device, &publish).expect_err("nobody is its own contact");
+            return assert_eq!(refusal.reason, Reason::InvalidArgument);
+        }
+        let seq = self.oracle.keep_contact(user, other, (!remove).then_some(nick));
+        let answer = self.publish(device, &publish);
+        assert_eq!(answer.expect("whoever wants keeps contacts").seq, seq, "the seq of a contact");
+        self.coverage.count(if remove { "contacts removed" } else { "contacts kept" });
+    }
+
+    /// Notes whose presence each device may be told now.
+    pub(super) fn note_who_may_know(&mut self) {
+        let users: Vec<u64> = self.oracle.users.keys().copied().collect();
+        for (device, known) in self.devices.iter().zip(&mut self.may_know) {
+            known.extend(users.iter().filter(|other| self.oracle.knows(device.user_id, **other)));
+        }
+    }
+}
+
+impl Oracle {
+    /// To whom a user shows its presence.
+    fn audience(&self, user: u64) -> packet::Audience {
+        self.audiences.get(&user).copied().unwrap_or(packet::Audience::Company)
+    }
+
+    fn shows(&self, user: u64, to: u64) -> bool {
+        match self.audience(user) {
+            packet::Audience::Company => true,
+            packet::Audience::Contacts => self.contacts.contains_key(&(user, to)),
+            packet::Audience::Nobody => false,
+        }
+    }
+
+    /// Whether a user may know of another's presence.
+    fn knows(&self, user: u64, other: u64) -> bool {
+        let is_mutual = self.shows(user, other) && self.shows(other, user);
+        other == user || (self.share(user, other) && is_mutual && !self.blocks(other, user))
+    }
+
+    /// What a user keeps of another from here on; gives the seq of the answer.
+    fn keep_contact(&mut self, user: u64, other: u64, nick: Option<String>) -> u64 {
+        let before = match &nick {
+            Some(nick) => self.contacts.insert((user, other), nick.clone()),
+            None => self.contacts.remove(&(user, other)),
         };
+        if before != nick {
+            return self.push_own(user, user, EntryKind::Contact, &nick.unwrap_or_default(), other);
+        }
+        self.conversations[&self.users[&user].0].head()
     }
 }

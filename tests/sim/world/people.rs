@@ -25,7 +25,7 @@ impl World {
         let open = |action| Publish { action: Some(action), ..Publish::default() };
         // Who is in nothing yet opens something.
         let what =
-            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..47) };
+            if is_inbox(&conversation) && self.rng.u8(0..4) > 0 { self.rng.u8(20..25) } else { self.rng.u8(0..50) };
         let publish = match what {
             0..=12 => return self.say(device, conversation),
             13..=19 => {
@@ -186,6 +186,12 @@ impl World {
             37 => {
                 let members = packet::MembersRequest { conversation, after_user: 0, limit: 50 };
                 request::Op::Members(members)
+            }
+            47..=49 => {
+                // Who follows goes on with it, most of the time.
+                let what = self.rng.u8(0..6);
+                let (follow, stop) = (what > 1, what == 0);
+                request::Op::Receipts(packet::ReceiptsRequest { conversation, after_user: 0, limit: 50, follow, stop })
             }
             43 if self.rng.bool() => request::Op::Background(packet::BackgroundRequest { background: self.rng.bool() }),
             43 => {

@@ -37,6 +37,9 @@ impl World {
             }
         }
         self.settle();
+        if !self.is_ruined {
+            self.check_followers();
+        }
     }
 
     pub(super) fn settle(&mut self) {
@@ -144,6 +147,11 @@ impl World {
                     if is_active && self.model.conversations[id].kind != Kind::Inbox {
                         let members = packet::MembersRequest { conversation: *id, after_user: 0, limit: 200 };
                         self.devices[device].request(request::Op::Members(members));
+                        if self.model.conversations[id].kind != Kind::Channel {
+                            let receipts =
+                                packet::ReceiptsRequest { conversation: *id, limit: 200, ..Default::default() };
+                            self.devices[device].request(request::Op::Receipts(receipts));
+                        }
                     }
                 }
                 self.settle();
