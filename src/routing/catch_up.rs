@@ -481,12 +481,14 @@ impl CatchUp {
         let floor = reads.history.floor();
         for candidate in &plan.candidates {
             let id = candidate.conversation;
-            let kept = reads.first_after(id, plan.sent)?;
-            let first = kept.unwrap_or(candidate.head.next()).max(candidate.from).max(candidate.kept.first);
-            let is_unreported = plan.sent < candidate.kept.raised && !Mutation::UnkeptNotReported.is_planted();
+            let next = reads.first_after(id, plan.sent)?;
+            // In this order: what the log has lost by now, the rows say by now, be the plan older than that.
+            let kept = reads.rows(|rows| rows.conversation(id).map(|row| row.more.kept))?.unwrap_or(candidate.kept);
+            let first = next.unwrap_or(candidate.head.next()).max(candidate.from).max(kept.first);
+            let is_unreported = plan.sent < kept.raised && !Mutation::UnkeptNotReported.is_planted();
             let gone = match (plan.sent < floor, is_unreported) {
                 (true, _) => first,
-                (false, true) => candidate.kept.first,
+                (false, true) => kept.first,
                 (false, false) => Seq(0),
             };
             for &(from, to) in &candidate.intervals {
@@ -510,6 +512,13 @@ impl CatchUp {
                     continue;
                 }
                 let read: VecDeque<_> = reads.range(id, from, to, false, page)?.into();
+                let found = read.front().map_or(to.next(), |entry| entry.seq);
+                if from < found {
+                    // The log has lost it since.
+                    let what =
+                        What::Head { from, to: Seq(found.0 - 1), reason: HeadReason::Expired, joined: Position(0) };
+                    catch_up.due.push(Reverse(Due { position: plan.sent, conversation: id, what }));
+                }
                 let Some(entry) = read.front() else { continue };
                 let position = entry.position;
                 if position > plan.target {

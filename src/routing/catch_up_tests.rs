@@ -155,3 +155,61 @@ fn an_entry_that_waits_for_room_is_kept_whatever_its_size() {
     }
     assert_eq!(step(&mut catch_up, &log, 8).1.len(), 2);
 }
+
+/// A log whose files have lost what lies below a seq.
+struct Lost(std::sync::Arc<dyn History>, Seq);
+
+impl History for Lost {
+    fn range(
+        &self,
+        id: ConversationId,
+        from: Seq,
+        to: Seq,
+        backwards: bool,
+        limit: PageLimit,
+    ) -> Result<Vec<StoredEntry>, ReadError> {
+        self.0.range(id, from.max(self.1), to, backwards, limit)
+    }
+
+    fn first_after(&self, id: ConversationId, position: Position) -> Result<Option<Seq>, ReadError> {
+        Ok(self.0.first_after(id, position)?.map(|first| first.max(self.1)))
+    }
+
+    fn range_in_memory(&self, id: ConversationId, from: Seq, to: Seq, limit: PageLimit) -> Option<Vec<StoredEntry>> {
+        self.0.range_in_memory(id, from.max(self.1), to, limit)
+    }
+
+    fn first_after_in_memory(&self, id: ConversationId, position: Position) -> Option<Option<Seq>> {
+        let first = self.0.first_after_in_memory(id, position)?;
+        Some(first.map(|first| first.max(self.1)))
+    }
+
+    fn floor(&self) -> Position {
+        Position(0)
+    }
+}
+
+/// What a conversation lets go, and the files lose, between the plan and its first read is told of: the plan does not know, the
+/// rows do.
+#[test]
+fn what_the_files_lose_between_plan_and_first_read_is_told_of() {
+    use crate::routing::rows::{Conversation, Head, Key, MoreOfConversation, Row};
+    let log = log((0..10).map(|_| (1, 10)));
+    let plan = plan(&log, 2, [(1, 10)]);
+    let kept = KeptOfConversation { first: Seq(7), raised: Position(11), is_timed: true };
+    let more = MoreOfConversation { kept, ..MoreOfConversation::default() };
+    let head = Head { seq: Seq(10), position: Position(10), ..Head::default() };
+    let (kind, pair) = (Kind::Direct, (UserId(1), UserId(2)));
+    let row = Conversation { kind, label: "".into(), pair, head, members: 2, more };
+    let mut state = State::default();
+    let key = Key::Conversation(ConversationId(1));
+    state.load_row(&key.encode(), &Row::Conversation(row).encode()).expect("a row");
+    let (state, history) = (RwLock::new(state), Lost(log.history(), Seq(7)));
+    let reads = Reads { history: &history, state: &state, now: LogTime(0), may_block: false };
+    let mut catch_up = CatchUp::begin(&plan, reads).expect("in memory");
+    let (mut room, mut out) = (Room { items: 100, bytes: usize::MAX, is_empty: true }, Vec::new());
+    catch_up.step(reads, &Session::of_test(), &mut room, Position(0), &mut out).expect("in memory");
+    let of = told(&out);
+    // It may name what the device has, too.
+    assert_eq!(of[&1], [(1, 6, false), (7, 7, true), (8, 8, true), (9, 9, true), (10, 10, true)]);
+}
