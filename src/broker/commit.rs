@@ -17,9 +17,10 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::metrics::words::Bucket;
 use crate::mutation::Mutation;
-use crate::routing::core::{Core, Effect, Op, Parting};
+use crate::routing::core::Core;
 use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
+use crate::routing::ops::{Effect, Op, Parting};
 use crate::routing::outbox::Reply;
 use crate::routing::registry::Registry;
 use crate::routing::sifter::Sifter;
@@ -492,9 +493,7 @@ impl Commit {
                 Effect::Answer(session, conversation, Err(refusal))
             }
             // Likewise: what stood in the way may have been drafted in this group.
-            Effect::Refuse(outbox, refusal)
-                if matches!(refusal.reason, Reason::IncarnationStale | Reason::QuotaExceeded) =>
-            {
+            Effect::Refuse(outbox, refusal) if keeps_out_by_draft(refusal.reason) => {
                 Effect::Refuse(outbox, Refusal::connection(Reason::StoreUnavailable).retry_after(2_000))
             }
             Effect::Attach(attached) => {
@@ -571,6 +570,19 @@ fn rests_on_draft(reason: Reason) -> bool {
     matches!(reason, Reason::Forbidden | Reason::UnknownConversation | Reason::QuotaExceeded | Reason::InvalidArgument)
 }
 
+/// Whether a device is kept out for what others may have changed in the same group.
+fn keeps_out_by_draft(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::IncarnationStale
+            | Reason::QuotaExceeded
+            | Reason::NameTaken
+            | Reason::Revoked
+            | Reason::Unauthenticated
+            | Reason::Forbidden
+    )
+}
+
 /// The retention that an operator set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
@@ -594,12 +606,21 @@ impl Retention {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use longwire_protocol::{ConversationId, Seq};
+    use longwire_protocol::{BrokerLimits, ConversationId, Seq};
     use prost::Message as _;
 
     use super::*;
+    use crate::auth::Authority;
+    use crate::broker::{BrokerParts, Rooms};
+    use crate::clock::Source;
+    use crate::net::listener::AcceptLimits;
+    use crate::routing::allowance::Rates;
+    use crate::routing::ops::{Attach, Proof};
+    use crate::routing::outbox::Outbox;
+    use crate::routing::rows::Secret;
     use crate::routing::state::State;
-    use crate::store::{EntryMeta, MemoryLog, SavedState};
+    use crate::store::{EntryMeta, Failure, MemoryLog, SavedState};
+    use crate::tasks::Tasks;
 
     /// A saved state that can fail.
     #[derive(Default)]
@@ -639,5 +660,45 @@ mod tests {
         saved.0.store(false, Ordering::Relaxed);
         follow(&log, &mut state, |_| handed += 1).expect("follows");
         assert_eq!((handed, state.tail), (1, Position(1)));
+    }
+
+    /// Two register one name in a group that fails: nobody has the name, and neither is told that somebody has.
+    #[test]
+    fn nobody_is_kept_out_by_a_draft_that_is_dropped() {
+        let mut log = MemoryLog::new(0, usize::MAX);
+        log.fail_next_append(Failure::NotStored);
+        let limits = AcceptLimits { connections: 1, connections_per_address: 1, handshakes: 1, memory_bytes: None };
+        let parts = BrokerParts {
+            log: Box::new(log),
+            authority: Authority::default(),
+            limits: BrokerLimits::default(),
+            accept: limits,
+            rates: Rates::default(),
+            retention: Retention::default(),
+            state_bytes_max: usize::MAX,
+        };
+        let mut rooms =
+            Rooms::new(parts, Source::ByHand(Arc::default()), Tasks::ByHand(Default::default())).expect("opens");
+        let outboxes = ["phone", "laptop"].map(|device| {
+            let outbox = Arc::<Outbox>::default();
+            rooms.shared.queue.push_one(Op::Attach(Box::new(Attach {
+                user: "ann".into(),
+                device: device.into(),
+                grants: Arc::default(),
+                proof: Proof::Registration { password: Secret("hash".into()), invitation: None },
+                incarnation: Incarnation(0),
+                first_unanswered: MessageId(1),
+                hears_signals: false,
+                is_background: false,
+                outbox: Arc::clone(&outbox),
+            })));
+            outbox
+        });
+        rooms.commit.step();
+        for outbox in outboxes {
+            let reply = outbox.lock().replies.pop_front();
+            let Some(Reply::Refused(refusal)) = reply else { panic!("nothing was stored: {reply:?}") };
+            assert_eq!(refusal.reason, Reason::StoreUnavailable);
+        }
     }
 }

@@ -26,8 +26,8 @@ use crate::clock::{Clock, Source};
 use crate::metrics::Metrics;
 use crate::metrics::process::resident_bytes;
 use crate::net::Shared;
-use crate::net::connection::spread;
 use crate::net::listener::{AcceptLimits, Listener, Security, carry};
+use crate::net::spread;
 use crate::net::stream::ByteStream;
 use crate::net::wheel::{SLOT_MS, Wheel};
 use crate::routing::allowance::{Allowance, Rates};
@@ -162,7 +162,7 @@ impl Broker {
             clock: Arc::clone(&shared.clock),
             metrics: Arc::clone(&shared.metrics),
             settle: Box::new(move |settling| {
-                queue.push_one(crate::routing::core::Op::SettlePush(Box::new(settling)));
+                queue.push_one(crate::routing::ops::Op::SettlePush(Box::new(settling)));
             }),
             providers,
             rules,

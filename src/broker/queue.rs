@@ -9,7 +9,7 @@ use std::time::Duration;
 use longwire_protocol::SessionNumber;
 use longwire_protocol::packet::{self, publish::Action};
 
-use crate::routing::core::{Op, Publish};
+use crate::routing::ops::{Op, Publish};
 
 /// What an operation takes beside the contents of a publish, about.
 const OP_BYTES: usize = 1 << 10;

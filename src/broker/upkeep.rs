@@ -8,8 +8,8 @@ use longwire_protocol::UserId;
 
 use super::commit::{Commit, Retention};
 use crate::mutation::Mutation;
-use crate::routing::core::Op;
 use crate::routing::loading::{Want, load};
+use crate::routing::ops::Op;
 use crate::routing::rehearsal::rehearse_upkeep;
 use crate::routing::rows::ErasureStage;
 use crate::routing::state::State;

@@ -7,39 +7,27 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use longwire_protocol::frame;
 use longwire_protocol::limits::CURSOR_BYTES_MAX;
 use longwire_protocol::reason::{Reason, Refusal};
-use longwire_protocol::{
-    Asked, BrokerEvent, BrokerSession, Frame, FrameCodec, Incarnation, LogTime, MessageId, Millis,
-};
-use longwire_protocol::{features, packet};
+use longwire_protocol::{Asked, BrokerEvent, BrokerSession, Frame, FrameCodec, Millis, packet};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
 
-use super::Shared;
-use super::login;
+use super::admission::{Attaching, LoggingIn, unreadable};
 use super::pump::{Live, NEVER};
 use super::stream::ByteStream;
 use super::wheel::slot;
-use crate::auth::{Identity, TokenError};
-use crate::clock::Clock;
+use super::{Shared, spread};
 use crate::metrics::words::Method;
-use crate::routing::core::{Attach, Op, Parting, Proof};
-use crate::routing::grants::{Grants, Patterns};
-use crate::routing::loading::{Want, load, read_blocking, try_read};
-use crate::routing::outbox::{Generation, Outbox, Reply};
-use crate::routing::rehearsal::rehearse_attach;
-use crate::routing::resume::{self, Wish};
+use crate::routing::loading::{Want, load};
+use crate::routing::outbox::{Outbox, Reply};
 use crate::routing::stream::Place;
-use crate::routing::view::Reader;
-use crate::store::ReadError;
-use crate::tasks::Task;
 
 /// What one turn reads at most before others get theirs.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -50,8 +38,6 @@ const READ_BYTES: usize = 64 << 10;
 /// A publish keeps what it came in until it is committed. So much is copied into memory of its own size, which is cheaper
 /// than a new buffer for the thread, and takes no more than was read.
 const COPIED_BYTES_MAX: usize = 16 << 10;
-/// The least that a client can name as its largest item: a `Head` in the place of one has to fit.
-const ITEM_BYTES_MIN: u32 = 64;
 /// How long nothing was said before a connection is at rest.
 const QUIET_MS: u64 = 2_000;
 /// How long a connection that ends may take to hand over its last bytes.
@@ -103,22 +89,6 @@ enum Stage {
     Live(Box<Live>),
     /// It has none any more.
     Gone,
-}
-
-struct LoggingIn {
-    user: String,
-    connect: packet::Connect,
-    outcome: Task<login::Outcome>,
-}
-
-struct Attaching {
-    identity: Arc<Identity>,
-    /// The authority's generation when it was verified, or an earlier one.
-    believed_at: u64,
-    wish: Wish,
-    item_bytes_max: u32,
-    /// A token of the broker's own is told with `Connected`.
-    mints: bool,
 }
 
 impl<S: ByteStream> Connection<S> {
@@ -223,95 +193,38 @@ impl<S: ByteStream> Connection<S> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return self.session.close(Refusal::connection(Reason::Draining).retry_after(spread(1_000, 5_000)));
         }
-        if let Some(login) = connect.login.take() {
-            let user = login.user.clone();
-            self.asked = Some(if login.register { Method::Registration } else { Method::Password });
-            return match login::begin(&self.shared, *login, self.address) {
-                Ok(outcome) => self.stage = Stage::LoggingIn(Box::new(LoggingIn { user, connect, outcome })),
-                Err(refusal) => self.session.close(refusal),
-            };
-        }
-        self.asked = Some(Method::Token);
-        let believed_at = self.shared.authority.generation();
-        let identity = match self.shared.authority.verify(&connect.token, self.shared.clock.unix_ms() / 1_000) {
-            Ok(identity) => identity,
-            Err(error) => return self.session.close(token_refusal(error)),
+        let begun = match connect.login.take() {
+            Some(login) => {
+                self.asked = Some(if login.register { Method::Registration } else { Method::Password });
+                let begun = LoggingIn::begin(*login, connect, self.address, &self.shared);
+                begun.map(|logging_in| Stage::LoggingIn(Box::new(logging_in)))
+            }
+            None => {
+                self.asked = Some(Method::Token);
+                let begun = Attaching::by_token(connect, &self.shared, &self.outbox);
+                begun.map(|attaching| Stage::Attaching(Box::new(attaching)))
+            }
         };
-        if identity.device.as_deref().is_some_and(|device| device != connect.device) {
-            let refusal = Refusal::connection(Reason::Unauthenticated);
-            return self.session.close(refusal.because("the token is bound to another device"));
+        match begun {
+            Ok(stage) => self.stage = stage,
+            Err(refusal) => self.session.close(refusal),
         }
-        let proof = proof(&identity, &self.shared.clock);
-        self.attach(connect, identity, believed_at, proof);
     }
 
-    /// The password was looked at.
+    /// Takes what became of a password.
     fn take_login(&mut self, context: &mut Context<'_>) {
-        let Stage::LoggingIn(waits) = &mut self.stage else { return };
-        let Poll::Ready(outcome) = Pin::new(&mut waits.outcome).poll(context) else { return };
-        let Stage::LoggingIn(waited) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
-        let LoggingIn { user, connect, .. } = *waited;
+        let Stage::LoggingIn(logging_in) = &mut self.stage else { return };
         if self.session.is_closed() {
             return;
         }
-        let proof = match outcome {
-            Ok(Ok(proof)) => proof,
-            Ok(Err(refusal)) => return self.session.close(refusal),
-            Err(_) => return self.session.close(Refusal::connection(Reason::Internal)),
-        };
-        let Some(accounts) = self.shared.authority.accounts() else { return };
-        let believed_at = self.shared.authority.generation();
-        let now = self.shared.clock.unix_ms() / 1_000;
-        let identity = Arc::new(accounts.identity(&user, &connect.device, now));
-        self.attach(connect, identity, believed_at, proof);
-    }
-
-    fn attach(&mut self, connect: packet::Connect, identity: Arc<Identity>, believed_at: u64, proof: Proof) {
-        let mints = !matches!(proof, Proof::Token { .. }) || {
-            let now = self.shared.clock.unix_ms() / 1_000;
-            self.shared.authority.accounts().is_some_and(|accounts| accounts.is_aging(&identity, now))
-        };
-        let attach = Attach {
-            user: identity.user.clone(),
-            device: connect.device.as_str().into(),
-            grants: grants(&identity),
-            proof,
-            incarnation: Incarnation(connect.incarnation),
-            first_unanswered: MessageId(connect.first_unanswered),
-            hears_signals: connect.features.iter().any(|feature| feature == features::SIGNALS),
-            is_background: connect.background,
-            outbox: Arc::clone(&self.outbox),
-        };
-        let wish = Wish { start: connect.start(), catch_up: connect.catch_up(), cursor: connect.cursor };
-        let item_bytes_max = match connect.item_bytes_max {
-            0 => u32::MAX,
-            max => max.max(ITEM_BYTES_MIN),
-        };
-        let resumes = wish.start != packet::StartKind::Fresh;
-        self.stage = Stage::Attaching(Box::new(Attaching { identity, believed_at, wish, item_bytes_max, mints }));
-        let look = move |rows: &Reader<'_>, attach: &Attach| {
-            rehearse_attach(rows, &attach.user, &attach.device, resumes);
-        };
-        if try_read(&self.shared.state, |rows| look(rows, &attach)).is_ok() {
-            return self.shared.queue.push_one(Op::Attach(Box::new(attach)));
+        let Poll::Ready(outcome) = logging_in.poll(context, &self.shared, &self.outbox) else { return };
+        match outcome {
+            Ok(attaching) => self.stage = Stage::Attaching(Box::new(attaching)),
+            Err(refusal) => {
+                self.stage = Stage::Gone;
+                self.session.close(refusal);
+            }
         }
-        let attach = Op::Attach(Box::new(attach));
-        let Some(reserved) = self.shared.queue.reserve(std::slice::from_ref(&attach)) else {
-            return self.session.close(Refusal::connection(Reason::Overloaded).retry_after(spread(500, 2_000)));
-        };
-        let (shared, outbox) = (Arc::clone(&self.shared), Arc::clone(&self.outbox));
-        drop(self.shared.tasks.run(move || {
-            let _reserved = reserved;
-            // Nobody waits for it any more.
-            if outbox.lock().is_abandoned {
-                return;
-            }
-            let Op::Attach(attach) = attach else { return };
-            match read_blocking(&shared.state, |rows| look(rows, &attach)) {
-                Ok(()) => shared.queue.push_one(Op::Attach(attach)),
-                Err(error) => unreadable(&outbox, &error),
-            }
-        }));
     }
 
     /// Takes what routing has answered.
@@ -330,52 +243,25 @@ impl<S: ByteStream> Connection<S> {
                 Reply::Refused(refusal) if refusal.ends_connection() => self.session.close(refusal),
                 Reply::Refused(refusal) => self.session.refuse(refusal),
                 Reply::Attached(attached) => {
-                    let Stage::Attaching(mut attaching) = std::mem::replace(&mut self.stage, Stage::Gone) else {
-                        continue;
-                    };
-                    let mut connected = attached.connected.clone();
-                    let resumed = try_read(&self.shared.state, |rows| {
-                        connected.now = rows.state().time.0;
-                        resume::resume(rows, &self.shared.segments, &attached, &attaching.wish, &mut connected)
-                    });
-                    let resumed = match resumed {
-                        Ok(resumed) => resumed,
+                    let Stage::Attaching(attaching) = &mut self.stage else { continue };
+                    let start = match attaching.look_up(&attached, &self.shared) {
+                        Ok(start) => start,
                         Err(cold) => {
                             // Once more, when everything it looks at is loaded.
-                            self.stage = Stage::Attaching(attaching);
                             replies.push_front(Reply::Attached(attached));
                             self.take_up_later(std::mem::take(&mut replies), cold);
                             break;
                         }
                     };
-                    if let Err(refusal) = self.mint(&mut attaching, attached.generation, &mut connected) {
-                        self.session.close(refusal);
-                    }
-                    connected.features = features::ALL.map(str::to_owned).to_vec();
-                    connected.features.extend(self.shared.registry.bell.providers().iter().map(|p| p.feature()));
-                    connected.birth_unix_ms = self.shared.clock.birth_unix_ms();
-                    connected.now = self.shared.clock.log_time().0;
-                    connected.token_expires_in_ms =
-                        attaching.identity.expires.saturating_mul(1_000).saturating_sub(self.shared.clock.unix_ms());
-                    let skips = attaching.wish.catch_up == packet::CatchUpMode::Skip;
-                    let identity = (attaching.identity, attaching.believed_at);
-                    let mut live = Live::new(*attached, identity, skips, attaching.item_bytes_max, now);
-                    // It may have been taken back while routing was asked.
-                    live.check_identity(&mut self.session, &self.shared, now);
-                    match resumed {
-                        Ok(cursor) if !self.session.is_closed() => {
-                            live.start(cursor);
-                            self.session.accept(now, connected);
-                            self.rest_at = now;
-                            if let Some(method) = self.asked.take() {
-                                self.shared.metrics.auth[method].let_in.inc();
-                            }
-                            self.codec.set_frame_bytes_max(self.session.frame_bytes_max());
-                        }
-                        Ok(_) => {}
-                        Err(refusal) => self.session.close(refusal),
-                    }
+                    let live = attaching.admit(*attached, start, &mut self.session, &self.shared, now);
                     self.stage = Stage::Live(Box::new(live));
+                    if !self.session.is_closed() {
+                        self.rest_at = now;
+                        if let Some(method) = self.asked.take() {
+                            self.shared.metrics.auth[method].let_in.inc();
+                        }
+                        self.codec.set_frame_bytes_max(self.session.frame_bytes_max());
+                    }
                 }
             }
         }
@@ -389,26 +275,6 @@ impl<S: ByteStream> Connection<S> {
         if let Some(refusal) = closing {
             self.session.close(*refusal);
         }
-    }
-
-    /// A token of the broker's own, where one is due: from here on the session goes by it.
-    fn mint(
-        &self,
-        attaching: &mut Attaching,
-        generation: Generation,
-        connected: &mut packet::Connected,
-    ) -> Result<(), Refusal> {
-        let Some(accounts) = self.shared.authority.accounts().filter(|_| attaching.mints) else { return Ok(()) };
-        let (user, device) = (&attaching.identity.user, attaching.identity.device.as_deref().unwrap_or_default());
-        let now = self.shared.clock.unix_ms() / 1_000;
-        let minted = accounts.mint(user, device, (generation.user, generation.device), now);
-        let (token, identity) = minted.map_err(|error| {
-            tracing::error!(error, "no token can be made");
-            Refusal::connection(Reason::Internal)
-        })?;
-        connected.token = token;
-        attaching.identity = Arc::new(identity);
-        Ok(())
     }
 
     /// Puts replies back until what the first of them needs is loaded.
@@ -601,238 +467,13 @@ impl<S> Drop for Connection<S> {
         }
         match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Live(live) => live.end(&self.shared),
-            // Routing may not have answered yet: then it finds the outbox abandoned, and detaches the session itself.
-            Stage::Attaching(_) => {
-                let replies = {
-                    let mut pending = self.outbox.lock();
-                    pending.is_abandoned = true;
-                    std::mem::take(&mut pending.replies)
-                };
-                for reply in replies {
-                    if let Reply::Attached(attached) = reply {
-                        self.shared.queue.push_one(Op::Detach(attached.session, None, Parting::Lost));
-                    }
-                }
-            }
+            Stage::Attaching(attaching) => attaching.end(&self.shared, &self.outbox),
             // Nobody waits for the outcome any more.
             Stage::LoggingIn(_) | Stage::Waiting | Stage::Gone => {}
         }
     }
 }
 
-/// The connection ends, since what it needs cannot be read.
-fn unreadable(outbox: &Outbox, error: &ReadError) {
-    tracing::error!(%error, "rows of state cannot be read");
-    outbox.close(Refusal::connection(Reason::Internal));
-}
-
-/// The refusal of a token.
-pub(super) fn token_refusal(error: TokenError) -> Refusal {
-    let reason = match error {
-        TokenError::Expired => Reason::TokenExpired,
-        TokenError::Revoked => Reason::Revoked,
-        _ => Reason::Unauthenticated,
-    };
-    Refusal::connection(reason).because(error.to_string())
-}
-
-/// What routing is told of a token.
-pub(super) fn proof(identity: &Identity, clock: &Clock) -> Proof {
-    let issued = identity.issued.saturating_mul(1_000).saturating_sub(clock.birth_unix_ms());
-    let generation = identity.generation.map(|(user, device)| Generation { user, device });
-    Proof::Token { issued: LogTime(issued), generation }
-}
-
-/// What an identity may do with channels.
-pub(super) fn grants(identity: &Identity) -> Arc<Grants> {
-    /// Most tokens say nothing of channels: those share one.
-    static NONE: LazyLock<Arc<Grants>> = LazyLock::new(Arc::default);
-    if identity.publish.is_empty() && identity.read.is_empty() && !identity.is_admin {
-        return Arc::clone(&NONE);
-    }
-    Arc::new(Grants {
-        publish: Patterns::new(identity.publish.iter().map(String::as_str)),
-        read: Patterns::new(identity.read.iter().map(String::as_str)),
-        is_admin: identity.is_admin,
-    })
-}
-
-/// A wait that differs from client to client.
-pub(crate) fn spread(least_ms: u32, most_ms: u32) -> u32 {
-    fastrand::u32(least_ms..=most_ms)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::task::{Wake, Waker};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-    use tokio::net::TcpStream;
-
-    use super::*;
-    use crate::clock::Hands;
-    use crate::net::testing::{shared, shared_at};
-    use crate::net::tls::{REST_BYTES, TlsStream};
-    use crate::net::wheel::SLOT_MS;
-    use crate::store::MemoryLog;
-
-    /// A peer by hand.
-    #[derive(Default)]
-    struct Peer {
-        /// What it says; then it is silent.
-        says: &'static [u8],
-        /// Whether it takes bytes.
-        reads: bool,
-        /// What happens while it is read.
-        meanwhile: Option<Box<dyn FnMut() + Send>>,
-        /// How often there was nothing under way.
-        rested: usize,
-    }
-
-    impl AsyncRead for Peer {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            out: &mut ReadBuf<'_>,
-        ) -> Poll<std::io::Result<()>> {
-            if let Some(meanwhile) = &mut self.meanwhile {
-                meanwhile();
-            }
-            if self.says.is_empty() {
-                return Poll::Pending;
-            }
-            out.put_slice(std::mem::take(&mut self.says));
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl AsyncWrite for Peer {
-        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-            if self.reads { Poll::Ready(Ok(bytes.len())) } else { Poll::Pending }
-        }
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-        /// As with TLS, whose last words have to be taken, too.
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-            Poll::Pending
-        }
-    }
-
-    impl ByteStream for Peer {
-        fn rest(&mut self) {
-            self.rested += 1;
-        }
-    }
-
-    /// Counts how often it is woken.
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the peer takes nothing of the refusal, or all of it but not the end of the connection.
-    #[tokio::test]
-    async fn a_peer_that_does_not_read_cannot_keep_a_connection_that_has_ended() {
-        for reads in [false, true] {
-            let hands = Arc::<Hands>::default();
-            let shared = shared_at(&MemoryLog::new(0, usize::MAX), &hands);
-            // A frame longer than any before `Connected`.
-            let peer = Peer { says: b"\xff\xff\xff\x7f", reads, ..Peer::default() };
-            let connection = Connection::new(peer, shared.clock.now(), Arc::clone(&shared));
-            let outbox = Arc::downgrade(&connection.outbox);
-            // A task of its own, which only the wheel wakes.
-            let connection = tokio::spawn(connection);
-            tokio::task::yield_now().await;
-            while !connection.is_finished() {
-                let now = shared.clock.now();
-                assert!(now <= Millis(0).after(LINGER_MS + 2 * SLOT_MS), "it ends");
-                shared.wheel.turn(now);
-                tokio::task::yield_now().await;
-                hands.monotonic_ms.fetch_add(SLOT_MS, Ordering::Relaxed);
-            }
-            assert!(shared.clock.now() >= Millis(0).after(LINGER_MS), "its last words had their time");
-            connection.await.expect("without a panic");
-            assert_eq!((outbox.strong_count(), Arc::strong_count(&shared)), (0, 1), "and nothing of it stays");
-        }
-    }
-
-    /// The broker drains while what a session starts from is being loaded: it hears of that behind its `Connected`.
-    #[test]
-    fn who_is_not_let_in_yet_is_not_asked_to_go() {
-        let shared = shared(&MemoryLog::new(0, usize::MAX));
-        let mut connection = Connection::new(Peer::default(), shared.clock.now(), Arc::clone(&shared));
-        connection.outbox.lock().goaway = Some(5);
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
-        assert!(connection.unsent.is_none(), "nothing is said");
-        assert_eq!(connection.outbox.lock().goaway, Some(5), "and it is not forgotten");
-    }
-
-    /// What the TLS handshake took is part of the time that there is until `Connected`.
-    #[test]
-    fn the_time_to_connect_counts_from_accept() {
-        let shared = shared(&MemoryLog::new(0, usize::MAX));
-        let accepted = shared.clock.now();
-        let late = Connection::new(Peer::default(), accepted, Arc::clone(&shared));
-        assert_eq!(late.session.poll_deadline(), Some(accepted.after(longwire_protocol::limits::AUTH_MS)));
-    }
-
-    /// A turn takes the time, and then the wheel visits, beyond that time: the visit wakes, since `arm` would take it
-    /// for one that is still to come.
-    #[test]
-    fn a_visit_of_the_wheel_during_a_turn_is_not_lost() {
-        let shared = shared(&MemoryLog::new(0, usize::MAX));
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        let mut context = Context::from_waker(&waker);
-        let mut connection = Connection::new(Peer::default(), shared.clock.now(), Arc::clone(&shared));
-        assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
-        let armed = connection.armed;
-        assert_ne!(armed, NEVER, "it has to connect in time");
-        // Something came for it: the turn that follows is that wake-up's.
-        connection.outbox.wake();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        connection.io.meanwhile = Some(Box::new(move || shared.wheel.turn(armed)));
-        assert!(Pin::new(&mut connection).poll(&mut context).is_pending());
-        assert_eq!(woken.0.load(Ordering::Relaxed), 2, "the visit of {armed:?} woke nobody");
-    }
-
-    /// Something was said, and then nothing for a while: what only serves talking is given back, without a heartbeat.
-    #[test]
-    fn whoever_said_nothing_for_a_while_is_at_rest() {
-        let hands = Arc::<Hands>::default();
-        let shared = shared_at(&MemoryLog::new(0, usize::MAX), &hands);
-        let mut connection = Connection::new(Peer::default(), shared.clock.now(), Arc::clone(&shared));
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        let mut context = Context::from_waker(&waker);
-        let mut poll_at = |connection: &mut Connection<Peer>, now: u64| {
-            hands.monotonic_ms.store(now, Ordering::Relaxed);
-            shared.wheel.turn(shared.clock.now());
-            assert!(Pin::new(&mut *connection).poll(&mut context).is_pending());
-            (connection.io.rested, woken.0.load(Ordering::Relaxed))
-        };
-        // As any packet does that it hears or says.
-        connection.rest_at = Millis(QUIET_MS);
-        assert_eq!(poll_at(&mut connection, 0), (0, 0));
-        assert_eq!(poll_at(&mut connection, QUIET_MS - 1), (0, 0), "it may go on");
-        assert_eq!(poll_at(&mut connection, QUIET_MS), (1, 1), "the wheel woke it, and it is at rest");
-        assert_eq!(poll_at(&mut connection, 2 * QUIET_MS), (1, 1), "once");
-    }
-
-    /// What a connection at rest consists of, besides names and its socket. The task is in the allocator's class of 640
-    /// bytes at most (tokio adds 96, its place 48), `Live` in that of 256 or 320, the outbox in that of 384, the keys of a
-    /// TLS connection in that of 768: whoever makes one of them larger looks at what it costs a million of them.
-    #[test]
-    fn a_connection_at_rest_is_small() {
-        use std::mem::size_of;
-        let connections = [size_of::<Connection<TcpStream>>(), size_of::<Connection<TlsStream<TcpStream>>>()];
-        let rest = [size_of::<Live>(), size_of::<Outbox>() + 16, REST_BYTES];
-        assert!(connections <= [408, 416] && rest <= [320, 384, 768], "{connections:?} {rest:?}");
-    }
-}
+#[path = "connection_tests.rs"]
+mod tests;

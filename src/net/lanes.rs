@@ -10,10 +10,11 @@ use super::Shared;
 use super::pump::{Done, Live, NEVER, blocking, fail, quick};
 use super::requests::fit;
 use crate::mutation::Mutation;
-use crate::routing::catch_up::{CatchUp, Miss, Plan, Reads, Room, Step, shown_now};
-use crate::routing::feed::{CAUGHT_UP_ITEM, PROGRESS_ITEM};
+use crate::routing::catch_up::{CatchUp, Plan, Room, Step, shown_now};
+use crate::routing::items::{CAUGHT_UP_ITEM, PROGRESS_ITEM};
 use crate::routing::limits::{PROGRESS_POSITIONS, WITHHELD_BACKGROUND_MS, WITHHELD_MS};
 use crate::routing::outbox::Session;
+use crate::routing::reads::{Miss, Reads};
 use crate::routing::stream::{Place, Ready, Turn};
 use crate::store::{Position, ReadError};
 

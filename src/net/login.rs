@@ -11,15 +11,15 @@ use longwire_protocol::limits::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
 use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
 
-use super::Shared;
-use super::connection::spread;
+use super::{Shared, spread};
 use crate::auth::{Accounts, Guesses, Registration, password};
 use crate::metrics::words::Bucket;
-use crate::routing::core::{NO_LOGIN, NO_REGISTRATION, Proof};
+use crate::routing::core::{NO_LOGIN, NO_REGISTRATION};
 use crate::routing::loading::read_blocking;
+use crate::routing::ops::Proof;
 use crate::routing::rows::Secret;
 use crate::routing::view::Rows as _;
-use crate::tasks::{Task, Tasks};
+use crate::tasks::Task;
 
 /// Logins that may wait for their turn: at 20 ms each, what a core does in two seconds, or in eight if all are wrong.
 const WAITING_MAX: usize = 100;
@@ -143,32 +143,10 @@ impl Logins {
         if turns.running < cores {
             turns.running += 1;
             drop(turns);
-            let shared_too = Arc::clone(shared);
-            shared.tasks.run_low(move || shared_too.logins.take_turns(&shared_too.tasks));
+            let worker = Worker { shared: Arc::clone(shared), is_done: false };
+            shared.tasks.run_low(move || worker.work());
         }
         Ok(task)
-    }
-
-    /// Works until nobody waits.
-    fn take_turns(&self, tasks: &Tasks) {
-        loop {
-            let work = {
-                let mut turns = self.turns();
-                let Some(work) = turns.waiting.pop_front() else {
-                    turns.running -= 1;
-                    return;
-                };
-                work
-            };
-            // Whoever waits for it is told that it failed; the others have their turns all the same.
-            let is_let_in = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            if is_let_in.is_err() {
-                tracing::error!("a login failed");
-            }
-            if !is_let_in.unwrap_or_default() {
-                tasks.pause(PAUSE);
-            }
-        }
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
@@ -177,5 +155,83 @@ impl Logins {
 
     fn guesses(&self) -> MutexGuard<'_, Guesses> {
         self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of those that are running. Where the machine gives it no thread it is dropped, and counts no more.
+struct Worker {
+    shared: Arc<Shared>,
+    is_done: bool,
+}
+
+impl Worker {
+    /// Works until nobody waits.
+    fn work(mut self) {
+        while let Some(work) = self.next() {
+            // Whoever waits for it is told that it failed; the others have their turns all the same.
+            let is_let_in = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            if is_let_in.is_err() {
+                tracing::error!("a login failed");
+            }
+            if !is_let_in.unwrap_or_default() {
+                self.shared.tasks.pause(PAUSE);
+            }
+        }
+    }
+
+    /// Whose turn it is; with nobody, this one is done.
+    fn next(&mut self) -> Option<Work> {
+        let mut turns = self.shared.logins.turns();
+        let next = turns.waiting.pop_front();
+        if next.is_none() {
+            turns.running -= 1;
+            self.is_done = true;
+        }
+        next
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        let waiting = {
+            let mut turns = self.shared.logins.turns();
+            turns.running -= 1;
+            // Nobody is left to do it: whoever waits is told so, and does not wait in vain.
+            if turns.running == 0 { std::mem::take(&mut turns.waiting) } else { VecDeque::new() }
+        };
+        drop(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+    use crate::net::testing::shared;
+    use crate::store::MemoryLog;
+    use crate::tasks::Tasks;
+
+    /// Where there was no thread for a login, or for one a core, those that come later have their turns.
+    #[test]
+    fn a_login_without_a_thread_takes_nobodys_turn() {
+        let mut shared = shared(&MemoryLog::new(0, usize::MAX));
+        Arc::get_mut(&mut shared).expect("nobody else has it").tasks = Tasks::ByHand(Default::default());
+        let Tasks::ByHand(threads) = &shared.tasks else { unreachable!("made so above") };
+        let look = || Err(Refusal::connection(Reason::Unauthenticated));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..cores {
+            let mut outcome = shared.logins.run(&shared, look).expect("there is room");
+            threads.forget();
+            let told = outcome.try_recv().expect_err("nobody does it");
+            assert_eq!(told, TryRecvError::Closed, "and who waits knows");
+        }
+        let mut outcome = shared.logins.run(&shared, look).expect("there is room");
+        threads.run(0);
+        assert_eq!(outcome.try_recv().expect("its turn came").err(), look().err());
+        assert_eq!(shared.logins.turns().running, 0);
     }
 }

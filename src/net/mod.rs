@@ -1,6 +1,7 @@
 //! The network: listeners, TLS, and one task per connection that carries bytes and time between a socket and a session.
 //! Decides nothing about messages: what may be done is `routing`'s, who someone is is `auth`'s.
 
+mod admission;
 pub mod connection;
 mod lanes;
 mod line;
@@ -80,4 +81,9 @@ impl Shared {
         self.registry.tell_presence(now);
         self.registry.tell_deliveries(&self.state, now);
     }
+}
+
+/// A wait that differs from client to client.
+pub(crate) fn spread(least_ms: u32, most_ms: u32) -> u32 {
+    fastrand::u32(least_ms..=most_ms)
 }

@@ -8,10 +8,10 @@ use longwire_protocol::packet;
 use longwire_protocol::reason::Refusal;
 
 use super::Shared;
-use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::deliveries::delivered;
 use crate::routing::outbox::Session;
 use crate::routing::query::{self, Read};
+use crate::routing::reads::{Miss, Reads};
 
 /// A page of receipts.
 pub(super) fn receipts_request(

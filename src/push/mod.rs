@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::metrics::{self, Metrics};
-use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::push::look::{Look, News, Notice, Rules};
 use crate::routing::push::ringer::{Errand, Next, Ringer, Who, next};
 use crate::routing::push::{Provider, Push, Settled, Settling, Told};
+use crate::routing::reads::{Miss, Reads};
 use crate::routing::registry::Registry;
 use crate::routing::state::State;
 use crate::store::History;

@@ -8,7 +8,6 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, DeviceId, UserId};
 
 use super::change::Change;
-use super::core::Effect;
 use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{
@@ -16,6 +15,7 @@ use super::limits::{
     PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, SEEN_EVERY_MS,
 };
 use super::names::{valid_label, valid_user_name};
+use super::ops::Effect;
 use super::outbox::Session;
 use super::rows::{Profile, Secret};
 use super::view::Rows as _;

@@ -8,10 +8,11 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 use prost::Message as _;
 
-use super::core::{Attach, Core, Effect, Op, Parting, Proof, Publish, digest};
+use super::core::Core;
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::limits::{DEVICE_UNSEEN_MS, DEVICES_MAX, SEEN_EVERY_MS};
+use super::ops::{Attach, Effect, Op, Parting, Proof, Publish, digest};
 use super::outbox::{Attached, Generation, Outbox, Session};
 use super::rows::{Key, Secret};
 use super::state::{Lookup, State};

@@ -6,9 +6,10 @@ use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, PublishAck};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, SessionNumber};
 
-use super::core::{Attach, Core, Effect, Op, Parting, Proof, Publish, digest};
+use super::core::Core;
 use super::draft::Draft;
 use super::loading::load;
+use super::ops::{Attach, Effect, Op, Parting, Proof, Publish, digest};
 use super::outbox::{Attached, Outbox, Session};
 use super::rehearsal::rehearse;
 use super::rows::DeviceCursor;

@@ -13,11 +13,11 @@ use longwire_protocol::limits::FOLLOWED_MAX;
 use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, Millis, Seq, SessionNumber, UserId};
 
-use super::catch_up::{Miss, Reads};
-use super::feed::tells_marks;
 use super::limits::FOLLOWED_IN_ALL_MAX;
 use super::outbox::Session;
+use super::reads::{Miss, Reads};
 use super::registry::Registry;
+use super::rights::tells_marks;
 use super::rows::{DeviceCursor, Head, Member};
 use super::state::State;
 use super::view::{Reader, Rows as _};

@@ -10,10 +10,10 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserI
 
 use super::account::is_own;
 use super::change::Change;
-use super::core::{Effect, Found};
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
 use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
 use super::messages::mentioned;
+use super::ops::{Effect, Found};
 use super::outbox::Session;
 use super::rights;
 use super::rows::{Conversation, Counted, DeviceCursor, Kept, Kind, partition};

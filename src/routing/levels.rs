@@ -8,9 +8,9 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, Seq};
 
 use super::change::Change;
-use super::core::Effect;
 use super::draft::{Draft, No, Ticket};
 use super::limits::LEVELS_MAX;
+use super::ops::Effect;
 use super::outbox::{Pending, Session};
 use super::rows::Kind;
 use super::stream::Urgency;

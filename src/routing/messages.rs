@@ -7,13 +7,13 @@ use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
 use prost::Message as _;
 
 use super::alteration::withheld;
-use super::core::Target;
 use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{
     ATTACHMENTS_BYTES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, HIDDEN_MAX, REACTION_BYTES_MAX, REACTIONS_MAX,
     RECALLED_MAX,
 };
+use super::ops::Target;
 use super::outbox::Session;
 use super::rows::{Kind, Member};
 use super::view::Rows as _;

@@ -22,6 +22,7 @@ pub mod feed;
 pub mod fold;
 pub mod grants;
 mod groups;
+pub mod items;
 pub mod levels;
 pub mod limits;
 pub mod loading;
@@ -31,10 +32,14 @@ pub(crate) mod model;
 #[cfg(test)]
 mod model_tests;
 mod names;
+pub mod ops;
 pub mod outbox;
 pub mod presence;
 pub mod push;
 pub mod query;
+#[cfg(test)]
+mod quota_tests;
+pub mod reads;
 pub mod registry;
 pub mod rehearsal;
 pub mod resume;

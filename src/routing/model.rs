@@ -12,12 +12,13 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Seq, SessionNumber, UserId};
 
 use super::alteration::withheld;
-use super::core::{Attach, Core, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
+use super::core::Core;
 use super::draft::Draft;
 use super::fold::fold_frame;
 use super::grants::Grants;
 use super::limits::INTERVALS_MAX;
 use super::loading::{load, read_blocking};
+use super::ops::{Attach, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
 use super::outbox::{Outbox, Session};
 use super::rehearsal::{rehearse, rehearse_attach, rehearse_upkeep};
 use super::rows::{Count, ErasureStage, Key, Row};

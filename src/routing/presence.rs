@@ -14,9 +14,9 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, Millis, SessionNumber, UserId};
 
 use super::change::Change;
-use super::core::Effect;
 use super::draft::{Draft, No, Ticket};
 use super::limits::PRESENCES_IN_ALL_MAX;
+use super::ops::Effect;
 use super::outbox::Session;
 use super::query::shares;
 use super::registry::Registry;

@@ -3,10 +3,10 @@
 
 use longwire_protocol::{ConversationId, LogTime, MessageId, UserId};
 
-use super::core::{Op, Publish};
 use super::draft::Draft;
 use super::fold::{next_id, next_id_named};
 use super::loading::Want;
+use super::ops::{Op, Publish};
 use super::rows::{Conversation, Counted, Kind, Member, partition};
 use super::state::State;
 use super::view::{Overlay, Reader, Rows as _, View};

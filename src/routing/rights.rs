@@ -6,6 +6,7 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, UserId};
 
 use super::draft::No;
+use super::limits::RECEIPTS_MEMBERS_MAX;
 use super::outbox::Session;
 use super::rows::{Conversation, Kind, Member, Policy};
 use super::view::Rows;
@@ -34,6 +35,14 @@ pub fn is_visible(rows: &impl Rows, session: &Session, id: ConversationId) -> bo
 /// What a user is in a conversation.
 pub(super) fn role(rows: &impl Rows, user: UserId, id: ConversationId) -> Role {
     rows.member(id, user).map_or(Role::None, Member::role)
+}
+
+/// Whether the members of a conversation are told of each other's marks (SPEC R6.1-6).
+#[must_use]
+pub fn tells_marks(conversation: &Conversation) -> bool {
+    matches!(conversation.kind, Kind::Direct | Kind::Group)
+        && conversation.members <= RECEIPTS_MEMBERS_MAX
+        && !conversation.more.policy.hides_marks
 }
 
 /// The conversation, if the session may publish in it.

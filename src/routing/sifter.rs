@@ -8,7 +8,7 @@ use longwire_protocol::{ConversationId, Seq};
 use prost::Message as _;
 
 use super::alteration::{author, withheld};
-use super::feed::head_item;
+use super::items::head_item;
 use super::loading::read_blocking;
 use super::state::State;
 use super::view::Rows as _;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{ConversationId, Seq};
 
-use super::feed::head_item;
+use super::items::head_item;
 use super::limits::{CATCH_UP_CONVERSATIONS_MAX, LANE_QUEUE_BYTES_MAX, LANE_QUEUE_ITEMS_MAX};
 use crate::mutation::Mutation;
 use crate::store::Position;

@@ -846,13 +846,19 @@ def check_two_users(options):
     passed("talks to another user, who gets everything, live and after being away, in order and once")
 
 
-def check_delivered(options):
-    """What was delivered to whom, what a level withholds, and where a device is told (R8-13, R8-14, 6.6, R17-1)."""
+def group_of_two(options, label):
+    """A group that alice made with bob, and both in it."""
     alice = fresh(options, "alice")
     bob = Session(options, "conformance-bob", {"start": "FRESH"}, options.peer_token).open()
-    made = alice.publish(1, create_group={"label": "delivered", "users": [name_of(options.peer_token)]})
-    group, a, b = made["conversation"], alice.connected["user"], bob.connected["user"]
+    group = alice.publish(1, create_group={"label": label, "users": [name_of(options.peer_token)]})["conversation"]
     bob.wait(lambda: joined(bob, group), "JOINED of the group")
+    return alice, bob, group
+
+
+def check_delivered(options):
+    """What was delivered to whom, what a level withholds, and where a device is told (R8-13, R8-14, 6.6, R17-1)."""
+    alice, bob, group = group_of_two(options, "delivered")
+    a, b = alice.connected["user"], bob.connected["user"]
     bob.stores = False
     marks = alice.request(1, receipts={"conversation": group, "limit": 200, "follow": True}).get("marks", [])
     expect([mark["user"] for mark in marks] == sorted([a, b]), f"who is followed: {marks} (R8-14)")
@@ -891,11 +897,8 @@ def check_delivered(options):
 
 def check_messages(options):
     """What becomes of messages, and what the list, receipts and the compact view say of it (chapter 5.6, R8-10 to 12)."""
-    alice = fresh(options, "alice")
-    bob = Session(options, "conformance-bob", {"start": "FRESH"}, options.peer_token).open()
-    made = alice.publish(1, create_group={"label": "messages", "users": [name_of(options.peer_token)]})
-    group, a, b = made["conversation"], alice.connected["user"], bob.connected["user"]
-    bob.wait(lambda: joined(bob, group), "JOINED of the group")
+    alice, bob, group = group_of_two(options, "messages")
+    a, b = alice.connected["user"], bob.connected["user"]
     bob.publish(1, conversation=group, set_mark={"seq": 2})
 
     question = alice.publish(2, conversation=group, content=b"who comes?".hex())["seq"]

@@ -351,11 +351,12 @@ impl OutboxState {
         Some(publish)
     }
 
-    /// When a held conversation may go on, the earliest.
-    pub(crate) fn next_release(&self) -> Option<Instant> {
+    /// When a held conversation may go on that could not when that was last looked at, the earliest: it may be past by
+    /// now.
+    pub(crate) fn next_release(&self, looked_at: Instant) -> Option<Instant> {
         self.holds
             .iter()
-            .filter(|(conversation, _)| !self.is_under_way(**conversation))
+            .filter(|(conversation, hold)| hold.until > looked_at && !self.is_under_way(**conversation))
             .map(|(_, hold)| hold.until)
             .min()
     }
@@ -630,4 +631,28 @@ pub(crate) enum Unfit {
     Another,
     /// It was another's and is empty: it asks for an incarnation of its own, on a new connection.
     Emptied,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hold that ends after it was looked what may leave, and before it is said when to look again, is not passed over,
+    /// and one that ended long ago hides no other: nothing else would have a publish sent, until something came by chance.
+    #[test]
+    fn the_end_of_no_hold_is_passed_over() {
+        let mut outbox = OutboxState::open(&Outbox::Memory, OutboxLimits::default(), "phone", |_| ()).expect("opens");
+        let (now, wait) = (Instant::now(), Duration::from_millis(50));
+        for (id, conversation) in [(1, 5), (2, 6)] {
+            let publish = packet::Publish { conversation, ..packet::Publish::default() };
+            outbox.push(publish, oneshot::channel().0, oneshot::channel().0);
+            outbox.refused_for_now(id, now, wait * id as u32, None);
+        }
+        let looked_at = now + wait - Duration::from_micros(1);
+        assert_eq!(outbox.next_release(looked_at), Some(now + wait));
+        // The first is given up, and its hold is over.
+        assert_eq!(outbox.give_up(1), Ok(true));
+        assert_eq!(outbox.next_release(now + wait), Some(now + wait * 2));
+        assert_eq!(outbox.next_release(now + wait * 2), None, "what could have left then waits for something else");
+    }
 }

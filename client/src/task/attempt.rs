@@ -88,6 +88,7 @@ impl Task {
             going: None,
             asked: VecDeque::new(),
             refresh_at: None,
+            looked_at: Instant::now(),
         }));
     }
 

@@ -172,7 +172,7 @@ impl Task {
                     wakes.push(Some(self.search_at));
                 }
                 if online.connected {
-                    wakes.extend([self.outbox.next_release().filter(|at| *at > Instant::now()), online.refresh_at]);
+                    wakes.extend([self.outbox.next_release(online.looked_at), online.refresh_at]);
                 }
                 wakes.into_iter().flatten().min()
             }

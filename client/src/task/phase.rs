@@ -31,6 +31,8 @@ pub(super) struct Online {
     /// Ack requests that the application has not settled: k, and when to answer in any case.
     pub(super) asked: VecDeque<(u64, Instant)>,
     pub(super) refresh_at: Option<Instant>,
+    /// When it was last looked what the outbox may send.
+    pub(super) looked_at: Instant,
 }
 
 /// What happened in a phase.

@@ -66,12 +66,13 @@ impl Task {
 
     pub(super) fn send_publishes(&mut self) {
         let Phase::Online(online) = &mut self.phase else { return };
+        let now = Instant::now();
+        online.looked_at = now;
         if !online.connected || online.going.is_some() {
             return;
         }
         let session = &mut online.link.session;
         // Around the publish: its frame's length and tag, and the first unanswered id where it moved.
-        let now = Instant::now();
         while let Some(publish) = self.outbox.next_to_send(now, |bytes| session.publish_room().admits(bytes + 24)) {
             session.publish(publish);
         }

@@ -12,9 +12,9 @@ use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::{Push, Told, ToldOf};
 use crate::routing::alteration::withheld;
-use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::limits::PUSH_TOLD_MAX;
 use crate::routing::query::unread_total;
+use crate::routing::reads::{Miss, Reads};
 use crate::routing::registry::Registry;
 use crate::routing::rows::{DeviceCursor, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};

@@ -15,8 +15,8 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::change::Change;
-use super::core::Effect;
 use super::draft::{Draft, No, Ticket};
+use super::ops::Effect;
 use super::outbox::Session;
 use super::rows::{Key, Row};
 use super::view::{Rows as _, View};

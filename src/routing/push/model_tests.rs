@@ -12,12 +12,13 @@ use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Millis,
 use super::look::{Look, News, Notice, Rules};
 use super::ringer::{Next, Ringer, Who, next};
 use super::{Settled, Settling};
-use crate::routing::catch_up::Reads;
-use crate::routing::core::{Attach, Core, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
+use crate::routing::core::Core;
 use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
 use crate::routing::limits::PUSH_TOLD_MAX;
+use crate::routing::ops::{Attach, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
 use crate::routing::outbox::Session;
+use crate::routing::reads::Reads;
 use crate::routing::registry::Registry;
 use crate::routing::rows::DeviceCursor;
 use crate::routing::state::State;

@@ -10,7 +10,7 @@ use longwire_protocol::{ConversationId, DeviceId, UserId};
 use super::bell::Rung;
 use super::look::{Look, Looked, News, Rules, heard, look};
 use super::{Push, Told};
-use crate::routing::catch_up::{Miss, Reads};
+use crate::routing::reads::{Miss, Reads};
 use crate::routing::registry::Registry;
 use crate::routing::rows::Kind;
 use crate::routing::view::{Reader, Rows as _};

@@ -6,9 +6,9 @@ use prost::Message as _;
 
 use super::history::message_now;
 use crate::routing::alteration::withheld;
-use crate::routing::catch_up::{Miss, Reads};
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use crate::routing::outbox::Session;
+use crate::routing::reads::{Miss, Reads};
 use crate::routing::rows::{Conversation, Count, Keeping, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;

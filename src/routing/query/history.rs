@@ -11,10 +11,10 @@ use prost::Message as _;
 
 use crate::mutation::Mutation;
 use crate::routing::alteration::{author, withheld};
-use crate::routing::catch_up::{Miss, Reads};
-use crate::routing::feed::{head_item, own_item};
+use crate::routing::items::{head_item, own_item};
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use crate::routing::outbox::Session;
+use crate::routing::reads::{Miss, Reads};
 use crate::routing::rows::{Conversation, Kind};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::{PageLimit, StoredEntry};

@@ -6,9 +6,9 @@ use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::{has_part, page_of_members};
 use crate::routing::deliveries::heard;
-use crate::routing::feed::tells_marks;
 use crate::routing::outbox::Session;
 use crate::routing::registry::Registry;
+use crate::routing::rights::tells_marks;
 use crate::routing::rows::{Head, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;

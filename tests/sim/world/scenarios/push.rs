@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use longwire::routing::catch_up::Reads;
-use longwire::routing::core::Op;
+use longwire::routing::ops::Op;
 use longwire::routing::push::look::{Look, Notice, Rules};
 use longwire::routing::push::ringer::{Next, Ringer, next};
 use longwire::routing::push::{Provider, Settled, Settling};
+use longwire::routing::reads::Reads;
 use longwire::routing::rows::DeviceCursor;
 use longwire::routing::view::Rows as _;
 use longwire::store::Position;

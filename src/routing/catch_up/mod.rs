@@ -4,121 +4,32 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::sync::RwLock;
 
 use longwire_protocol::packet::HeadReason;
-use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
+use longwire_protocol::{ConversationId, Seq, UserId};
 
-use super::alteration::{author, withheld};
-use super::feed::{head_item, item_for, mark_item, tells_marks};
-use super::levels::{Levels, mentioning};
+pub use self::judge::shown_now;
+use self::judge::{Gone, Judged};
+pub use self::plan::Plan;
+use self::plan::{Candidate, Reported};
+use super::items::{head_item, item_for, mark_item};
 use super::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_ENTRIES_MAX, CATCH_UP_ITEMS_MAX};
-use super::loading::{read_blocking, try_read};
 use super::outbox::Session;
-use super::rows::{KeptOfConversation, Kind, Member, MoreOfConversation};
-use super::state::State;
-use super::stream::{News, Place, Ready, Turn};
+use super::reads::{Miss, Reads};
+use super::stream::{Place, Ready};
 use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
-use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
+use crate::store::{PageLimit, Position, ReadError, StoredEntry};
+
+mod judge;
+mod plan;
+#[cfg(test)]
+mod tests;
 
 /// Entries kept between two steps, in all.
 const KEPT_ENTRIES_MAX: usize = 256;
 /// Bytes of entries kept between two steps, in all.
 const KEPT_BYTES_MAX: usize = 64 << 10;
-
-/// Why a read gave nothing.
-#[derive(Debug)]
-pub enum Miss {
-    /// It needs the disk, and blocking is not allowed here.
-    Disk,
-    /// The store failed.
-    Failed(ReadError),
-}
-
-/// Reads that may block, or not.
-#[derive(Clone, Copy)]
-pub struct Reads<'a> {
-    /// The store.
-    pub history: &'a dyn History,
-    /// The rows of state.
-    pub state: &'a RwLock<State>,
-    /// The log's time: what has expired by now is not shown.
-    pub now: LogTime,
-    /// Whether the disk may be asked.
-    pub may_block: bool,
-}
-
-impl Reads<'_> {
-    /// Reads rows of state. `read` may be called several times, and only its last answer counts.
-    ///
-    /// # Errors
-    /// See [`Miss`].
-    pub fn rows<T>(&self, mut read: impl FnMut(&Reader<'_>) -> T) -> Result<T, Miss> {
-        match try_read(self.state, &mut read) {
-            Ok(answer) => Ok(answer),
-            Err(_) if !self.may_block => Err(Miss::Disk),
-            Err(_) => read_blocking(self.state, read).map_err(Miss::Failed),
-        }
-    }
-
-    /// How many erasures were done since the start: whoever keeps what it read looks whether that has changed.
-    ///
-    /// # Errors
-    /// See [`Miss`].
-    pub fn forgotten(&self) -> Result<u64, Miss> {
-        self.rows(|rows| rows.state().forgotten())
-    }
-
-    /// Reads entries and what is withheld of them: again, if an erasure was done in between.
-    ///
-    /// # Errors
-    /// See [`Miss`].
-    pub fn settled<T>(&self, mut read: impl FnMut() -> Result<T, Miss>) -> Result<T, Miss> {
-        loop {
-            let before = self.forgotten()?;
-            let answer = read()?;
-            if self.forgotten()? == before {
-                return Ok(answer);
-            }
-        }
-    }
-
-    /// See [`History::range`].
-    ///
-    /// # Errors
-    /// See [`Miss`].
-    pub fn range(
-        &self,
-        conversation: ConversationId,
-        from: Seq,
-        to: Seq,
-        backwards: bool,
-        limit: PageLimit,
-    ) -> Result<Vec<StoredEntry>, Miss> {
-        if !backwards && let Some(page) = self.history.range_in_memory(conversation, from, to, limit) {
-            return Ok(page);
-        }
-        if !self.may_block {
-            return Err(Miss::Disk);
-        }
-        self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)
-    }
-
-    /// See [`History::first_after`].
-    ///
-    /// # Errors
-    /// See [`Miss`].
-    pub(super) fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, Miss> {
-        if let Some(known) = self.history.first_after_in_memory(conversation, position) {
-            return Ok(known);
-        }
-        if !self.may_block {
-            return Err(Miss::Disk);
-        }
-        self.history.first_after(conversation, position).map_err(Miss::Failed)
-    }
-}
 
 /// What one lane of one session is reading.
 #[derive(Debug)]
@@ -183,262 +94,6 @@ impl Ord for Due {
         }
         (self.position, self.conversation).cmp(&(other.position, other.conversation))
     }
-}
-
-/// A conversation that may have news.
-#[derive(Debug)]
-struct Candidate {
-    conversation: ConversationId,
-    from: Seq,
-    head: Seq,
-    head_position: Position,
-    intervals: Vec<(Seq, Seq)>,
-    joined: Position,
-    /// What of it is reported in place of being sent.
-    reported: Option<Reported>,
-    /// The label of a channel.
-    label: Option<Box<str>>,
-    /// What is still kept.
-    kept: KeptOfConversation,
-}
-
-/// What a conversation is looked at by.
-#[derive(Clone, Copy)]
-struct Considered<'a> {
-    is_express: bool,
-    watching: &'a [(ConversationId, Seq)],
-    /// Where not everything is sent.
-    levels: Option<&'a Levels>,
-    /// See [`super::outbox::Pending::lifted`].
-    lifted: &'a [(ConversationId, Position)],
-}
-
-/// What of a conversation is reported in place of being sent.
-#[derive(Debug)]
-struct Reported {
-    /// All but these,
-    apart: Vec<Seq>,
-    /// and nothing beyond.
-    until: Position,
-}
-
-/// Where a lane stands and what it looks for.
-#[derive(Debug)]
-pub struct Plan {
-    target: Position,
-    sent: Position,
-    candidates: Vec<Candidate>,
-    marks: Vec<(Position, ConversationId, What)>,
-    skips: bool,
-}
-
-impl Plan {
-    /// Looks up, in the state, what a turn has to read. `skips` says that this is the backlog of a connect in mode
-    /// *skip*.
-    #[must_use]
-    pub fn new(
-        rows: &Reader<'_>,
-        session: &Session,
-        turn: &Turn,
-        sent: Position,
-        is_express: bool,
-        skips: bool,
-    ) -> Self {
-        let target = turn.target.unwrap_or(rows.state().tail).max(sent);
-        let mut plan = Self { target, sent, candidates: Vec::new(), marks: Vec::new(), skips };
-        let (watching, levels, lifted) = {
-            let mut pending = session.outbox.lock();
-            (pending.watching.clone(), pending.withholds.then(|| pending.levels.clone()), pending.lifted())
-        };
-        let considered = Considered { is_express, watching: &watching, levels: levels.as_ref(), lifted: &lifted };
-        let duties = rows.duties(session.user);
-        match &turn.news {
-            News::Any => {
-                let watched = watching.iter().map(|(c, _)| *c).filter(|c| !duties.contains(c));
-                let all = duties.iter().copied().chain(watched);
-                all.for_each(|conversation| plan.consider(rows, session, conversation, considered));
-            }
-            News::Of(news) => {
-                news.iter().for_each(|conversation| plan.consider(rows, session, *conversation, considered));
-            }
-        }
-        if is_express && turn.marks {
-            for conversation in duties {
-                let Some(member) = rows.member(*conversation, session.user) else { continue };
-                if member.mark_position > sent && member.mark_position <= target && member.is_active() {
-                    let own = What::Mark { user: UserId(0), seq: member.mark, joined: Position(0) };
-                    plan.marks.push((member.mark_position, *conversation, own));
-                }
-            }
-        }
-        if turn.marks {
-            duties.iter().for_each(|conversation| plan.consider_marks(rows, session.user, *conversation, is_express));
-        }
-        plan
-    }
-
-    /// The marks of others.
-    fn consider_marks(&mut self, rows: &Reader<'_>, user: UserId, id: ConversationId, is_express: bool) {
-        let Some(conversation) = rows.conversation(id) else { return };
-        let has_news = conversation.more.marked > self.sent && conversation.kind.is_express() == is_express;
-        if !has_news || !tells_marks(conversation) || !rows.member(id, user).is_some_and(Member::is_active) {
-            return;
-        }
-        let joined = rows.duty(user, id).map_or(Position(0), |duty| if is_express { Position(0) } else { duty.joined });
-        let pair = [conversation.pair.0, conversation.pair.1];
-        let others: Vec<UserId> = match conversation.kind {
-            Kind::Direct => pair.into(),
-            _ => rows.members(id).iter().copied().collect(),
-        };
-        for other in others.into_iter().filter(|other| *other != user) {
-            let Some(member) = rows.member(id, other).filter(|member| member.is_active()) else { continue };
-            if member.mark_position > self.sent && member.mark_position <= self.target {
-                let what = What::Mark { user: other, seq: member.mark, joined };
-                self.marks.push((member.mark_position, id, what));
-            }
-        }
-    }
-
-    /// How many conversations have news.
-    #[must_use]
-    pub fn conversations(&self) -> usize {
-        self.candidates.len()
-    }
-
-    fn consider(&mut self, rows: &Reader<'_>, session: &Session, id: ConversationId, considered: Considered<'_>) {
-        let Considered { is_express, watching, levels, lifted } = considered;
-        let (duty, member) = (rows.duty(session.user, id), rows.member(id, session.user));
-        let Some(conversation) = rows.conversation(id) else { return };
-        if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
-            return;
-        }
-        let is_readable = conversation.kind != Kind::Channel || session.grants.load().read.admit(&conversation.label);
-        if !is_readable && !Mutation::CatchUpIgnoresPatterns.is_planted() {
-            return;
-        }
-        let (head, head_position) = (conversation.head.seq, conversation.head.position);
-        let mut reported = levels
-            .and_then(|levels| levels.reported(session, rows, id, is_express))
-            .map(|apart| Reported { apart, until: self.target });
-        if reported.is_none() {
-            let of = |known: ConversationId| known == id || (!known.is_some() && !is_express);
-            let until = lifted.iter().filter(|(known, _)| of(*known)).map(|(_, until)| *until).max();
-            let until = until.filter(|until| *until > self.sent);
-            reported =
-                until.map(|until| Reported { apart: mentioning(session, rows, id), until: until.min(self.target) });
-        }
-        let label = (conversation.kind == Kind::Channel).then(|| conversation.label.clone());
-        let watched = watching.iter().find(|(watched, _)| *watched == id).map(|(_, since)| since.next());
-        let watched = watched.map(|from| if Mutation::WatchedFromBefore.is_planted() { Seq(1) } else { from });
-        let kept = conversation.more.kept;
-        let candidate = match (duty, member) {
-            (Some(duty), Some(member)) => {
-                let intervals = member.intervals.iter().map(|i| (i.from, if i.to.is_some() { i.to } else { head }));
-                let mut intervals: Vec<_> = intervals.collect();
-                if Mutation::CatchUpIgnoresRights.is_planted() {
-                    intervals = vec![(Seq(1), head)];
-                }
-                // Who left a channel and watches it now: what came before is still owed, and what comes is watched.
-                if let Some(from) = watched.filter(|_| duty.closed) {
-                    let left = intervals.last().map_or(Seq(0), |(_, to)| *to);
-                    intervals.push((from.max(left.next()), head));
-                }
-                // Within express the order of the log does it; and the `joined` entry itself may have expired.
-                let is_announced = is_express && !Mutation::WaitsForExpired.is_planted();
-                let joined = if is_announced { Position(0) } else { duty.joined };
-                let from = duty.since.next();
-                Candidate { conversation: id, from, head, head_position, intervals, joined, reported, label, kept }
-            }
-            _ => {
-                let Some(from) = watched else { return };
-                let (intervals, joined) = (vec![(from, head)], Position(0));
-                Candidate { conversation: id, from, head, head_position, intervals, joined, reported, label, kept }
-            }
-        };
-        if candidate.intervals.iter().any(|(_, to)| *to >= candidate.from) {
-            self.candidates.push(candidate);
-        }
-    }
-}
-
-/// What is withheld of the conversation that was looked at last: looked up again with each step, since a message may be
-/// recalled while it waits to be handed out.
-#[derive(Default)]
-struct Gone {
-    conversation: ConversationId,
-    span: MoreOfConversation,
-    /// Somebody is being erased.
-    has_erased: bool,
-}
-
-/// What becomes of an entry that was read.
-enum Judged {
-    Shown,
-    Withheld(HeadReason),
-    /// An erasure was done since it was read.
-    Stale,
-}
-
-impl Gone {
-    /// Judges an entry that was read after so many erasures.
-    fn judge(
-        &mut self,
-        reads: Reads<'_>,
-        forgotten: u64,
-        (id, seq): (ConversationId, Seq),
-        item: &[u8],
-    ) -> Result<Judged, Miss> {
-        let is_stale = |rows: &Reader<'_>| rows.state().forgotten() != forgotten && !Mutation::ErasedKept.is_planted();
-        if self.conversation != id {
-            let known = reads.rows(|rows| {
-                let span = rows.conversation(id).map(|row| row.more).unwrap_or_default();
-                (!is_stale(rows)).then_some((span, !rows.erased().is_empty()))
-            })?;
-            let Some((span, has_erased)) = known else { return Ok(Judged::Stale) };
-            *self = Self { conversation: id, span, has_erased };
-        }
-        if !self.span.may_be_withheld(seq) && !self.has_erased {
-            return Ok(Judged::Shown);
-        }
-        reads.rows(|rows| {
-            if is_stale(rows) {
-                return Judged::Stale;
-            }
-            let conversation = rows.conversation(id);
-            let reason = conversation.and_then(|row| withheld(rows, row, id, seq, reads.now, || author(item)));
-            reason.map_or(Judged::Shown, Judged::Withheld)
-        })
-    }
-}
-
-/// Makes items that were found a while ago, after so many erasures, what they are to be shown as now.
-///
-/// # Errors
-/// See [`Miss`]; it can be tried again.
-pub fn shown_now(reads: Reads<'_>, session: &Session, forgotten: u64, found: &mut [Ready]) -> Result<(), Miss> {
-    let one = PageLimit { entries: 1, bytes: usize::MAX };
-    let mut gone = Gone::default();
-    for ready in found.iter_mut().filter(|ready| ready.place.conversation.is_some()) {
-        let (id, seq) = (ready.place.conversation, ready.place.seq);
-        let mut forgotten = forgotten;
-        loop {
-            match gone.judge(reads, forgotten, (id, seq), &ready.item)? {
-                Judged::Shown => break,
-                Judged::Withheld(reason) => {
-                    ready.item = head_item(id, seq, seq, reason, 0);
-                    break;
-                }
-                Judged::Stale => {
-                    forgotten = reads.forgotten()?;
-                    ready.item = match reads.range(id, seq, seq, false, one)?.pop() {
-                        Some(entry) => item_for(&session.outbox.lock(), session, &entry),
-                        None => head_item(id, seq, seq, HeadReason::Expired, 0),
-                    };
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What a step ended with.
@@ -779,7 +434,3 @@ fn give(ready: Ready, room: &mut Room, out: &mut Vec<Ready>) {
     room.is_empty = false;
     out.push(ready);
 }
-
-#[cfg(test)]
-#[path = "catch_up_tests.rs"]
-mod tests;

@@ -1,13 +1,16 @@
 //! Catching up with the log in memory: what is kept between steps, and what retention takes between them.
 
 use std::collections::BTreeMap;
+use std::sync::RwLock;
 
 use longwire_protocol::LogTime;
 use longwire_protocol::packet::{self, item};
 use prost::Message as _;
 
 use super::*;
-use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog};
+use crate::routing::rows::{Conversation, Head, KeptOfConversation, Key, Kind, MoreOfConversation, Row};
+use crate::routing::state::State;
+use crate::store::{EntryMeta, FrameBuilder, History, Log, MemoryLog};
 
 /// A log of entries at the positions from 1 on, each named by its conversation and its bytes.
 fn log(entries: impl IntoIterator<Item = (u64, usize)>) -> MemoryLog {
@@ -68,7 +71,7 @@ fn told(items: &[Ready]) -> BTreeMap<u64, Vec<(u64, u64, bool)>> {
         match packet::Item::decode(&ready.item[..]).expect("an item").kind {
             Some(item::Kind::Entry(e)) => told.entry(e.conversation).or_default().push((e.seq, e.seq, true)),
             Some(item::Kind::Head(h)) => {
-                assert_eq!(h.reason(), HeadReason::Expired);
+                assert!(matches!(h.reason(), HeadReason::Expired | HeadReason::Skipped));
                 told.entry(h.conversation).or_default().push((h.from_seq, h.to_seq, false));
             }
             other => panic!("{other:?} in a catch-up of entries"),
@@ -139,6 +142,36 @@ fn what_is_kept_between_steps_is_bounded_and_everything_comes_once_in_order() {
     }
 }
 
+/// SPEC R6.5-2: after so many items, or bytes, the rest of each conversation comes as one head, and nothing is left out.
+#[test]
+fn beyond_so_much_the_rest_of_each_conversation_is_one_head() {
+    const CONVERSATIONS: u64 = 15;
+    for (each, bytes) in [(CATCH_UP_ENTRIES_MAX - 1, 10), (10, 12_000)] {
+        let log = log((0..each).flat_map(|_| (1..=CONVERSATIONS).map(|conversation| (conversation, bytes))));
+        let mut plan = plan(&log, 0, (1..=CONVERSATIONS).map(|conversation| (conversation, each)));
+        plan.skips = true;
+        let mut catch_up = begin(&plan, &log);
+        let mut all = Vec::new();
+        loop {
+            let (step, mut out) = step(&mut catch_up, &log, 7);
+            all.append(&mut out);
+            if step == Step::Done(log.tail()) {
+                break;
+            }
+        }
+        let entries: Vec<_> = all.iter().filter(|ready| ready.place.conversation.is_some()).collect();
+        let sent: usize = entries.iter().map(|ready| ready.item.len()).sum();
+        let last = entries.last().map_or(0, |ready| ready.item.len());
+        let is_full = sent >= CATCH_UP_BYTES_MAX as usize && sent - last < CATCH_UP_BYTES_MAX as usize;
+        assert!(entries.len() as u64 == CATCH_UP_ITEMS_MAX || is_full, "{} items of {sent} bytes", entries.len());
+        for (conversation, of) in told(&all) {
+            assert!(has_no_hole(&of, each), "{conversation}: {of:?}");
+            let heads = of.iter().filter(|(.., is_entry)| !is_entry).count();
+            assert!(heads == 1 && of.last().is_some_and(|(.., is_entry)| !is_entry), "{conversation}: {of:?}");
+        }
+    }
+}
+
 /// What waits for room stays in memory: a look for room reads nothing again.
 #[test]
 fn an_entry_that_waits_for_room_is_kept_whatever_its_size() {
@@ -193,7 +226,6 @@ impl History for Lost {
 /// rows do.
 #[test]
 fn what_the_files_lose_between_plan_and_first_read_is_told_of() {
-    use crate::routing::rows::{Conversation, Head, Key, MoreOfConversation, Row};
     let log = log((0..10).map(|_| (1, 10)));
     let plan = plan(&log, 2, [(1, 10)]);
     let kept = KeptOfConversation { first: Seq(7), raised: Position(11), is_timed: true };

@@ -1,0 +1,165 @@
+//! How much may be made of messages and of other users: what is one too many is refused, and changes nothing.
+
+use std::sync::Arc;
+
+use longwire_protocol::packet::{self, publish::Action};
+use longwire_protocol::reason::Reason;
+use longwire_protocol::{Incarnation, LogTime, MessageId, SessionNumber};
+
+use super::core::Core;
+use super::draft::Draft;
+use super::limits::{CONTACTS_MAX, EDITS_MAX, EXPIRING_MAX, HIDDEN_MAX, REACTIONS_MAX};
+use super::ops::{Attach, Effect, Found, Op, Proof, Publish, Target, digest};
+use super::outbox::Session;
+use super::state::State;
+use super::view::{Overlay, View};
+use crate::store::{FrameBuilder, Position, SegmentId};
+
+/// A core by hand, with all rows in memory.
+struct World {
+    core: Core,
+    state: State,
+    next_id: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { core: Core::new(SessionNumber(0)), state: State::default(), next_id: 1 }
+    }
+
+    fn decide(&mut self, op: Op) -> Vec<Effect> {
+        let (mut overlay, mut effects) = (Overlay::default(), Vec::new());
+        let mut frame = FrameBuilder::new(SegmentId(1), Position(self.state.tail.0 + 1), LogTime(0));
+        let view = View::new(&self.state, &mut overlay);
+        let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
+        self.core.decide(op, &mut draft);
+        overlay.merge(&mut self.state);
+        effects
+    }
+
+    fn comes(&mut self, user: &str) -> Arc<Session> {
+        let attach = Attach {
+            user: user.into(),
+            device: "phone".into(),
+            grants: Arc::default(),
+            proof: Proof::Token { issued: LogTime(0), generation: None },
+            incarnation: Incarnation(0),
+            first_unanswered: MessageId(1),
+            hears_signals: false,
+            is_background: false,
+            outbox: Arc::default(),
+        };
+        let effects = self.decide(Op::Attach(Box::new(attach)));
+        let attached = effects.into_iter().find_map(|effect| match effect {
+            Effect::Attach(attached) => Some(attached.session),
+            _ => None,
+        });
+        attached.expect("nothing stands in the way")
+    }
+
+    /// Publishes, about a message of `of` if it is about one; the conversation and seq of the ack.
+    fn publish(&mut self, by: &Arc<Session>, of: &Session, mut publish: packet::Publish) -> Result<(u64, u64), Reason> {
+        (publish.message_id, publish.first_unanswered) = (self.next_id, self.next_id);
+        self.next_id += 1;
+        let target = Target { sender: of.user, is_message: true, countable: 1, time: LogTime(0) };
+        let found = Some(Found::Target(Some(target)));
+        let conversation = publish.conversation;
+        let effects =
+            self.decide(Op::Publish(Publish { session: Arc::clone(by), digest: digest(&publish), publish, found }));
+        let answer = effects.into_iter().find_map(|effect| match effect {
+            Effect::Answer(_, _, answer) => Some(answer),
+            _ => None,
+        });
+        let ack = answer.expect("a publish has an answer").map_err(|refusal| refusal.reason)?;
+        Ok((conversation.max(ack.conversation), ack.seq))
+    }
+
+    fn act(
+        &mut self,
+        by: &Arc<Session>,
+        of: &Session,
+        conversation: u64,
+        action: Action,
+    ) -> Result<(u64, u64), Reason> {
+        self.publish(by, of, packet::Publish { conversation, action: Some(action), ..Default::default() })
+    }
+
+    /// A group of one's own.
+    fn group(&mut self, by: &Arc<Session>, users: &[String]) -> u64 {
+        let create = packet::CreateGroup { label: "g".into(), users: users.to_vec(), ..Default::default() };
+        self.act(by, by, 0, Action::CreateGroup(create)).expect("made").0
+    }
+
+    fn says(&mut self, by: &Arc<Session>, conversation: u64) -> u64 {
+        self.publish(by, by, packet::Publish { conversation, content: "x".into(), ..Default::default() })
+            .expect("said")
+            .1
+    }
+}
+
+/// Does it as often as it may be done, and once more.
+fn up_to(most: usize, mut it: impl FnMut(usize) -> Result<(u64, u64), Reason>) {
+    for n in 0..most {
+        it(n).unwrap_or_else(|reason| panic!("{n} of {most}: {reason:?}"));
+    }
+    assert_eq!(it(most), Err(Reason::QuotaExceeded), "beyond {most}");
+}
+
+/// SPEC R5.6-4.
+#[test]
+fn a_message_is_edited_a_hundred_times() {
+    let mut world = World::new();
+    let ann = world.comes("ann");
+    let group = world.group(&ann, &[]);
+    let seq = world.says(&ann, group);
+    up_to(EDITS_MAX, |_| world.act(&ann, &ann, group, Action::Edit(packet::Edit { seq })));
+}
+
+/// SPEC R5.6-7: different ones; one that was given already has room all the same.
+#[test]
+fn a_message_has_so_many_reactions() {
+    let mut world = World::new();
+    let ann = world.comes("ann");
+    let names: Vec<String> = (0..=REACTIONS_MAX + 1).map(|n| format!("user{n}")).collect();
+    let group = world.group(&ann, &names);
+    let seq = world.says(&ann, group);
+    let users: Vec<_> = names.iter().map(|name| world.comes(name)).collect();
+    let react = |n: usize| Action::React(packet::React { seq, reaction: n.to_string() });
+    up_to(REACTIONS_MAX, |n| world.act(&users[n], &ann, group, react(n)));
+    world.act(&users[REACTIONS_MAX + 1], &ann, group, react(0)).expect("it is there");
+}
+
+/// SPEC R5.6-8.
+#[test]
+fn a_user_hides_so_many_messages_of_a_conversation() {
+    let mut world = World::new();
+    let ann = world.comes("ann");
+    let group = world.group(&ann, &[]);
+    up_to(HIDDEN_MAX, |_| {
+        let seq = world.says(&ann, group);
+        world.act(&ann, &ann, group, Action::Hide(packet::Hide { seq, undo: false }))
+    });
+}
+
+/// SPEC R5.6-11.
+#[test]
+fn so_many_messages_of_a_conversation_are_yet_to_expire() {
+    let mut world = World::new();
+    let ann = world.comes("ann");
+    let group = world.group(&ann, &[]);
+    up_to(EXPIRING_MAX, |_| {
+        let beside = Some(Box::new(packet::Beside { expires_in_ms: 1_000, ..Default::default() }));
+        world.publish(&ann, &ann, packet::Publish { conversation: group, beside, ..Default::default() })
+    });
+}
+
+/// SPEC R15-4.
+#[test]
+fn a_user_has_so_many_contacts() {
+    let mut world = World::new();
+    let ann = world.comes("ann");
+    up_to(CONTACTS_MAX as usize, |n| {
+        let contact = packet::SetContact { user: format!("user{n}"), ..Default::default() };
+        world.act(&ann, &ann, 0, Action::SetContact(contact))
+    });
+}
