@@ -29,7 +29,7 @@ const GATHER_FROM_OPS: usize = 32;
 /// And they came from as many sessions: a few alone fill their windows no sooner for being waited for.
 const GATHER_FROM_SESSIONS: usize = 8;
 /// What is gathered at the least while busy.
-const GATHER_OPS: usize = 256;
+const GATHER_OPS: usize = 128;
 
 /// The queue in front of the commit thread, filled by connections.
 #[derive(Debug, Default)]
