@@ -139,11 +139,10 @@ fn look_up(
         let signal = |presence| packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() };
         signals.extend(presence.map(signal));
     }
-    for &(id, user) in &news.delivered {
-        let delivered = deliveries::news(reads, &shared.registry, session, (id, user))?;
-        let kind = SignalKind::Delivered.into();
-        let of = packet::Signal { conversation: id.0, user: user.0, kind, ..packet::Signal::default() };
-        signals.extend(delivered.map(|seq| packet::Signal { seq: seq.0, ..of }));
+    // Last: it is noted as told.
+    for (id, user, seq) in deliveries::news(reads, &shared.registry, session, &news.delivered)? {
+        let (conversation, user, kind) = (id.0, user.0, SignalKind::Delivered.into());
+        signals.push(packet::Signal { conversation, user, kind, seq: seq.0, ..packet::Signal::default() });
     }
     Ok(signals)
 }

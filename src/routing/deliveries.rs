@@ -62,26 +62,32 @@ pub fn delivered(reads: Reads<'_>, id: ConversationId, head: &Head, heard: Posit
     Ok(missing.map_or(head.seq, |first| Seq(first.0 - 1)).max(mark))
 }
 
-/// What there is to tell a follower of a user: nothing where it may not know, or nothing new.
+/// What there is to tell a follower of these users: nothing where it may not know, or nothing new. What is given is noted
+/// as told.
 ///
 /// # Errors
-/// See [`Miss`].
+/// See [`Miss`]; then nothing is noted, and it may be asked again.
 pub fn news(
     reads: Reads<'_>,
     registry: &Registry,
     session: &Session,
-    (id, user): (ConversationId, UserId),
-) -> Result<Option<Seq>, Miss> {
-    let known = reads.rows(|rows| {
-        let conversation = rows.conversation(id).filter(|conversation| tells_marks(conversation))?;
-        let is_in = |own: &&Member| own.is_active() || Mutation::DeliveriesIgnoreRights.is_planted();
-        rows.member(id, session.user).filter(is_in)?;
-        let member = rows.member(id, user).filter(|member| member.is_active())?;
-        Some((conversation.head, member.mark, heard(rows, registry, user, conversation.kind.is_express())))
-    })?;
-    let Some((head, mark, heard)) = known else { return Ok(None) };
-    let seq = delivered(reads, id, &head, heard, mark)?;
-    Ok(registry.deliveries.note_told(session.number, id, user, seq).then_some(seq))
+    of: &[(ConversationId, UserId)],
+) -> Result<Vec<(ConversationId, UserId, Seq)>, Miss> {
+    let mut news = Vec::new();
+    for &(id, user) in of {
+        let known = reads.rows(|rows| {
+            let conversation = rows.conversation(id).filter(|conversation| tells_marks(conversation))?;
+            let is_in = |own: &&Member| own.is_active() || Mutation::DeliveriesIgnoreRights.is_planted();
+            rows.member(id, session.user).filter(is_in)?;
+            let member = rows.member(id, user).filter(|member| member.is_active())?;
+            Some((conversation.head, member.mark, heard(rows, registry, user, conversation.kind.is_express())))
+        })?;
+        if let Some((head, mark, heard)) = known {
+            news.push((id, user, delivered(reads, id, &head, heard, mark)?));
+        }
+    }
+    news.retain(|(id, user, seq)| registry.deliveries.note_told(session.number, *id, *user, *seq));
+    Ok(news)
 }
 
 /// Who follows whom; see the module.

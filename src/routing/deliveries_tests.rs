@@ -1,7 +1,10 @@
 //! Who is told when: the notes and their bounds. What is told is tested over sockets.
 
+use longwire_protocol::LogTime;
+
 use super::super::rows::{Conversation, Key, Kind, Row};
 use super::*;
+use crate::store::{History, Log as _, MemoryLog, PageLimit, ReadError, StoredEntry};
 
 const DIRECT: ConversationId = ConversationId(9);
 const BEN: UserId = UserId(2);
@@ -104,4 +107,69 @@ fn what_is_followed_is_bounded_and_ends_with_the_session() {
     let all = deliveries.lock();
     assert!(all.users.is_empty() && all.by_session.is_empty() && all.looks.is_empty());
     assert!(!deliveries.is_any());
+}
+
+/// A log of which nothing is in memory.
+struct Cold(Arc<dyn History>);
+
+impl History for Cold {
+    fn range(
+        &self,
+        id: ConversationId,
+        from: Seq,
+        to: Seq,
+        backwards: bool,
+        limit: PageLimit,
+    ) -> Result<Vec<StoredEntry>, ReadError> {
+        self.0.range(id, from, to, backwards, limit)
+    }
+
+    fn first_after(&self, id: ConversationId, position: Position) -> Result<Option<Seq>, ReadError> {
+        self.0.first_after(id, position)
+    }
+
+    fn range_in_memory(&self, _: ConversationId, _: Seq, _: Seq, _: PageLimit) -> Option<Vec<StoredEntry>> {
+        None
+    }
+
+    fn first_after_in_memory(&self, _: ConversationId, _: Position) -> Option<Option<Seq>> {
+        None
+    }
+
+    fn floor(&self) -> Position {
+        Position(0)
+    }
+}
+
+/// R8-14: of two conversations one can be told at once, and the other has to be read from the disk: then both are looked at
+/// again, and both are news still.
+#[test]
+fn what_is_looked_at_again_is_news_still() {
+    const OTHER: ConversationId = ConversationId(10);
+    let (registry, state, ann) = (Registry::default(), state(5), session(1, 1));
+    {
+        let mut state = state.write().expect("unpoisoned");
+        // Not all of it was acked: how far it was, the log knows.
+        let head = Head { seq: Seq(7), position: Position(70), ..Head::default() };
+        let pair = (UserId(1), BEN);
+        let row =
+            Conversation { kind: Kind::Direct, label: "".into(), pair, head, members: 2, more: Default::default() };
+        state.load_row(&Key::Conversation(OTHER).encode(), &Row::Conversation(row).encode()).expect("a row");
+        let member =
+            Member { role: 2, intervals: Vec::new(), mark: Seq(0), mark_countable: 0, mark_position: Position(0) };
+        for id in [DIRECT, OTHER] {
+            for user in [UserId(1), BEN] {
+                let row = Row::Member(member.clone()).encode();
+                state.load_row(&Key::Member(id, user).encode(), &row).expect("a row");
+            }
+            registry.deliveries.follow(&ann, id, &[BEN]).expect("room for it");
+        }
+    }
+    let history = Cold(MemoryLog::new(0, usize::MAX).history());
+    let quick = Reads { history: &history, state: &state, now: LogTime(0), may_block: false };
+    let of = [(DIRECT, BEN), (OTHER, BEN)];
+    assert!(matches!(super::news(quick, &registry, &ann, &of), Err(Miss::Disk)));
+    let told = super::news(Reads { may_block: true, ..quick }, &registry, &ann, &of).expect("read");
+    assert_eq!(told, [(DIRECT, BEN, Seq(5)), (OTHER, BEN, Seq(7))]);
+    assert_eq!(super::news(Reads { may_block: true, ..quick }, &registry, &ann, &of).expect("read"), [], "once");
 }

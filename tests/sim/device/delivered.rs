@@ -85,8 +85,10 @@ impl Device {
             assert!(mark.seq <= of.mark && mark.delivered >= mark.seq, "{}: nobody read that far: {mark:?}", self.name);
             self.check_told(id, mark.user, mark.delivered, around);
             if asked.follow && mark.user != self.user_id {
-                // Signals leave behind answers, so it was told no more than this before.
-                let told = wire.follows.told.entry((id, mark.user)).or_default();
+                wire.follows.told.entry((id, mark.user)).or_default();
+            }
+            // What a page says is not signalled again. Signals leave behind answers, so it was told no more than this before.
+            if let Some(told) = wire.follows.told.get_mut(&(id, mark.user)) {
                 *told = (*told).max(mark.delivered);
             }
         }
