@@ -18,7 +18,7 @@ use super::view::{Overlay, View};
 use crate::store::{FrameBuilder, Log as _, MemoryLog, Position, SegmentId};
 
 /// Decides one operation over a state that is wholly in memory.
-fn decide(core: &mut Core, state: &mut State, op: Op) -> Vec<Effect> {
+pub(super) fn decide(core: &mut Core, state: &mut State, op: Op) -> Vec<Effect> {
     let (mut overlay, mut effects) = (Overlay::default(), Vec::new());
     let mut frame = FrameBuilder::new(SegmentId(1), Position(state.tail.0 + 1), LogTime(0));
     let view = View::new(state, &mut overlay);
@@ -28,7 +28,7 @@ fn decide(core: &mut Core, state: &mut State, op: Op) -> Vec<Effect> {
     effects
 }
 
-fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) -> Option<Arc<Session>> {
+pub(super) fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) -> Option<Arc<Session>> {
     attached(core, state, user, outbox).map(|attached| attached.session)
 }
 

@@ -1,19 +1,21 @@
-//! How much may be made of messages and of other users: what is one too many is refused, and changes nothing.
+//! How much may be made of messages and of other users: what is one too many is refused, and changes nothing. And what is
+//! said in the name of who is erased: nothing.
 
 use std::sync::Arc;
 
 use longwire_protocol::packet::{self, publish::Action};
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{Incarnation, LogTime, MessageId, SessionNumber};
+use longwire_protocol::{ConversationId, LogTime, SessionNumber};
 
 use super::core::Core;
-use super::draft::Draft;
+use super::core_tests::{attach, decide};
+use super::grants::Grants;
 use super::limits::{CONTACTS_MAX, EDITS_MAX, EXPIRING_MAX, HIDDEN_MAX, REACTIONS_MAX};
-use super::ops::{Attach, Effect, Found, Op, Proof, Publish, Target, digest};
+use super::ops::{Effect, Found, Op, Parting, Publish, Target, digest};
 use super::outbox::Session;
 use super::state::State;
-use super::view::{Overlay, View};
-use crate::store::{FrameBuilder, Position, SegmentId};
+use super::view::{Reader, Rows as _};
+use super::wills::Fate;
 
 /// A core by hand, with all rows in memory.
 struct World {
@@ -28,33 +30,11 @@ impl World {
     }
 
     fn decide(&mut self, op: Op) -> Vec<Effect> {
-        let (mut overlay, mut effects) = (Overlay::default(), Vec::new());
-        let mut frame = FrameBuilder::new(SegmentId(1), Position(self.state.tail.0 + 1), LogTime(0));
-        let view = View::new(&self.state, &mut overlay);
-        let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms: 0, writable: true };
-        self.core.decide(op, &mut draft);
-        overlay.merge(&mut self.state);
-        effects
+        decide(&mut self.core, &mut self.state, op)
     }
 
     fn comes(&mut self, user: &str) -> Arc<Session> {
-        let attach = Attach {
-            user: user.into(),
-            device: "phone".into(),
-            grants: Arc::default(),
-            proof: Proof::Token { issued: LogTime(0), generation: None },
-            incarnation: Incarnation(0),
-            first_unanswered: MessageId(1),
-            hears_signals: false,
-            is_background: false,
-            outbox: Arc::default(),
-        };
-        let effects = self.decide(Op::Attach(Box::new(attach)));
-        let attached = effects.into_iter().find_map(|effect| match effect {
-            Effect::Attach(attached) => Some(attached.session),
-            _ => None,
-        });
-        attached.expect("nothing stands in the way")
+        attach(&mut self.core, &mut self.state, user, &Arc::default()).expect("nothing stands in the way")
     }
 
     /// Publishes, about a message of `of` if it is about one; the conversation and seq of the ack.
@@ -162,4 +142,37 @@ fn a_user_has_so_many_contacts() {
         let contact = packet::SetContact { user: format!("user{n}"), ..Default::default() };
         world.act(&ann, &ann, 0, Action::SetContact(contact))
     });
+}
+
+/// SPEC 15.4: between the record that begins an erasure and the one that takes a device's will, its time may come.
+#[test]
+fn who_is_erased_leaves_no_will() {
+    for is_erased in [false, true] {
+        let mut world = World::new();
+        let [admin, ann] = ["admin", "ann"].map(|user| world.comes(user));
+        admin.grants.store(Arc::new(Grants { is_admin: true, ..Grants::default() }));
+        let group = world.group(&ann, &[]);
+        let will = packet::SetWill { after_ms: 0 };
+        let publish = packet::Publish {
+            conversation: group,
+            content: "gone".into(),
+            action: Some(Action::SetWill(will)),
+            ..Default::default()
+        };
+        world.publish(&ann, &ann, publish).expect("set");
+        if is_erased {
+            let erase = packet::EraseUser { user: "ann".into() };
+            world.act(&admin, &admin, 0, Action::EraseUser(erase)).expect("begun");
+        } else {
+            world.decide(Op::Detach(Arc::clone(&ann), None, Parting::Lost));
+        }
+        let head = |world: &World| {
+            let row = Reader::new(&world.state).conversation(ConversationId(group)).map(|row| row.head.seq);
+            row.expect("a group")
+        };
+        let before = head(&world);
+        world.decide(Op::Fate(ann.device, Fate::Publish));
+        assert_eq!(head(&world) == before, is_erased, "erased: {is_erased}");
+        assert!(!world.state.wills().contains_key(&ann.device), "it has none any more");
+    }
 }

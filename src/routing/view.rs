@@ -370,6 +370,15 @@ impl Rows for View<'_> {
 }
 
 impl<'a> View<'a> {
+    /// Whether a user is being erased, be it since this group.
+    #[must_use]
+    pub fn is_erased(&self, user: UserId) -> bool {
+        match self.overlay.rows.get(&Key::Erasure(user)) {
+            Some(drafted) => drafted.is_some(),
+            None => self.committed.state.erased().contains(&user),
+        }
+    }
+
     /// The view of a state and a draft over it.
     pub fn new(state: &'a State, overlay: &'a mut Overlay) -> Self {
         Self { committed: Reader::new(state), overlay, is_rehearsal: false }

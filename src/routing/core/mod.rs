@@ -106,7 +106,7 @@ impl Core {
                     self.seen_since_ms = draft.now_ms;
                 }
                 // Of who is erased nothing is noted.
-                if !draft.view.erased().contains(&session.user) {
+                if !draft.view.is_erased(session.user) {
                     self.seen.insert(session.user, draft.frame.time());
                 }
                 draft.effects.push(Effect::Detach(session));
