@@ -63,6 +63,8 @@ pub struct Commit {
     /// Publishes of a frame that failed under way, until it is known whether that is there: while it is not, their
     /// repeats are told the same as they were.
     open: HashSet<(DeviceId, Incarnation, MessageId)>,
+    /// What sessions are to know of that frame, should it be there.
+    uncertain: Vec<Effect>,
     /// When retention was last looked at.
     retained_ms: u64,
     /// When the memtable was last sealed.
@@ -188,6 +190,7 @@ impl Commit {
             retention: parts.retention,
             upkeep,
             open: HashSet::new(),
+            uncertain: Vec::new(),
             retained_ms: 0,
             sealed_ms: 0,
             reopened_ms: 0,
@@ -521,11 +524,15 @@ impl Commit {
             }
             other => other,
         });
-        let effects = effects
-            .filter(|effect| {
-                !matches!(effect, Effect::SetFloor(_) | Effect::Shown(_) | Effect::Levels(..) | Effect::PushSet(..))
-            })
-            .collect();
+        // What only holds if the frame does; the floor is taken over from the state.
+        let is_drafted = |effect: &Effect| {
+            matches!(effect, Effect::SetFloor(_) | Effect::Shown(_) | Effect::Levels(..) | Effect::PushSet(..))
+        };
+        let (drafted, effects): (Vec<_>, Vec<_>) = effects.partition(is_drafted);
+        if reason == Reason::OutcomeUnknown {
+            self.uncertain = drafted;
+            self.uncertain.retain(|effect| !matches!(effect, Effect::SetFloor(_)));
+        }
         self.carry_out(effects);
     }
 
@@ -544,6 +551,12 @@ impl Commit {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             follow(&*self.log, &mut state, |frame| new.push(frame))
         };
+        let uncertain =
+            if followed.is_ok() || !new.is_empty() { std::mem::take(&mut self.uncertain) } else { Vec::new() };
+        if !new.is_empty() {
+            // Before any of it is fed.
+            self.carry_out(uncertain);
+        }
         let is_fed = |frame: &Frame| frame.positions > 0 && !Mutation::FoundNotFed.is_planted();
         for frame in new.into_iter().filter(is_fed) {
             // Without the lock: the feed may be waiting for it.

@@ -236,10 +236,9 @@ impl Model {
                     }
                     self.change(decoded, (change.position.0, frame.time.0));
                 }
-                Record::Rider(_) => {}
+                Record::Rider(rider) => self.take_cursor(&rider.body),
             }
         }
-        self.take_cursors(frame);
         self.tail = frame.last().0;
         self.frames.push(frame.clone());
     }
@@ -247,11 +246,15 @@ impl Model {
     /// Takes in where devices stand by a frame, which may have been taken in before.
     pub(crate) fn take_cursors(&mut self, frame: &Frame) {
         for record in &frame.records {
-            if let Record::Rider(rider) = record
-                && let Ok(Change::CursorStored { device, cursor }) = Change::decode(&rider.body)
-            {
-                self.cursors.insert(device.0, (cursor.express.0, cursor.bulk.0));
+            if let Record::Rider(rider) = record {
+                self.take_cursor(&rider.body);
             }
+        }
+    }
+
+    fn take_cursor(&mut self, rider: &[u8]) {
+        if let Ok(Change::CursorStored { device, cursor }) = Change::decode(rider) {
+            self.cursors.insert(device.0, (cursor.express.0, cursor.bulk.0));
         }
     }
 
