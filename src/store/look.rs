@@ -217,4 +217,38 @@ mod tests {
         assert_eq!(runs(), again);
         kept(&log, &model);
     }
+
+    /// What is moved of the journal is moved while publishes wait: so a purge waits until that is little, and for a broker
+    /// that is never quiet no longer than some looks.
+    #[test]
+    fn a_purge_moves_little_of_the_journal_or_waits() {
+        let disk = SimDisk::default();
+        let options = StoreOptions { journal_file_bytes: 1 << 20, ..StoreOptions::default() };
+        let mut log = RedbLog::open_by_hand(Arc::new(disk), options).expect("opens");
+        let (mut model, keeps) = (Model::default(), Arc::new(Keeps::default()));
+        log.set_sieve(Arc::clone(&keeps) as Arc<dyn Sieve>);
+        let looks_until_done = |log: &mut RedbLog, model: &mut Model, bytes: usize| {
+            let frame = model.frame_of(log, &[1, 2, 3], 1_000);
+            model.append(log, &frame);
+            let upto = model.tail;
+            keeps.let_go(1, 0, upto);
+            log.seal(model.fold.take_delta());
+            let look = |log: &mut RedbLog| {
+                let is_done = log.purge(upto);
+                while log.work().expect("works") {}
+                is_done
+            };
+            assert!(!look(log), "the runs go first");
+            for _ in 0..bytes / 3_000 {
+                let frame = model.frame_of(log, &[1, 2, 3], 1_000);
+                model.append(log, &frame);
+            }
+            let looks = (1..100).find(|_| look(log)).expect("in the end");
+            model.assert_matches(log);
+            looks
+        };
+        assert_eq!(looks_until_done(&mut log, &mut model, 30_000), 1);
+        // A third of the file, where a look is good for a sixteenth more.
+        assert_eq!(looks_until_done(&mut log, &mut model, 340_000), 6);
+    }
 }

@@ -51,6 +51,8 @@ struct Purge {
     upto: Position,
     /// The journal's commit that ended at the tail, or beyond `upto`, when it was asked for.
     commit: u64,
+    /// How often it was asked whether the journal can have a new file.
+    looks: u64,
     /// The journal has had a new file since it held nothing of that any more.
     is_journal_new: bool,
 }
@@ -292,9 +294,13 @@ impl RedbLog {
     }
 
     /// Pages that redb has freed still hold what they held: so the journal gets a new file once its frames up to the purge
-    /// are absorbed, and its newest one is another.
+    /// are absorbed, and its newest one is another. Publishes wait while what it still holds is moved: at first no more
+    /// than a sixteenth of a large file, and with each look as much again, so that a broker that is never quiet comes to it.
     fn purge_journal(&mut self, purge: Purge) -> Result<bool, AppendError> {
         if self.desk.absorbed_commit() < purge.commit || !matches!(self.health, Health::Writable) {
+            return Ok(false);
+        }
+        if self.waiting_bytes() > self.options.journal_file_bytes / 16 * purge.looks {
             return Ok(false);
         }
         if self.newest_commit <= purge.commit {
@@ -574,11 +580,12 @@ impl Log for RedbLog {
             _ => {
                 self.view.purge(upto);
                 self.desk.nudge();
-                Purge { upto, commit: self.newest_commit, is_journal_new: false }
+                Purge { upto, commit: self.newest_commit, looks: 0, is_journal_new: false }
             }
         };
         let is_purged = self.view.is_purged(upto);
         if is_purged && !purge.is_journal_new {
+            purge.looks += 1;
             purge.is_journal_new = self.purge_journal(purge).unwrap_or_else(|error| {
                 tracing::error!(%error, "what was erased may still stand in the journal's file");
                 false
