@@ -139,3 +139,36 @@ fn bench_hostile_tells_what_attackers_got() {
     assert!(ended(1, "window_exceeded") > Some(0), "{said}");
     assert!(figures["attacks"][2]["refused"]["rate_limited"].as_u64() > Some(0), "{said}");
 }
+
+/// Publishes, pages and starts at two sizes; acks and pages are checked by the bench itself.
+#[test]
+fn bench_growth_costs_what_it_did_before() {
+    let said = bench(&[
+        "growth",
+        "--entries",
+        "200,400",
+        "--conversations",
+        "30",
+        "--connections",
+        "3",
+        "--window",
+        "4",
+        "--duration",
+        "200ms",
+        "--pages",
+        "40",
+    ]);
+    for (run, least) in [(0, 200.0), (1, 400.0)] {
+        let figures = &said["runs"][run]["figures"];
+        let number = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("no {name}: {said}"));
+        assert!(number("entries") > least && number("messages_per_second") > 0.0, "{said}");
+        assert!(number("restart_seconds") > 0.0 && number("publish_ratio") > 0.0, "{said}");
+    }
+}
+
+#[test]
+fn bench_list_asks_for_the_newest() {
+    let said = bench(&["list", "--conversations", "3,30", "--asks", "5"]);
+    let asked = |run: usize| said["runs"][run]["latencies"][0]["count"].as_f64();
+    assert_eq!((asked(0), asked(1)), (Some(5.0), Some(5.0)), "{said}");
+}

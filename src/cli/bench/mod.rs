@@ -6,8 +6,10 @@ mod cost;
 mod fanout;
 mod flooded;
 mod groups;
+mod growth;
 mod hostile;
 mod kill;
+mod list;
 mod load;
 mod mix;
 mod offline;
@@ -30,6 +32,7 @@ Examples:
   longwire bench publish --connections 256 --window 1 --duration 20s --json publish.json --html publish.html
   longwire bench pairs --pairs 100 --window 32 --peer mqtt://127.0.0.1:1883 --peer-pid $(pidof mosquitto) --repeat 3
   longwire bench connections --steps 1000,5000,15000
+  longwire bench growth --entries 1000000,50000000 --html growth.html
   longwire bench hostile --json hostile.json
   longwire bench publish --url longwires://127.0.0.1:14000 --ca longwire-dev/ca.pem \\
       --issuer longwire-dev --issuer-key longwire-dev/issuer.key --broker-pid $(pidof longwire)
@@ -61,6 +64,10 @@ pub(super) enum Command {
     Slow(slow::Args),
     /// The broker is killed and started again under load, and every promise is checked
     Kill(kill::Args),
+    /// What publishing, history and a start cost as the store grows
+    Growth(growth::Args),
+    /// What the first page of someone's conversations costs, by how many there are
+    List(list::Args),
     /// Opens many connections that do nothing: how fast, and what memory the broker holds for each
     Connections(connections::Args),
     /// Attacks a broker that serves honest clients: what attackers get, what they cost, what the others notice
@@ -82,6 +89,8 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
         Command::Storm(args) => storm::run(&args),
         Command::Slow(args) => slow::run(&args),
         Command::Kill(args) => kill::run(&args),
+        Command::Growth(args) => growth::run(&args),
+        Command::List(args) => list::run(&args),
         Command::Connections(args) => connections::run(args),
         Command::Hostile(args) => hostile::run(args),
         Command::ConnectionsWorker(args) => connections::work(&args),
