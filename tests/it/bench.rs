@@ -118,6 +118,45 @@ fn bench_connections_starts_a_broker() {
     assert_eq!(connections, [5.0, 10.0]);
 }
 
+/// What it shows while it runs, on a terminal or where its errors go to a file.
+fn shown(args: &[&str], on_a_terminal: bool) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    // A terminal is made by Python, as the client of the conformance suite needs it anyhow.
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))";
+    let mut command = Command::new("python3");
+    match on_a_terminal {
+        true => command.args(["-c", spawn, env!("CARGO_BIN_EXE_longwire")]),
+        false => {
+            command = Command::new(env!("CARGO_BIN_EXE_longwire"));
+            &mut command
+        }
+    };
+    command.arg("bench").args(args).env("TMPDIR", folder.path()).env("TERM", "xterm").env_remove("LONGWIRE_URL");
+    let output = command.stdin(std::process::Stdio::null()).output().expect("it runs");
+    let shown = if on_a_terminal { output.stdout } else { output.stderr };
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(output.status.success(), "{shown}");
+    shown
+}
+
+#[test]
+fn bench_says_on_a_terminal_how_far_it_is() {
+    for (args, lines) in [
+        (&["connections", "--steps", "300", "--settle", "1ms"][..], &[" connected, "][..]),
+        (&["connections", "--steps", "300", "--settle", "1ms", "--transport", "memory"], &[" connected, "]),
+        (
+            &["storm", "--connections", "100", "--publishers", "1", "--quiet", "1ms", "--jitter", "600ms"],
+            &[" connected, ", " returned, "],
+        ),
+    ] {
+        let shown_to_a_person = shown(args, true);
+        for line in lines {
+            assert!(shown_to_a_person.contains(line), "{args:?}: {shown_to_a_person}");
+        }
+        assert_eq!(shown(args, false), "", "{args:?}");
+    }
+}
+
 /// The course of attacks runs, honest clients get everything meanwhile, and what attackers got is told by name. How fast
 /// and how large everything is, is for machines that do nothing else.
 #[test]

@@ -11,6 +11,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::super::Fail;
 use super::args::Subject;
 use super::cost;
+use super::load::crew;
 use super::load::party::Broker;
 use super::load::process::{self, Spent};
 use super::report::{Report, Run};
@@ -126,15 +127,18 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
     for &target in &args.steps {
         let (before, began, opened_before) = (spent()?, Instant::now(), open);
         let mut resumed = 0;
+        let line = crew::live("connected");
         while open < target {
             if workers.last().is_none_or(|worker| worker.open() >= each) {
                 workers.push(Worker::start(args, open, peer)?);
             }
             let Some(worker) = workers.last_mut() else { break };
             let more = (each - worker.open()).min(target - open);
-            resumed += worker.open_more(more)?;
+            let others = open - worker.open();
+            resumed += worker.open_more(more, |opened| line.set_position(others + opened))?;
             open += more;
         }
+        line.finish_and_clear();
         let seconds = began.elapsed().as_secs_f64().max(0.001);
         let connected = spent()?;
         std::thread::sleep(args.settle);

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::super::Fail;
 use super::args::Subject;
-use super::load::crew;
+use super::load::crew::{self, Counter};
 use super::load::party::{Broker, Party, Place};
 use super::load::process;
 use super::load::sender::{Outgoing, Pace, WINDOW};
@@ -74,16 +74,22 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     // What the handshakes alone cost: everyone connects, as many at a time as keeps the broker busy.
     let before = spent()?;
     let began = Instant::now();
+    let connected = Arc::new(Counter::default());
     let connects = (0..args.connections).map(|number| {
-        let (broker, user) = (broker.clone(), format!("{prefix}-s{number}"));
-        async move { broker.connect(&user, None).await }
+        let (broker, user, connected) = (broker.clone(), format!("{prefix}-s{number}"), Arc::clone(&connected));
+        async move {
+            let party = broker.connect(&user, None).await?;
+            connected.add(1);
+            Ok(party)
+        }
     });
-    let held = crowd.spawn(crew::prepare(connects.collect::<Vec<_>>())).await;
+    let held = crowd.spawn(crew::prepare(connects.collect::<Vec<_>>()));
+    let (held, _) = connected.while_doing("connected", held).await;
     let held = held.map_err(|error| Fail::failed(error.to_string()))??;
     let ramp = began.elapsed();
-    let connected = spent()?;
+    let after = spent()?;
     let each = args.connections as f64;
-    if let Some((before, after)) = before.zip(connected) {
+    if let Some((before, after)) = before.zip(after) {
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
         run.figure("ramp_cpu_us_per_connect", "first connects: broker CPU each, us", cpu * 1e6 / each);
     }
@@ -121,11 +127,16 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     cut.send_replace(true);
     let mut back = histogram();
     let mut tries = 0;
-    for _ in 0..args.connections {
-        let Some((tried, took)) = lives.recv().await else { break };
-        tries += tried;
-        back.saturating_record(u64::try_from(Duration::as_micros(&took)).unwrap_or(u64::MAX).max(1));
-    }
+    let returned = Counter::default();
+    let returns = async {
+        for _ in 0..args.connections {
+            let Some((tried, took)) = lives.recv().await else { break };
+            tries += tried;
+            back.saturating_record(u64::try_from(Duration::as_micros(&took)).unwrap_or(u64::MAX).max(1));
+            returned.add(1);
+        }
+    };
+    let ((), points) = returned.while_doing("returned", returns).await;
     let storm = began.elapsed();
     let after = spent()?;
     in_storm.send_replace(false);
@@ -148,6 +159,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     run.latency("cut to connected", &back);
     run.latency("publish to ack before", &quiet_acks);
     run.latency("publish to ack meanwhile", &storm_acks);
+    run.rate("returns", &points);
     Ok(run)
 }
 

@@ -28,6 +28,7 @@ use tokio_util::codec::Decoder as _;
 
 use super::super::super::Fail;
 use super::super::args::{DEVICES_OF_A_USER, Issuer};
+use super::super::load::crew::Counter;
 use super::super::load::own::Folder;
 use super::super::load::process;
 use super::super::load::wire::{WireError, fresh};
@@ -51,8 +52,6 @@ const HOST: &str = "localhost";
 const OUT_BYTES: usize = 32 * 1024;
 /// What the broker of a benchmark keeps of its rows in memory.
 const STATE_BYTES_MAX: usize = 256 << 20;
-/// How long a broker may take to let its connections go.
-const DRAIN: Duration = Duration::from_secs(60);
 
 /// Opens connections step by step and says what they take.
 pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Fail> {
@@ -60,7 +59,8 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Fail> {
     let kernel = kernel::socket_bytes(limit.saturating_sub(FILES_BESIDE))?;
     let most = args.steps.iter().copied().max().unwrap_or(0) as usize;
     let world = Arc::new(World::start(args)?);
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(THREADS).build()?;
+    let threads =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(THREADS).enable_time().build()?;
     // Everything that clients at rest take is taken before it is looked what the broker takes.
     let said = Arc::<Said>::default();
     let pipes: Vec<_> = (0..most).map(|number| Arc::new(Pipe::new(number, Arc::clone(&said)))).collect();
@@ -69,10 +69,13 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Fail> {
     let base = spent()?;
     let (mut open, mut resident) = (0, base.resident);
     let mut runs = Vec::new();
+    let connected_so_far = Counter::default();
     for &target in &args.steps {
         let (began, before, opened_before) = (Instant::now(), spent()?, open);
         let target = target as usize;
-        let resumed = threads.block_on(world.connect(open..target.max(open), args, &pipes, &clients))?;
+        let connecting = world.connect(open..target.max(open), args, &pipes, &clients, &connected_so_far);
+        let (resumed, _) = threads.block_on(connected_so_far.while_doing("connected", connecting));
+        let resumed = resumed?;
         let (seconds, connected) = (began.elapsed().as_secs_f64().max(0.001), spent()?);
         open = open.max(target);
         std::thread::sleep(args.settle);
@@ -213,6 +216,7 @@ impl World {
         args: &Args,
         pipes: &[Arc<Pipe>],
         clients: &Clients,
+        connected: &Counter,
     ) -> Result<u64, Fail> {
         let gate = Arc::new(Semaphore::new(args.at_once.max(1)));
         let (mut connecting, mut resumed) = (JoinSet::new(), 0);
@@ -237,10 +241,12 @@ impl World {
                 Ok::<_, WireError>(has_resumed)
             });
             while let Some(opened) = connecting.try_join_next() {
+                connected.add(1);
                 resumed += u64::from(opened.map_err(|error| Fail::failed(error.to_string()))??);
             }
         }
         while let Some(opened) = connecting.join_next().await {
+            connected.add(1);
             resumed += u64::from(opened.map_err(|error| Fail::failed(error.to_string()))??);
         }
         Ok(resumed)
@@ -275,7 +281,8 @@ impl World {
 
     fn end(self) {
         let Self { broker, net, _folder, .. } = self;
-        net.block_on(broker.drain(DRAIN));
+        // Clients at rest hear no Goaway: nobody is waited for.
+        net.block_on(broker.drain(Duration::ZERO));
         net.shutdown_background();
     }
 }

@@ -1,9 +1,11 @@
-//! A process that holds connections. It is told on stdin how many more to open, and answers on stdout.
+//! A process that holds connections. It is told on stdin how many more to open, and answers on stdout: now and then how
+//! many of them are open already, as a number, and in the end what came of it, as JSON.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -11,13 +13,13 @@ use tokio::task::JoinSet;
 
 use super::super::super::Fail;
 use super::super::args::DEVICES_OF_A_USER;
-use super::super::load::crew;
+use super::super::load::crew::{self, POINT};
 use super::super::load::party::Broker;
 use super::super::load::process;
 use super::Args;
 
 /// What a worker says after it has opened what it was told.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Opened {
     opened: u64,
     /// Of those, with a ticket of a TLS session before.
@@ -68,9 +70,10 @@ impl Worker {
         self.open
     }
 
-    /// Returns how many of them used a ticket.
-    pub(super) fn open_more(&mut self, count: u64) -> Result<u64, Fail> {
-        let opened = self.ask(count)?;
+    /// Returns how many of them used a ticket; `tell` hears now and then how many there are.
+    pub(super) fn open_more(&mut self, count: u64, tell: impl Fn(u64)) -> Result<u64, Fail> {
+        let before = self.open;
+        let opened = self.ask(count, |opened| tell(before + opened))?;
         self.open += opened.opened;
         if opened.failed > 0 {
             let why = opened.why.unwrap_or_default();
@@ -80,20 +83,32 @@ impl Worker {
     }
 
     pub(super) fn all_are_there(&mut self) -> Result<(), Fail> {
-        match self.ask(0)?.lost {
+        match self.ask(0, |_| {})?.lost {
             0 => Ok(()),
             lost => Err(Fail::failed(format!("{lost} connections did not last"))),
         }
     }
 
-    fn ask(&mut self, count: u64) -> Result<Opened, Fail> {
+    fn ask(&mut self, count: u64, tell: impl Fn(u64)) -> Result<Opened, Fail> {
         if let Some(orders) = &mut self.orders {
             writeln!(orders, "{count}")?;
             orders.flush()?;
         }
+        hear(&mut self.answers, tell)
+    }
+}
+
+/// Reads to the end of an answer; hands what is said before to `tell`.
+fn hear(answers: &mut impl BufRead, tell: impl Fn(u64)) -> Result<Opened, Fail> {
+    loop {
         let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        serde_json::from_str(&line).map_err(|_| Fail::failed("a worker ended before its work"))
+        answers.read_line(&mut line)?;
+        match line.trim().parse() {
+            Ok(opened) => tell(opened),
+            Err(_) => {
+                return serde_json::from_str(&line).map_err(|_| Fail::failed("a worker ended before its work"));
+            }
+        }
     }
 }
 
@@ -141,7 +156,12 @@ async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut J
             broker.connect_device(&user, &device, from).await
         });
     }
+    let mut told = Instant::now();
     while let Some(outcome) = connecting.join_next().await {
+        if told.elapsed() >= POINT {
+            told = Instant::now();
+            println!("{}", answer.opened);
+        }
         let failed = match outcome {
             Ok(Ok(mut party)) => {
                 answer.opened += 1;
@@ -166,4 +186,21 @@ fn source(sources: u8, number: u64) -> Option<IpAddr> {
         let last = 1 + u8::try_from(number % u64::from(sources)).unwrap_or(0);
         IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_with_what_came_of_it() {
+        let last = Opened { opened: 9, resumed: 4, ..Opened::default() };
+        let said = format!("3\n7\n{}\n8\n", serde_json::to_string(&last).expect("JSON"));
+        let (mut answers, told) = (said.as_bytes(), RefCell::new(Vec::new()));
+        let heard = hear(&mut answers, |opened| told.borrow_mut().push(opened)).expect("an answer");
+        assert_eq!((heard, told.into_inner(), answers), (last, vec![3, 7], &b"8\n"[..]));
+        assert!(hear(&mut &b"3\n"[..], |_| {}).is_err(), "it ended meanwhile");
+    }
 }

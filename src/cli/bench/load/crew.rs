@@ -73,6 +73,16 @@ pub(in crate::cli::bench) async fn work<T: Send + 'static>(
     Ok(outcomes.into_iter().flatten().collect())
 }
 
+/// The line that says how much is done while it goes on; seen on a terminal alone.
+pub(in crate::cli::bench) fn live(what: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {pos} {msg}, {per_sec}");
+    let line = ProgressBar::new_spinner().with_message(what.to_owned());
+    line.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}
+
 /// Counts what all of them did, and shows it while it goes on; a point each tenth of a second is kept.
 #[derive(Debug, Default)]
 pub(in crate::cli::bench) struct Counter(AtomicU64);
@@ -95,11 +105,7 @@ impl Counter {
         what: &str,
         work: impl Future<Output = T>,
     ) -> (T, Vec<u64>) {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {pos} {msg}, {per_sec}");
-            let bar = ProgressBar::new_spinner().with_message(what.to_owned());
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-        });
+        let line = live(what);
         let mut points = Vec::new();
         let mut last = self.get();
         let mut ticks = tokio::time::interval(POINT);
@@ -108,18 +114,14 @@ impl Counter {
         loop {
             tokio::select! {
                 done = &mut work => {
-                    if let Some(bar) = bar {
-                        bar.finish_and_clear();
-                    }
+                    line.finish_and_clear();
                     return (done, points);
                 }
                 _ = ticks.tick() => {
                     let now = self.get();
                     points.push(now - last);
                     last = now;
-                    if let Some(bar) = &bar {
-                        bar.set_position(now);
-                    }
+                    line.set_position(now);
                 }
             }
         }
