@@ -4,12 +4,18 @@ use std::process::Command;
 
 /// Runs it with a temporary folder of its own; returns what it wrote as JSON.
 fn bench(args: &[&str]) -> serde_json::Value {
+    bench_with(args, &[])
+}
+
+/// The same, with more in its environment.
+fn bench_with(args: &[&str], environment: &[(&str, &str)]) -> serde_json::Value {
     let folder = tempfile::tempdir().expect("a folder");
     let json = folder.path().join("figures.json");
     let temporary = folder.path().join("tmp");
     std::fs::create_dir(&temporary).expect("a folder");
     let mut longwire = Command::new(env!("CARGO_BIN_EXE_longwire"));
     longwire.arg("bench").args(args).arg("--json").arg(&json).env("TMPDIR", &temporary).env_remove("LONGWIRE_URL");
+    longwire.envs(environment.iter().copied());
     let output = longwire.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let left: Vec<_> = std::fs::read_dir(&temporary).expect("a folder").collect();
@@ -100,6 +106,7 @@ fn bench_says_what_is_wrong_with_what_it_is_given() {
     for (args, words) in [
         (&["kill", "--url", "longwire://127.0.0.1:1", "--issuer-key", "x"][..], "only a broker of its own is killed"),
         (&["groups", "--mix", "/nowhere.toml"], "--mix /nowhere.toml"),
+        (&["connections", "--transport", "memory", "--syscalls"], "no --syscalls"),
         (&["pairs", "--pairs", "0"], "is not a number from 1 on"),
         #[cfg(not(feature = "mqtt-peer"))]
         (&["pairs", "--peer", "mqtt://127.0.0.1:1", "--count", "1", "--pairs", "1"], "--features mqtt-peer"),
@@ -116,6 +123,32 @@ fn bench_connections_starts_a_broker() {
     let runs = steps["runs"].as_array().expect("steps");
     let connections: Vec<_> = runs.iter().map(|run| run["figures"]["connections"].clone()).collect();
     assert_eq!(connections, [5.0, 10.0]);
+}
+
+/// A `perf` that counts 3,000 calls, whatever the machine has or allows.
+const PERF: &str = "\
+#!/usr/bin/env -S --default-signal=INT sh
+trap 'echo 3000,,raw_syscalls:sys_enter,1,100.00,, >&2; exit' INT
+for n in $(seq 3000); do sleep 0.02; done
+";
+
+#[test]
+fn bench_counts_calls_into_the_kernel_of_connects_heartbeats_and_storms() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let perf = folder.path().join("perf");
+    std::fs::write(&perf, PERF).expect("written");
+    std::fs::set_permissions(&perf, std::fs::Permissions::from_mode(0o755)).expect("made a program");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
+    let args = ["--settle", "1ms", "--idle", "2s", "--heartbeat", "15s", "--syscalls"];
+    let said = bench_with(&[&["connections", "--steps", "600"], &args[..]].concat(), &[("PATH", &path)]);
+    let figure = |name: &str| said["runs"][0]["figures"][name].as_f64().unwrap_or_else(|| panic!("no {name}: {said}"));
+    assert_eq!(figure("broker_syscalls_per_connect"), 5.0);
+    assert_eq!(figure("broker_syscalls_per_heartbeat"), 3_000.0 / (600.0 * 2.0 / 15.0));
+    let args = ["storm", "--connections", "300", "--publishers", "1", "--quiet", "1ms", "--jitter", "2s", "--syscalls"];
+    let said = bench_with(&args, &[("PATH", &path)]);
+    let figure = |name: &str| said["runs"][0]["figures"][name].as_f64();
+    assert_eq!((figure("ramp_syscalls_per_connect"), figure("storm_syscalls_per_connect")), (Some(10.0), Some(10.0)));
 }
 
 /// What it shows while it runs, on a terminal or where its errors go to a file.

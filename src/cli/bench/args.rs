@@ -11,6 +11,7 @@ use super::super::Fail;
 use super::cost;
 use super::load::own::{Listener, OwnBroker};
 use super::load::party::Broker;
+use super::load::syscalls::Syscalls;
 use super::load::way::Way;
 use super::load::{crew, process};
 use super::report::{Report, Run};
@@ -45,7 +46,8 @@ pub(super) struct BrokerArgs {
     #[arg(long, value_name = "PID", requires = "url")]
     pub(super) broker_pid: Option<u32>,
 
-    /// Count the broker's calls into the kernel as well, with `perf`, which has to be there and allowed to; costs some CPU
+    /// Count the broker's calls into the kernel as well, each message, connect or heartbeat, with `perf`, which has to be
+    /// there and allowed to; costs some CPU
     #[arg(long)]
     pub(super) syscalls: bool,
 
@@ -134,6 +136,13 @@ pub(super) struct Subject {
     pub(super) syscalls: bool,
     /// Where it was started for this.
     pub(super) own: Option<OwnBroker>,
+}
+
+impl Subject {
+    /// Counts the broker's calls into the kernel from now on, where that is asked for.
+    pub(super) fn count_syscalls(&self) -> Result<Option<Syscalls>, Fail> {
+        self.pid.filter(|_| self.syscalls).map(Syscalls::count).transpose()
+    }
 }
 
 /// Devices of one benchmark user; the broker allows 20.

@@ -14,6 +14,7 @@ use super::cost;
 use super::load::crew;
 use super::load::party::Broker;
 use super::load::process::{self, Spent};
+use super::load::syscalls::Syscalls;
 use super::report::{Report, Run};
 use super::{BrokerArgs, PeerArgs};
 use worker::Worker;
@@ -88,6 +89,9 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         if args.broker.url.is_some() || args.peer.url().is_some() {
             return Err(Fail::usage("--transport memory: broker and clients are this process: no --url, no --peer"));
         }
+        if args.broker.syscalls {
+            return Err(Fail::usage("--transport memory: no call into the kernel carries a byte there: no --syscalls"));
+        }
         report.note(
             "in memory: what the process grew by since clients and streams had their memory, so the broker's alone",
         );
@@ -126,6 +130,7 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
     let (mut open, mut resident) = (0, base.map_or(0, |base| base.resident));
     for &target in &args.steps {
         let (before, began, opened_before) = (spent()?, Instant::now(), open);
+        let syscalls = subject.count_syscalls()?;
         let mut resumed = 0;
         let line = crew::live("connected");
         while open < target {
@@ -141,6 +146,7 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
         line.finish_and_clear();
         let seconds = began.elapsed().as_secs_f64().max(0.001);
         let connected = spent()?;
+        let syscalls = syscalls.map(Syscalls::stop).transpose()?;
         std::thread::sleep(args.settle);
         let after = spent()?;
         let further = (open - opened_before).max(1) as f64;
@@ -151,6 +157,10 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
         if let Some((before, connected)) = before.zip(connected) {
             let cpu = connected.cpu.saturating_sub(before.cpu).as_secs_f64();
             run.figure("broker_cpu_us_per_connect", "broker CPU a connect, us", cpu * 1e6 / further);
+        }
+        if let Some(syscalls) = syscalls {
+            let each = syscalls as f64 / further;
+            run.figure("broker_syscalls_per_connect", "broker's calls into the kernel a connect", each);
         }
         if let Some((base, after)) = base.zip(after) {
             let kib = |from: u64, connections: f64| after.resident.saturating_sub(from) as f64 / 1024.0 / connections;
@@ -164,9 +174,10 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
         runs.push(run);
     }
     if let (Some(last), false) = (runs.last_mut(), args.idle.is_zero()) {
-        let before = spent()?;
+        let (before, syscalls) = (spent()?, subject.count_syscalls()?);
         std::thread::sleep(args.idle);
-        at_rest(args, open, before.zip(spent()?), last);
+        let after = spent()?;
+        at_rest(args, open, before.zip(after), syscalls.map(Syscalls::stop).transpose()?, last);
     }
     for worker in &mut workers {
         worker.all_are_there()?;
@@ -180,13 +191,17 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
 }
 
 /// What connections at rest cost.
-fn at_rest(args: &Args, open: u64, spent: Option<(Spent, Spent)>, run: &mut Run) {
+fn at_rest(args: &Args, open: u64, spent: Option<(Spent, Spent)>, syscalls: Option<u64>, run: &mut Run) {
     let Some((before, after)) = spent else { return };
     let (cpu, seconds) = (after.cpu.saturating_sub(before.cpu).as_secs_f64(), args.idle.as_secs_f64());
     let beats = open as f64 * seconds / args.heartbeat.as_secs_f64().max(1.0);
     run.figure("heartbeats_per_second", "heartbeats/s", beats / seconds);
     run.figure("broker_cpu_us_per_heartbeat", "broker CPU a heartbeat, us", cpu * 1e6 / beats.max(1.0));
     run.figure("idle_core_percent", "of one core at rest, %", cpu / seconds * 100.0);
+    if let Some(syscalls) = syscalls {
+        let each = syscalls as f64 / beats.max(1.0);
+        run.figure("broker_syscalls_per_heartbeat", "broker's calls into the kernel a heartbeat", each);
+    }
 }
 
 impl Args {

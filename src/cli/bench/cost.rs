@@ -25,7 +25,7 @@ impl Meter {
             pid: subject.pid,
             spent: subject.pid.map(process::spent).transpose()?,
             traffic: subject.broker.traffic().bytes(),
-            syscalls: subject.pid.filter(|_| subject.syscalls).map(Syscalls::count).transpose()?,
+            syscalls: subject.count_syscalls()?,
             began: Instant::now(),
         })
     }

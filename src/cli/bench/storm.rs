@@ -16,6 +16,7 @@ use super::load::party::{Broker, Party, Place};
 use super::load::process;
 use super::load::sender::{Outgoing, Pace, WINDOW};
 use super::load::stamp::Stamp;
+use super::load::syscalls::Syscalls;
 use super::load::wire::WireError;
 use super::report::{Report, Run, histogram};
 use super::{BrokerArgs, RunArgs};
@@ -72,7 +73,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     let crowd = runtime.handle().clone();
     let _until_the_end = Crowd(Some(runtime));
     // What the handshakes alone cost: everyone connects, as many at a time as keeps the broker busy.
-    let before = spent()?;
+    let (before, syscalls) = (spent()?, subject.count_syscalls()?);
     let began = Instant::now();
     let connected = Arc::new(Counter::default());
     let connects = (0..args.connections).map(|number| {
@@ -89,6 +90,10 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     let ramp = began.elapsed();
     let after = spent()?;
     let each = args.connections as f64;
+    if let Some(syscalls) = syscalls {
+        let each = syscalls.stop()? as f64 / each;
+        run.figure("ramp_syscalls_per_connect", "first connects: broker's calls into the kernel each", each);
+    }
     if let Some((before, after)) = before.zip(after) {
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
         run.figure("ramp_cpu_us_per_connect", "first connects: broker CPU each, us", cpu * 1e6 / each);
@@ -120,7 +125,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     }
     tokio::time::sleep(args.quiet).await;
 
-    let before = spent()?;
+    let (before, syscalls) = (spent()?, subject.count_syscalls()?);
     // Everyone hears of either as long as this run goes on.
     in_storm.send_replace(true);
     let began = Instant::now();
@@ -139,6 +144,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     let ((), points) = returned.while_doing("returned", returns).await;
     let storm = began.elapsed();
     let after = spent()?;
+    let syscalls = syscalls.map(Syscalls::stop).transpose()?;
     in_storm.send_replace(false);
     stop.store(true, Ordering::Relaxed);
     let outcomes = publishing.await.map_err(|error| Fail::failed(error.to_string()))??;
@@ -150,6 +156,10 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
         run.figure("storm_cpu_us_per_connect", "in the storm: broker CPU each, us", cpu * 1e6 / each);
         run.figure("broker_resident_mib", "broker memory after it, MiB", after.resident as f64 / f64::from(1 << 20));
+    }
+    if let Some(syscalls) = syscalls {
+        let each = syscalls as f64 / each;
+        run.figure("storm_syscalls_per_connect", "in the storm: broker's calls into the kernel each", each);
     }
     let (mut quiet_acks, mut storm_acks) = (histogram(), histogram());
     for (quiet, storm) in outcomes {
