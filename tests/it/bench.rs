@@ -190,26 +190,65 @@ fn bench_says_on_a_terminal_how_far_it_is() {
     }
 }
 
-/// The course of attacks runs, honest clients get everything meanwhile, and what attackers got is told by name. How fast
-/// and how large everything is, is for machines that do nothing else.
-#[test]
-fn bench_hostile_tells_what_attackers_got() {
+/// Runs these attacks, each for half a second; returns what it told and what it printed.
+fn attacked(attacks: &str, args: &[&str]) -> (serde_json::Value, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let json = folder.path().join("figures.json");
     let mut longwire = Command::new(env!("CARGO_BIN_EXE_longwire"));
-    longwire.args(["bench", "hostile", "--only", "tokens,window,members", "--rounds", "1", "--window", "500ms"]);
+    longwire.args(["bench", "hostile", "--only", attacks, "--rounds", "1", "--window", "500ms"]);
     longwire.args(["--settle", "1s", "--publishers", "2", "--readers", "3", "--rate", "50", "--no-overload"]);
-    longwire.args(["--connections", "20", "--connect-rate", "50", "--json"]).arg(&json);
+    longwire.args(["--connections", "20", "--connect-rate", "50", "--json"]).arg(&json).args(args);
     let output = longwire.env("TMPDIR", folder.path()).env_remove("LONGWIRE_URL").output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let figures = std::fs::read(json).unwrap_or_else(|error| panic!("{error}: {said}"));
     let figures: serde_json::Value = serde_json::from_slice(&figures).expect("JSON");
     assert_eq!(figures["broken"], serde_json::json!([]), "{said}");
+    (figures, said.into_owned())
+}
+
+/// How many connections of an attack ended so, and how many publishes were refused so.
+fn got(figures: &serde_json::Value, attack: usize) -> impl Fn(&str) -> Option<u64> {
+    let told = &figures["attacks"][attack];
+    move |what| told["ended"][what]["connections"].as_u64().or(told["refused"][what].as_u64())
+}
+
+/// The course of attacks runs, honest clients get everything meanwhile, and what attackers got is told by name, on a page
+/// too. How fast and how large everything is, is for machines that do nothing else.
+#[test]
+fn bench_hostile_tells_what_attackers_got() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let html = folder.path().join("page.html");
+    let (figures, said) = attacked("tokens,window,members", &["--html", html.to_str().expect("a name")]);
     assert!(figures["honest_messages"].as_u64() > Some(50), "{figures}");
-    let ended = |attack: usize, how: &str| figures["attacks"][attack]["ended"][how]["connections"].as_u64();
-    assert!(ended(0, "unauthenticated") > Some(0) && ended(0, "token_expired") > Some(0), "{said}");
-    assert!(ended(1, "window_exceeded") > Some(0), "{said}");
-    assert!(figures["attacks"][2]["refused"]["rate_limited"].as_u64() > Some(0), "{said}");
+    let tokens = got(&figures, 0);
+    assert!(tokens("unauthenticated") > Some(0) && tokens("token_expired") > Some(0), "{said}");
+    assert!(got(&figures, 1)("window_exceeded") > Some(0) && got(&figures, 2)("rate_limited") > Some(0), "{said}");
+    let page = std::fs::read_to_string(html).expect("a page");
+    assert!(page.contains("window_exceeded") && page.contains("% of the throughput") && !page.contains("<script"));
+}
+
+/// What nobody may get nobody got, and who is attacked while it is there goes on and gets everything.
+#[test]
+fn bench_hostile_watches_those_whom_attackers_would_like_to_be() {
+    let attacks = ["future", "huge", "compressed", "names", "impostors", "replays"];
+    let (figures, said) = attacked(&attacks.join(","), &["--no-throughput"]);
+    for (attack, what) in [
+        (0, "ack_of_the_unsent"),
+        (1, "payload_too_large"),
+        (3, "invalid_argument"),
+        (4, "unauthenticated"),
+        (4, "token_expired"),
+        (5, "token_expired"),
+        (5, "revoked"),
+    ] {
+        assert!(got(&figures, attack)(what) > Some(0), "{}, {what}: {said}", attacks[attack]);
+    }
+    assert!(figures["attacks"][2]["accepted"].as_u64() > Some(0), "contents were stored and read back: {said}");
+    for (attack, name) in attacks.iter().enumerate() {
+        assert_eq!(figures["attacks"][attack]["wrong"], serde_json::json!({}), "{name}: {said}");
+        let reached = figures["attacks"][attack]["to_victim"].as_u64();
+        assert!(reached > Some(0) || !["names", "impostors"].contains(name), "{name}: {said}");
+    }
 }
 
 /// Publishes, pages and starts at two sizes; acks and pages are checked by the bench itself.

@@ -259,7 +259,12 @@ impl Issuer {
     }
 
     pub(in crate::cli) fn token(&self, user: &str) -> Result<String, Fail> {
-        let claims = Claims {
+        self.sign(&self.claims(user))
+    }
+
+    /// What a token says of a user: all channels, on any device, for a day.
+    pub(super) fn claims(&self, user: &str) -> Claims {
+        Claims {
             iss: self.name.as_ref().to_owned(),
             sub: user.to_owned(),
             aud: AUDIENCE.to_owned(),
@@ -272,7 +277,10 @@ impl Issuer {
             read: vec!["**".to_owned()],
             admin: false,
             generation: None,
-        };
-        auth::issue(&claims, &self.key).map_err(Fail::failed)
+        }
+    }
+
+    pub(super) fn sign(&self, claims: &Claims) -> Result<String, Fail> {
+        auth::issue(claims, &self.key).map_err(Fail::failed)
     }
 }

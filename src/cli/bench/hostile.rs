@@ -1,14 +1,18 @@
 //! `longwire bench hostile`: honest clients, whose load is watched in quiet windows and in windows under attack.
 
 mod attack;
+mod contents;
 mod door;
 mod guessing;
 mod honest;
+mod impostors;
 mod insiders;
 mod overload;
+mod page;
 mod report;
 mod strangers;
 mod tally;
+mod victim;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,9 +118,6 @@ const RAMP: Duration = Duration::from_secs(1);
 
 pub(super) fn run(mut args: Args) -> Result<(), Fail> {
     process::raise_open_files();
-    if args.broker.html.is_some() {
-        return Err(Fail::usage("--html: there is no page of this one; --json has every figure"));
-    }
     let runtime = |name: &str| {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -133,6 +134,7 @@ pub(super) fn run(mut args: Args) -> Result<(), Fail> {
     let report = report?;
     report.print();
     report.write(args.broker.json.as_deref())?;
+    report.page(&args)?;
     match report.broken_promises() {
         0 => Ok(()),
         broken => Err(Fail::failed(format!("{broken} promises were broken"))),

@@ -11,7 +11,7 @@ use super::super::args::Issuer;
 use super::super::load::wire::fresh;
 use super::door::{Door, Peer};
 use super::tally::{Open, Pacer, Tally};
-use super::{guessing, insiders, strangers};
+use super::{contents, guessing, impostors, insiders, strangers};
 
 /// One kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -38,10 +38,16 @@ pub(super) enum Attack {
     Conversations,
     Members,
     Takeovers,
+    Future,
+    Huge,
+    Compressed,
+    Names,
+    Impostors,
+    Replays,
 }
 
 impl Attack {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::HalfOpen,
         Self::SlowHello,
         Self::SlowConnect,
@@ -63,6 +69,12 @@ impl Attack {
         Self::Conversations,
         Self::Members,
         Self::Takeovers,
+        Self::Future,
+        Self::Huge,
+        Self::Compressed,
+        Self::Names,
+        Self::Impostors,
+        Self::Replays,
     ];
 
     pub(super) fn name(self) -> String {
@@ -92,6 +104,12 @@ impl Attack {
             Self::Conversations => "groups and direct conversations made one after another",
             Self::Members => "groups of a thousand users, whom nobody knew, one after another",
             Self::Takeovers => "two clients with one device, each connecting again at once",
+            Self::Future => "acks of what was never sent",
+            Self::Huge => "contents of one byte more than may be",
+            Self::Compressed => "contents of a kilobyte that would be a megabyte, and are read back",
+            Self::Names => "names that cannot be, and such as look like another's",
+            Self::Impostors => "tokens that are not its own for a device that is connected",
+            Self::Replays => "tokens that were good, once they have expired or were taken back",
         }
     }
 
@@ -110,11 +128,23 @@ impl Attack {
         )
     }
 
+    /// Whether it notes by itself what nobody may get.
+    pub(super) const fn gets_nothing(self) -> bool {
+        matches!(self, Self::Future | Self::Huge | Self::Compressed | Self::Names | Self::Impostors | Self::Replays)
+    }
+
+    /// Whether it is at one user that is there, and has to go on.
+    pub(super) const fn has_victim(self) -> bool {
+        matches!(self, Self::Names | Self::Impostors)
+    }
+
     /// How long it takes until its end is seen.
     pub(super) const fn least(self) -> Duration {
         match self {
             // Ten seconds to be let in, and the wheel's slots.
             Self::HalfOpen | Self::SlowHello | Self::SlowConnect => Duration::from_secs(13),
+            // A token has to expire first.
+            Self::Replays => Duration::from_secs(4),
             _ => Duration::ZERO,
         }
     }
@@ -148,6 +178,12 @@ impl Attack {
             Self::Conversations => insiders::conversations(ground).await,
             Self::Members => insiders::members(ground).await,
             Self::Takeovers => insiders::takeovers(ground).await,
+            Self::Future => insiders::future(ground).await,
+            Self::Huge => contents::huge(ground).await,
+            Self::Compressed => contents::compressed(ground).await,
+            Self::Names => impostors::names(ground).await,
+            Self::Impostors => impostors::impostors(ground).await,
+            Self::Replays => impostors::replays(ground).await,
         }
     }
 }

@@ -32,6 +32,11 @@ impl Door {
         Ok(Self { to, way: way.with_tickets(false), has_tls: address.security() == Security::Tls })
     }
 
+    /// How who behaves comes in: from an address that no attacker has.
+    pub(super) const fn way(&self) -> &Way {
+        &self.way
+    }
+
     /// On loopback the `n`th address of an attacker's own, so that honest clients share none of them.
     fn source(&self, n: u64) -> Option<IpAddr> {
         let last = u8::try_from(n % 250).unwrap_or(0) + 1;

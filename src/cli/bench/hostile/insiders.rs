@@ -17,7 +17,7 @@ use super::tally::Tally;
 use crate::routing::allowance::makes;
 
 /// How many attack at once.
-const TASKS: u64 = 8;
+pub(super) const TASKS: u64 = 8;
 /// Channels that one of them watches: more than it may.
 const CHANNELS: u64 = 150;
 /// How long who attacks waits for the broker to end it.
@@ -107,12 +107,35 @@ pub(super) async fn flood(ground: Ground, what: Attack) {
     .await;
 }
 
-fn publish(message_id: u64, conversation: u64, action: Option<Action>) -> packet::Publish {
+/// Each ack of what is yet to be sent ends its session.
+pub(super) async fn future(ground: Ground) {
+    each(TASKS, |n| {
+        let ground = ground.clone();
+        async move {
+            for turn in 0_u64.. {
+                let (mut peer, open, _) = ground.session(n, &format!("d{}", turn % 16)).await;
+                let ack = match turn % 2 {
+                    0 => packet::Ack { express: 1 << 40, ..packet::Ack::default() },
+                    _ => packet::Ack { bulk: u64::MAX, ..packet::Ack::default() },
+                };
+                ground.tally.sent(1, framed(&Kind::Ack(ack)).len());
+                let _closed = peer.say(&Kind::Ack(ack)).await;
+                match timeout(PATIENCE, peer.end()).await {
+                    Ok(end) => open.ended(end),
+                    Err(_) => ground.tally.wrong("an ack of what was not sent was taken"),
+                }
+            }
+        }
+    })
+    .await;
+}
+
+pub(super) fn publish(message_id: u64, conversation: u64, action: Option<Action>) -> packet::Publish {
     packet::Publish { message_id, conversation, action, ..Default::default() }
 }
 
 /// Notes how a publish, that makes so much, or a request was answered.
-fn note(tally: &Tally, kind: &Kind, makes: u64) {
+pub(super) fn note(tally: &Tally, kind: &Kind, makes: u64) {
     match kind {
         Kind::PublishAck(_) => tally.accepted(makes),
         Kind::Response(_) => tally.accepted(0),
@@ -125,7 +148,7 @@ fn note(tally: &Tally, kind: &Kind, makes: u64) {
 }
 
 /// Publishes a batch and waits for all answers; the conversations that were opened. `None` once it was ended.
-async fn publish_batch(
+pub(super) async fn publish_batch(
     ground: &Ground,
     peer: &mut Peer,
     first: u64,
@@ -162,7 +185,7 @@ async fn publish_batch(
     Ok(opened)
 }
 
-fn channel(name: String) -> Option<Action> {
+pub(super) fn channel(name: String) -> Option<Action> {
     Some(Action::OpenChannel(OpenChannel { name }))
 }
 

@@ -33,6 +33,8 @@ const MADE_BYTES: u64 = 6 << 10;
 /// Guesses at one account that are looked at, wherever they come from: 50 at once and one each 20 s (SPEC R15-18), for the
 /// minute and a half that a window takes with all around it at the most.
 const LOOKED_AT_MAX: f64 = 55.0;
+/// The limit of what the others keep.
+const THROUGHPUT: &str = "the others' throughput, in the quiet one";
 /// The goodput under overload, in the best.
 const GOODPUT_RATIO_MIN: f64 = 0.80;
 
@@ -119,36 +121,38 @@ impl Figures {
 
 /// One limit, and whether it was kept.
 #[derive(Clone, Debug, Serialize)]
-struct Held {
-    what: &'static str,
-    is: f64,
-    limit: f64,
-    holds: bool,
+pub(super) struct Held {
+    pub(super) what: &'static str,
+    pub(super) is: f64,
+    pub(super) limit: f64,
+    pub(super) holds: bool,
     /// Whether a miss breaks a promise, rather than being late or slow on this machine.
     is_promise: bool,
 }
 
 /// What is told of one attack.
 #[derive(Debug, Serialize)]
-struct Told {
-    attack: Attack,
-    does: &'static str,
-    connections: u64,
-    packets: u64,
-    bytes: u64,
-    accepted: u64,
-    made: u64,
-    refused: BTreeMap<&'static str, u64>,
-    ended: BTreeMap<&'static str, Lives>,
-    failed: BTreeMap<String, u64>,
-    broker_us_each: Option<f64>,
-    broker_cpu_share: Option<f64>,
-    attackers_cpu_share: f64,
-    memory: Option<Memory>,
-    quiet_p99_ms: f64,
-    attack_p99_ms: f64,
-    throughput_ratio_as_it_was: Option<f64>,
-    limits: Vec<Held>,
+pub(super) struct Told {
+    pub(super) attack: Attack,
+    pub(super) does: &'static str,
+    pub(super) connections: u64,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    pub(super) accepted: u64,
+    pub(super) made: u64,
+    pub(super) refused: BTreeMap<&'static str, u64>,
+    pub(super) ended: BTreeMap<&'static str, Lives>,
+    pub(super) failed: BTreeMap<String, u64>,
+    pub(super) wrong: BTreeMap<&'static str, u64>,
+    pub(super) to_victim: u64,
+    pub(super) broker_us_each: Option<f64>,
+    pub(super) broker_cpu_share: Option<f64>,
+    pub(super) attackers_cpu_share: f64,
+    pub(super) memory: Option<Memory>,
+    pub(super) quiet_p99_ms: f64,
+    pub(super) attack_p99_ms: f64,
+    pub(super) throughput_ratio_as_it_was: Option<f64>,
+    pub(super) limits: Vec<Held>,
 }
 
 /// Everything.
@@ -157,11 +161,11 @@ pub(super) struct Report {
     rounds: u32,
     window_s: f64,
     cores: f64,
-    honest_messages: u64,
-    attacks: Vec<Told>,
+    pub(super) honest_messages: u64,
+    pub(super) attacks: Vec<Told>,
     overload: Vec<Overload>,
-    overload_limits: Vec<Held>,
-    broken: Vec<String>,
+    pub(super) overload_limits: Vec<Held>,
+    pub(super) broken: Vec<String>,
 }
 
 impl Report {
@@ -224,6 +228,11 @@ impl Report {
 }
 
 impl Told {
+    /// What the others' throughput kept, without what the attackers' side took.
+    pub(super) fn throughput_ratio(&self) -> Option<f64> {
+        self.limits.iter().find(|held| held.what == THROUGHPUT).map(|held| held.is)
+    }
+
     fn print(&self) {
         println!("{}: {}", self.attack.name(), self.does);
         println!(
@@ -236,6 +245,9 @@ impl Told {
         );
         for (how, lives) in &self.ended {
             println!("           {} {how}, after {:.1} s at the latest", lives.connections, lives.longest_s);
+        }
+        for (what, count) in &self.wrong {
+            println!("           {count} WRONG: {what}");
         }
         for (why, count) in &self.failed {
             println!("           {count} failed: {why}");
@@ -318,11 +330,19 @@ fn told(figures: Figures) -> Told {
         let most = looked_at.max().unwrap_or_default();
         limits.push(at_most("guesses at one account that were looked at", most as f64, LOOKED_AT_MAX, true));
     }
+    if attack.gets_nothing() {
+        let wrong = all().flat_map(|beside| beside.counts.wrong.values()).sum::<u64>();
+        limits.push(at_most("times that it got what nobody may get", wrong as f64, 0.0, true));
+    }
+    if attack.has_victim() {
+        let reached = all().map(|beside| beside.counts.to_victim).min().unwrap_or_default();
+        limits.push(at_least("messages that reached the victim in its session", reached as f64, 1.0, true));
+    }
     if let Some(ratio) = median(latency.iter().map(Beside::p99_ratio).collect()) {
         limits.push(at_most("the others' p99, in the quiet one", ratio, P99_RATIO_MAX, false));
     }
     if let Some(ratio) = median(throughput.iter().map(|beside| beside.throughput_ratio().1).collect()) {
-        limits.push(at_least("the others' throughput, in the quiet one", ratio, attack.throughput_least(), false));
+        limits.push(at_least(THROUGHPUT, ratio, attack.throughput_least(), false));
     }
     let mut counts = Counts::default();
     for beside in all() {
@@ -339,6 +359,8 @@ fn told(figures: Figures) -> Told {
         refused: counts.refused,
         ended: counts.ended,
         failed: counts.failed,
+        wrong: counts.wrong,
+        to_victim: counts.to_victim,
         broker_us_each: median(latency.iter().filter_map(Beside::broker_us_each).collect()),
         broker_cpu_share: median(
             latency
@@ -388,6 +410,10 @@ fn add(sum: &mut Counts, more: &Counts) {
         let all = sum.ended.entry(how).or_default();
         all.connections += lives.connections;
         all.longest_s = all.longest_s.max(lives.longest_s);
+    }
+    sum.to_victim += more.to_victim;
+    for (what, count) in &more.wrong {
+        *sum.wrong.entry(what).or_default() += count;
     }
     for (why, count) in &more.failed {
         *sum.failed.entry(why.clone()).or_default() += count;
@@ -458,6 +484,19 @@ mod tests {
         assert!((raw - 0.9).abs() < 1e-9 && (ratio - 1.0).abs() < 1e-9, "{raw} {ratio}");
         let (_, ratio) = beside(1_000, 500, 0.0).throughput_ratio();
         assert!((ratio - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_nobody_may_get_and_a_victim_that_hears_nothing_break_promises() {
+        let held = |wrong: u64, to_victim: u64| {
+            let mut figures = Figures::new(Attack::Impostors);
+            let mut one = beside(1_000, 1_000, 0.0);
+            one.counts.wrong.insert("let in as the victim", wrong);
+            one.counts.to_victim = to_victim;
+            figures.latency.push(one);
+            told(figures).limits.iter().filter(|held| held.is_promise).map(|held| held.holds).collect::<Vec<_>>()
+        };
+        assert_eq!((held(0, 5), held(1, 5), held(0, 0)), (vec![true, true], vec![false, true], vec![true, false]));
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub(super) struct Counts {
     pub(super) refused_without_wait: u64,
     /// How connections ended.
     pub(super) ended: BTreeMap<&'static str, Lives>,
+    /// What must not be, and was.
+    pub(super) wrong: BTreeMap<&'static str, u64>,
+    /// Messages that reached the one who is attacked.
+    pub(super) to_victim: u64,
     /// What could not be tried, and why.
     pub(super) failed: BTreeMap<String, u64>,
 }
@@ -97,6 +101,16 @@ impl Tally {
         let mut counts = self.lock();
         *counts.refused.entry(reason).or_default() += 1;
         counts.refused_without_wait += u64::from(!has_wait);
+    }
+
+    /// The attack got what nobody may get.
+    pub(super) fn wrong(&self, what: &'static str) {
+        *self.lock().wrong.entry(what).or_default() += 1;
+    }
+
+    /// Who is attacked got another message.
+    pub(super) fn reached_victim(&self) {
+        self.lock().to_victim += 1;
     }
 
     pub(super) fn failed(&self, why: &std::io::Error) {

@@ -25,20 +25,7 @@ const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 28.0;
 
 pub(super) fn page(report: &Report) -> String {
-    let machine = &report.machine;
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>longwire bench {bench}</title><style>{STYLE}</style>\n<h1>longwire bench {bench}</h1>\n<p>{setting}</p>\n\
-         <p><code>{command}</code></p>\n<p>{at} · {cores} cores · {processor} · {memory} GiB · Linux {kernel}</p>\n",
-        bench = escaped(report.bench),
-        setting = escaped(&report.setting),
-        command = escaped(&report.command),
-        at = escaped(&report.at),
-        cores = machine.cores,
-        processor = escaped(&machine.processor),
-        memory = machine.memory_gib,
-        kernel = escaped(&machine.kernel),
-    );
+    let mut out = head(report);
     figures(report, &mut out);
     let groups = groups(&report.runs);
     for name in names(report, |run| run.latencies.iter().map(|latency| latency.name).collect()) {
@@ -63,11 +50,31 @@ pub(super) fn page(report: &Report) -> String {
         let ticks: Vec<_> = (0..=4).map(|tick| end * f64::from(tick) / 4.0).map(|at| (at, number(at))).collect();
         plot(&mut out, &series, &ticks);
     }
-    for note in &report.notes {
-        let _ = writeln!(out, "<p>{}</p>", escaped(note));
-    }
-    out.push_str("</html>\n");
-    out
+    out + &foot(report)
+}
+
+/// What stands above the figures: what was done, by which command, and where.
+pub(super) fn head(report: &Report) -> String {
+    let machine = &report.machine;
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>longwire bench {bench}</title><style>{STYLE}</style>\n<h1>longwire bench {bench}</h1>\n<p>{setting}</p>\n\
+         <p><code>{command}</code></p>\n<p>{at} · {cores} cores · {processor} · {memory} GiB · Linux {kernel}</p>\n",
+        bench = escaped(report.bench),
+        setting = escaped(&report.setting),
+        command = escaped(&report.command),
+        at = escaped(&report.at),
+        cores = machine.cores,
+        processor = escaped(&machine.processor),
+        memory = machine.memory_gib,
+        kernel = escaped(&machine.kernel),
+    )
+}
+
+/// What stands below them.
+pub(super) fn foot(report: &Report) -> String {
+    let notes: String = report.notes.iter().map(|note| format!("<p>{}</p>\n", escaped(note))).collect();
+    notes + "</html>\n"
 }
 
 fn figures(report: &Report, out: &mut String) {
@@ -166,7 +173,7 @@ fn round_up(value: f64) -> f64 {
     [1.0, 2.0, 4.0, 5.0, 8.0, 10.0].iter().map(|step| step * power).find(|step| *step >= value).unwrap_or(value)
 }
 
-fn escaped(text: &str) -> String {
+pub(in crate::cli::bench) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -1,6 +1,6 @@
 //! What a benchmark says: figures, latencies and rates of each run, as a table, as JSON, and as a page to show around.
 
-mod html;
+pub(super) mod html;
 mod machine;
 mod table;
 
@@ -119,6 +119,12 @@ impl Report {
             write(path, &html::page(self))?;
         }
         Ok(())
+    }
+
+    /// Writes a page whose figures are these, where they are none of runs beside each other.
+    pub(super) fn publish_page(&self, html: Option<&Path>, figures: &str) -> Result<(), Fail> {
+        let Some(path) = html else { return Ok(()) };
+        write(path, &(html::head(self) + figures + &html::foot(self)))
     }
 }
 
