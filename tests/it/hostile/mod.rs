@@ -8,9 +8,11 @@
 //! | `insiders.rs` | who has a token: windows, floods, readers that never ack, quotas |
 //! | `bombs.rs` | who makes as many conversations, members and users as it can |
 //! | `impostors.rs` | who has no token, another's or an old one; who takes devices over; names |
-//! | `process.rs` | what attacks cost the real broker in memory |
+//! | `contents.rs` | contents that would be something else, if anybody looked into them |
+//! | `process.rs` | what attacks cost the real broker in memory and CPU |
 
 mod bombs;
+mod contents;
 mod framing;
 mod impostors;
 mod insiders;
