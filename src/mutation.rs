@@ -102,6 +102,10 @@ pub enum Mutation {
     BannedJoins,
     /// Who is blocked goes on writing to who blocked it.
     BlockedMayWrite,
+    /// Who is blocked reacts to what who blocked it wrote.
+    BlockedMayReact,
+    /// Who is blocked says how long entries are kept that who blocked it has, too.
+    BlockedSetsRetention,
     /// Who is blocked opens a conversation with who blocked it.
     BlockedMayOpen,
     /// Who is blocked brings who blocked it into groups.
@@ -172,7 +176,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 84] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -222,6 +226,8 @@ impl Mutation {
         Self::RecalledInLane,
         Self::BannedJoins,
         Self::BlockedMayWrite,
+        Self::BlockedMayReact,
+        Self::BlockedSetsRetention,
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,
         Self::ProfilesIgnoreBlocks,

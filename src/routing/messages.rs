@@ -15,6 +15,7 @@ use super::limits::{
 };
 use super::ops::Target;
 use super::outbox::Session;
+use super::rights;
 use super::rows::{Kind, Member};
 use super::view::Rows as _;
 use crate::mutation::Mutation;
@@ -144,6 +145,10 @@ impl Draft<'_, '_> {
     ) -> Result<PublishAck, No> {
         let (id, seq) = target_of(publish);
         self.may_speak(session, id)?;
+        // What one gave is taken back also from who takes nothing.
+        if !react.reaction.is_empty() && !Mutation::BlockedMayReact.is_planted() {
+            self.is_taken(session, id)?;
+        }
         self.shown(session, id, seq, target)?;
         if react.reaction.len() > REACTION_BYTES_MAX || react.reaction.chars().any(char::is_control) {
             return Err(No(Reason::InvalidArgument, "a reaction has at most 32 bytes and no control characters"));
@@ -220,6 +225,14 @@ impl Draft<'_, '_> {
             return Ok(());
         }
         self.may_publish(session, id)
+    }
+
+    /// Whether what the session does in a conversation is taken from it.
+    pub(super) fn is_taken(&self, session: &Session, id: ConversationId) -> Result<(), No> {
+        if rights::is_taken_in(&self.view, session.user, self.visible(session, id)?) {
+            return Ok(());
+        }
+        Err(No(Reason::Forbidden, "the user may not publish here"))
     }
 
     /// The message that a publish is about, if the session is shown it now.

@@ -146,7 +146,8 @@ impl Draft<'_, '_> {
         let conversation = self.visible(session, id)?;
         let (kind, members) = (conversation.kind, conversation.members);
         let may = match kind {
-            Kind::Direct => true,
+            // What goes is gone for both.
+            Kind::Direct => self.is_taken(session, id).is_ok() || Mutation::BlockedSetsRetention.is_planted(),
             Kind::Group => self.role(session, id) == Role::Owner || Mutation::AnyoneSetsRetention.is_planted(),
             // Nobody owns a channel, and what goes is gone for all.
             Kind::Channel => session.grants.load().is_admin,

@@ -53,7 +53,7 @@ pub(super) fn may_publish<'a>(
 ) -> Result<&'a Conversation, No> {
     let conversation = visible(rows, session, id)?;
     let may = match conversation.kind {
-        Kind::Direct => is_taken_by(rows, session.user, conversation.pair),
+        Kind::Direct => is_taken_in(rows, session.user, conversation) || Mutation::BlockedMayWrite.is_planted(),
         Kind::Group => {
             let least = Policy::least(conversation.more.policy.publishes, Role::Member);
             role(rows, session.user, id) as i32 >= least
@@ -66,8 +66,9 @@ pub(super) fn may_publish<'a>(
     if may { Ok(conversation) } else { Err(No(Reason::Forbidden, "the user may not publish here")) }
 }
 
-/// Whether the other of a direct conversation takes what a user says.
-fn is_taken_by(rows: &impl Rows, user: UserId, (a, b): (UserId, UserId)) -> bool {
+/// Whether what a user does in a conversation is taken from it: in a direct one the other may block it.
+pub(super) fn is_taken_in(rows: &impl Rows, user: UserId, conversation: &Conversation) -> bool {
+    let (a, b) = conversation.pair;
     let other = if a == user { b } else { a };
-    !rows.refuses(other, user) || Mutation::BlockedMayWrite.is_planted()
+    conversation.kind != Kind::Direct || !rows.refuses(other, user)
 }

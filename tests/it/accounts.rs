@@ -31,6 +31,15 @@ fn unblock(user: &str) -> Action {
     Action::Block(packet::Block { user: user.into(), undo: true })
 }
 
+fn react(seq: u64, reaction: &str) -> Action {
+    Action::React(packet::React { seq, reaction: reaction.into() })
+}
+
+fn keep_for(age_ms: u64) -> Action {
+    let retention = packet::Retention { mode: packet::RetentionMode::KeepFor.into(), age_ms };
+    Action::SetRetention(packet::SetRetention { retention: Some(retention) })
+}
+
 fn revoke(device: u64) -> Action {
     Action::RevokeDevice(packet::RevokeDevice { device })
 }
@@ -220,6 +229,9 @@ async fn who_is_blocked_reaches_the_other_in_no_way_of_its_own() {
     let world = World::new().await;
     let (mut alice, mut bob, direct) = world.pair().await;
     bob.say(direct, "before").await;
+    alice.say(direct, "and this").await;
+    assert_eq!(bob.entry(direct).await.content, "and this");
+    bob.act(direct, react(1, "x")).await.expect("given");
     let group = bob.create_group("both", &["alice"]).await;
     alice.caught_up().await;
     alice.act(0, block("bob")).await.expect("blocked");
@@ -227,11 +239,15 @@ async fn who_is_blocked_reaches_the_other_in_no_way_of_its_own() {
     let say = |id| Publish { conversation: id, content: "x".into(), ..Publish::default() };
     let refusal = bob.insist(say(direct)).await.expect_err("refused");
     assert_eq!(refusal.reason, Reason::Forbidden);
+    // Nor otherwise: a reaction is delivered like a message, and what is kept is the other's too.
+    assert_eq!(reason(bob.act(direct, react(2, "and this")).await), Reason::Forbidden);
+    assert_eq!(reason(bob.act(direct, keep_for(1_000)).await), Reason::Forbidden);
+    bob.act(direct, react(1, "")).await.expect("what one gave is taken back");
     // Shown as before.
     assert_eq!(bob.open_direct("alice").await, direct);
     let page =
         packet::HistoryRequest { conversation: direct, from_seq: 0, limit: 9, backwards: false, ..Default::default() };
-    assert_eq!(texts(&bob.history(page).await.expect("history").items), ["before"]);
+    assert_eq!(texts(&bob.history(page).await.expect("history").items), ["before", "and this"]);
     let shown = bob.conversations().await.into_iter().find(|c| c.id == direct).expect("listed");
     assert_eq!((shown.role(), shown.members), (Role::Member, 2));
     // Groups go on, and new ones are made without her.
@@ -253,6 +269,8 @@ async fn who_is_blocked_reaches_the_other_in_no_way_of_its_own() {
     // Who blocks may still write, and open.
     alice.say(direct, "one more thing").await;
     assert_eq!(bob.entry(direct).await.content, "one more thing");
+    alice.act(direct, react(1, "y")).await.expect("given");
+    alice.act(direct, keep_for(3_600_000)).await.expect("set");
     let with_carol = alice.open_direct("carol").await;
     assert_eq!(reason(carol.insist(say(with_carol)).await), Reason::Forbidden);
     // A third one adds whom it likes.
@@ -269,6 +287,8 @@ async fn who_is_blocked_reaches_the_other_in_no_way_of_its_own() {
     alice.act(0, unblock("bob")).await.expect("unblocked");
     bob.say(direct, "again").await;
     assert_eq!(alice.entry(direct).await.content, "again");
+    bob.act(direct, react(2, "z")).await.expect("given");
+    bob.act(direct, keep_for(7_200_000)).await.expect("set");
     bob.set_role(without, "alice", Role::Member).await.expect("added");
     let rest = blocked(&mut alice, 0, 10).await;
     assert_eq!((rest.users.len(), rest.users[0].name.as_str(), rest.next), (1, "carol", 0));

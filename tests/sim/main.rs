@@ -164,6 +164,8 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
             "openings that a block forbids",
             "presences shown no more",
             "presences shown to contacts",
+            "reactions",
+            "reactions taken back",
             "recalls",
             "retentions set",
             "users erased",

@@ -144,7 +144,11 @@ impl History {
                 assert_eq!((entry.edit, &entry.content[..]), (*target, text.as_bytes()), "and says of what")
             }
             EntryKind::Recall => assert_eq!(entry.recall.map(|recall| recall.seq), Some(*target), "and says of what"),
-            EntryKind::Reaction | EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
+            EntryKind::Reaction => {
+                let told = entry.reaction.as_ref().expect("it says which");
+                assert_eq!((told.seq, &told.reaction), (*target, text), "and says to what");
+            }
+            EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
                 panic!("nobody does this: {entry:?}")
             }
         }

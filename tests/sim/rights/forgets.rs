@@ -26,9 +26,9 @@ impl Oracle {
 
     /// Whether this is what someone wrote who is erased.
     pub(super) fn is_erased_at(&self, id: u64, seq: u64) -> bool {
-        use packet::EntryKind::{Edit, Message};
+        use packet::EntryKind::{Edit, Message, Reaction};
         let entry = self.conversations.get(&id).and_then(|c| c.entries.get((seq as usize).checked_sub(1)?));
-        entry.is_some_and(|entry| matches!(entry.kind, Message | Edit) && self.is_erased(entry.sender))
+        entry.is_some_and(|entry| matches!(entry.kind, Message | Edit | Reaction) && self.is_erased(entry.sender))
     }
 
     /// Takes in what conversations keep no more: the oldest, and only what is old enough, or may be delivered.

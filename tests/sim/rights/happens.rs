@@ -149,8 +149,8 @@ impl History {
             67 | 77 => self.show_presence(device),
             78..=79 => self.keep_contact(device),
             0..=12 => self.act(device),
-            13..=17 => self.alter(device),
-            18..=28 => self.decide(),
+            13..=18 => self.alter(device),
+            19..=28 => self.decide(),
             29..=30 => self.open(device),
             31..=42 => {
                 let id = self.any(device);
@@ -253,12 +253,17 @@ impl History {
         let Some(&(id, seq)) = self.rng.choice(&about) else { return };
         self.said += 1;
         let text = format!("said {}", self.said);
-        let (act, action, content) = match self.rng.u8(0..2) {
+        let (act, action, content) = match self.rng.u8(0..4) {
             _ if is_knock => {
                 let key = Some(u8::from(self.rng.u8(0..4) == 0));
                 (Act::Join(key), Action::Join(packet::Join { key: key_bytes(key) }), "")
             }
             0 => (Act::Edit(seq, text.clone()), Action::Edit(packet::Edit { seq }), text.as_str()),
+            1..=2 => {
+                let reaction = ["", "a", "a", "b"][self.rng.usize(0..4)];
+                let react = packet::React { seq, reaction: reaction.into() };
+                (Act::React(seq, reaction), Action::React(react), "")
+            }
             _ => (Act::Recall(seq), Action::Recall(packet::Recall { seq }), ""),
         };
         let publish = self.next(device, id, Some(action), content);
@@ -344,6 +349,8 @@ impl History {
             (_, Act::Join(_)) => "joins",
             (Answer::Done(_), Act::Edit(..)) => "edits",
             (_, Act::Recall(_)) => "recalls",
+            (_, Act::React(_, "")) => "reactions taken back",
+            (_, Act::React(..)) => "reactions",
             (_, Act::Ban(_, true)) => "bans lifted",
             (_, Act::Ban(..)) => "bans",
             (Answer::Done(_), Act::SetRetention(..)) => "retentions set",

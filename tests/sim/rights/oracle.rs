@@ -49,6 +49,8 @@ pub(super) enum Act {
     SetMark(u64),
     Edit(u64, String),
     Recall(u64),
+    /// To which message, and what; nothing takes it back.
+    React(u64, &'static str),
     /// Whom, and whether it is lifted.
     Ban(u64, bool),
     SetJoinKey(Option<u8>),
@@ -60,13 +62,13 @@ pub(super) enum Act {
 pub(super) struct Entry {
     pub(super) sender: u64,
     pub(super) kind: EntryKind,
-    /// What a message says, or a label.
+    /// What a message says, or a label, or a reaction.
     pub(super) text: String,
     /// Whose membership, and what it became.
     pub(super) membership: (u64, Role),
     /// Which conversation an entry of an inbox is about.
     pub(super) about: u64,
-    /// Which message is edited or recalled.
+    /// Which message is edited, recalled or reacted to.
     pub(super) target: u64,
     /// Who was removed is kept out.
     pub(super) banned: bool,
@@ -359,6 +361,23 @@ impl Oracle {
                 entries.push(Entry { sender: user, kind: EntryKind::Recall, target, at, ..Entry::default() });
                 Answer::Done(head + 1)
             }
+            Act::React(seq, reaction) => {
+                // Whoever is in a group reacts, and whoever reads a channel that is joined.
+                let is_in = matches!(kind, Direct | Group | Channel) && role != Role::None;
+                let may = if kind == Direct && !reaction.is_empty() { publishes } else { is_in || publishes };
+                if !may || message(*seq).is_none_or(|entry| entry.is_gone) {
+                    return Answer::Refused;
+                }
+                let given = conversation.entries.iter().rev().find(|entry| {
+                    entry.kind == EntryKind::Reaction && entry.sender == user && entry.target == *seq
+                });
+                if given.map_or("", |entry| entry.text.as_str()) == *reaction {
+                    return Answer::Done(head);
+                }
+                let (kind, text, target) = (EntryKind::Reaction, (*reaction).to_owned(), *seq);
+                self.of(id).entries.push(Entry { sender: user, kind, text, target, at, ..Entry::default() });
+                Answer::Done(head + 1)
+            }
             Act::Ban(whose, lifts) => {
                 let was = conversation.role(*whose);
                 let is_owners = matches!(was, Role::Admin | Role::Owner) && role != Role::Owner;
@@ -473,7 +492,7 @@ impl Oracle {
             }
             Act::SetRetention(retention) => {
                 let may = match kind {
-                    Direct => true,
+                    Direct => publishes,
                     Group => role == Role::Owner,
                     Channel => user == self.admin && retention.mode() != RetentionMode::UntilDelivered,
                     _ => false,
