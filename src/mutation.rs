@@ -116,6 +116,10 @@ pub enum Mutation {
     WillStays,
     /// After a start nobody looks for devices that do not come back.
     WillsForgottenAtStart,
+    /// The will of a device whose right was taken back stays.
+    CutLeavesWill,
+    /// A device whose right was taken back is told on.
+    CutLeavesPush,
     /// Signals go to who is no member any more.
     SignalsIgnoreRights,
     /// Presence is told to anybody.
@@ -176,7 +180,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 84] = [
+    pub const ALL: [Self; 86] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -233,6 +237,8 @@ impl Mutation {
         Self::ProfilesIgnoreBlocks,
         Self::WillStays,
         Self::WillsForgottenAtStart,
+        Self::CutLeavesWill,
+        Self::CutLeavesPush,
         Self::SignalsIgnoreRights,
         Self::PresenceIgnoresRights,
         Self::UnkeptShown,

@@ -19,6 +19,7 @@ use super::ops::Effect;
 use super::outbox::Session;
 use super::rows::{Profile, Secret};
 use super::view::Rows as _;
+use crate::mutation::Mutation;
 use crate::store::{EntryMeta, Position};
 
 /// Whether a publish is about its own user: it names no conversation, and its entry stands in that user's inbox.
@@ -196,6 +197,18 @@ impl Draft<'_, '_> {
         let Some(inbox) = self.view.user(user).map(|row| row.inbox) else { return };
         let (entry, body) = self.device_change(device, kind, None);
         self.entry(EntryMeta { conversation: inbox, ..EntryMeta::default() }, entry, &body);
+    }
+
+    /// A device whose right was taken back has no will any more, and is told nothing, whether it is there or not.
+    pub(super) fn leave_nothing_of(&mut self, device: DeviceId) {
+        if self.view.will_after(device).is_some() && !Mutation::CutLeavesWill.is_planted() {
+            self.change(&Change::WillTaken { device });
+        }
+        let Some(user) = self.view.device(device).map(|row| row.user) else { return };
+        if self.view.is_told(user, device) && !Mutation::CutLeavesPush.is_planted() {
+            self.change(&Change::PushTaken { user, device });
+            self.effects.push(Effect::PushSet(user, device, false));
+        }
     }
 
     /// Those devices of a user that were not seen for so long that they are forgotten, but for those that are `online`.

@@ -86,6 +86,61 @@ async fn a_token_of_the_brokers_own_is_renewed() {
     assert_eq!(bob.ask(refresh()).await.expect_err("another issuer's").reason, Reason::Forbidden);
 }
 
+/// SPEC R15-17, R15-20, R16-17, R17-2: what ends a user's tokens leaves nothing of its devices behind, whether they are there
+/// or gone; a new password spares the device that sets it.
+#[tokio::test]
+async fn who_is_let_in_no_more_leaves_no_will_and_is_told_nothing() {
+    let mut world = open(Registration::Closed).await;
+    let (mut root, mut bob) = (admin(&world).await, world.user("bob").await);
+    root.act(0, set_account("ada", "correct horse")).await.expect("set");
+    let on = |device: &str, connect: packet::Connect| packet::Connect { device: device.into(), ..connect };
+    let mut devices = Vec::new();
+    let mut direct = 0;
+    // The first ones would be published first.
+    for (device, after_ms) in [("lost", 2_000), ("tablet", 1_000), ("phone", 3_000)] {
+        let mut wire = world.wire(on(device, world.log_in("ada", "correct horse"))).await;
+        direct = wire.open_direct("bob").await;
+        leave_behind(&mut wire, direct, device, after_ms).await;
+        devices.push(wire);
+    }
+    let phone = devices.pop().expect("the phone");
+    drop(devices.remove(0));
+    let mut change = on("phone", world.log_in("ada", "correct horse"));
+    (change.incarnation, change.first_unanswered) = (phone.incarnation, phone.next_id);
+    change.login.as_mut().expect("a login").new_password = "battery staple".into();
+    let mut phone = world.wire(change).await;
+    assert_eq!(devices[0].ended().await.reason, Reason::Revoked);
+    let told_by = |devices: Vec<packet::Device>| devices.into_iter().map(|of| (of.name, of.push)).collect::<Vec<_>>();
+    let told = [("lost", ""), ("tablet", ""), ("phone", "webhook")].map(|(of, by)| (of.to_owned(), by.to_owned()));
+    assert_eq!(told_by(crate::accounts::devices(&mut phone).await), told);
+    drop(phone);
+    assert_eq!(bob.entry(direct).await.content, "phone", "and nothing before");
+
+    // Closed, and over a restart.
+    let mut watch = world.wire(on("watch", world.log_in("ada", "battery staple"))).await;
+    leave_behind(&mut watch, direct, "watch", 1_000).await;
+    root.act(0, close("ada")).await.expect("closed");
+    let mut eve = world.user("eve").await;
+    let with_bob = eve.open_direct("bob").await;
+    leave_behind(&mut eve, with_bob, "the last to be due", 2_000).await;
+    world.restart().await;
+    let (mut bob, mut root) = (world.user("bob").await, admin(&world).await);
+    assert_eq!(bob.entry(with_bob).await.content, "the last to be due");
+    let page = bob.pages(direct, 10, false).await.remove(0);
+    assert_eq!(crate::world::texts(&page.items), ["phone"]);
+    root.act(0, set_account("ada", "another horse")).await.expect("it is hers again");
+    let mut phone = world.wire(on("phone", world.log_in("ada", "another horse"))).await;
+    assert!(told_by(crate::accounts::devices(&mut phone).await).iter().all(|(_, by)| by.is_empty()));
+}
+
+async fn leave_behind(wire: &mut Wire, conversation: u64, content: &str, after_ms: u32) {
+    let will = Some(Action::SetWill(packet::SetWill { after_ms }));
+    let content = content.to_owned().into();
+    wire.insist(Publish { conversation, content, action: will, ..Publish::default() }).await.expect("set");
+    let push = packet::SetPush { provider: "webhook".into(), target: "somewhere".into(), ..Default::default() };
+    wire.act(0, Action::SetPush(push)).await.expect("set");
+}
+
 /// SPEC R15-15: open, and whose a name is.
 #[tokio::test]
 async fn a_name_is_registered_once_and_never_somebody_elses() {

@@ -222,12 +222,13 @@ impl Core {
         self.fences.get_mut(&session.device).filter(is_newest)
     }
 
-    /// Ends the session of a device, and nothing of it counts from here on.
+    /// Ends the session of a device, and nothing of it counts from here on; nor does what the device left for later.
     fn cut(&mut self, device: DeviceId, draft: &mut Draft<'_, '_>) {
         self.untaken.remove(&device);
         if let Some(fence) = self.fences.remove(&device) {
             draft.effects.push(Effect::Close(fence.outbox, Refusal::connection(Reason::Revoked)));
         }
+        draft.leave_nothing_of(device);
     }
 
     fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {

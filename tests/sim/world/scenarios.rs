@@ -1,6 +1,7 @@
 //! The scenarios that were hardest to get right, each as a script: what befalls the world until the situation is there,
 //! which is asserted, and then chance as in every seed. The seed decides all that the script leaves open.
 
+mod closing;
 mod delivering;
 mod erasing;
 mod joining;
@@ -11,6 +12,7 @@ mod storing;
 mod waiting;
 
 use super::*;
+use closing::s19;
 use delivering::{s1, s2, s9, s10};
 use erasing::s18;
 use joining::{s3, s4};
@@ -25,7 +27,7 @@ pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
 
 /// All of them, for who plants bugs; `docs/testing.md` says where the others are.
 #[cfg(feature = "mutations")]
-pub(crate) const ALL: [(&str, Scenario); 15] = [
+pub(crate) const ALL: [(&str, Scenario); 16] = [
     ("s1", s1),
     ("s2", s2),
     ("s3", s3),
@@ -41,6 +43,7 @@ pub(crate) const ALL: [(&str, Scenario); 15] = [
     ("s13", s13),
     ("s17", s17),
     ("s18", s18),
+    ("s19", s19),
 ];
 
 mod tests {
@@ -83,5 +86,6 @@ mod tests {
         s13_a_will_and_a_broker_that_is_killed s13
         s17_a_device_that_is_away_is_told_by_a_broker_that_is_killed s17
         s18_a_user_is_erased_by_a_broker_that_is_killed s18
+        s19_an_account_is_closed_whose_devices_left_something s19
     }
 }

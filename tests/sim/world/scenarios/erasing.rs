@@ -13,13 +13,7 @@ fn word(number: u32) -> String {
 pub(super) fn s18(seed: u64, keys: &Keys) -> Coverage {
     let ground = if seed.is_multiple_of(4) { memory(20) } else { disk(seed as usize % 7 * 10 + 5) };
     let (mut world, group) = World::staged(seed, keys, ground, Retention::default(), |_| ());
-    world.takes_away(ANN);
-    world.model.admin = Some("ann".into());
-    let pass = world.devices[ANN].pass.clone();
-    let claims = Allows { expires: pass.expires, grants: 0, is_admin: true };
-    let pass = new_pass("ann", "administers".into(), claims, &keys.private);
-    world.devices[ANN].take_pass(pass);
-    world.brings_back(ANN);
+    world.administers(ANN, &keys.private);
     let users = vec!["ann".into(), "cid".into()];
     let own = packet::CreateGroup { label: "ben's own".into(), users, ..Default::default() };
     world.does(BEN, 0, Action::CreateGroup(own));

@@ -120,6 +120,17 @@ impl World {
         self.devices[device].connect_at = self.now;
     }
 
+    /// The device comes back as an administrator's.
+    pub(super) fn administers(&mut self, device: usize, private_key: &str) {
+        self.takes_away(device);
+        let user = self.devices[device].user.clone();
+        let allows = Allows { expires: self.devices[device].pass.expires, grants: 0, is_admin: true };
+        let pass = new_pass(&user, "administers".into(), allows, private_key);
+        self.model.admin = Some(user);
+        self.devices[device].take_pass(pass);
+        self.brings_back(device);
+    }
+
     pub(super) fn answer(&self, device: usize, message_id: u64) -> Option<crate::model::Answer> {
         let device = &self.devices[device];
         device.acked.get(&(device.device_id, device.durable.incarnation, message_id)).copied()
