@@ -106,6 +106,8 @@ pub enum Mutation {
     BlockedMayReact,
     /// Who is blocked says how long entries are kept that who blocked it has, too.
     BlockedSetsRetention,
+    /// Who is blocked is told what who blocked it has read.
+    MarksIgnoreBlocks,
     /// Who is blocked opens a conversation with who blocked it.
     BlockedMayOpen,
     /// Who is blocked brings who blocked it into groups.
@@ -180,7 +182,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 86] = [
+    pub const ALL: [Self; 87] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -232,6 +234,7 @@ impl Mutation {
         Self::BlockedMayWrite,
         Self::BlockedMayReact,
         Self::BlockedSetsRetention,
+        Self::MarksIgnoreBlocks,
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,
         Self::ProfilesIgnoreBlocks,

@@ -48,7 +48,7 @@ pub(super) fn receipts_request(
     let Read { head, users, next } = page;
     let mut marks = Vec::with_capacity(users.len());
     for (user, mark, heard) in users {
-        let has = delivered(reads, id, &head, heard, mark)?;
+        let has = heard.map_or(Ok(mark), |heard| delivered(reads, id, &head, heard, mark))?;
         registry.deliveries.note_told(session.number, id, user, has);
         marks.push(packet::Mark { conversation: id.0, user: user.0, seq: mark.0, delivered: has.0 });
     }

@@ -1,7 +1,7 @@
 //! The fold of what concerns users and devices: profiles, contacts, blocks, devices that come and go, accounts.
 
 use longwire_protocol::packet::{self, DeviceChangeKind, Level};
-use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, UserId};
+use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, UserId};
 
 use super::fold::Body;
 use super::levels::Levels;
@@ -53,10 +53,11 @@ pub(super) fn fold_own(view: &mut View<'_>, user: UserId, time: LogTime, body: &
         }
         Body::Blocked { other, is_undone } => {
             let mut refuses = view.refusals(user).cloned().unwrap_or_default();
-            match (refuses.users.binary_search(other), is_undone) {
-                (Ok(at), true) => drop(refuses.users.remove(at)),
-                (Err(at), false) => refuses.users.insert(at, *other),
-                _ => {}
+            if *is_undone {
+                refuses.unblock(*other);
+            } else {
+                let member = view.direct(user, *other).and_then(|id| view.member(id, user));
+                refuses.block(*other, member.map_or(Seq(0), |member| member.mark));
             }
             put_refuses(view, user, refuses);
         }

@@ -17,7 +17,7 @@ use super::limits::FOLLOWED_IN_ALL_MAX;
 use super::outbox::Session;
 use super::reads::{Miss, Reads};
 use super::registry::Registry;
-use super::rights::tells_marks;
+use super::rights::{last_mark_for, tells_marks};
 use super::rows::{DeviceCursor, Head, Member};
 use super::state::State;
 use super::view::{Reader, Rows as _};
@@ -80,6 +80,9 @@ pub fn news(
             let is_in = |own: &&Member| own.is_active() || Mutation::DeliveriesIgnoreRights.is_planted();
             rows.member(id, session.user).filter(is_in)?;
             let member = rows.member(id, user).filter(|member| member.is_active())?;
+            if last_mark_for(rows, conversation, user, session.user).is_some() {
+                return None;
+            }
             Some((conversation.head, member.mark, heard(rows, registry, user, conversation.kind.is_express())))
         })?;
         if let Some((head, mark, heard)) = known {

@@ -21,7 +21,7 @@ use crate::store::{EntryMeta, Position};
 
 /// Folds that a user is erased: it is let in no more, and shows itself to nobody.
 pub(super) fn fold_begun(view: &mut View<'_>, user: UserId, position: Position, time: LogTime) {
-    view.put(Key::Refuses(user), Some(Row::Refuses(Refuses { users: Vec::new(), everyone: false })));
+    view.put(Key::Refuses(user), Some(Row::Refuses(Refuses::default())));
     if !Mutation::ErasedLetIn.is_planted() {
         fold_account(view, user, None, true, true, time);
     }

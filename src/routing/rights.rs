@@ -3,7 +3,7 @@
 
 use longwire_protocol::packet::Role;
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{ConversationId, UserId};
+use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::draft::No;
 use super::limits::RECEIPTS_MEMBERS_MAX;
@@ -43,6 +43,16 @@ pub fn tells_marks(conversation: &Conversation) -> bool {
     matches!(conversation.kind, Kind::Direct | Kind::Group)
         && conversation.members <= RECEIPTS_MEMBERS_MAX
         && !conversation.more.policy.hides_marks
+}
+
+/// The last mark of a user that another is told of, where the user blocks it: what is theirs alone tells no more of who is
+/// there (SPEC R15-5).
+#[must_use]
+pub fn last_mark_for(rows: &impl Rows, conversation: &Conversation, user: UserId, other: UserId) -> Option<Seq> {
+    if conversation.kind != Kind::Direct || user == other || Mutation::MarksIgnoreBlocks.is_planted() {
+        return None;
+    }
+    rows.refusals(user)?.last_mark(other)
 }
 
 /// The conversation, if the session may publish in it.

@@ -1,6 +1,7 @@
 //! Receipts: what was delivered to whom, asked for and followed, over real sockets.
 
 use longwire_protocol::ClientEvent;
+use longwire_protocol::packet::item::Kind;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::request::Op;
 use longwire_protocol::packet::{self, Mark, ReceiptsRequest, Role, SignalKind, response};
@@ -52,6 +53,10 @@ impl Wire {
             }
         }
     }
+}
+
+fn block(user: &str, undo: bool) -> Action {
+    Action::Block(packet::Block { user: user.into(), undo })
 }
 
 /// A mark as a receipt has it.
@@ -221,4 +226,61 @@ async fn the_sdk_follows_deliveries_and_edits_what_stands_beside() {
     let shown = entry(&page.items[0]).expect("the message");
     assert_eq!((&shown.content[..], shown.beside.as_deref()), (&b"hello, @ben"[..], Some(&beside)));
     ann.close().await;
+}
+
+/// R15-5: what someone reads and is delivered is told no more to whom it blocks, live, after an absence, or when asked.
+#[tokio::test]
+async fn who_is_blocked_learns_nothing_from_marks_and_deliveries() {
+    let world = World::new().await;
+    let (mut ann, mut ben) = (world.user("ann").await, world.user("ben").await);
+    let (of_ann, of_ben) = (ann.connected.user, ben.connected.user);
+    let direct = ann.open_direct("ben").await;
+    let mark = |seq| Action::SetMark(packet::SetMark { seq });
+    let is_mark = |item: &packet::Item| matches!(&item.kind, Some(Kind::Mark(mark)) if mark.user == of_ben);
+    ann.say(direct, "read").await;
+    ben.entry(direct).await;
+    ben.act(direct, mark(1)).await.expect("set");
+    ann.until(is_mark).await;
+    ann.follow(direct).await.expect("it is in there");
+    let mut tablet = world.wire(packet::Connect { device: "tablet".into(), ..world.connect("ann") }).await;
+    tablet.caught_up().await;
+    let cursor = tablet.settle().await;
+    tablet.leave().await;
+    ben.stores = false;
+    ann.say(direct, "not yet").await;
+    ben.entry(direct).await;
+    ben.act(0, block("ann", false)).await.expect("blocked");
+    ben.stores = true;
+    ben.store_all().await;
+    ben.act(direct, mark(2)).await.expect("set");
+    let blocked = [receipt(direct, of_ann, 2, 2), receipt(direct, of_ben, 1, 1)];
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts"), blocked, "as they were");
+    // What comes next is of another conversation, and what is said, not what is read.
+    let group = ann.create_group("team", &["ben"]).await;
+    ann.follow(group).await.expect("a member");
+    ann.say(group, "both of us").await;
+    ben.entry(group).await;
+    ben.flush().await;
+    assert_eq!(ann.told().await.0, group);
+    ben.say(direct, "who blocks may write").await;
+    let came = ann.until(|item| entry(item).is_some_and(|entry| entry.sender == of_ben && entry.seq == 3)).await;
+    assert!(!came.iter().any(is_mark), "{came:?}");
+    let back = packet::Connect {
+        device: "tablet".into(),
+        start: packet::StartKind::OwnCursor.into(),
+        cursor,
+        incarnation: tablet.incarnation,
+        first_unanswered: 1,
+        ..world.connect("ann")
+    };
+    let came = world.wire(back).await.caught_up().await;
+    assert!(came.iter().any(|item| entry(item).is_some_and(|entry| entry.seq == 3)), "{came:?}");
+    assert!(!came.iter().any(is_mark), "{came:?}");
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1], blocked[1]);
+    ben.act(0, block("ann", true)).await.expect("unblocked");
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1], receipt(direct, of_ben, 3, 3));
+    ann.say(direct, "again").await;
+    ben.entry(direct).await;
+    ben.act(direct, mark(4)).await.expect("set");
+    ann.until(is_mark).await;
 }

@@ -167,6 +167,7 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
             "reactions",
             "reactions taken back",
             "recalls",
+            "receipts kept back",
             "retentions set",
             "users erased",
         ];

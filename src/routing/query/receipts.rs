@@ -8,7 +8,7 @@ use super::{has_part, page_of_members};
 use crate::routing::deliveries::heard;
 use crate::routing::outbox::Session;
 use crate::routing::registry::Registry;
-use crate::routing::rights::tells_marks;
+use crate::routing::rights::{last_mark_for, tells_marks};
 use crate::routing::rows::{Head, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;
@@ -18,8 +18,8 @@ use crate::store::Position;
 pub struct Read {
     /// The conversation's.
     pub head: Head,
-    /// Users by rising id, their marks, and up to where they acked.
-    pub users: Vec<(UserId, Seq, Position)>,
+    /// Users by rising id, their marks, and up to where they acked; nothing where the mark is all that is told.
+    pub users: Vec<(UserId, Seq, Option<Position>)>,
     /// `after_user` of the next page; 0 where there is none.
     pub next: u64,
 }
@@ -51,7 +51,10 @@ pub fn receipts(
     }
     let is_express = conversation.kind.is_express();
     let (users, next) = page_of_members(rows, id, request.after_user, request.limit, |user, member| {
-        (user, member.mark, heard(rows, registry, user, is_express))
+        match last_mark_for(rows, conversation, user, session.user) {
+            Some(mark) => (user, mark, None),
+            None => (user, member.mark, Some(heard(rows, registry, user, is_express))),
+        }
     });
     Ok(Read { head: conversation.head, users, next })
 }

@@ -301,6 +301,7 @@ impl Row {
                     levels => postcard::to_extend(levels, bytes).expect(ENCODES),
                 }
             }
+            Self::Refuses(row) if !row.marks.is_empty() => postcard::to_extend(&row.marks, bytes).expect(ENCODES),
             _ => bytes,
         }
     }
@@ -334,6 +335,7 @@ impl Row {
                     row.levels = Levels::new(postcard::from_bytes(levels).map_err(unreadable)?);
                 }
             }
+            Self::Refuses(row) => row.marks = postcard::from_bytes(behind).map_err(unreadable)?,
             _ => {}
         }
         Ok(row)

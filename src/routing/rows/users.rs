@@ -145,6 +145,37 @@ pub struct Refuses {
     pub users: Vec<UserId>,
     /// From anyone: the account is closed.
     pub everyone: bool,
+    /// How far the user had read the direct conversations with some of these when it blocked them, ascending; where it had
+    /// read nothing, none is here.
+    #[serde(skip)]
+    pub marks: Vec<(UserId, Seq)>,
+}
+
+impl Refuses {
+    /// From here on nothing is taken from another, who is told of no mark beyond this one.
+    pub fn block(&mut self, other: UserId, mark: Seq) {
+        if let Err(at) = self.users.binary_search(&other) {
+            self.users.insert(at, other);
+            if mark.is_some() {
+                let at = self.marks.partition_point(|(known, _)| *known < other);
+                self.marks.insert(at, (other, mark));
+            }
+        }
+    }
+
+    /// That is taken back.
+    pub fn unblock(&mut self, other: UserId) {
+        self.users.retain(|known| *known != other);
+        self.marks.retain(|(known, _)| *known != other);
+    }
+
+    /// The last mark that another is told of, if it is blocked.
+    #[must_use]
+    pub fn last_mark(&self, other: UserId) -> Option<Seq> {
+        self.users.binary_search(&other).ok()?;
+        let at = self.marks.binary_search_by_key(&other, |(known, _)| *known);
+        Some(at.map_or(Seq(0), |at| self.marks[at].1))
+    }
 }
 
 /// How a user shows itself to others.

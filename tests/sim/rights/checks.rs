@@ -76,6 +76,10 @@ impl History {
                     assert!(last == 0 || mark.seq <= last, "a mark set after the user was removed: {mark:?}");
                     let kinds = [ConversationKind::Direct, ConversationKind::Group];
                     assert!(kinds.contains(&conversation.kind), "marks of {:?} reach nobody", conversation.kind);
+                    if conversation.kind == ConversationKind::Direct && self.oracle.blocked.contains(&(of, user)) {
+                        let last = self.oracle.last_marks[&(of, user)];
+                        assert!(mark.seq <= last, "{user} is told of {mark:?}, and was blocked at {last}");
+                    }
                     self.coverage.count("marks of others delivered");
                 }
             }
@@ -157,7 +161,7 @@ impl History {
     // ------------------------------------------------------------------------------------------ requests
 
     pub(super) fn request(&mut self, device: usize, id: u64) {
-        match self.rng.u8(0..10) {
+        match self.rng.u8(0..11) {
             0..=3 => {
                 let head = self.oracle.conversations.get(&id).map_or(0, super::oracle::Conversation::head);
                 let (from, limit) = (self.rng.u64(0..head + 3), self.rng.u32(0..12));
@@ -169,6 +173,7 @@ impl History {
             6 => self.ask_users(device),
             7 => self.ask_profiles(device),
             8 => self.ask_blocked(device),
+            9 => self.ask_receipts(device, id),
             _ => {
                 let channels = super::CHANNELS.map(|name| self.oracle.channel(name));
                 let channel = channels[self.rng.usize(0..2)].filter(|_| self.rng.u8(0..5) > 0);
@@ -266,6 +271,40 @@ impl History {
             }
             (Err(refusal), false) => Self::check_unknown(&refusal),
             (told, _) => panic!("members of {id} for user {user}: {told:?}, and it should be {may}"),
+        }
+    }
+
+    /// Who has read what, up to where: but for who blocks, of whom the other learns nothing more.
+    pub(super) fn ask_receipts(&mut self, device: usize, id: u64) {
+        let (user, _) = self.who(device);
+        let asked = packet::ReceiptsRequest { conversation: id, limit: 200, ..Default::default() };
+        let told = self.ask(device, &request::Op::Receipts(asked));
+        let of = self.oracle.conversations.get(&id).filter(|of| of.is_member(user));
+        match (told, of) {
+            (Ok(response::Result::Receipts(page)), Some(of)) => {
+                let is_direct = of.kind == ConversationKind::Direct;
+                assert!(is_direct || of.kind == ConversationKind::Group, "receipts of {:?}", of.kind);
+                let expected = of.active().into_iter().map(|(other, _)| {
+                    let is_kept_back = is_direct && self.oracle.blocked.contains(&(other, user));
+                    let last = is_kept_back.then(|| self.oracle.last_marks[&(other, user)]);
+                    (other, last.unwrap_or(of.members[&other].mark), last)
+                });
+                let expected: Vec<_> = expected.collect();
+                let told = page.marks.iter().zip(&expected).map(|(mark, (.., last))| {
+                    assert!(mark.delivered >= mark.seq && mark.delivered <= of.head(), "{mark:?}");
+                    (mark.user, mark.seq, last.is_some().then_some(mark.delivered))
+                });
+                let told: Vec<_> = told.collect();
+                assert_eq!(told, expected, "who has read what of {id}, for {user}");
+                let is_kept_back = expected.iter().any(|(.., last)| last.is_some());
+                self.coverage.count(if is_kept_back { "receipts kept back" } else { "receipts" });
+            }
+            (Err(refusal), Some(of)) => {
+                let kinds = [ConversationKind::Channel, ConversationKind::Inbox];
+                assert!(kinds.contains(&of.kind) && refusal.reason == Reason::Forbidden, "{refusal:?}");
+            }
+            (Err(refusal), None) => Self::check_unknown(&refusal),
+            (told, _) => panic!("receipts of {id} for user {user}: {told:?}"),
         }
     }
 

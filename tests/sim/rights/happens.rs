@@ -496,6 +496,7 @@ impl History {
             for id in all {
                 self.ask_history(device, id, 0, 200, false);
                 self.ask_members(device, id);
+                self.ask_receipts(device, id);
             }
             self.ask_conversations(device);
             self.ask_users(device);

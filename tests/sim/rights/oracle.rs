@@ -184,6 +184,8 @@ pub(super) struct Oracle {
     pub(super) users: BTreeMap<u64, (u64, String)>,
     /// Who blocks whom.
     pub(super) blocked: BTreeSet<(u64, u64)>,
+    /// What who blocks had read, at the block, of the direct conversation with whom it blocks.
+    pub(super) last_marks: BTreeMap<(u64, u64), u64>,
     /// What users keep of others.
     pub(super) contacts: BTreeMap<(u64, u64), String>,
     /// To whom users show their presence.

@@ -37,6 +37,10 @@ impl Oracle {
     /// Blocks, or takes it back; gives the seq of the answer.
     fn block(&mut self, user: u64, other: u64, undo: bool) -> u64 {
         let changes = if undo { self.blocked.remove(&(user, other)) } else { self.blocked.insert((user, other)) };
+        if changes && !undo {
+            let member = self.direct(user, other).and_then(|id| self.conversations[&id].members.get(&user));
+            self.last_marks.insert((user, other), member.map_or(0, |member| member.mark));
+        }
         if changes {
             return self.push_own(user, user, EntryKind::Blocked, if undo { "undone" } else { "" }, other);
         }
