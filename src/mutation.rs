@@ -108,6 +108,8 @@ pub enum Mutation {
     BlockedSetsRetention,
     /// Who is blocked is told what who blocked it has read.
     MarksIgnoreBlocks,
+    /// Who is blocked is not told that it sees no presence any more.
+    BlockedIsShown,
     /// Who is blocked opens a conversation with who blocked it.
     BlockedMayOpen,
     /// Who is blocked brings who blocked it into groups.
@@ -182,7 +184,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 87] = [
+    pub const ALL: [Self; 88] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -235,6 +237,7 @@ impl Mutation {
         Self::BlockedMayReact,
         Self::BlockedSetsRetention,
         Self::MarksIgnoreBlocks,
+        Self::BlockedIsShown,
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,
         Self::ProfilesIgnoreBlocks,

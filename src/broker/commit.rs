@@ -421,6 +421,7 @@ impl Commit {
                 }
                 Effect::SetFloor(floor) => self.log.set_floor(floor),
                 Effect::Shown(user) => self.registry.presence_changed(user, true, self.clock.now()),
+                Effect::Hidden(user, from) => self.registry.presence_hidden(user, from),
                 Effect::Defer(id, until) => {
                     self.state.write().unwrap_or_else(PoisonError::into_inner).defer(id, until);
                 }
@@ -526,7 +527,14 @@ impl Commit {
         });
         // What only holds if the frame does; the floor is taken over from the state.
         let is_drafted = |effect: &Effect| {
-            matches!(effect, Effect::SetFloor(_) | Effect::Shown(_) | Effect::Levels(..) | Effect::PushSet(..))
+            matches!(
+                effect,
+                Effect::SetFloor(_)
+                    | Effect::Shown(_)
+                    | Effect::Hidden(..)
+                    | Effect::Levels(..)
+                    | Effect::PushSet(..)
+            )
         };
         let (drafted, effects): (Vec<_>, Vec<_>) = effects.partition(is_drafted);
         if reason == Reason::OutcomeUnknown {

@@ -119,7 +119,8 @@ pub(super) fn carry(reads: Reads<'_>, shared: &Shared, session: &Session, signal
     Ok(())
 }
 
-/// What is told of users of whom there is news: nothing of who is hidden, unless that is the news.
+/// What is told of users of whom there is news: nothing of who is hidden, unless that is the news. Of whom nothing may be
+/// known any more the session is told that once, and then no more than if it had never asked.
 fn look_up(
     reads: Reads<'_>,
     shared: &Shared,
@@ -130,11 +131,13 @@ fn look_up(
     let mut signals = Vec::new();
     for &(user, is_audience_new) in &news.presences {
         // Anew for each, since each may cost a walk over all conversations of one of the two.
-        let presence = reads.rows(|rows| match knows(rows, session.user, user) {
-            Knows::Presence => Some(shared.registry.presence(rows, user, now)),
-            Knows::Hidden if is_audience_new => Some(hidden(user)),
-            Knows::Hidden | Knows::Nothing => None,
+        let (known, presence) = reads.rows(|rows| match knows(rows, session.user, user) {
+            Knows::Presence => (Knows::Presence, Some(shared.registry.presence(rows, user, now))),
+            known => (known, is_audience_new.then(|| hidden(user))),
         })?;
+        if known == Knows::Nothing && is_audience_new {
+            shared.registry.unsubscribe(session, &[user]);
+        }
         let kind = SignalKind::Presence.into();
         let signal = |presence| packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() };
         signals.extend(presence.map(signal));

@@ -111,6 +111,9 @@ impl Draft<'_, '_> {
         if !block.undo && blocked >= BLOCKED_MAX {
             return Err(No(Reason::QuotaExceeded, "the user blocks as many as it may"));
         }
+        if !block.undo && !Mutation::BlockedIsShown.is_planted() {
+            self.effects.push(Effect::Hidden(session.user, other));
+        }
         let blocked = packet::Blocked { user: other.0, name: block.user, undone: block.undo };
         let entry = packet::Entry { blocked: Some(blocked), ..own_entry(EntryKind::Blocked) };
         Ok(self.own(session, ticket, entry, &Body::Blocked { other, is_undone: block.undo }))
@@ -164,6 +167,9 @@ impl Draft<'_, '_> {
             return Err(No(Reason::Forbidden, "the user was erased, and its name is nobody's any more"));
         }
         self.change(&Change::AccountSet { user, password, is_closed: set.close, cuts: true });
+        if set.close {
+            self.effects.push(Effect::Shown(user));
+        }
         Ok(self.answered(ticket, ConversationId(0), false))
     }
 

@@ -12,6 +12,7 @@ use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{ERASED_CONTACTS_MAX, ERASED_CONVERSATIONS_MAX, ERASURES_MAX, HEIRS_MAX};
 use super::names::valid_user_name;
+use super::ops::Effect;
 use super::outbox::Session;
 use super::push::fold_push_taken;
 use super::rows::{Erasure, ErasureStage, Key, Kind, Member, Refuses, Row};
@@ -104,6 +105,7 @@ impl Draft<'_, '_> {
                 return Err(No(Reason::QuotaExceeded, "as many users are being erased as may be at once"));
             }
             self.change(&Change::EraseBegun { user });
+            self.effects.push(Effect::Shown(user));
         }
         Ok(self.answered(ticket, ConversationId(0), false))
     }

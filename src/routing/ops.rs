@@ -172,6 +172,8 @@ pub enum Effect {
     Seen(Vec<(UserId, LogTime)>),
     /// A user shows its presence to others than before.
     Shown(UserId),
+    /// A user shows its presence to this other no more.
+    Hidden(UserId, UserId),
     /// Nothing of a conversation can go before.
     Defer(ConversationId, LogTime),
     /// A conversation let something go that the files hold.

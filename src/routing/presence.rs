@@ -243,6 +243,22 @@ impl Registry {
         watch.look_soon(user, now);
     }
 
+    /// A user shows its presence to this other no more, who is told so at once, and of nothing later.
+    pub fn presence_hidden(&self, user: UserId, from: UserId) {
+        let mut told = Vec::new();
+        self.each_of(from, |session| told.push(Arc::clone(session)));
+        {
+            let watch = self.presence.lock();
+            told.retain(|session| {
+                watch.by_session.get(&session.number).is_some_and(|users| users.binary_search(&user).is_ok())
+            });
+        }
+        for session in told {
+            session.outbox.lock().ephemeral.get_or_insert_default().put_presence(user, true);
+            session.outbox.wake();
+        }
+    }
+
     /// From here on the session is told of these users.
     ///
     /// # Errors

@@ -343,6 +343,49 @@ async fn how_many_are_online_is_for_members_of_large_groups() {
     }
 }
 
+/// R16-11, R16-12, R15-6: who is blocked is told once that there is nothing to be seen; of a closed account everybody is.
+#[tokio::test]
+async fn who_is_blocked_is_shown_nothing_from_then_on() {
+    let world = World::new().await;
+    let (mut ann, mut ben, _) = pair(&world).await;
+    let mut cid = world.user("cid").await;
+    let group = ann.create_group("team", &["ben", "cid"]).await;
+    let (of_ann, of_cid) = (ann.connected.user, cid.connected.user);
+    for wire in [&mut ben, &mut cid] {
+        assert_eq!(wire.state_of(of_ann).await, PresenceState::Online);
+    }
+    assert_eq!(ben.state_of(of_cid).await, PresenceState::Online);
+    let block = |undo| Action::Block(packet::Block { user: "ben".into(), undo });
+    ann.act(0, block(false)).await.expect("blocked");
+    assert_eq!(ben.change_of(of_ann).await, PresenceState::NotShown);
+    assert_eq!(ben.state_of(of_ann).await, PresenceState::NotShown);
+    // And no sign of it from then on: cid goes away later, and is told of first.
+    ann.show(Audience::Contacts).await;
+    ann.show(Audience::Company).await;
+    ann.set_background(true).await;
+    cid.set_background(true).await;
+    loop {
+        let told = ben.heard().await.presence.expect("a presence");
+        assert_ne!(told.user, of_ann, "{told:?}");
+        if told.user == of_cid {
+            break;
+        }
+    }
+    ann.act(0, block(true)).await.expect("unblocked");
+    assert_eq!(ben.state_of(of_ann).await, PresenceState::Away);
+    // Closed, and erased, it is the same to everybody.
+    let claims = longwire::auth::Claims { admin: true, ..world.claims("root") };
+    let mut root = world.wire(packet::Connect { token: world.token(&claims), ..world.connect("root") }).await;
+    let close = packet::SetAccount { user: "ann".into(), close: true, ..Default::default() };
+    root.act(0, Action::SetAccount(close)).await.expect("closed");
+    for wire in [&mut ben, &mut cid] {
+        while wire.change_of(of_ann).await != PresenceState::NotShown {}
+    }
+    root.act(0, Action::EraseUser(packet::EraseUser { user: "cid".into() })).await.expect("begun");
+    while ben.change_of(of_cid).await != PresenceState::NotShown {}
+    assert!(group > 0);
+}
+
 /// R16-15: it takes the right to publish, and is small.
 #[tokio::test]
 async fn a_will_is_set_by_who_may_publish_there() {

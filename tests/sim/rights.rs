@@ -334,7 +334,7 @@ impl History {
                 }
                 self.told.insert(device, Ok(response.result.expect("an answer says something")));
             }
-            ClientEvent::Signal(signal) => self.check_signal(device, &signal),
+            ClientEvent::Signal(signal) => self.check_signal(device, peer, &signal),
             ClientEvent::Goaway { .. } => {}
         }
     }

@@ -488,6 +488,7 @@ impl History {
                 self.receive(device);
             }
         }
+        self.check_who_is_shown();
         for device in self.there() {
             if self.devices[device].peer.is_none() {
                 continue;

@@ -1,6 +1,6 @@
 //! One connection of a device: the protocol's own session, and nothing that it could be lenient with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use longwire_protocol::packet::{self, Lane, StartKind, Window};
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     /// Stored up to here, in express and bulk: what comes behind a hole is dropped.
     pub(super) got: Vec<(Lane, u64)>,
     pub(super) asked: Option<u64>,
+    /// Of whom it was told last that it is shown, or not.
+    pub(super) shown: BTreeMap<u64, bool>,
     pub(super) request: u64,
     pub(super) is_over: bool,
     /// What was recalled before it connected.
@@ -77,6 +79,7 @@ impl Peer {
             watched: Vec::new(),
             got: Vec::new(),
             asked: None,
+            shown: BTreeMap::new(),
             request: 0,
             is_over: false,
             gone: BTreeSet::new(),

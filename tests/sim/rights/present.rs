@@ -40,7 +40,7 @@ impl History {
         watching.map(|(device, _)| device.user_id).collect()
     }
 
-    pub(super) fn check_signal(&mut self, device: usize, signal: &packet::Signal) {
+    pub(super) fn check_signal(&mut self, device: usize, peer: &mut Peer, signal: &packet::Signal) {
         let user = self.devices[device].user_id;
         if let Some(presence) = signal.presence {
             let other = presence.user;
@@ -49,6 +49,7 @@ impl History {
             assert!(is_shown || presence.last_seen == 0, "who is not shown was not seen");
             let could = self.may_know[device].contains(&other);
             assert!(!is_shown || could, "{user} is told of {other}, who is not shown to it: {presence:?}");
+            peer.shown.insert(other, is_shown);
             self.coverage.count(if is_shown { "changes of presence told" } else { "presences shown no more" });
             return;
         }
@@ -68,6 +69,9 @@ impl History {
         let told = self.ask(device, &request::Op::Presence(asked));
         let Ok(response::Result::Presence(answer)) = told else { panic!("presence for {user}: {told:?}") };
         let expected = if stop { Vec::new() } else { users };
+        if let Some(peer) = self.devices[device].peer.as_mut().filter(|_| stop) {
+            peer.shown.clear();
+        }
         assert_eq!(answer.users.iter().map(|presence| presence.user).collect::<Vec<_>>(), expected, "in order");
         for presence in &answer.users {
             let other = presence.user;
@@ -75,8 +79,22 @@ impl History {
             assert_eq!(presence.state() != PresenceState::NotShown, may, "what {user} may know of {other}");
             assert!(may || presence.last_seen == 0, "nor when it was seen");
             self.coverage.count(if may { "presences told" } else { "presences hidden" });
+            if let Some(peer) = &mut self.devices[device].peer {
+                peer.shown.insert(other, may);
+            }
         }
         assert_eq!(answer.shown_to(), self.oracle.audience(user), "its own setting");
+    }
+
+    /// Whoever was told of a user that takes nothing from it any more was told that, too.
+    pub(super) fn check_who_is_shown(&self) {
+        for device in &self.devices {
+            let shown = device.peer.iter().flat_map(|peer| &peer.shown).filter(|(_, is_shown)| **is_shown);
+            for (other, _) in shown {
+                let is_hidden = self.oracle.blocks(*other, device.user_id);
+                assert!(!is_hidden, "{} still sees {other}, who blocks it", device.user_id);
+            }
+        }
     }
 
     pub(super) fn show_presence(&mut self, device: usize) {
