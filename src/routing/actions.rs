@@ -213,6 +213,9 @@ impl Draft<'_, '_> {
     ) -> Result<PublishAck, No> {
         self.may_inform(session, id)?;
         valid_label(&label)?;
+        if self.view.conversation(id).is_some_and(|row| *row.label == label) {
+            return Ok(self.answered(ticket, id, false));
+        }
         let mut entry = packet::Entry { label: label.clone(), ..packet::Entry::default() };
         entry.set_kind(EntryKind::Label);
         Ok(self.publish_entry(session, id, ticket, entry, &Body::Label(label.into())))

@@ -36,6 +36,11 @@ impl Draft<'_, '_> {
         if wanted != policy && self.role(session, id) != Role::Owner {
             return Err(No(Reason::Forbidden, "only the owner sets the policy"));
         }
+        let (picture, description) =
+            self.view.info(id).map_or(("", ""), |known| (&*known.picture, &*known.description));
+        if wanted == policy && info.picture == picture && info.description == description {
+            return Ok(self.answered(ticket, id, false));
+        }
         Ok(self.inform(session, id, Some(ticket), info))
     }
 

@@ -19,7 +19,7 @@ use super::rights;
 use super::rows::{Kind, Member};
 use super::view::Rows as _;
 use crate::mutation::Mutation;
-use crate::store::EntryMeta;
+use crate::store::{EntryMeta, Position};
 
 const NO_MESSAGE: No = No(Reason::InvalidArgument, "there is no such message to be seen");
 
@@ -180,6 +180,9 @@ impl Draft<'_, '_> {
         self.has_part(session, id)?;
         let target = self.shown(session, id, seq, target)?;
         let hidden = self.view.personal(session.user, id).map_or(&[][..], |personal| &personal.hidden);
+        if hidden.binary_search_by_key(&seq, |(hidden, _)| *hidden).is_ok() != hide.undo {
+            return Ok(self.own_inbox_unchanged(session, ticket));
+        }
         if !hide.undo && hidden.len() >= HIDDEN_MAX {
             return Err(No(Reason::QuotaExceeded, "the user hides as many messages of this conversation as it may"));
         }
@@ -198,6 +201,11 @@ impl Draft<'_, '_> {
         settings: packet::Settings,
     ) -> Result<PublishAck, No> {
         self.has_part(session, id)?;
+        let mark = self.view.member(id, session.user).map_or(Position(0), |member| member.mark_position);
+        let known = self.view.settings(session.user, id).map(|known| known.wire(mark)).unwrap_or_default();
+        if known == settings {
+            return Ok(self.own_inbox_unchanged(session, ticket));
+        }
         let settings = packet::Settled { conversation: id.0, settings: Some(settings) };
         let mut entry = packet::Entry { settings: Some(settings), ..packet::Entry::default() };
         entry.set_kind(EntryKind::Settings);
@@ -208,6 +216,12 @@ impl Draft<'_, '_> {
         let inbox = self.view.user(session.user).map_or(ConversationId(0), |user| user.inbox);
         let body = Body::of_entry(&entry);
         self.publish_entry(session, inbox, ticket, entry, &body)
+    }
+
+    /// The answer to what would be told to the own inbox, and changes nothing.
+    fn own_inbox_unchanged(&mut self, session: &Session, ticket: &Ticket) -> PublishAck {
+        let inbox = self.view.user(session.user).map_or(ConversationId(0), |user| user.inbox);
+        self.answered(ticket, inbox, false)
     }
 
     /// Whether the session's user is in a conversation now: as a member, as one of the two, as a joined reader.

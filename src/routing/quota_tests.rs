@@ -70,6 +70,13 @@ impl World {
         self.act(by, by, 0, Action::CreateGroup(create)).expect("made").0
     }
 
+    /// The heads of a conversation and of one's inbox.
+    fn entries(&self, of: &Session, conversation: u64) -> (u64, u64) {
+        let rows = Reader::new(&self.state);
+        let head = |id| rows.conversation(id).map_or(0, |row| row.head.seq.0);
+        (head(ConversationId(conversation)), head(rows.user(of.user).expect("it came").inbox))
+    }
+
     fn says(&mut self, by: &Arc<Session>, conversation: u64) -> u64 {
         self.publish(by, by, packet::Publish { conversation, content: "x".into(), ..Default::default() })
             .expect("said")
@@ -119,6 +126,59 @@ fn a_user_hides_so_many_messages_of_a_conversation() {
         let seq = world.says(&ann, group);
         world.act(&ann, &ann, group, Action::Hide(packet::Hide { seq, undo: false }))
     });
+    let again = Action::Hide(packet::Hide { seq: 2, undo: false });
+    world.act(&ann, &ann, group, again).expect("it is hidden already");
+}
+
+/// SPEC R5.5-6: each of these is an entry when it is said first, and none when it is said again.
+#[test]
+fn what_is_so_already_writes_no_entry() {
+    let mut world = World::new();
+    let ann = world.comes("ann");
+    let group = world.group(&ann, &[]);
+    let seq = world.says(&ann, group);
+    let info = |picture: &str| {
+        let info = packet::Info { picture: picture.into(), ..Default::default() };
+        Action::SetInfo(packet::SetInfo { info: Some(Box::new(info)) })
+    };
+    let policy = packet::Policy { publishes: packet::Role::Admin.into(), ..Default::default() };
+    let governed = packet::Info { picture: "p".into(), policy: Some(policy), ..Default::default() };
+    let settings = |settings| Action::SetSettings(packet::SetSettings { settings: Some(settings) });
+    let muted = packet::Settings { muted_until: 9, ..Default::default() };
+    let hide = |undo| Action::Hide(packet::Hide { seq, undo });
+    let unread = packet::Settings { marked_unread: true, ..muted };
+    let label = |label: &str| Action::SetLabel(packet::SetLabel { label: label.into() });
+    let changes = [
+        (label("g"), false),
+        (label("another"), true),
+        (info(""), false),
+        (info("p"), true),
+        (Action::SetInfo(packet::SetInfo { info: Some(Box::new(governed)) }), true),
+        (settings(packet::Settings::default()), false),
+        (settings(muted), true),
+        (settings(unread), true),
+        (settings(packet::Settings::default()), true),
+        (hide(true), false),
+        (hide(false), true),
+        (hide(true), true),
+    ];
+    for (action, is_new) in changes {
+        let said = format!("{action:?}");
+        for is_first in [true, false] {
+            let before = world.entries(&ann, group);
+            let is_own = matches!(action, Action::SetSettings(_) | Action::Hide(_));
+            let ack = world.act(&ann, &ann, group, action.clone()).expect("acked");
+            let after = world.entries(&ann, group);
+            assert_eq!(after != before, is_new && is_first, "{said}, first: {is_first}");
+            assert_eq!(ack.1, if is_own { after.1 } else { after.0 }, "the head, of where it would stand: {said}");
+        }
+    }
+    // What is marked as unread is so until the next mark: then it may be said again.
+    world.act(&ann, &ann, group, settings(unread)).expect("acked");
+    world.act(&ann, &ann, group, Action::SetMark(packet::SetMark { seq })).expect("acked");
+    let before = world.entries(&ann, group);
+    world.act(&ann, &ann, group, settings(unread)).expect("acked");
+    assert_ne!(world.entries(&ann, group), before);
 }
 
 /// SPEC R5.6-11.

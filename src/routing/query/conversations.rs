@@ -172,12 +172,7 @@ fn summary(
         conversation.label.to_string()
     };
     let (unread, mentions) = unread(rows, reads, user, id, conversation, member);
-    let settings = rows.settings(user, id).map(|settings| packet::Settings {
-        muted_until: settings.muted_until,
-        pinned: settings.is_pinned,
-        archived: settings.is_archived,
-        marked_unread: settings.marked_unread > member.mark_position,
-    });
+    let settings = rows.settings(user, id).map(|settings| settings.wire(member.mark_position));
     let message = conversation.more.message;
     let summary = packet::Conversation {
         level: 0,

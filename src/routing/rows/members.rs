@@ -1,6 +1,6 @@
 //! Rows of who is in a conversation: what of it may be read, what counts as unread, what is owed to the inbox.
 
-use longwire_protocol::packet::Role;
+use longwire_protocol::packet::{self, Role};
 use longwire_protocol::{ConversationId, LogTime, Seq};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,19 @@ pub struct Settings {
     pub marked_unread: Position,
     /// When this was set.
     pub position: Position,
+}
+
+impl Settings {
+    /// As on the wire, where the user's mark was set at this position.
+    #[must_use]
+    pub fn wire(&self, mark: Position) -> packet::Settings {
+        packet::Settings {
+            muted_until: self.muted_until,
+            pinned: self.is_pinned,
+            archived: self.is_archived,
+            marked_unread: self.marked_unread > mark,
+        }
+    }
 }
 
 /// What of a conversation concerns one user alone, beside settings: in ascending order.
