@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use longwire_protocol::limits::PREVIEW_BYTES_MAX;
-use longwire_protocol::packet::{self, EntryKind, Shows, item};
+use longwire_protocol::packet::{self, EntryKind, Level, Shows, item};
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
@@ -152,7 +152,8 @@ struct Candidate {
     /// When it was last told.
     told: LogTime,
     member: Member,
-    is_muted: bool,
+    /// Told only where the user is mentioned: it is muted, or the device wants nothing of it.
+    is_quiet: bool,
     hidden: Vec<Seq>,
 }
 
@@ -214,6 +215,7 @@ fn settle(told: &mut Told, of: &Looked<'_>, now: LogTime, untold: Option<Positio
 
 fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> Vec<Candidate> {
     let mut found = Vec::new();
+    let levels = rows.device(of.device).map(|row| row.levels.clone()).unwrap_or_default();
     let mut consider = |id: ConversationId| {
         // All are asked for before one is judged: what is cold is loaded at once.
         let (duty, conversation, member) = (rows.duty(of.user, id), rows.conversation(id), rows.member(id, of.user));
@@ -240,7 +242,7 @@ fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> 
             from: duty.since.max(member.mark).next(),
             told: time,
             member: member.clone(),
-            is_muted: settings.is_some_and(|settings| settings.muted_until > now.0),
+            is_quiet: settings.is_some_and(|settings| settings.muted_until > now.0) || levels.of(id) == Level::Nothing,
             hidden: personal.map_or_else(Vec::new, |personal| personal.hidden.iter().map(|(seq, _)| *seq).collect()),
         });
     };
@@ -304,7 +306,7 @@ fn told_of(
     let sender = UserId(message.sender);
     let beside = message.beside.as_ref();
     let is_meant = beside.is_some_and(|beside| beside.mentions.contains(&of.user.0));
-    let is_quiet = beside.is_some_and(|beside| beside.silent) || (candidate.is_muted && !is_meant);
+    let is_quiet = beside.is_some_and(|beside| beside.silent) || (candidate.is_quiet && !is_meant);
     let is_past = entry.time.0 + of.rules.expire_ms <= reads.now.0;
     if message.kind() != EntryKind::Message
         || sender == of.user

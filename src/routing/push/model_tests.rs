@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use longwire_protocol::packet::publish::Action;
-use longwire_protocol::packet::{self, Beside};
+use longwire_protocol::packet::{self, Beside, Level};
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, Millis, Seq, SessionNumber};
 
 use super::look::{Look, News, Notice, Rules};
@@ -68,6 +68,13 @@ enum Luck {
     KilledAfterSend,
 }
 
+/// How ben wants less of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    Level(Level),
+    Muted,
+}
+
 struct World {
     log: MemoryLog,
     frames: Vec<Frame>,
@@ -81,6 +88,8 @@ struct World {
     said: Vec<Said>,
     taken: BTreeMap<u64, Vec<Taken>>,
     ben: Who,
+    /// Where ben is told only of what mentions him.
+    quiet: Vec<u64>,
     count: usize,
 }
 
@@ -99,6 +108,7 @@ impl World {
             said: Vec::new(),
             taken: BTreeMap::new(),
             ben: Default::default(),
+            quiet: Vec::new(),
             count: 0,
         };
         world.listen();
@@ -192,6 +202,16 @@ impl World {
 
     fn say(&mut self, conversation: u64, is_silent: bool) {
         let beside = is_silent.then(|| Box::new(Beside { silent: true, ..Beside::default() }));
+        self.say_beside(conversation, is_silent || self.quiet.contains(&conversation), beside);
+    }
+
+    /// Mentions ben.
+    fn say_to_ben(&mut self, conversation: u64) {
+        let mentions = vec![self.ben.0.0];
+        self.say_beside(conversation, false, Some(Box::new(Beside { mentions, ..Beside::default() })));
+    }
+
+    fn say_beside(&mut self, conversation: u64, is_silent: bool, beside: Option<Box<Beside>>) {
         let publish = packet::Publish { conversation, beside, content: "x".into(), ..Default::default() };
         let ack = self.publish("ann", publish, None);
         let head = Reader::new(&self.state.read().expect("unpoisoned"))
@@ -210,6 +230,21 @@ impl World {
             is_acked: false,
             is_told: false,
         });
+    }
+
+    /// Ben wants less of a conversation.
+    fn wants(&mut self, conversation: u64, wants: Wants) {
+        let action = match wants {
+            Wants::Level(level) => Action::SetLevel(packet::SetLevel { level: level.into() }),
+            Wants::Muted => {
+                let settings = packet::Settings { muted_until: u64::MAX, ..Default::default() };
+                Action::SetSettings(packet::SetSettings { settings: Some(settings) })
+            }
+        };
+        self.publish("ben", packet::Publish { conversation, action: Some(action), ..Default::default() }, None);
+        if wants != Wants::Level(Level::HeadsOnly) {
+            self.quiet.push(conversation);
+        }
     }
 
     fn recall(&mut self, at: usize) {
@@ -365,10 +400,13 @@ fn one_notification_for_each_window_none_after_an_ack_none_lost() {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = World::new();
         let direct = world.act("ann", Action::OpenDirect(packet::OpenDirect { user: "ben".into() }));
-        let places = [direct, world.group(), world.group(), world.group()];
+        let places = [direct, world.group(), world.group(), world.group(), world.group()];
         world.say(direct, false);
         world.said.clear();
         world.act("ben", set_push());
+        world.wants(places[2], Wants::Level(Level::HeadsOnly));
+        world.wants(places[3], Wants::Level(Level::Nothing));
+        world.wants(places[4], Wants::Muted);
         // What came before is not told, and counts as unread: out of the list, out of the badge.
         world.ack();
         let mark = Action::SetMark(packet::SetMark { seq: 1 });
@@ -376,7 +414,8 @@ fn one_notification_for_each_window_none_after_an_ack_none_lost() {
         world.publish("ben", publish, Some(Found::Countable(1)));
         for _ in 0..60 {
             match random.u8(0..20) {
-                0..6 => world.say(places[random.usize(0..places.len())], random.u8(0..5) == 0),
+                0..5 => world.say(places[random.usize(0..places.len())], random.u8(0..5) == 0),
+                5 => world.say_to_ben(places[random.usize(0..places.len())]),
                 6..11 => world.now += random.u64(0..12_000),
                 11 => world.leave(),
                 12 if !world.sessions.contains_key("ben") => world.come("ben"),
@@ -397,6 +436,25 @@ fn one_notification_for_each_window_none_after_an_ack_none_lost() {
         notifications += world.count;
     }
     assert!(notifications > 1_000, "something was told: {notifications}");
+}
+
+/// R17-4: of what is muted, or wanted not at all, the device is told where its user is meant; heads are told of like the rest.
+#[test]
+fn a_device_is_told_of_what_it_wants() {
+    let wants = [Wants::Level(Level::HeadsOnly), Wants::Level(Level::Nothing), Wants::Muted];
+    for (wants, told) in wants.into_iter().zip([1, 0, 0]) {
+        let mut world = World::new();
+        let group = world.group();
+        world.act("ben", set_push());
+        world.wants(group, wants);
+        world.leave();
+        world.say(group, false);
+        world.settle();
+        assert_eq!(world.count, told, "{wants:?}");
+        world.say_to_ben(group);
+        world.settle();
+        assert_eq!(world.count, told + 1, "{wants:?}");
+    }
 }
 
 /// More conversations than are kept of one device: each is told once, in its turn.
