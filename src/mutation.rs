@@ -178,13 +178,21 @@ pub enum Mutation {
     DeliveriesIgnoreRights,
     /// An ack while somebody follows is not told.
     DeliveriesForgotten,
+    /// A device that is away is told of what it has acked.
+    PushToldAfterAck,
+    /// A device is told of a conversation again before its time.
+    PushToldTwice,
+    /// A device is told of what is muted, or what it wants nothing of.
+    PushIgnoresMute,
+    /// After a start nobody knows who has itself told.
+    PushForgottenAtStart,
     /// What is shown to contacts is shown to whoever shares a conversation.
     ContactsIgnored,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 88] = [
+    pub const ALL: [Self; 92] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -272,6 +280,10 @@ impl Mutation {
         Self::DeliveredBeforeAck,
         Self::DeliveriesIgnoreRights,
         Self::DeliveriesForgotten,
+        Self::PushToldAfterAck,
+        Self::PushToldTwice,
+        Self::PushIgnoresMute,
+        Self::PushForgottenAtStart,
         Self::ContactsIgnored,
     ];
 

@@ -529,11 +529,7 @@ impl Commit {
         let is_drafted = |effect: &Effect| {
             matches!(
                 effect,
-                Effect::SetFloor(_)
-                    | Effect::Shown(_)
-                    | Effect::Hidden(..)
-                    | Effect::Levels(..)
-                    | Effect::PushSet(..)
+                Effect::SetFloor(_) | Effect::Shown(_) | Effect::Hidden(..) | Effect::Levels(..) | Effect::PushSet(..)
             )
         };
         let (drafted, effects): (Vec<_>, Vec<_>) = effects.partition(is_drafted);

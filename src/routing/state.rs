@@ -207,7 +207,12 @@ impl State {
             let user = UserId(partition);
             let kinds = [Key::Keeping(ConversationId(partition)), Key::Erasure(user), Key::Push(user, DeviceId(0))];
             for kind in kinds {
-                if matches!(kind, Key::Erasure(_)) && Mutation::EraseForgottenAtStart.is_planted() {
+                let is_forgotten = match kind {
+                    Key::Erasure(_) => Mutation::EraseForgottenAtStart.is_planted(),
+                    Key::Push(..) => Mutation::PushForgottenAtStart.is_planted(),
+                    _ => false,
+                };
+                if is_forgotten {
                     continue;
                 }
                 saved.each(&kind.kind_prefix(), &mut |key, row| match (Key::decode(key), Row::decode(row)) {

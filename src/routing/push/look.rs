@@ -11,6 +11,7 @@ use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::{Push, Told, ToldOf};
+use crate::mutation::Mutation;
 use crate::routing::alteration::withheld;
 use crate::routing::limits::PUSH_TOLD_MAX;
 use crate::routing::query::unread_total;
@@ -175,7 +176,7 @@ pub fn look(reads: Reads<'_>, of: &Looked<'_>, told: &Told) -> Result<Look, Miss
         untold = untold.min(Position(found.first.position.0 - 1));
         let after = LogTime(found.first.time.0 + of.rules.after_ms);
         let open = LogTime(if candidate.told.0 == 0 { 0 } else { candidate.told.0 + of.rules.collapse_ms });
-        let due = after.max(open);
+        let due = if Mutation::PushToldTwice.is_planted() { after } else { after.max(open) };
         if due > reads.now {
             look.again = Some(look.again.map_or(due, |again| again.min(due)));
         } else if first.as_ref().is_none_or(|(position, ..)| found.first.position < *position) {
@@ -227,7 +228,7 @@ fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> 
         }
         let heard = if conversation.kind.is_express() { of.heard.express } else { of.heard.bulk };
         let (upto, time) = told.of(id);
-        let after = upto.max(heard);
+        let after = if Mutation::PushToldAfterAck.is_planted() { upto } else { upto.max(heard) };
         if conversation.head.position <= after {
             return;
         }
@@ -242,7 +243,8 @@ fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> 
             from: duty.since.max(member.mark).next(),
             told: time,
             member: member.clone(),
-            is_quiet: settings.is_some_and(|settings| settings.muted_until > now.0) || levels.of(id) == Level::Nothing,
+            is_quiet: !Mutation::PushIgnoresMute.is_planted()
+                && (settings.is_some_and(|settings| settings.muted_until > now.0) || levels.of(id) == Level::Nothing),
             hidden: personal.map_or_else(Vec::new, |personal| personal.hidden.iter().map(|(seq, _)| *seq).collect()),
         });
     };

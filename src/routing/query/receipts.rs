@@ -50,11 +50,12 @@ pub fn receipts(
         return Err(Refusal::connection(Reason::Forbidden).because("marks here reach nobody by themselves"));
     }
     let is_express = conversation.kind.is_express();
-    let (users, next) = page_of_members(rows, id, request.after_user, request.limit, |user, member| {
-        match last_mark_for(rows, conversation, user, session.user) {
-            Some(mark) => (user, mark, None),
-            None => (user, member.mark, Some(heard(rows, registry, user, is_express))),
-        }
-    });
+    let (users, next) =
+        page_of_members(rows, id, request.after_user, request.limit, |user, member| {
+            match last_mark_for(rows, conversation, user, session.user) {
+                Some(mark) => (user, mark, None),
+                None => (user, member.mark, Some(heard(rows, registry, user, is_express))),
+            }
+        });
     Ok(Read { head: conversation.head, users, next })
 }

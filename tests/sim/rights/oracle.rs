@@ -370,9 +370,10 @@ impl Oracle {
                 if !may || message(*seq).is_none_or(|entry| entry.is_gone) {
                     return Answer::Refused;
                 }
-                let given = conversation.entries.iter().rev().find(|entry| {
-                    entry.kind == EntryKind::Reaction && entry.sender == user && entry.target == *seq
-                });
+                let given =
+                    conversation.entries.iter().rev().find(|entry| {
+                        entry.kind == EntryKind::Reaction && entry.sender == user && entry.target == *seq
+                    });
                 if given.map_or("", |entry| entry.text.as_str()) == *reaction {
                     return Answer::Done(head);
                 }

@@ -1,5 +1,5 @@
 //! S17: a device that is away is told, by a teller driven by hand, while the broker is killed and loses commits on a disk
-//! that crashes: one notification for each window, none of what was acked, none lost (SPEC R17-3 to R17-6).
+//! that crashes: one notification for each window, none of what was acked or is muted, none lost (SPEC R17-3 to R17-6).
 
 use std::sync::Arc;
 
@@ -24,7 +24,8 @@ struct Teller {
     /// What was told and is not known to be durable.
     unsettled: Option<Settling>,
     taken: Vec<Taken>,
-    /// Everything up to here is acked.
+    /// The conversation that it is told of, and up to where it has acked that.
+    group: u64,
     acked: u64,
 }
 
@@ -113,6 +114,7 @@ impl Teller {
                 continue;
             };
             if !is_failing {
+                assert_eq!(notice.conversation.0, self.group, "nothing is told of what is not wanted: {notice:?}");
                 take(&mut self.taken, self.acked, &notice, log_now.0);
                 world.coverage.count("notifications");
                 told.note(notice.conversation, notice.upto, log_now);
@@ -142,12 +144,30 @@ fn take(taken: &mut Vec<Taken>, acked: u64, notice: &Notice, at: u64) {
     taken.push(Taken { id: notice.id, at, seq, upto: notice.upto, is_durable: false });
 }
 
+/// Another group, of which ben is to be told nothing: it is muted, or his device wants nothing of it.
+fn quiet_group(world: &mut World) -> u64 {
+    let create = packet::CreateGroup { label: "quiet".into(), users: vec!["ben".into()], ..Default::default() };
+    world.does(ANN, 0, Action::CreateGroup(create));
+    world.rest();
+    let is_it = |of: &crate::model::Conversation| of.label == "quiet";
+    let quiet = world.model.conversations.iter().find(|(_, of)| is_it(of)).map(|(id, _)| *id).expect("it is made");
+    let action = if world.rng.bool() {
+        let settings = packet::Settings { muted_until: u64::MAX, ..Default::default() };
+        Action::SetSettings(packet::SetSettings { settings: Some(settings) })
+    } else {
+        Action::SetLevel(packet::SetLevel { level: packet::Level::Nothing.into() })
+    };
+    world.does(BEN, quiet, action);
+    quiet
+}
+
 /// See the module.
 pub(super) fn s17(seed: u64, keys: &Keys) -> Coverage {
     let (mut world, group) = World::staged(seed, keys, any_ground(seed), Retention::default(), |_| ());
     let is_memory = matches!(world.ground, Ground::Memory(_));
-    let mut teller = Teller::default();
+    let mut teller = Teller { group, ..Teller::default() };
     teller.start(&world);
+    let quiet = quiet_group(&mut world);
     let set = packet::SetPush { provider: "webhook".into(), target: "ben".into(), ..Default::default() };
     world.does(BEN, 0, Action::SetPush(set));
     world.rest();
@@ -157,7 +177,8 @@ pub(super) fn s17(seed: u64, keys: &Keys) -> Coverage {
     for turn in 0..60 {
         match world.rng.u8(0..16) {
             0..4 => {
-                world.says(ANN, group, format!("while it is away {turn}"));
+                let to = if world.rng.u8(0..4) == 0 { quiet } else { group };
+                world.says(ANN, to, format!("while it is away {turn}"));
                 world.flow();
             }
             4 => {
