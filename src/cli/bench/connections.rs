@@ -43,6 +43,14 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "TIME", default_value = "55s", value_parser = humantime::parse_duration)]
     heartbeat: Duration,
 
+    /// How many channels each connection watches; of a peer, how many topics it subscribes to
+    #[arg(long, default_value_t = 0)]
+    subscriptions: u64,
+
+    /// In how many groups each user is
+    #[arg(long, default_value_t = 0)]
+    conversations: u64,
+
     /// What carries the connections; in memory, broker and clients are one process, and no limit on files is met
     #[arg(long, value_enum, default_value = "socket")]
     transport: Transport,
@@ -92,6 +100,11 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         if args.broker.syscalls {
             return Err(Fail::usage("--transport memory: no call into the kernel carries a byte there: no --syscalls"));
         }
+        if args.subscriptions > 0 || args.conversations > 0 {
+            return Err(Fail::usage(
+                "--transport memory: those clients only rest: no --subscriptions, no --conversations",
+            ));
+        }
         report.note(
             "in memory: what the process grew by since clients and streams had their memory, so the broker's alone",
         );
@@ -109,12 +122,15 @@ fn over_sockets(mut args: Args, mut report: Report) -> Result<(), Fail> {
     if asked > limit {
         eprintln!("longwire: one process may have {limit} connections here: {} share the work", asked.div_ceil(each));
     }
-    report.note("memory is what the broker's resident memory grew by; the kernel's is that of its TCP buffers alone");
+    report.note("memory is what the broker's resident memory grew by; the kernel's stands apart: slabs for each end, and buffers");
     // A worker is told where the broker is, not that it should start one.
     let own = args.broker.start_if_none_is_named()?;
     let mut subject = args.broker.subject()?;
     subject.own = own;
     ramp(&args, each, subject, false, &mut report)?;
+    if args.conversations > 0 && args.peer.url().is_some() {
+        return Err(Fail::usage("--conversations: only Longwire has groups; give --subscriptions to compare"));
+    }
     if let Some(subject) = args.peer.subject()? {
         ramp(&args, each, subject, true, &mut report)?;
     }
@@ -124,7 +140,7 @@ fn over_sockets(mut args: Args, mut report: Report) -> Result<(), Fail> {
 /// Opens them step by step.
 fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut Report) -> Result<(), Fail> {
     let spent = || subject.pid.map(process::spent).transpose();
-    let base = spent()?;
+    let (base, slabs) = (spent()?, process::slab_bytes());
     let mut workers: Vec<Worker> = Vec::new();
     let mut runs = Vec::new();
     let (mut open, mut resident) = (0, base.map_or(0, |base| base.resident));
@@ -168,6 +184,10 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
             run.figure("broker_kib_per_further_connection", "KiB a further connection", kib(resident, further));
             resident = after.resident;
         }
+        if let Some((base, now)) = slabs.zip(process::slab_bytes()) {
+            let each = now.saturating_sub(base) as f64 / 1024.0 / (2 * open).max(1) as f64;
+            run.figure("kernel_kib_per_socket", "KERNEL's slabs an end, KiB", each);
+        }
         if let Some(bytes) = process::kernel_tcp_bytes() {
             run.figure("kernel_tcp_mib", "kernel's TCP buffers, MiB", bytes as f64 / f64::from(1 << 20));
         }
@@ -177,7 +197,13 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
         let (before, syscalls) = (spent()?, subject.count_syscalls()?);
         std::thread::sleep(args.idle);
         let after = spent()?;
-        at_rest(args, open, before.zip(after), syscalls.map(Syscalls::stop).transpose()?, last);
+        let syscalls = syscalls.map(Syscalls::stop).transpose()?;
+        let heartbeat = workers.first().map_or(args.heartbeat, Worker::heartbeat);
+        if heartbeat != args.heartbeat {
+            let heartbeat = humantime::format_duration(heartbeat);
+            eprintln!("longwire: the broker has heartbeats come every {heartbeat} (limits.heartbeat_min, _max)");
+        }
+        at_rest(args.idle, open as f64 / heartbeat.as_secs_f64().max(0.001), before.zip(after), syscalls, last);
     }
     for worker in &mut workers {
         worker.all_are_there()?;
@@ -191,11 +217,11 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
 }
 
 /// What connections at rest cost.
-fn at_rest(args: &Args, open: u64, spent: Option<(Spent, Spent)>, syscalls: Option<u64>, run: &mut Run) {
+fn at_rest(idle: Duration, rate: f64, spent: Option<(Spent, Spent)>, syscalls: Option<u64>, run: &mut Run) {
     let Some((before, after)) = spent else { return };
-    let (cpu, seconds) = (after.cpu.saturating_sub(before.cpu).as_secs_f64(), args.idle.as_secs_f64());
-    let beats = open as f64 * seconds / args.heartbeat.as_secs_f64().max(1.0);
-    run.figure("heartbeats_per_second", "heartbeats/s", beats / seconds);
+    let (cpu, seconds) = (after.cpu.saturating_sub(before.cpu).as_secs_f64(), idle.as_secs_f64());
+    let beats = rate * seconds;
+    run.figure("heartbeats_per_second", "heartbeats/s", rate);
     run.figure("broker_cpu_us_per_heartbeat", "broker CPU a heartbeat, us", cpu * 1e6 / beats.max(1.0));
     run.figure("idle_core_percent", "of one core at rest, %", cpu / seconds * 100.0);
     if let Some(syscalls) = syscalls {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -14,8 +14,9 @@ use tokio::task::JoinSet;
 use super::super::super::Fail;
 use super::super::args::DEVICES_OF_A_USER;
 use super::super::load::crew::{self, POINT};
-use super::super::load::party::Broker;
+use super::super::load::party::{Broker, OPEN_ID};
 use super::super::load::process;
+use super::super::load::wire::WireError;
 use super::Args;
 
 /// What a worker says after it has opened what it was told.
@@ -28,6 +29,8 @@ struct Opened {
     why: Option<String>,
     /// Of those before: how many are no longer there.
     lost: u64,
+    /// The time between two heartbeats that the broker agreed to, in milliseconds; 0 where there is none yet.
+    heartbeat_ms: u32,
 }
 
 /// The side that tells it; it ends with its stdin.
@@ -36,6 +39,7 @@ pub(super) struct Worker {
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     open: u64,
+    heartbeat_ms: u32,
 }
 
 impl Worker {
@@ -46,6 +50,8 @@ impl Worker {
         command.args(["bench", "connections-worker"]);
         command.args(["--first", &first.to_string(), "--at-once", &args.at_once.to_string()]);
         command.args(["--sources", &args.sources.to_string()]);
+        command.args(["--subscriptions", &args.subscriptions.to_string()]);
+        command.args(["--conversations", &args.conversations.to_string()]);
         command.args(["--heartbeat", &humantime::format_duration(args.heartbeat).to_string()]);
         command.args(["--issuer", &broker.issuer, "--devices-prefix", &broker.devices_prefix]);
         if args.resume {
@@ -63,11 +69,16 @@ impl Worker {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take();
         let answers = child.stdout.take().ok_or_else(|| Fail::failed("a worker without a stdout"))?;
-        Ok(Self { child, orders, answers: BufReader::new(answers), open: 0 })
+        Ok(Self { child, orders, answers: BufReader::new(answers), open: 0, heartbeat_ms: 0 })
     }
 
     pub(super) const fn open(&self) -> u64 {
         self.open
+    }
+
+    /// The time between two heartbeats of a connection.
+    pub(super) fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms.into())
     }
 
     /// Returns how many of them used a ticket; `tell` hears now and then how many there are.
@@ -75,6 +86,7 @@ impl Worker {
         let before = self.open;
         let opened = self.ask(count, |opened| tell(before + opened))?;
         self.open += opened.opened;
+        self.heartbeat_ms = opened.heartbeat_ms;
         if opened.failed > 0 {
             let why = opened.why.unwrap_or_default();
             return Err(Fail::failed(format!("{} of {count} connections failed: {why}", opened.failed)));
@@ -151,9 +163,20 @@ async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut J
         let user = format!("{}-c{}", args.broker.devices_prefix, number / DEVICES_OF_A_USER as u64);
         let device = format!("d{}", number % DEVICES_OF_A_USER as u64);
         let (broker, gate, from) = (broker.clone(), Arc::clone(&gate), source(args.sources, number));
+        // What a user is in, its first device makes.
+        let groups = if number.is_multiple_of(DEVICES_OF_A_USER as u64) { args.conversations } else { 0 };
+        let (subscriptions, prefix) = (args.subscriptions, args.broker.devices_prefix.clone());
         connecting.spawn(async move {
             let _turn = gate.acquire_owned().await;
-            broker.connect_device(&user, &device, from).await
+            let mut party = broker.connect_device(&user, &device, from).await?;
+            for (id, number) in (OPEN_ID..).zip(0..subscriptions) {
+                let channel = party.open_channel_as(id, &format!("{prefix}/{number}")).await?;
+                party.watch(&channel).await?;
+            }
+            for id in (OPEN_ID + subscriptions..).take(usize::try_from(groups).unwrap_or(usize::MAX)) {
+                party.make_group(id).await?;
+            }
+            Ok::<_, WireError>(party)
         });
     }
     let mut told = Instant::now();
@@ -165,6 +188,7 @@ async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut J
         let failed = match outcome {
             Ok(Ok(mut party)) => {
                 answer.opened += 1;
+                answer.heartbeat_ms = party.heartbeat_ms(args.heartbeat);
                 held.spawn(async move {
                     // Why it ended is of no interest: that it did is counted.
                     drop(party.rest().await);

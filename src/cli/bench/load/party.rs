@@ -147,13 +147,43 @@ impl Party {
 
     /// Opens a place that anyone may read.
     pub(in crate::cli::bench) async fn open_channel(&mut self, name: &str) -> Result<Place, WireError> {
+        self.open_channel_as(OPEN_ID, name).await
+    }
+
+    /// The same, under this message id.
+    pub(in crate::cli::bench) async fn open_channel_as(&mut self, id: u64, name: &str) -> Result<Place, WireError> {
         match self {
             Self::Longwire(wire) => {
                 let action = packet::publish::Action::OpenChannel(packet::OpenChannel { name: name.to_owned() });
-                open(wire, OPEN_ID, action).await
+                open(wire, id, action).await
             }
             #[cfg(feature = "mqtt-peer")]
             Self::Mqtt(_) => Ok(Place::Topic(name.to_owned())),
+        }
+    }
+
+    /// Makes a group of this user alone, under this message id.
+    pub(in crate::cli::bench) async fn make_group(&mut self, id: u64) -> Result<Place, WireError> {
+        match self {
+            Self::Longwire(wire) => {
+                let action = packet::publish::Action::CreateGroup(packet::CreateGroup::default());
+                open(wire, id, action).await
+            }
+            #[cfg(feature = "mqtt-peer")]
+            Self::Mqtt(_) => Err(WireError::Broken("MQTT has no groups".to_owned())),
+        }
+    }
+
+    /// The time between two heartbeats that the broker agreed to, where this was asked for, in milliseconds.
+    pub(in crate::cli::bench) fn heartbeat_ms(&self, asked: Duration) -> u32 {
+        let asked = u32::try_from(asked.as_millis()).unwrap_or(u32::MAX);
+        match self {
+            Self::Longwire(wire) => {
+                let (min, max) = (wire.connected.heartbeat_ms_min, wire.connected.heartbeat_ms_max);
+                asked.clamp(min, max.max(min))
+            }
+            #[cfg(feature = "mqtt-peer")]
+            Self::Mqtt(_) => asked,
         }
     }
 
@@ -309,7 +339,7 @@ impl Publish for Wire {
 }
 
 async fn open(wire: &mut Wire, id: u64, action: packet::publish::Action) -> Result<Place, WireError> {
-    let publish = packet::Publish { message_id: id, action: Some(action), ..Default::default() };
+    let publish = packet::Publish { message_id: id, first_unanswered: id, action: Some(action), ..Default::default() };
     Ok(Place::Conversation(wire.publish_one(publish).await?.conversation))
 }
 

@@ -70,6 +70,12 @@ pub(in crate::cli::bench) fn kernel_tcp_bytes() -> Option<u64> {
     words.next()?.parse::<u64>().ok().map(|pages| pages * rustix::param::page_size() as u64)
 }
 
+/// What the kernel's slabs take, in bytes: sockets, files and what goes with them, of the whole machine.
+pub(in crate::cli::bench) fn slab_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    field(&text, "Slab:").map(|kib| kib * 1024)
+}
+
 /// Raises the limit on open files as far as it goes, and returns it.
 pub(in crate::cli::bench) fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,9 +1,9 @@
 //! What the kernel holds for a socket at rest: measured on real ones, since a byte stream in memory has none.
 
-use std::fs;
 use std::net::{TcpListener, TcpStream};
 
 use super::super::super::super::Fail;
+use super::super::super::load::process::slab_bytes;
 
 /// Pairs of sockets that are looked at; both ends are on this machine.
 const PAIRS_MAX: u64 = 5_000;
@@ -22,10 +22,4 @@ pub(super) fn socket_bytes(files: u64) -> Result<Option<f64>, Fail> {
     }
     let grown = slab_bytes().zip(before).map(|(after, before)| after.saturating_sub(before) as f64);
     Ok(grown.map(|grown| grown / held.len().max(1) as f64))
-}
-
-fn slab_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Slab:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
