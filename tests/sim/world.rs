@@ -17,7 +17,7 @@ use longwire::broker::commit::Retention;
 use longwire::routing::outbox::Session;
 use longwire::routing::rows::Kind;
 use longwire::store::testing::SimDisk;
-use longwire::store::{Failure, FollowError, Frame, MemoryLog, Position, StoreOptions};
+use longwire::store::{Failure, FollowError, Frame, MemoryLog, Position, Pressure, StoreOptions};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, CatchUpMode, Publish, Role, Window, request};
 use longwire_protocol::reason::Reason;
@@ -186,6 +186,8 @@ pub(crate) struct World {
     told_erased: BTreeSet<u64>,
     /// A link that only its script carries.
     slow: Option<u64>,
+    /// The store's background work has no turn.
+    builder_rests: bool,
     /// What the next link holds before its writer has to wait; by chance without.
     next_capacity: Option<usize>,
 }
@@ -282,6 +284,7 @@ impl World {
             taken_over: BTreeSet::new(),
             told_erased: BTreeSet::new(),
             slow: None,
+            builder_rests: false,
             next_capacity: None,
         }
     }
@@ -533,6 +536,9 @@ impl World {
     }
 
     fn work(&mut self) {
+        if self.builder_rests {
+            return;
+        }
         let Some(broker) = &mut self.broker else { return };
         if broker.work() {
             self.coverage.count("pieces of background work");

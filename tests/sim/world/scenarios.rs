@@ -20,7 +20,7 @@ use publishing::{s7, s8, s11};
 use push::s17;
 use stage::{ANN, BEN, BEN_TOO, CID, any_ground, disk, memory};
 use storing::{s5, s6};
-use waiting::{s12, s13};
+use waiting::{s12, s13, s20};
 
 /// A scenario by its number, for one seed.
 pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
@@ -44,6 +44,7 @@ pub(crate) const ALL: [(&str, Scenario); 16] = [
     ("s17", s17),
     ("s18", s18),
     ("s19", s19),
+    ("s20", s20),
 ];
 
 mod tests {
@@ -83,9 +84,10 @@ mod tests {
         s10_a_large_item_over_a_slow_link s10
         s11_a_device_restored_from_a_backup s11
         s12_the_clock_a_day_forward_and_back_with_retention s12
-        s13_a_will_and_a_broker_that_is_killed s13
+        s13_a_store_that_is_full_while_acks_and_heartbeats_pass s13
         s17_a_device_that_is_away_is_told_by_a_broker_that_is_killed s17
         s18_a_user_is_erased_by_a_broker_that_is_killed s18
         s19_an_account_is_closed_whose_devices_left_something s19
+        s20_a_will_and_a_broker_that_is_killed s20
     }
 }

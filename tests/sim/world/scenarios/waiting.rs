@@ -1,4 +1,4 @@
-//! What happens when its time has come: entries expire, and a will is published.
+//! What waits for its time: entries expire, publishes wait for a store that is full, and a will is published.
 
 use super::*;
 
@@ -41,9 +41,71 @@ pub(super) fn s12(seed: u64, keys: &Keys) -> Coverage {
     world.go_on()
 }
 
-/// S13: a device leaves a will (SPEC R16-16 to R16-20). It comes back in time; then it does not, and the broker is killed
-/// or loses a commit meanwhile, or its user is no member any more: the will is published once, or not at all.
+/// S13: the builder has no turn until the sealed memtables are full. Publishes are refused for the moment; acks, heartbeats,
+/// history, and a known device that connects, pass. Once the builder has turns again all that waited is stored, once.
 pub(super) fn s13(seed: u64, keys: &Keys) -> Coverage {
+    const SEAL: usize = 20;
+    let small_window = |manner: &mut Manner| manner.bulk = Some(Window { items: 4, bytes: 4_000 });
+    let (mut world, group) = World::staged(seed, keys, disk(SEAL), Retention::default(), small_window);
+    let stands = |world: &World| {
+        let broker = world.broker.as_ref().expect("it runs");
+        broker.with_log(|log| (log.log().pressure(), log.log().unsaved_seals()))
+    };
+    let has = |world: &World, device: usize, seq: u64| {
+        world.devices[device].durable.covered.get(&group).is_some_and(|covered| covered.has(seq))
+    };
+    world.builder_rests = true;
+    world.devices[BEN].manner.stores = 0;
+    let mut said = 0;
+    while stands(&world).0 == Pressure::Open {
+        said += 1;
+        assert!(said < 4 * SEAL, "it fills up");
+        world.says(ANN, group, format!("fills it {said}"));
+        world.flow();
+    }
+    assert_eq!(stands(&world), (Pressure::Full, 2), "two memtables are sealed, and a third is full");
+    let head = world.head(group);
+    assert!(!has(&world, BEN, head), "ben has a window of four, and has acked nothing");
+
+    // From here on ben stores what comes, and nobody gives up what is refused for the moment.
+    world.is_calm = true;
+    let [refused, pages] = ["publishes without a store", "pages of history"].map(|what| world.reached(what));
+    let waiting = [ANN, CID].map(|device| (device, world.says(device, group, "waits")));
+    let links = [ANN, BEN, CID].map(|device| world.link_of(device));
+    let backwards = world.rng.bool();
+    let history = packet::HistoryRequest { conversation: group, from_seq: 0, limit: 50, backwards, compact: false };
+    let at = (world.model.tail, world.log_now());
+    world.devices[CID].request_at(request::Op::History(history), at);
+    world.takes_away(BEN_TOO);
+    world.brings_back(BEN_TOO);
+    for _ in 0..100 {
+        world.pass(1_000);
+        world.everyone();
+    }
+    assert_eq!((stands(&world), world.head(group)), ((Pressure::Full, 2), head), "it is full, and nothing is stored");
+    assert!(world.reached("publishes without a store") >= refused + 2, "who publishes is told so");
+    assert!(waiting.iter().all(|(device, id)| world.answer(*device, *id).is_none()), "and not acked");
+    assert!(has(&world, BEN, head), "acks pass: they make room for what ben lacked");
+    assert_eq!([ANN, BEN, CID].map(|device| world.link_of(device)), links, "heartbeats pass: no session has ended");
+    assert!(world.reached("pages of history") > pages, "history passes");
+    assert!(world.devices[BEN_TOO].is_open() && has(&world, BEN_TOO, head), "who is known comes, and has it all");
+
+    if world.rng.bool() {
+        world.kill();
+        world.start_at = world.now;
+        world.start();
+    }
+    world.builder_rests = false;
+    world.rest();
+    let mut seqs = waiting.map(|(device, id)| world.answer(device, id).expect("it is acked").seq);
+    seqs.sort_unstable();
+    assert_eq!((seqs, world.head(group)), ([head + 1, head + 2], head + 2), "what waited is stored, once");
+    world.go_on()
+}
+
+/// S20: a device leaves a will (SPEC R16-16 to R16-20). It comes back in time; then it does not, and the broker is killed
+/// or loses a commit meanwhile, or its user is no member any more: the will is published once, or not at all.
+pub(super) fn s20(seed: u64, keys: &Keys) -> Coverage {
     const AFTER_MS: u64 = 5_000;
     let (mut world, group) = World::staged(seed, keys, memory(20), Retention::default(), |_| ());
     let will = |content: &str| Publish {
