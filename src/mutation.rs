@@ -188,11 +188,15 @@ pub enum Mutation {
     PushForgottenAtStart,
     /// What is shown to contacts is shown to whoever shares a conversation.
     ContactsIgnored,
+    /// Who comes again has the window of ids that the records know of, whatever it says has been answered since.
+    WindowNotRestored,
+    /// Frames that are folded again, at a start or a reopening, leave no answers to publishes.
+    AnswersNotRecovered,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 92] = [
+    pub const ALL: [Self; 94] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -285,6 +289,8 @@ impl Mutation {
         Self::PushIgnoresMute,
         Self::PushForgottenAtStart,
         Self::ContactsIgnored,
+        Self::WindowNotRestored,
+        Self::AnswersNotRecovered,
     ];
 
     /// Whether this bug is planted.

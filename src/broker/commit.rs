@@ -112,6 +112,9 @@ fn follow(log: &dyn Log, state: &mut State, mut each: impl FnMut(Frame)) -> Resu
             failed = Some(error);
             return overlay.clear();
         }
+        if Mutation::AnswersNotRecovered.is_planted() {
+            overlay.forget_answers();
+        }
         overlay.merge(state);
         each(frame);
     });

@@ -320,6 +320,15 @@ impl Overlay {
         self.failed.get_mut().take()
     }
 
+    /// For a planted bug: no device that the draft changes has an answer any more.
+    pub fn forget_answers(&mut self) {
+        for row in self.rows.values_mut() {
+            if let Some(Row::Device(device)) = row {
+                device.kept.clear();
+            }
+        }
+    }
+
     /// Forgets the draft: the group was not committed.
     pub fn clear(&mut self) {
         *self = Self::default();

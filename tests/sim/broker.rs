@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::JoinHandle;
 
 use longwire::auth::Authority;
-use longwire::broker::commit::Retention;
-use longwire::broker::{BrokerParts, Rooms};
+use longwire::broker::commit::{Commit, Retention};
+use longwire::broker::{BrokerParts, FeedLine};
 use longwire::clock::{Hands, Source};
 use longwire::net::Shared;
 use longwire::net::connection::Connection;
@@ -67,16 +68,85 @@ impl AnyLog {
     }
 }
 
+/// Where in an append a disk takes its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Nothing of the frame is there.
+    Before,
+    /// All of it is, and nobody knows.
+    After,
+}
+
+/// How the gate stands that a stalling append waits at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stand {
+    #[default]
+    Open,
+    /// The next append is to wait.
+    Shut(Moment),
+    /// It does.
+    Waits,
+}
+
+/// Where an append waits while its disk stalls. The commit thread has a thread of its own for such a turn, and only one of
+/// the two ever runs: so it stays one history.
+#[derive(Debug, Default)]
+struct Gate {
+    stand: Mutex<Stand>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn set(&self, stand: Stand) {
+        *self.stand.lock().unwrap_or_else(PoisonError::into_inner) = stand;
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is as `of` says; returns how it stands then.
+    fn wait_while(&self, of: impl Fn(Stand) -> bool) -> Stand {
+        let stand = self.stand.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.changed.wait_while(stand, |stand| of(*stand)).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An append comes by.
+    fn pass(&self, moment: Moment) {
+        if *self.stand.lock().unwrap_or_else(PoisonError::into_inner) == Stand::Shut(moment) {
+            self.set(Stand::Waits);
+            self.wait_while(|stand| stand == Stand::Waits);
+        }
+    }
+}
+
+/// Opens the gate when the turn is over, however it ends.
+struct Opens(Arc<Gate>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.set(Stand::Open);
+    }
+}
+
 /// The log as the commit thread holds it; clones are the same.
 #[derive(Clone)]
 pub(crate) struct Tapped {
     log: Arc<Mutex<Option<AnyLog>>>,
     told: Arc<Mutex<Vec<Told>>>,
+    gate: Arc<Gate>,
+    /// The process is gone: whatever goes on does nothing any more.
+    is_gone: Arc<AtomicBool>,
 }
 
 impl Tapped {
     fn new(log: AnyLog) -> Self {
-        Self { log: Arc::new(Mutex::new(Some(log))), told: Arc::default() }
+        let log = Arc::new(Mutex::new(Some(log)));
+        Self { log, told: Arc::default(), gate: Arc::default(), is_gone: Arc::default() }
+    }
+
+    fn alive(&self) -> Result<(), AppendError> {
+        match self.is_gone.load(Ordering::Relaxed) {
+            true => Err(AppendError::Unknown { reason: "the process is gone".into(), sync: false }),
+            false => Ok(()),
+        }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut AnyLog) -> T) -> T {
@@ -126,7 +196,11 @@ impl Log for Tapped {
     }
 
     fn append(&mut self, frame: &Frame) -> Result<(), AppendError> {
+        self.gate.pass(Moment::Before);
+        self.alive()?;
         let appended = self.with(|log| log.log_mut().append(frame));
+        self.gate.pass(Moment::After);
+        self.alive()?;
         self.tell(match &appended {
             Ok(()) => Told::Committed(frame.clone()),
             Err(AppendError::NotStored(reason)) => Told::NotStored(reason.clone()),
@@ -157,6 +231,7 @@ impl Log for Tapped {
     }
 
     fn reopen(&mut self) -> Result<(), AppendError> {
+        self.alive()?;
         let reopened = self.with(|log| log.log_mut().reopen());
         if reopened.is_ok() {
             self.tell(Told::Reopened);
@@ -220,9 +295,25 @@ impl Wake for WakeOne {
     }
 }
 
+/// The rooms that have turns, but for the commit thread's.
+pub(crate) struct Rooms {
+    pub(crate) shared: Arc<Shared>,
+    feed: FeedLine,
+}
+
+/// Where the commit thread's own is.
+enum Turn {
+    Here(Box<Commit>),
+    /// In a turn whose append stalls.
+    Away(JoinHandle<Box<Commit>>),
+    /// On its way between the two.
+    Nowhere,
+}
+
 /// A broker that runs: each of its rooms takes its turn when the world says so.
 pub(crate) struct Running {
     pub(crate) rooms: Rooms,
+    commit: Turn,
     log: Tapped,
     hands: Arc<Hands>,
     started_ms: u64,
@@ -274,10 +365,13 @@ impl Running {
             retention: settings.retention,
             state_bytes_max: settings.state_bytes_max,
         };
-        let rooms = Rooms::new(parts, Source::ByHand(Arc::clone(&hands)), Tasks::ByHand(ByHand::default()))
-            .map_err(|error| error.to_string())?;
+        let rooms =
+            longwire::broker::Rooms::new(parts, Source::ByHand(Arc::clone(&hands)), Tasks::ByHand(ByHand::default()))
+                .map_err(|error| error.to_string())?;
+        let commit = Turn::Here(Box::new(rooms.commit));
+        let rooms = Rooms { shared: rooms.shared, feed: rooms.feed };
         let connections = BTreeMap::new();
-        Ok(Self { rooms, log, hands, started_ms: now_ms, connections, woken: Arc::default(), unfed: 0 })
+        Ok(Self { rooms, commit, log, hands, started_ms: now_ms, connections, woken: Arc::default(), unfed: 0 })
     }
 
     /// What was told of the log since the last time.
@@ -338,15 +432,75 @@ impl Running {
         ended
     }
 
+    /// A turn of the commit thread; one that stalls comes to its end first.
     pub(crate) fn step_commit(&mut self) {
-        // The line to the feed holds so many frames, and a full one would have to be waited for.
+        self.end_stall();
+        self.make_room();
+        let before = self.frames_told();
+        let Turn::Here(commit) = &mut self.commit else { unreachable!("it does not stall") };
+        commit.step();
+        self.unfed += self.frames_told() - before;
+    }
+
+    /// A turn of the commit thread whose append stalls, if it comes to one: everybody else has turns until
+    /// [`Self::end_stall`]. Returns whether it stalls.
+    pub(crate) fn stall_commit(&mut self, moment: Moment) -> bool {
+        self.end_stall();
+        self.make_room();
+        let before = self.frames_told();
+        let Turn::Here(mut commit) = std::mem::replace(&mut self.commit, Turn::Nowhere) else {
+            unreachable!("it does not stall")
+        };
+        let gate = Arc::clone(&self.log.gate);
+        gate.set(Stand::Shut(moment));
+        let (opens, seed) = (Opens(Arc::clone(&gate)), fastrand::u64(..));
+        self.commit = Turn::Away(std::thread::spawn(move || {
+            let _opens = opens;
+            fastrand::seed(seed);
+            commit.step();
+            commit
+        }));
+        let stalls = gate.wait_while(|stand| matches!(stand, Stand::Shut(_))) == Stand::Waits;
+        if !stalls {
+            self.join();
+            self.unfed += self.frames_told() - before;
+        }
+        stalls
+    }
+
+    /// Whether a commit is under way that stalls.
+    pub(crate) fn is_stalled(&self) -> bool {
+        matches!(self.commit, Turn::Away(_))
+    }
+
+    /// The commit that stalls goes on, and the turn comes to its end.
+    pub(crate) fn end_stall(&mut self) {
+        if self.is_stalled() {
+            let before = self.frames_told();
+            self.log.gate.set(Stand::Open);
+            self.join();
+            self.unfed += self.frames_told() - before;
+        }
+    }
+
+    fn join(&mut self) {
+        if let Turn::Away(turn) = std::mem::replace(&mut self.commit, Turn::Nowhere) {
+            let commit = turn.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            self.commit = Turn::Here(commit);
+        }
+    }
+
+    /// The line to the feed holds so many frames, and a full one would have to be waited for.
+    fn make_room(&mut self) {
         while self.unfed > 32 {
             self.step_feed();
         }
-        let told = |told: &[Told]| told.iter().filter(|t| matches!(t, Told::Committed(_) | Told::Reopened)).count();
-        let before = told(&self.log.told.lock().unwrap_or_else(PoisonError::into_inner));
-        self.rooms.commit.step();
-        self.unfed += told(&self.log.told.lock().unwrap_or_else(PoisonError::into_inner)) - before;
+    }
+
+    /// How many of what was told and not heard are frames.
+    fn frames_told(&self) -> usize {
+        let told = self.log.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.iter().filter(|told| matches!(told, Told::Committed(_) | Told::Reopened)).count()
     }
 
     pub(crate) fn step_feed(&mut self) -> bool {
@@ -381,13 +535,15 @@ impl Running {
     }
 
     /// The process is gone from one instruction to the next.
-    pub(crate) fn kill(self, ground: &mut Ground) {
+    pub(crate) fn kill(mut self, ground: &mut Ground) {
         if let Ground::Disk(disk, _) = ground {
             disk.die();
         }
+        self.log.is_gone.store(true, Ordering::Relaxed);
+        self.end_stall();
         self.forget_tasks();
         drop(self.connections);
-        drop(self.rooms);
+        drop((self.rooms, self.commit));
         let log = self.log.log.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Ground::Memory(kept), Some(AnyLog::Memory(log))) = (ground, log) {
             *kept = Some(log);
@@ -396,16 +552,19 @@ impl Running {
 
     /// The process ends in order: connections are gone, what is queued is done, the store is closed.
     pub(crate) fn stop(mut self, ground: &mut Ground) {
+        self.end_stall();
         self.connections.clear();
         while !self.rooms.shared.queue.is_empty() {
             self.step_commit();
             while self.step_feed() {}
         }
         self.forget_tasks();
-        if matches!(ground, Ground::Disk(..)) {
-            self.rooms.commit.close();
-        } else {
-            self.kill(ground);
+        match (&*ground, std::mem::replace(&mut self.commit, Turn::Nowhere)) {
+            (Ground::Disk(..), Turn::Here(commit)) => commit.close(),
+            (_, commit) => {
+                self.commit = commit;
+                self.kill(ground);
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ const RIGHTS_SEEDS: u64 = 1_000;
 const RIGHTS: Kind = Kind { name: "rights", variable: "LONGWIRE_RIGHTS", test: "nobody_sees" };
 
 /// What the default seeds have to reach, so that no fault silently stops to be one.
-const REACHED: [&str; 68] = [
+const REACHED: [&str; 70] = [
     "acks that never came",
     "catch-ups in all",
     "changes of presence told",
@@ -47,6 +47,7 @@ const REACHED: [&str; 68] = [
     "clients that heard nothing",
     "commits refused",
     "commits that failed under way",
+    "commits that stalled",
     "connects over a session that is served",
     "connects while the broker drains",
     "connects without a store",
@@ -84,6 +85,7 @@ const REACHED: [&str; 68] = [
     "items that came again",
     "jumps of the clock",
     "kills",
+    "kills while a commit stalls",
     "marks",
     "marks of others",
     "mentions told",

@@ -24,7 +24,7 @@ use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, SessionNumber, UserId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::broker::{AnyLog, Ground, Running, Settings, Told};
+use crate::broker::{AnyLog, Ground, Moment, Running, Settings, Told};
 use crate::device::{ALL, Around, Device, Manner, Pass};
 use crate::link::{Link, Way};
 use crate::model::Model;
@@ -88,6 +88,7 @@ struct Weather {
     disk: u32,
     jumps: u32,
     lies: u32,
+    stalls: u32,
     restores: u32,
     drains: u32,
     fights: u32,
@@ -112,6 +113,7 @@ impl Weather {
             disk: chance(12),
             jumps: chance(8),
             lies: chance(5) / 2,
+            stalls: chance(30),
             restores: chance(4),
             drains: chance(6),
             fights: chance(6),
@@ -188,6 +190,10 @@ pub(crate) struct World {
     slow: Option<u64>,
     /// The store's background work has no turn.
     builder_rests: bool,
+    /// The next commit stalls.
+    stalls_next: bool,
+    /// Until when the commit stalls that is under way.
+    stalls_until: u64,
     /// What the next link holds before its writer has to wait; by chance without.
     next_capacity: Option<usize>,
 }
@@ -285,6 +291,8 @@ impl World {
             told_erased: BTreeSet::new(),
             slow: None,
             builder_rests: false,
+            stalls_next: false,
+            stalls_until: 0,
             next_capacity: None,
         }
     }
@@ -389,13 +397,29 @@ impl World {
             return;
         }
         let Some(broker) = &mut self.broker else { return };
-        if broker.rooms.shared.queue.is_empty() && self.rng.u8(0..8) != 0 {
+        let has_stalled = broker.is_stalled();
+        if has_stalled {
+            if !self.is_calm && self.now < self.stalls_until {
+                return;
+            }
+            broker.end_stall();
+            self.trace.note(|| "the commit goes on".into());
+        } else if broker.rooms.shared.queue.is_empty() && self.rng.u8(0..8) != 0 {
             return;
+        } else if std::mem::take(&mut self.stalls_next) {
+            let moment = if self.rng.bool() { Moment::Before } else { Moment::After };
+            let ms = if self.rng.bool() { self.rng.u64(1..500) } else { self.rng.u64(1..30_000) };
+            if broker.stall_commit(moment) {
+                self.trace.note(|| format!("commit, which stalls for {ms} ms: {moment:?}"));
+                self.coverage.count("commits that stalled");
+                self.stalls_until = self.now + ms;
+            }
+        } else {
+            broker.step_commit();
+            self.trace.note(|| "commit".into());
         }
-        broker.step_commit();
-        self.trace.note(|| "commit".into());
         self.hear();
-        self.check_takeovers();
+        self.check_takeovers(has_stalled);
         self.check_erased_sessions();
         if let Ground::Disk(disk, _) = &self.ground
             && disk.has_lied()

@@ -62,7 +62,10 @@ impl Core {
         }
         let incarnation = if attach.incarnation.is_some() { attach.incarnation } else { stored.next() };
         // Whoever gets a new incarnation begins at 1, whatever was said of an older one.
-        let told = if attach.incarnation.is_some() { attach.first_unanswered } else { MessageId(1) };
+        let told = match attach.incarnation.is_some() && !Mutation::WindowNotRestored.is_planted() {
+            true => attach.first_unanswered,
+            false => MessageId(1),
+        };
         let first_unanswered = told.max(MessageId(1));
         let floor = match &row {
             Some(row) if incarnation == row.incarnation => row.floor,

@@ -11,7 +11,7 @@ impl World {
 
     pub(crate) fn chance(&mut self) {
         let Weather { cuts, freezes, crashes, kills, stops, disk, jumps, lies, restores, .. } = self.weather;
-        let Weather { drains, fights, revocations, refreshes, .. } = self.weather;
+        let Weather { drains, fights, revocations, refreshes, stalls, .. } = self.weather;
         if self.hits(cuts) && !self.links.is_empty() {
             let at = self.rng.usize(0..self.links.len());
             let (number, wired) = self.links.iter().nth(at).expect("within");
@@ -82,6 +82,7 @@ impl World {
         if self.hits(disk) && self.broker.is_some() {
             self.fail_disk();
         }
+        self.stalls_next |= self.hits(stalls) && self.broker.is_some();
         if self.hits(lies)
             && self.broker.is_some()
             && let Ground::Disk(disk, _) = &self.ground
@@ -132,6 +133,9 @@ impl World {
         let Some(broker) = self.broker.take() else { return };
         self.trace.note(|| "kill".into());
         self.coverage.count("kills");
+        if broker.is_stalled() {
+            self.coverage.count("kills while a commit stalls");
+        }
         broker.kill(&mut self.ground);
         if let Ground::Disk(disk, _) = &mut self.ground {
             *disk = disk.after_crash(&mut self.rng);
@@ -205,6 +209,7 @@ impl World {
             disk.heal();
         }
         self.full_until = None;
+        self.stalls_next = false;
         self.is_doubtful = false;
         self.start_at = self.now + self.rng.u64(0..500);
         for wired in self.links.values() {

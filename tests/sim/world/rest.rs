@@ -9,6 +9,7 @@ impl World {
         self.is_calm = true;
         self.jump_ms = 0;
         self.draining = None;
+        self.stalls_next = false;
         if let Ground::Disk(disk, _) = &self.ground {
             disk.heal();
         }
@@ -61,7 +62,10 @@ impl World {
                 moved = true;
             }
             let is_idle = self.broker.as_ref().is_some_and(|broker| {
-                broker.rooms.shared.queue.is_empty() && broker.tasks() == 0 && broker.ready().is_empty()
+                !broker.is_stalled()
+                    && broker.rooms.shared.queue.is_empty()
+                    && broker.tasks() == 0
+                    && broker.ready().is_empty()
             });
             let is_idle = is_idle && self.unfinished().is_none();
             let is_gone = |device: &Device| device.is_away || self.model.erased_at(&device.user).is_some();

@@ -67,8 +67,9 @@ impl World {
         }
     }
 
-    /// Whoever is taken over, is so by a session that somebody has.
-    pub(super) fn check_takeovers(&mut self) {
+    /// Whoever is taken over, is so by a session that somebody has; after a commit that stalled, by one that somebody had when
+    /// that was decided.
+    pub(super) fn check_takeovers(&mut self, has_stalled: bool) {
         let Some(broker) = &self.broker else { return };
         let all = broker.rooms.shared.registry.all();
         for session in &all {
@@ -77,7 +78,7 @@ impl World {
                 continue;
             }
             let newer = |of: &&std::sync::Arc<Session>| of.device == session.device && of.number > session.number;
-            let by = all.iter().filter(newer).any(|of| !of.outbox.lock().is_abandoned);
+            let by = all.iter().filter(newer).any(|of| has_stalled || !of.outbox.lock().is_abandoned);
             assert!(by, "a session of {} is taken over by nobody", session.device);
         }
     }

@@ -199,6 +199,7 @@ impl Weather {
             disk: 0,
             jumps: 0,
             lies: 0,
+            stalls: 0,
             restores: 0,
             drains: 0,
             fights: 0,
