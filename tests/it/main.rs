@@ -34,6 +34,7 @@ mod restored;
 mod retention;
 mod rights;
 mod rules;
+mod roles;
 mod scrape;
 mod secrets;
 mod sessions;

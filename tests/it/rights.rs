@@ -1,5 +1,5 @@
-//! Who may do what: the tables of SPEC chapter 7, cell by cell, and who gets what was said, live, after an absence and
-//! from history.
+//! Who may do what in direct conversations, inboxes and channels: the tables of SPEC chapter 7, cell by cell (groups are in
+//! `roles.rs`); and who gets what was said, live, after an absence and from history.
 
 use longwire::auth::Claims;
 use longwire_protocol::Refusal;
@@ -12,7 +12,7 @@ use crate::world::{Wire, World, entry, texts};
 
 /// A cell of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum May {
+pub(crate) enum May {
     Yes,
     /// *forbidden*: seen, and not allowed.
     No,
@@ -23,7 +23,7 @@ enum May {
 }
 use May::{Hidden, Never, No, Yes};
 
-fn may<T>(outcome: Result<T, Refusal>) -> May {
+pub(crate) fn may<T>(outcome: Result<T, Refusal>) -> May {
     match outcome.map_err(|refusal| refusal.reason) {
         Ok(_) => Yes,
         Err(Reason::Forbidden) => No,
@@ -46,8 +46,16 @@ enum Try {
     Label,
     Add,
     Remove(&'static str),
-    Promote,
-    HandOver,
+    Ban,
+    JoinKey,
+    Describe,
+    Retention,
+    Settings,
+    Level,
+    Edit(u64),
+    Recall(u64),
+    React(u64),
+    Hide(u64),
 }
 
 async fn attempt(wire: &mut Wire, id: u64, what: Try) -> May {
@@ -69,47 +77,24 @@ async fn attempt(wire: &mut Wire, id: u64, what: Try) -> May {
         Try::Label => may(wire.act(id, Action::SetLabel(packet::SetLabel { label: "new".into() })).await),
         Try::Add => may(wire.act(id, role("newcomer", Role::Member)).await),
         Try::Remove(whom) => may(wire.act(id, role(whom, Role::None)).await),
-        Try::Promote => may(wire.act(id, role("second", Role::Admin)).await),
-        Try::HandOver => may(wire.act(id, role("second", Role::Owner)).await),
-    }
-}
-
-/// SPEC 7: the table of roles in a group, and what those see who are not in it.
-#[tokio::test]
-async fn every_role_in_a_group_may_do_what_the_table_says_and_no_more() {
-    let world = World::new().await;
-    let mut people = Vec::new();
-    for name in ["owner", "admin", "member", "removed", "outsider"] {
-        people.push(world.user(name).await);
-    }
-    let table = [
-        (Try::Say, [Yes, Yes, Yes, Hidden, Hidden]),
-        // Who was removed reads what was said before.
-        (Try::Read, [Yes, Yes, Yes, Yes, Hidden]),
-        (Try::Mark, [Yes, Yes, Yes, Hidden, Hidden]),
-        (Try::Members, [Yes, Yes, Yes, Hidden, Hidden]),
-        (Try::Leave, [No, Yes, Yes, Hidden, Hidden]),
-        (Try::Add, [Yes, Yes, No, Hidden, Hidden]),
-        (Try::Remove("second"), [Yes, Yes, No, Hidden, Hidden]),
-        (Try::Label, [Yes, Yes, No, Hidden, Hidden]),
-        (Try::Promote, [Yes, No, No, Hidden, Hidden]),
-        (Try::Remove("other-admin"), [Yes, No, No, Hidden, Hidden]),
-        (Try::HandOver, [Yes, No, No, Hidden, Hidden]),
-        (Try::Watch, [Hidden, Hidden, Hidden, Hidden, Hidden]),
-        // Who is in it already is acked; others need a key.
-        (Try::Join, [Yes, Yes, Yes, Hidden, Hidden]),
-    ];
-    for (what, expected) in table {
-        for (who, cell) in expected.into_iter().enumerate() {
-            // Anew for each cell, since some end the right to try.
-            let owner = &mut people[0];
-            let group = owner.create_group("g", &["admin", "member", "removed", "second", "other-admin"]).await;
-            for (user, role) in [("admin", Role::Admin), ("other-admin", Role::Admin), ("removed", Role::None)] {
-                owner.set_role(group, user, role).await.expect("set");
-            }
-            let got = attempt(&mut people[who], group, what).await;
-            assert_eq!(got, cell, "{what:?} by {}", ["owner", "admin", "member", "removed", "outsider"][who]);
+        Try::Ban => may(wire.act(id, Action::Ban(packet::Ban { user: "newcomer".into(), lift: false })).await),
+        Try::JoinKey => {
+            let key = bytes::Bytes::from_static(b"a key of 16 byte");
+            may(wire.act(id, Action::SetJoinKey(packet::SetJoinKey { key })).await)
         }
+        Try::Describe => may(wire.act(id, Action::SetInfo(packet::SetInfo::default())).await),
+        Try::Retention => {
+            let retention = packet::Retention { mode: packet::RetentionMode::KeepFor.into(), age_ms: 86_400_000 };
+            may(wire.act(id, Action::SetRetention(packet::SetRetention { retention: Some(retention) })).await)
+        }
+        Try::Settings => may(wire.act(id, Action::SetSettings(packet::SetSettings::default())).await),
+        Try::Level => {
+            may(wire.act(id, Action::SetLevel(packet::SetLevel { level: packet::Level::HeadsOnly.into() })).await)
+        }
+        Try::Edit(seq) => may(wire.act(id, Action::Edit(packet::Edit { seq })).await),
+        Try::Recall(seq) => may(wire.act(id, Action::Recall(packet::Recall { seq })).await),
+        Try::React(seq) => may(wire.act(id, Action::React(packet::React { seq, reaction: "+".into() })).await),
+        Try::Hide(seq) => may(wire.act(id, Action::Hide(packet::Hide { seq, undo: false })).await),
     }
 }
 
@@ -120,6 +105,7 @@ async fn a_direct_conversation_and_an_inbox_are_for_those_whose_they_are() {
     let (mut alice, mut bob, direct) = world.pair().await;
     let mut mallory = world.user("mallory").await;
     let inbox = alice.connected.inbox;
+    let (hers, his) = (alice.say(direct, "hers").await.seq, bob.say(direct, "his").await.seq);
     let table = [
         (direct, Try::Say, [Yes, Yes, Hidden]),
         (direct, Try::Read, [Yes, Yes, Hidden]),
@@ -131,6 +117,17 @@ async fn a_direct_conversation_and_an_inbox_are_for_those_whose_they_are() {
         (direct, Try::Label, [Never, Never, Hidden]),
         (direct, Try::Add, [Never, Never, Hidden]),
         (direct, Try::Remove("bob"), [Never, Never, Hidden]),
+        (direct, Try::Ban, [Never, Never, Hidden]),
+        (direct, Try::JoinKey, [Never, Never, Hidden]),
+        (direct, Try::Describe, [Never, Never, Hidden]),
+        (direct, Try::Settings, [Yes, Yes, Hidden]),
+        (direct, Try::Level, [Yes, Yes, Hidden]),
+        (direct, Try::Retention, [Yes, Yes, Hidden]),
+        (direct, Try::React(hers), [Yes, Yes, Hidden]),
+        (direct, Try::Hide(hers), [Yes, Yes, Hidden]),
+        (direct, Try::Edit(his), [No, Yes, Hidden]),
+        // His comes second: what was recalled may be recalled by anybody who is shown that.
+        (direct, Try::Recall(his), [No, Yes, Hidden]),
         (inbox, Try::Say, [No, Hidden, Hidden]),
         (inbox, Try::Read, [Yes, Hidden, Hidden]),
         (inbox, Try::Join, [No, Hidden, Hidden]),
@@ -138,6 +135,11 @@ async fn a_direct_conversation_and_an_inbox_are_for_those_whose_they_are() {
         (inbox, Try::Label, [Never, Hidden, Hidden]),
         (inbox, Try::Add, [Never, Hidden, Hidden]),
         (inbox, Try::Watch, [Hidden, Hidden, Hidden]),
+        (inbox, Try::Ban, [Never, Hidden, Hidden]),
+        (inbox, Try::JoinKey, [Never, Hidden, Hidden]),
+        (inbox, Try::Describe, [Never, Hidden, Hidden]),
+        (inbox, Try::Level, [Never, Hidden, Hidden]),
+        (inbox, Try::Retention, [No, Hidden, Hidden]),
     ];
     for (id, what, expected) in table {
         for (wire, cell) in [&mut alice, &mut bob, &mut mallory].into_iter().zip(expected) {
@@ -166,10 +168,24 @@ async fn patterns_decide_about_every_action_on_a_channel() {
         (Try::Read, [Yes, Yes, Hidden, Hidden]),
         (Try::Watch, [Yes, Yes, Hidden, Hidden]),
         // Nobody has joined yet.
+        (Try::Settings, [No, No, No, Hidden]),
+        (Try::Level, [No, No, No, Hidden]),
+        // The first message is of who may do both. Who may not read is not shown it.
+        (Try::React(1), [Yes, No, Never, Hidden]),
+        (Try::Edit(1), [Yes, No, Never, Hidden]),
         (Try::Mark, [No, No, No, Hidden]),
         (Try::Members, [Hidden, Hidden, Hidden, Hidden]),
         (Try::Join, [Yes, Yes, No, Hidden]),
         (Try::Mark, [Yes, Yes, No, Hidden]),
+        (Try::Settings, [Yes, Yes, No, Hidden]),
+        (Try::Level, [Yes, Yes, No, Hidden]),
+        (Try::React(1), [Yes, Yes, Never, Hidden]),
+        (Try::Hide(1), [Yes, Yes, No, Hidden]),
+        (Try::Ban, [Never, Never, Never, Hidden]),
+        (Try::JoinKey, [Never, Never, Never, Hidden]),
+        (Try::Describe, [Never, Never, Never, Hidden]),
+        // A channel is nobody's: an administrator says that.
+        (Try::Retention, [No, No, No, Hidden]),
         (Try::Members, [Yes, Yes, Hidden, Hidden]),
         (Try::Label, [Never, Never, Never, Hidden]),
         (Try::Add, [Never, Never, Never, Hidden]),
