@@ -11,8 +11,18 @@ fn committed_packets_are_what_the_proto_says() {
         protox::compile([root.join("proto/longwire.proto")], [root.join("proto")]).expect("the .proto compiles");
     let out = std::env::temp_dir().join(format!("longwire-generated-{}", std::process::id()));
     std::fs::create_dir_all(&out).expect("a folder for the output");
-    // What holds a token or a password shows itself without it: see `packet/secrets.rs`.
-    let secret = ["Connect", "Connected", "Login", "RefreshRequest", "RefreshAnswer", "SetAccount", "SetPush"];
+    // What holds a token, a password or a key shows itself without it: see `packet/secrets.rs`.
+    let secret = [
+        "Connect",
+        "Connected",
+        "Join",
+        "Login",
+        "RefreshAnswer",
+        "RefreshRequest",
+        "SetAccount",
+        "SetJoinKey",
+        "SetPush",
+    ];
     let secret = secret.map(|message| format!(".longwire.v1.{message}"));
     let mut config = prost_build::Config::new();
     // What few packets have takes no room in all the others.

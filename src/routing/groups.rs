@@ -1,6 +1,7 @@
 //! What a group says of itself and lets its members do: info and policy, bans, the key with which it is joined, and the
 //! users that it was made for.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use longwire_protocol::limits::{DESCRIPTION_BYTES_MAX, JOIN_KEY_BYTES_MAX, JOIN_KEY_BYTES_MIN, PICTURE_BYTES_MAX};
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role};
 use longwire_protocol::reason::Reason;
@@ -113,7 +114,7 @@ impl Draft<'_, '_> {
         if !key.is_empty() && !(JOIN_KEY_BYTES_MIN..=JOIN_KEY_BYTES_MAX).contains(&key.len()) {
             return Err(No(Reason::InvalidArgument, "a join key has 16 to 64 bytes, or none"));
         }
-        let digest = if key.is_empty() { 0 } else { xxh3_128(key) };
+        let digest = if key.is_empty() { 0 } else { key_digest(key) };
         if self.view.info(id).map_or(0, |info| info.join_key) != digest {
             self.change(&Change::JoinKeySet { conversation: id, digest });
         }
@@ -132,7 +133,7 @@ impl Draft<'_, '_> {
             return Ok(self.answered(ticket, id, false));
         }
         let join_key = self.view.info(id).map_or(0, |info| info.join_key);
-        let is_right = join_key != 0 && !key.is_empty() && xxh3_128(key) == join_key;
+        let is_right = join_key != 0 && !key.is_empty() && key_digest(key) == join_key;
         let is_banned = self.view.is_banned(id, session.user) && !Mutation::BannedJoins.is_planted();
         if !is_right || is_banned {
             return Err(No(Reason::UnknownConversation, ""));
@@ -163,6 +164,12 @@ impl Draft<'_, '_> {
     }
 }
 
+/// What is kept of a join key: half of its SHA-256, so that who reads the store or a copy of it cannot join by that. A key
+/// is long and made by chance (SPEC R7-12): nothing slower is needed.
+fn key_digest(key: &[u8]) -> u128 {
+    digest(&SHA256, key).as_ref().iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte))
+}
+
 /// Checks what a group says of itself.
 pub(super) fn valid_info(info: Box<packet::Info>) -> Result<Box<packet::Info>, No> {
     let is_text = |text: &str| text.chars().all(|c| !c.is_control() || c == '\n');
@@ -185,4 +192,15 @@ pub(super) fn valid_info(info: Box<packet::Info>) -> Result<Box<packet::Info>, N
         }
     }
     Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The digest is in stores: it stays as it is. By `printf 0123456789abcdef | sha256sum`.
+    #[test]
+    fn what_is_kept_of_a_join_key_is_half_of_its_sha_256() {
+        assert_eq!(key_digest(b"0123456789abcdef"), 0x9f9f_5111_f7b2_7a78_1f1f_1ddd_e5eb_c2dd);
+    }
 }

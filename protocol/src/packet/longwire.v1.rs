@@ -294,6 +294,7 @@ pub struct OpenChannel {
 }
 /// Of a group: with its join key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Join {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: ::prost::bytes::Bytes,
@@ -363,6 +364,7 @@ pub struct Ban {
 }
 /// Whoever has the key may join the group; an empty one closes it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct SetJoinKey {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: ::prost::bytes::Bytes,

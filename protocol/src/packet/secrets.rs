@@ -1,9 +1,9 @@
-//! Packets that hold a token, a password or what one is checked by show themselves without it, so that no log line and no
-//! panic can tell one.
+//! Packets that hold a token, a password, a join key or what one is checked by show themselves without it, so that no log
+//! line and no panic can tell one.
 
 use std::fmt;
 
-use super::{Connect, Connected, Login, RefreshAnswer, RefreshRequest, SetAccount, SetPush};
+use super::{Connect, Connected, Join, Login, RefreshAnswer, RefreshRequest, SetAccount, SetJoinKey, SetPush};
 
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +60,18 @@ impl fmt::Debug for SetAccount {
     }
 }
 
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join").field("has_key", &!self.key.is_empty()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SetJoinKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetJoinKey").field("has_key", &!self.key.is_empty()).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for SetPush {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SetPush")
@@ -90,6 +102,9 @@ mod tests {
         let set = Some(publish::Action::SetAccount(account));
         let (target, secret) = (token.clone(), token.clone().into_bytes().into());
         let push = Some(publish::Action::SetPush(SetPush { target, secret, ..SetPush::default() }));
+        let key = || token.clone().into_bytes().into();
+        let join = Some(publish::Action::Join(Join { key: key() }));
+        let set_key = Some(publish::Action::SetJoinKey(SetJoinKey { key: key() }));
         for packet in [
             Kind::Connect(Connect { token: token.clone(), login: Some(Box::new(login.clone())), ..Connect::default() }),
             Kind::Connected(Connected { token, ..Connected::default() }),
@@ -97,6 +112,8 @@ mod tests {
             Kind::Response(Response { id: 1, result: Some(refreshed) }),
             Kind::Publish(Publish { action: set, ..Publish::default() }),
             Kind::Publish(Publish { action: push, ..Publish::default() }),
+            Kind::Publish(Publish { action: join, ..Publish::default() }),
+            Kind::Publish(Publish { action: set_key, ..Publish::default() }),
         ] {
             assert!(!format!("{login:?}").contains("t0ken"));
             assert!(!format!("{packet:?}{packet:#?}").contains("t0ken"));
