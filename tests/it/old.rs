@@ -75,7 +75,8 @@ async fn write_what_an_old_broker_stored() {
     }
 }
 
-fn put_in_place(store: &Path) {
+/// Puts the store of that broker into a folder.
+pub(crate) fn put_in_place(store: &Path) {
     for folder in ["", "runs"] {
         std::fs::create_dir_all(store.join(folder)).expect("made");
         for file in std::fs::read_dir(fixture().join(folder)).expect("the fixture").map(|file| file.expect("a file")) {
@@ -88,6 +89,38 @@ fn put_in_place(store: &Path) {
     }
 }
 
+/// What its people find: bob, with all that came while he was away where he comes for the first time; alice, who repeats
+/// what she said last; and the cat, who was removed.
+pub(crate) async fn check(bob: &mut Wire, alice: &mut Wire, cat: &mut Wire, is_first: bool) {
+    let conversations = bob.conversations().await;
+    let find = |label: &str| conversations.iter().find(|c| c.label == label).expect("listed").clone();
+    let (direct, group) = (find("alice"), find("lunch"));
+    assert_eq!((direct.head_seq, direct.mark, direct.unread), (BEFORE + AFTER, READ, BEFORE + AFTER - READ));
+    assert_eq!((group.members, group.unread), (2, 2));
+    if is_first {
+        let missed = bob.caught_up().await;
+        assert_eq!(seqs(&missed, direct.id), (BEFORE + 1..=BEFORE + AFTER).collect::<Vec<_>>());
+        assert_eq!(texts(&missed), (BEFORE + 1..=BEFORE + AFTER).map(words).collect::<Vec<_>>());
+    }
+    let all = bob.pages(direct.id, 7, false).await.into_iter().flat_map(|page| page.items).collect::<Vec<_>>();
+    assert_eq!(texts(&all), (1..=BEFORE + AFTER).map(words).collect::<Vec<_>>());
+
+    // The device's newest publish, whose answer it may have lost.
+    let publish = |text: String| {
+        let newest = Publish { message_id: NEWEST_ID, first_unanswered: NEWEST_ID, ..Publish::default() };
+        Publish { conversation: direct.id, content: Bytes::from(text), ..newest }
+    };
+    let again = alice.publish_as(publish(words(BEFORE + AFTER))).await;
+    assert_eq!(again.expect("as it was answered").seq, BEFORE + AFTER);
+    let other = alice.publish_as(publish("another".to_owned())).await;
+    assert_eq!(other.expect_err("it was something else").reason, Reason::IdConflict);
+
+    // What was said behind the cat's removal stays unseen.
+    let page = packet::HistoryRequest { conversation: group.id, limit: 10, ..Default::default() };
+    let seen = cat.history(page).await;
+    assert!(!seen.is_ok_and(|page| texts(&page.items).contains(&"without the cat".to_owned())));
+}
+
 #[tokio::test]
 async fn what_an_old_broker_stored_is_served_by_this_one() {
     let mut world = World::over(put_in_place).await;
@@ -95,41 +128,9 @@ async fn what_an_old_broker_stored_is_served_by_this_one() {
     for start in 1..=2 {
         let stored = |user: &str| packet::Connect { start: StartKind::StoredCursor.into(), ..world.connect(user) };
         let mut bob = world.wire(stored("bob")).await;
-        let conversations = bob.conversations().await;
-        let find = |label: &str| conversations.iter().find(|c| c.label == label).expect("listed").clone();
-        let (direct, group) = (find("alice"), find("lunch"));
-        assert_eq!((direct.head_seq, direct.mark, direct.unread), (BEFORE + AFTER, READ, BEFORE + AFTER - READ));
-        assert_eq!((group.members, group.unread), (2, 2));
-        if start == 1 {
-            let missed = bob.caught_up().await;
-            assert_eq!(seqs(&missed, direct.id), (BEFORE + 1..=BEFORE + AFTER).collect::<Vec<_>>());
-            assert_eq!(texts(&missed), (BEFORE + 1..=BEFORE + AFTER).map(words).collect::<Vec<_>>());
-        }
-        let all = bob.pages(direct.id, 7, false).await.into_iter().flat_map(|page| page.items).collect::<Vec<_>>();
-        assert_eq!(texts(&all), (1..=BEFORE + AFTER).map(words).collect::<Vec<_>>());
-
-        // The device's newest publish, whose answer it may have lost.
         let mut alice = world.wire(packet::Connect { incarnation: 1, ..world.connect("alice") }).await;
-        let publish = |text: String| {
-            let newest = Publish { message_id: NEWEST_ID, first_unanswered: NEWEST_ID, ..Publish::default() };
-            Publish { conversation: direct.id, content: Bytes::from(text), ..newest }
-        };
-        let again = alice.publish_as(publish(words(BEFORE + AFTER))).await;
-        assert_eq!(again.expect("as it was answered").seq, BEFORE + AFTER);
-        let other = alice.publish_as(publish("another".to_owned())).await;
-        assert_eq!(other.expect_err("it was something else").reason, Reason::IdConflict);
-
-        // The cat was removed: what was said behind it stays unseen.
         let mut cat = world.user("cat").await;
-        let page = packet::HistoryRequest {
-            conversation: group.id,
-            from_seq: 0,
-            limit: 10,
-            backwards: false,
-            ..Default::default()
-        };
-        let seen = cat.history(page).await;
-        assert!(!seen.is_ok_and(|page| texts(&page.items).contains(&"without the cat".to_owned())));
+        check(&mut bob, &mut alice, &mut cat, start == 1).await;
         for wire in [&mut alice, &mut bob, &mut cat] {
             wire.leave().await;
         }
