@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use longwire_protocol::ConversationId;
 use longwire_protocol::packet;
 use longwire_protocol::reason::Refusal;
+use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::Shared;
 use crate::routing::deliveries::delivered;
@@ -51,6 +51,11 @@ pub(super) fn receipts_request(
         let has = heard.map_or(Ok(mark), |heard| delivered(reads, id, &head, heard, mark))?;
         registry.deliveries.note_told(session.number, id, user, has);
         marks.push(packet::Mark { conversation: id.0, user: user.0, seq: mark.0, delivered: has.0 });
+    }
+    if let Some(waiting) = &mut session.outbox.lock().ephemeral {
+        for mark in &marks {
+            waiting.told_delivered(id, UserId(mark.user), Seq(mark.delivered));
+        }
     }
     Ok(Ok(packet::ReceiptsPage { marks, next }))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use longwire_protocol::limits::{FOLLOWED_MAX, PRESENCES_MAX, SIGNAL_READERS_MAX};
 use longwire_protocol::packet::{self, SignalKind};
-use longwire_protocol::{ConversationId, UserId};
+use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::outbox::Session;
 use super::registry::Registry;
@@ -131,6 +131,14 @@ impl Ephemeral {
         self.looked_up.extend(signals);
     }
 
+    /// The client is told in another way that a conversation was delivered to a user so far: what waits and says no more than
+    /// that does not leave.
+    pub fn told_delivered(&mut self, conversation: ConversationId, user: UserId, upto: Seq) {
+        let of = |signal: &packet::Signal| signal.kind() == SignalKind::Delivered && signal.user == user.0;
+        let is_told = |signal: &packet::Signal| signal.conversation == conversation.0 && signal.seq <= upto.0;
+        self.looked_up.retain(|signal| !(of(signal) && is_told(signal)));
+    }
+
     /// What leaves next: news first, since nobody says them again.
     #[must_use]
     pub fn front(&self) -> Option<&packet::Signal> {
@@ -205,6 +213,19 @@ mod tests {
         assert!(ephemeral.is_empty());
         (1..=10_000).for_each(|user| ephemeral.put_presence(UserId(user), false));
         assert_eq!(ephemeral.take_news(usize::MAX).presences.len(), PRESENCES_MAX);
+    }
+
+    /// R8-14: what a page of receipts tells is not told again, though it was looked up before and waits.
+    #[test]
+    fn a_delivery_that_waits_does_not_leave_once_a_page_has_told_it() {
+        let delivered = |user, seq| packet::Signal { seq, ..signal(9, user, SignalKind::Delivered) };
+        let mut ephemeral = Ephemeral::default();
+        ephemeral.put_looked_up([delivered(2, 4), delivered(3, 4), delivered(4, 4)]);
+        for (user, upto) in [(2, 4), (3, 5), (4, 3)] {
+            ephemeral.told_delivered(ConversationId(9), UserId(user), Seq(upto));
+            ephemeral.told_delivered(ConversationId(8), UserId(user), Seq(9));
+        }
+        assert_eq!(all(ephemeral), [delivered(4, 4)]);
     }
 
     /// R8-14: many acks of one user are one look, and what waits is bounded.
