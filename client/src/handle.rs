@@ -239,6 +239,18 @@ impl Client {
         self.act(0, Action::ShowPresence(packet::ShowPresence { to: to.into() })).await
     }
 
+    /// Who sees this user's presence: what [`Client::show_presence`] said last, on whichever device.
+    ///
+    /// # Errors
+    /// As [`Client::history`].
+    pub async fn presence_shown_to(&self) -> Result<packet::Audience, RequestError> {
+        // It stands in every answer about presence, also in one about nobody's.
+        match self.request(request::Op::Presence(packet::PresenceRequest::default())).await? {
+            response::Result::Presence(answer) => Ok(answer.shown_to()),
+            _ => Err(RequestError::WrongAnswer),
+        }
+    }
+
     /// Says where this device has itself told of what it has not acked while it is away, in place of what was said
     /// before. Worth something where the broker announces the provider (`push-webhook`, `push-apns`, `push-fcm`,
     /// `push-webpush` in [`Connected::features`](packet::Connected)).

@@ -519,7 +519,9 @@ async fn the_sdk_signals_and_is_told_who_is_there() {
     let typing = Signal::In { conversation: direct, user: of_ben, kind: SignalKind::Typing, content: Bytes::new() };
     assert_eq!(signals.next().await, Some(typing));
     assert_eq!(told_why(ann.online(direct).await), Reason::Forbidden);
+    assert_eq!(ben.presence_shown_to().await.expect("an answer"), Audience::Company);
     ben.show_presence(Audience::Nobody).await.expect("kept").await.expect("set");
+    assert_eq!(ben.presence_shown_to().await.expect("an answer"), Audience::Nobody);
     let hidden = packet::Presence { state: PresenceState::NotShown.into(), ..told[0] };
     assert_eq!(signals.next().await, Some(Signal::Presence(hidden)));
     ann.unsubscribe_presence(vec![of_ben]).await;
