@@ -8,13 +8,15 @@
 //! ```
 //!
 //! A length is held against the limit before anything is reserved for it. What has been read of a partial frame is
-//! not read again. `bytes` fields of a packet are slices of the buffer that it came in.
+//! not read again. `bytes` fields of a packet are slices of the buffer that it came in; but for those of a `Connect`, which
+//! may hold a password: its bytes are overwritten once it is read.
 
 use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
 use prost::Message as _;
 use tokio_util::codec::Decoder;
+use zeroize::Zeroize as _;
 
 use crate::{
     limits::PRE_AUTH_FRAME_BYTES_MAX,
@@ -25,6 +27,9 @@ use crate::{
 
 /// The heartbeat on the wire.
 pub const HEARTBEAT: u8 = 0x00;
+
+/// The member of `Packet` that is a `Connect`.
+const CONNECT: u64 = 16;
 
 /// What arrives.
 #[derive(Clone, Debug, PartialEq)]
@@ -200,15 +205,18 @@ impl Decoder for FrameCodec {
             return Ok(None);
         }
         self.partial = None;
-        let body = src.split_to(len).freeze();
-        let frame = match packet::check(&body)? {
-            None => Frame::Unknown,
-            Some(_) => match Packet::decode(body).map_err(|_| Malformed::Field)?.kind {
-                Some(kind) => Frame::Packet(kind),
-                None => Frame::Unknown,
-            },
+        let mut body = src.split_to(len);
+        let packet = match packet::check(&body)? {
+            None => return Ok(Some((Frame::Unknown, wire_len))),
+            Some(CONNECT) => {
+                let packet = Packet::decode(&body[..]);
+                body[..].zeroize();
+                packet
+            }
+            Some(_) => Packet::decode(body.freeze()),
         };
-        Ok(Some((frame, wire_len)))
+        let kind = packet.map_err(|_| Malformed::Field)?.kind;
+        Ok(Some((kind.map_or(Frame::Unknown, Frame::Packet), wire_len)))
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Self::Item>, FrameError> {

@@ -3,6 +3,7 @@
 
 use argon2::password_hash::{PasswordHash, SaltString};
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
+use zeroize::Zeroize as _;
 
 /// What one hash costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +53,27 @@ pub fn hash(password: &str, cost: Cost) -> Result<String, String> {
     let salt = SaltString::encode_b64(&salt).map_err(|e| e.to_string())?;
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, None).map_err(|e| e.to_string())?;
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon2.hash_password(password.as_bytes(), &salt).map(|hash| hash.to_string()).map_err(|e| e.to_string())
+    let hash = argon2.hash_password(password.as_bytes(), &salt).map(|hash| hash.to_string());
+    overwrite_stack();
+    hash.map_err(|e| e.to_string())
 }
 
 /// Whether this is the password. Takes as long as the hash says that it costs, and says nothing sooner.
 #[must_use]
 pub fn verify(password: &str, hash: &str) -> bool {
     let Some(parsed) = parse(hash) else { return false };
-    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+    let is_right = Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();
+    overwrite_stack();
+    is_right
+}
+
+/// Overwrites the stack below the caller, where hashing has left the password: it stands at the beginning of what argon2 gives
+/// to BLAKE2. That is some KiB deep.
+#[inline(never)]
+fn overwrite_stack() {
+    let mut below = [0_u8; 32 << 10];
+    below.zeroize();
+    std::hint::black_box(&below);
 }
 
 /// Whether this is a hash that passwords can be checked by, at a bearable cost.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use longwire_protocol::BrokerLimits;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -80,6 +81,10 @@ pub(super) struct Args {
     #[arg(long, env = "LONGWIRE_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
 
+    /// Let debuggers, profilers and core dumps see the broker's memory, with the keys in it; --dev does
+    #[arg(long)]
+    dumpable: bool,
+
     /// Only check the configuration
     #[arg(long)]
     check: bool,
@@ -96,6 +101,9 @@ pub(super) struct Args {
 /// Runs the broker.
 pub(super) fn run(args: Args) -> Result<(), Fail> {
     telemetry::start(args.log_format, &args.log).map_err(Fail::usage)?;
+    if !args.dev && !args.dumpable {
+        hide_memory();
+    }
     let dev = args.dev.then(|| Dev::prepare(&args.dev_dir)).transpose()?;
     let mut written = match &dev {
         Some(dev) => dev.written(),
@@ -188,6 +196,13 @@ fn read(path: &Path) -> Result<String, Fail> {
 fn read_revocations(settings: &Settings) -> Result<Option<Revocations>, Fail> {
     let Some(path) = &settings.revocations else { return Ok(None) };
     Revocations::parse(&read(path)?).map(Some).map_err(|e| Fail::failed(format!("{}: {e}", path.display())))
+}
+
+/// Nobody but root reads the memory of this process from here on, and it leaves no core dump.
+fn hide_memory() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user can read this one's memory");
+    }
 }
 
 async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerSession, Incarnation, LogTime, MessageId, Millis};
 use longwire_protocol::{features, packet};
+use zeroize::Zeroize as _;
 
 use super::pump::Live;
 use super::{Shared, login, spread};
@@ -97,13 +98,15 @@ impl Attaching {
     /// # Errors
     /// Why the peer is not let in.
     pub(super) fn by_token(
-        connect: packet::Connect,
+        mut connect: packet::Connect,
         shared: &Arc<Shared>,
         outbox: &Arc<Outbox>,
     ) -> Result<Self, Refusal> {
         let believed_at = shared.authority.generation();
         let now = shared.clock.unix_ms() / 1_000;
-        let identity = shared.authority.verify(&connect.token, now).map_err(token_refusal)?;
+        let identity = shared.authority.verify(&connect.token, now);
+        connect.token.zeroize();
+        let identity = identity.map_err(token_refusal)?;
         if identity.device.as_deref().is_some_and(|device| device != connect.device) {
             let refusal = Refusal::connection(Reason::Unauthenticated);
             return Err(refusal.because("the token is bound to another device"));

@@ -13,11 +13,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use longwire_protocol::frame;
-use longwire_protocol::limits::CURSOR_BYTES_MAX;
+use longwire_protocol::limits::{CURSOR_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{Asked, BrokerEvent, BrokerSession, Frame, FrameCodec, Millis, packet};
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::poll_read_buf;
+use zeroize::Zeroize as _;
 
 use super::admission::{Attaching, LoggingIn, unreadable};
 use super::pump::{Live, NEVER};
@@ -142,17 +143,33 @@ impl<S: ByteStream> Connection<S> {
                 None => {
                     self.decode(scratch, now)?;
                     if !scratch.is_empty() {
-                        self.partial = Some(Box::new(BytesMut::from(&scratch[..])));
+                        self.partial = Some(Box::new(self.keep(scratch)));
                     }
                 }
                 Some(mut partial) => {
                     partial.extend_from_slice(scratch);
+                    if matches!(self.stage, Stage::Waiting) {
+                        scratch[..].zeroize();
+                    }
                     self.decode(&mut partial, now)?;
                     self.partial = Some(partial).filter(|partial| !partial.is_empty());
                 }
             }
         }
         Ok(ReadEnd::More)
+    }
+
+    /// The beginning of a frame in memory of its own. While it may be that of a password, it stays in one place, and is
+    /// overwritten where it came from.
+    fn keep(&self, read: &mut BytesMut) -> BytesMut {
+        if !matches!(self.stage, Stage::Waiting) {
+            return BytesMut::from(&read[..]);
+        }
+        // The frame, and the bytes of its length.
+        let mut kept = BytesMut::with_capacity(read.len().max(PRE_AUTH_FRAME_BYTES_MAX as usize + 4));
+        kept.extend_from_slice(read);
+        read[..].zeroize();
+        kept
     }
 
     fn decode(&mut self, bytes: &mut BytesMut, now: Millis) -> Result<(), ()> {

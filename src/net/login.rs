@@ -4,12 +4,14 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longwire_protocol::limits::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
 use longwire_protocol::packet;
 use longwire_protocol::reason::{Reason, Refusal};
+use zeroize::Zeroize as _;
 
 use super::{Shared, spread};
 use crate::auth::{Accounts, Guesses, Registration, password};
@@ -51,6 +53,7 @@ pub(super) type Outcome = Result<Proof, Refusal>;
 /// # Errors
 /// What is refused without a look at the password.
 pub(super) fn begin(shared: &Arc<Shared>, login: packet::Login, address: IpAddr) -> Result<Task<Outcome>, Refusal> {
+    let login = Overwritten(login);
     let Some(accounts) = shared.authority.accounts() else {
         return Err(Refusal::connection(Reason::Unauthenticated).because(NO_LOGIN));
     };
@@ -75,6 +78,24 @@ pub(super) fn begin(shared: &Arc<Shared>, login: packet::Login, address: IpAddr)
         }
         outcome
     })
+}
+
+/// A login whose passwords are overwritten when it is done with.
+struct Overwritten(packet::Login);
+
+impl Deref for Overwritten {
+    type Target = packet::Login;
+
+    fn deref(&self) -> &packet::Login {
+        &self.0
+    }
+}
+
+impl Drop for Overwritten {
+    fn drop(&mut self) {
+        self.0.password.zeroize();
+        self.0.new_password.zeroize();
+    }
 }
 
 /// The invitation of whoever wants to make an account, where one is asked for.

@@ -30,11 +30,12 @@ mod push;
 #[path = "../../push/tests/server/mod.rs"]
 mod push_server;
 mod refusals;
+mod remains;
 mod restored;
 mod retention;
 mod rights;
-mod rules;
 mod roles;
+mod rules;
 mod scrape;
 mod secrets;
 mod sessions;

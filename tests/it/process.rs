@@ -90,6 +90,10 @@ impl Process {
         command.arg("-c").arg(format!("{}\nexec \"$0\" \"$@\"", self.setup.shell));
         let program = self.setup.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_longwire").into());
         command.arg(program).args(["serve", "--config", &path("longwire.toml")]);
+        if self.setup.program.is_none() {
+            // Tests look at what it has open and, in `remains.rs`, in mind.
+            command.arg("--dumpable");
+        }
         command.args(["--log", "info", "--log-format", "json"]);
         if !self.setup.tls {
             command.arg("--no-tls");
@@ -182,7 +186,7 @@ impl Process {
         assert_eq!(panicked.map(|at| &log[at..]), None, "{context}");
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(self.child.as_ref().expect("the broker runs"))
     }
 
@@ -228,6 +232,11 @@ impl Process {
 
     fn sign(&self, claims: &Claims) -> String {
         auth::issue(claims, self.private.as_bytes()).expect("a token")
+    }
+
+    /// The key of the issuer that the broker believes, which it does not have.
+    pub(crate) fn private_key(&self) -> &str {
+        &self.private
     }
 
     /// What a device of a user says first who administers.

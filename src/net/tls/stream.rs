@@ -7,9 +7,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroize as _;
 
 use super::records::{Broken, Opened, PLAIN_BYTES_MAX, Records};
 use crate::net::stream::ByteStream;
+
+/// How much of the first data is overwritten once it was handed on: a password is in the first frame, of 4 KiB at most.
+const FIRST_BYTES: u16 = 8 << 10;
 
 /// The thread's buffer for what is read.
 const READ_BYTES: usize = 64 << 10;
@@ -31,6 +35,8 @@ struct Rest {
     ended: Option<Ended>,
     /// The peer was told that nothing follows, or why.
     is_shut: bool,
+    /// What is left of [`FIRST_BYTES`].
+    first: u16,
 }
 
 /// What a connection takes beside its socket.
@@ -67,10 +73,10 @@ enum Ended {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Over a stream whose handshake is done, with the data, and then the records, that came with it.
-    pub(super) fn new(io: S, records: Records, plain: Vec<u8>, sealed: &mut [u8]) -> io::Result<Self> {
-        let under_way = (!plain.is_empty()).then(|| Box::new(UnderWay { plain, ..UnderWay::default() }));
-        let mut stream = Self { io, rest: Box::new(Rest { records, under_way, ended: None, is_shut: false }) };
+    /// Over a stream whose handshake is done, with the records that came with it.
+    pub(super) fn new(io: S, records: Records, sealed: &mut [u8]) -> io::Result<Self> {
+        let rest = Rest { records, under_way: None, ended: None, is_shut: false, first: FIRST_BYTES };
+        let mut stream = Self { io, rest: Box::new(rest) };
         stream.rest.take(sealed, &mut To::Kept);
         Ok(stream)
     }
@@ -150,6 +156,10 @@ impl Rest {
                 if !data.is_empty() {
                     self.under_way().plain.extend_from_slice(data);
                 }
+                if self.first > 0 {
+                    self.first = self.first.saturating_sub(record.len() as u16);
+                    record.zeroize();
+                }
             }
         }
         Ok(())
@@ -176,6 +186,7 @@ impl Rest {
         reader.put_slice(&data[..room]);
         under_way.taken += room;
         if under_way.taken == under_way.plain.len() {
+            under_way.plain.zeroize();
             (under_way.plain, under_way.taken) = (Vec::new(), 0);
         }
         true
