@@ -93,11 +93,11 @@ impl Victim {
         loop {
             while let Some(event) = self.wire.next_event()? {
                 let ClientEvent::Items { items, .. } = event else { continue };
-                let entries = items.into_iter().filter_map(|item| match item.kind? {
+                let mut entries = items.into_iter().filter_map(|item| match item.kind? {
                     item::Kind::Entry(entry) => Some(entry),
                     _ => None,
                 });
-                for entry in entries.filter(|entry| entry.conversation == self.direct) {
+                if let Some(entry) = entries.find(|entry| entry.conversation == self.direct) {
                     return match entry.content == *content {
                         true => Ok(()),
                         false => Err(WireError::Broken("another message came".to_owned())),
