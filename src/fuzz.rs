@@ -209,6 +209,9 @@ pub fn tls(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use longwire_protocol::{Frame, FrameCodec};
+    use tokio_util::codec::Decoder as _;
+
     use super::*;
 
     /// Every input that is kept of a target passes.
@@ -220,6 +223,52 @@ mod tests {
             count += 1;
         }
         assert!(count >= 3, "the corpus of {target} is there: {count}");
+    }
+
+    /// The words of a dictionary, by their names where they have one, as libFuzzer reads them.
+    fn words(dictionary: &str) -> Vec<(String, Vec<u8>)> {
+        let word = |line: &str| {
+            let (name, quoted) = line.split_once('"')?;
+            let quoted = quoted.strip_suffix('"')?;
+            let (mut bytes, mut rest) = (Vec::new(), quoted);
+            while let Some(first) = rest.chars().next() {
+                let escaped = rest.strip_prefix("\\x").and_then(|hex| u8::from_str_radix(hex.get(..2)?, 16).ok());
+                bytes.push(escaped.or_else(|| u8::try_from(first).ok().filter(|_| first != '\\'))?);
+                rest = &rest[if escaped.is_some() { 4 } else { 1 }..];
+            }
+            (!bytes.is_empty()).then(|| (name.trim_end_matches('=').to_owned(), bytes))
+        };
+        let lines = dictionary.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(|line| word(line).unwrap_or_else(|| panic!("no word: {line}"))).collect()
+    }
+
+    /// Each target has words of its own, unless each of its bytes is a choice. What the dictionaries of sessions say is
+    /// said as the wire has it.
+    #[test]
+    fn every_dictionary_is_one() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        for target in std::fs::read_dir(fuzz.join("fuzz_targets")).expect("the targets") {
+            let path = target.expect("a target").path();
+            let target = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+            let dictionary = std::fs::read_to_string(fuzz.join(format!("dictionaries/{target}.dict")));
+            if ["core", "pair"].contains(&target.as_str()) {
+                assert!(dictionary.is_err(), "{target} reads choices");
+                continue;
+            }
+            let words = words(&dictionary.unwrap_or_else(|error| panic!("{target}: {error}")));
+            assert!(words.len() >= 3, "{target}");
+            for (name, bytes) in words.iter().filter(|(name, _)| name.starts_with("say_")) {
+                assert!(bytes[0] == 0 && usize::from(bytes[1]) == bytes.len() - 2, "{target}, {name}: {bytes:02x?}");
+                let mut said = bytes::BytesMut::from(&bytes[2..]);
+                let frame = FrameCodec::default().decode(&mut said).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let known = match frame.unwrap_or_else(|| panic!("{target}: {name} is cut")).0 {
+                    Frame::Packet(_) => !name.ends_with("unknown") && !name.ends_with("heartbeat"),
+                    Frame::Heartbeat => name.ends_with("heartbeat"),
+                    _ => name.ends_with("unknown"),
+                };
+                assert!(known && said.is_empty(), "{target}, {name}");
+            }
+        }
     }
 
     #[test]
