@@ -54,9 +54,33 @@ fn bench_fanout_reaches_every_reader_without_tls() {
 
 #[test]
 fn bench_groups_has_everyone_get_everything() {
-    let figure = figures(&["groups", "--users", "12", "--rate", "200", "--duration", "500ms"]);
+    let figure = figures(&["groups", "--users", "12", "--rate", "200", "--duration", "2s"]);
     assert!(figure("conversations") > 100.0);
     assert!(figure("messages") >= 1.0 && figure("deliveries") >= figure("messages"));
+    // 12 users, and 228 who are never there.
+    assert!(figure("channels") >= 1.0 && figure("members_most") > 200.0);
+    for done in ["marks", "reactions", "signals", "signals_heard", "returns"] {
+        assert!(figure(done) >= 1.0, "{done}");
+    }
+}
+
+/// More of what is rare than people do, so that it happens in a moment: all that is delivered is still held against what was
+/// sent.
+#[test]
+fn bench_groups_has_everyone_get_everything_while_much_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mix = folder.path().join("mix.toml");
+    let text = include_str!("../../src/cli/bench/mix.toml")
+        .replace("edits_per_message = 0.03", "edits_per_message = 0.3")
+        .replace("recalls_per_message = 0.01", "recalls_per_message = 0.3")
+        .replace("membership_changes_per_message = 0.005", "membership_changes_per_message = 0.3")
+        .replace("vanish = 0.01", "vanish = 0.5");
+    std::fs::write(&mix, text).expect("written");
+    let mix = mix.to_str().expect("a name");
+    let figure = figures(&["groups", "--users", "30", "--rate", "150", "--duration", "3s", "--mix", mix]);
+    for done in ["edits", "recalls", "membership_changes", "returns", "vanished"] {
+        assert!(figure(done) >= 1.0, "{done}");
+    }
 }
 
 #[test]

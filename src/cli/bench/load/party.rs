@@ -325,6 +325,7 @@ impl Publish for Wire {
         let (content, action) = match body {
             Body::Content(content) => (content, None),
             Body::Mark(seq) => (Bytes::new(), Some(packet::publish::Action::SetMark(packet::SetMark { seq }))),
+            Body::Act(action, content) => (content, Some(action)),
         };
         let conversation = *conversation;
         self.session.publish(packet::Publish {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use longwire_client::packet::publish::Action;
 use longwire_protocol::limits::PUBLISH_WINDOW;
 
 use super::party::{Heard, OPEN_ID, Place};
@@ -43,6 +44,8 @@ pub(in crate::cli::bench) enum Body {
     Content(Bytes),
     /// Everything up to this seq is read.
     Mark(u64),
+    /// Something else than a message, and the content that goes with it.
+    Act(Action, Bytes),
 }
 
 impl From<Bytes> for Body {
@@ -64,8 +67,7 @@ pub(in crate::cli::bench) trait Publish {
 #[derive(Debug)]
 pub(in crate::cli::bench) struct Acked {
     pub(in crate::cli::bench) place: Place,
-    /// Not a message.
-    pub(in crate::cli::bench) is_mark: bool,
+    pub(in crate::cli::bench) body: Body,
     /// Since it was due.
     pub(in crate::cli::bench) took: Duration,
     pub(in crate::cli::bench) seq: Option<u64>,
@@ -160,12 +162,7 @@ impl Outgoing {
         match *heard {
             Heard::Acked { id, seq } => {
                 let sent = self.answered(id)?;
-                Some(Acked {
-                    is_mark: matches!(sent.body, Body::Mark(_)),
-                    took: sent.due.elapsed(),
-                    place: sent.place,
-                    seq,
-                })
+                Some(Acked { took: sent.due.elapsed(), place: sent.place, body: sent.body, seq })
             }
             Heard::RefusedForNow { id, wait } => {
                 let sent = self.answered(id)?;
@@ -176,6 +173,16 @@ impl Outgoing {
             }
             Heard::Received { .. } => None,
         }
+    }
+
+    /// Gives up what was refused for good; what it was, and where it was to go.
+    pub(in crate::cli::bench) fn give_up(&mut self, id: u64) -> Option<(Place, Body)> {
+        self.answered(id).map(|sent| (sent.place, sent.body))
+    }
+
+    /// The id of what comes next; all before it are answered when nothing is under way.
+    pub(in crate::cli::bench) const fn next_id(&self) -> u64 {
+        self.next_id
     }
 
     fn answered(&mut self, id: u64) -> Option<Sent> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use longwire_client::packet::{self, EntryKind, item};
 
 /// How far each conversation has come.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::cli::bench) struct Streams {
     last: HashMap<u64, u64>,
     /// Seqs that were reported instead of delivered.

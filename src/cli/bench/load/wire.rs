@@ -134,7 +134,10 @@ impl Wire {
                     return Ok(Some(ClientEvent::Items { lane, first_n, items }));
                 }
                 Some(ClientEvent::AckRequest { k }) if self.acks => self.session.answer(k),
-                Some(ClientEvent::Cursor(cursor)) => self.cursor = cursor,
+                Some(ClientEvent::Cursor(cursor)) => {
+                    self.cursor = cursor.clone();
+                    return Ok(Some(ClientEvent::Cursor(cursor)));
+                }
                 Some(event) => return Ok(Some(event)),
                 None => {}
             }
@@ -225,10 +228,20 @@ impl Wire {
 
     /// Says goodbye.
     pub(in crate::cli::bench) async fn close(mut self) {
+        self.leave().await;
+    }
+
+    /// The same; nothing more is to be done with it.
+    pub(in crate::cli::bench) async fn leave(&mut self) {
         self.session.flush_acks();
         self.session.goodbye();
         // A broker that is gone does not hear it.
         drop(self.flush().await);
+        self.vanish().await;
+    }
+
+    /// Goes without a word, as whoever loses its network.
+    pub(in crate::cli::bench) async fn vanish(&mut self) {
         drop(self.stream.shutdown().await);
     }
 }
