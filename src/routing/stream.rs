@@ -302,6 +302,93 @@ mod tests {
         Ready { place, item: Bytes::from_static(b"item") }
     }
 
+    fn live(sent: u64) -> Lane {
+        let mut lane = Lane::behind(Position(sent));
+        lane.begin_turn().expect("it is behind");
+        assert!(lane.end_turn(Position(sent)), "there was nothing");
+        lane
+    }
+
+    #[test]
+    fn a_lane_is_behind_with_what_its_queue_has_no_room_for() {
+        let mut lane = live(0);
+        (1..=LANE_QUEUE_ITEMS_MAX as u64).for_each(|n| lane.push(ready(n, 1), true));
+        assert!(lane.is_live() && lane.ready_size().0 == LANE_QUEUE_ITEMS_MAX);
+        lane.push(ready(1000, 2), true);
+        assert!(!lane.is_live() && lane.ready_size().0 == LANE_QUEUE_ITEMS_MAX);
+
+        let large = |n| Ready { item: vec![0; LANE_QUEUE_BYTES_MAX / 4].into(), ..ready(n, 1) };
+        let mut lane = live(0);
+        (1..=4).for_each(|n| lane.push(large(n), true));
+        assert!(lane.is_live() && lane.ready_size() == (4, LANE_QUEUE_BYTES_MAX));
+        lane.push(ready(5, 2), true);
+        assert!(!lane.is_live());
+        (1..=4).for_each(|n| assert_eq!(lane.take(0, true).map(|r| r.place.seq), Some(Seq(n))));
+        let turn = Turn { news: News::Of(vec![ConversationId(2)]), marks: false, target: Some(Position(5)) };
+        assert_eq!((lane.begin_turn(), lane.ready_size()), (Some(turn), (0, 0)));
+    }
+
+    /// SPEC R6.6-4: what is withheld waits for others, or for a while, and is read when its time is up.
+    #[test]
+    fn what_is_withheld_rests_until_it_is_stirred() {
+        let mut lane = live(0);
+        assert!(!lane.rests() && !lane.rests_for_a_while());
+        assert!(!lane.withhold(ready(1, 1).place, Urgency::WithOthers), "there is no haste");
+        assert!(lane.rests() && !lane.rests_for_a_while() && lane.has_work());
+        assert!(lane.withhold(ready(2, 1).place, Urgency::Soon), "it is told in a while");
+        assert!(!lane.withhold(ready(3, 1).place, Urgency::Soon), "it is told already");
+        assert!(lane.rests() && lane.rests_for_a_while());
+        assert_eq!(lane.begin_turn(), None);
+        lane.stir();
+        assert!(!lane.rests() && !lane.rests_for_a_while());
+        let turn = Turn { news: News::Of(vec![ConversationId(1)]), marks: false, target: Some(Position(3)) };
+        assert_eq!(lane.begin_turn(), Some(turn));
+        // What comes while it reads waits again, and nothing of before makes it hurry.
+        assert!(!lane.withhold(ready(4, 1).place, Urgency::WithOthers));
+        assert!(!lane.end_turn(Position(3)) && lane.rests());
+    }
+
+    #[test]
+    fn what_is_shown_no_more_is_reported_where_it_waited() {
+        let mut lane = live(0);
+        [(1, 1), (2, 2), (3, 1), (4, 1), (5, 1)].into_iter().for_each(|(n, of)| lane.push(ready(n, of), true));
+        lane.withdraw(ConversationId(1), Seq(4));
+        lane.withdraw_below(ConversationId(1), Seq(3));
+        let head = |n, reason| head_item(ConversationId(1), Seq(n), Seq(n), reason, 0);
+        let (recalled, expired) = (head(4, HeadReason::Recalled), head(1, HeadReason::Expired));
+        assert_eq!(lane.ready_size(), (5, 3 * b"item".len() + recalled.len() + expired.len()));
+        let taken: Vec<_> = std::iter::from_fn(|| lane.take(usize::MAX, false).map(|r| r.item)).collect();
+        let item = Bytes::from_static(b"item");
+        assert_eq!(taken, [expired, item.clone(), item.clone(), recalled, item]);
+        assert_eq!(lane.ready_size(), (0, 0));
+    }
+
+    #[test]
+    fn what_is_looked_for_anew_is_news_of_the_next_turn() {
+        let mut lane = live(0);
+        [(1, 1), (2, 2), (3, 1), (4, 0)].into_iter().for_each(|(n, of)| lane.push(ready(n, of), true));
+        lane.look_again();
+        assert_eq!((lane.ready_size(), lane.take(usize::MAX, true).map(|r| r.place)), ((0, 0), None));
+        let news = News::Of(vec![ConversationId(1), ConversationId(2)]);
+        assert_eq!(lane.begin_turn(), Some(Turn { news, marks: true, target: Some(Position(4)) }));
+    }
+
+    #[test]
+    fn an_item_leaves_where_there_is_room_for_it_or_nothing_else_is_on_its_way() {
+        let mut lane = live(0);
+        (1..=2).for_each(|n| lane.push(ready(n, 1), true));
+        assert!(lane.take(3, false).is_none());
+        assert!(lane.take(4, false).is_some_and(|r| r.place.seq == Seq(1)));
+        assert_eq!((lane.sent(), lane.pushed(), lane.ready_size()), (Position(1), Position(2), (1, 4)));
+        assert!(lane.take(3, true).is_some_and(|r| r.place.seq == Seq(2)));
+        // A live lane that is idle follows the feed; one that is behind does not.
+        lane.pass(Position(7));
+        assert_eq!(lane.sent(), Position(7));
+        lane.push(ready(8, 1), false);
+        lane.pass(Position(9));
+        assert_eq!(lane.sent(), Position(7));
+    }
+
     /// S1 in small: entries of conversation 1 are withheld, those of 2 are not. At no interleaving is one of 2 sent past one
     /// of 1 that was not read, and a lane that rests is woken by what is to be told soon (SPEC R6.6-4).
     #[test]
