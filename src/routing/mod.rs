@@ -50,6 +50,8 @@ pub mod schedule;
 pub mod sifter;
 pub mod signals;
 pub mod state;
+#[cfg(test)]
+mod state_tests;
 pub mod stream;
 pub mod view;
 pub mod wills;
