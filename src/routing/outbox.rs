@@ -315,5 +315,9 @@ mod tests {
         assert_eq!(has, [4, 5, 6, 7, 9]);
         (10..).step_by(2).take(STRETCHES_MAX + 1).for_each(|id| published.add(MessageId(id)));
         assert!(!published.has(MessageId(4)) && published.has(MessageId(12)), "the oldest are forgotten");
+        // In order they are one stretch, however many.
+        let ids = 1_000..1_000 + 2 * STRETCHES_MAX as u64;
+        ids.clone().for_each(|id| published.add(MessageId(id)));
+        assert!(ids.clone().all(|id| published.has(MessageId(id))) && !published.has(MessageId(ids.end)));
     }
 }
