@@ -11,7 +11,10 @@ use prost::Message as _;
 use super::core::Core;
 use super::draft::Draft;
 use super::fold::fold_frame;
-use super::limits::{DEVICE_UNSEEN_MS, DEVICES_MAX, SEEN_EVERY_MS};
+use super::limits::{
+    DEVICE_UNSEEN_MS, DEVICES_MAX, DISPLAY_NAME_BYTES_MAX, PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX,
+    SEEN_EVERY_MS,
+};
 use super::ops::{Attach, Effect, Op, Parting, Proof, Publish, digest};
 use super::outbox::{Attached, Generation, Outbox, Session};
 use super::rows::{Key, Secret};
@@ -184,6 +187,101 @@ fn a_token_of_before_a_revocation_is_good_no_more() {
     // What the cut session sent late is nobody's.
     let late = world.publish(&laptop.session, 9, Action::OpenDirect(packet::OpenDirect { user: "ben".into() }));
     assert!(late.is_empty(), "{late:?}");
+}
+
+/// SPEC R15-1: the ack has the inbox and the seq there, also where nothing changed, and again when it is repeated.
+#[test]
+fn what_a_user_does_about_itself_is_acked_with_its_inbox() {
+    let mut world = World::new();
+    let phone = world.come("phone");
+    let rows = Reader::new(&world.state);
+    let inbox = rows.user(phone.user).expect("she came").inbox;
+    assert!(inbox.is_some());
+    let name = |label: &str| Action::NameDevice(packet::NameDevice { device: phone.device.0, label: label.into() });
+    let acked = |effects: &[Effect]| {
+        let ack = effects.iter().find_map(|effect| match effect {
+            Effect::Answer(_, _, answer) => Some(answer.clone().expect("it may")),
+            Effect::Repeat(_, ack) => Some(ack.clone()),
+            _ => None,
+        });
+        ack.map(|ack| (ack.message_id, ack.conversation, ack.seq))
+    };
+    let entry = world.publish(&phone, 3, name("old"));
+    let unchanged = [4, 5, 9].map(|id| (id, world.publish(&phone, id, name("old"))));
+    for (id, first) in unchanged.into_iter().chain([(3, entry)]) {
+        assert_eq!(acked(&first), Some((id, inbox.0, 1)));
+        assert_eq!(acked(&world.publish(&phone, id, name("old"))), Some((id, inbox.0, 1)), "a repeat");
+    }
+}
+
+/// SPEC R15-2: a field has as many bytes as it may, and not one more.
+#[test]
+fn a_profile_is_no_larger_than_it_may_be() {
+    let mut world = World::new();
+    let phone = world.come("phone");
+    let mut set = |id, name: usize, picture: usize, data: usize| {
+        let profile = packet::Profile {
+            display_name: "n".repeat(name),
+            picture: "p".repeat(picture),
+            data: vec![0; data].into(),
+            ..packet::Profile::default()
+        };
+        let effects = world.publish(&phone, id, Action::SetProfile(packet::SetProfile { profile: Some(profile) }));
+        let answer = effects.into_iter().find_map(|effect| match effect {
+            Effect::Answer(_, _, answer) => Some(answer.map_err(|refusal| refusal.reason)),
+            _ => None,
+        });
+        answer.expect("an answer").map(|ack| ack.seq)
+    };
+    let (name, picture, data) = (DISPLAY_NAME_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, PROFILE_DATA_BYTES_MAX);
+    assert_eq!(set(1, name, picture, data), Ok(1));
+    for (id, more) in [(2, 1), (3, 2)] {
+        assert_eq!(set(id, name + more, picture, data), Err(Reason::InvalidArgument));
+        assert_eq!(set(id + 10, name, picture + more, data), Err(Reason::InvalidArgument));
+        assert_eq!(set(id + 20, name, picture, data + more), Err(Reason::InvalidArgument));
+    }
+}
+
+/// When a user was last seen goes along with the next frame, or after a while with one of its own.
+#[test]
+fn when_a_user_was_last_seen_is_noted_with_something_else_or_when_it_is_time() {
+    let mut world = World::new();
+    let note = |world: &mut World, now_ms: u64, with_others: bool, writable: bool, is_last: bool| {
+        let (mut overlay, mut effects) = (Overlay::default(), Vec::new());
+        let mut frame = FrameBuilder::new(SegmentId(1), Position(world.state.tail.0 + 1), world.time);
+        let view = View::new(&world.state, &mut overlay);
+        let mut draft = Draft { view, frame: &mut frame, effects: &mut effects, now_ms, writable };
+        if with_others {
+            draft.create_user(&format!("other at {now_ms}"));
+        }
+        world.core.note_seen(&mut draft, is_last);
+        overlay.merge(&mut world.state);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Seen(seen) => Some(seen),
+            _ => None,
+        })
+    };
+    let leave = |world: &mut World| {
+        let session = world.come("phone");
+        world.go(&session);
+        (session.user, world.time)
+    };
+    assert_eq!(note(&mut world, 0, true, true, true), None, "nobody left");
+    let seen = leave(&mut world);
+    assert!(!world.core.is_seen_due(0));
+    assert_eq!(note(&mut world, 0, false, true, false), None, "it waits");
+    assert_eq!(note(&mut world, 1, true, false, true), None, "nothing can be written");
+    assert_eq!(note(&mut world, 2, true, true, false), Some(vec![seen]), "with something else");
+    assert_eq!(Reader::new(&world.state).seen(seen.0), Some(seen.1));
+    assert_eq!(note(&mut world, 3, true, true, true), None, "once");
+    world.time.0 += 1;
+    let seen = leave(&mut world);
+    assert_eq!(note(&mut world, 0, false, true, true), Some(vec![seen]), "at the end");
+    // What was not committed is noted again, unless something newer is.
+    world.core.unsee(vec![seen]);
+    let due = (0..).step_by(1_000).find(|now_ms| world.core.is_seen_due(*now_ms)).expect("in a while");
+    assert!(due > 1_000);
+    assert_eq!(note(&mut world, due, false, true, false), Some(vec![seen]), "in time");
 }
 
 /// What is in memory is what the log says.
