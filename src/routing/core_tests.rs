@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, PublishAck};
+use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, Incarnation, LogTime, MessageId, SessionNumber};
 
 use super::core::Core;
 use super::draft::Draft;
+use super::grants::{Grants, Patterns};
 use super::loading::load;
 use super::ops::{Attach, Effect, Op, Parting, Proof, Publish, digest};
 use super::outbox::{Attached, Outbox, Session};
@@ -33,10 +35,14 @@ pub(super) fn attach(core: &mut Core, state: &mut State, user: &str, outbox: &Ar
 }
 
 fn attached(core: &mut Core, state: &mut State, user: &str, outbox: &Arc<Outbox>) -> Option<Attached> {
+    granted(core, state, user, Grants::default(), outbox)
+}
+
+fn granted(core: &mut Core, state: &mut State, user: &str, grants: Grants, outbox: &Arc<Outbox>) -> Option<Attached> {
     let attach = Attach {
         user: user.into(),
         device: "phone".into(),
-        grants: Arc::default(),
+        grants: Arc::new(grants),
         proof: Proof::Token { issued: LogTime(0), generation: None },
         incarnation: Incarnation(0),
         first_unanswered: MessageId(1),
@@ -102,6 +108,29 @@ fn acks_outlive_takeovers_that_fail_and_sessions_that_ack_nothing() {
     decide(&mut core, &mut state, Op::Detach(next.session, Some(later), Parting::Lost));
     let last = attached(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
     assert_eq!(last.cursor, Some(later), "what is stored later goes before");
+}
+
+/// What a token lets its user do with channels lets it do nothing with a group that is called so.
+#[test]
+fn patterns_open_no_groups() {
+    let (mut core, mut state) = (Core::new(SessionNumber(0)), State::default());
+    let ann = attach(&mut core, &mut state, "ann", &Arc::default()).expect("attached");
+    let group = created(&mut core, &mut state, &ann).conversation;
+    let all = || Patterns::new(["**"]);
+    assert!(all().admit("g"), "as the group is called");
+    let grants = Grants { publish: all(), read: all(), is_admin: false };
+    let ben = granted(&mut core, &mut state, "ben", grants, &Arc::default()).expect("attached").session;
+    let join = Action::Join(packet::Join::default());
+    for (n, action) in (2..).zip([None, Some(join)]) {
+        let mut op = op(&ben, group, action);
+        op.publish.message_id = n;
+        let effects = decide(&mut core, &mut state, Op::Publish(op));
+        let reason = effects.into_iter().find_map(|effect| match effect {
+            Effect::Answer(_, _, answer) => answer.err().map(|refusal| refusal.reason),
+            _ => None,
+        });
+        assert_eq!(reason, Some(Reason::UnknownConversation));
+    }
 }
 
 /// Else whoever guesses ids would have the lists of large groups loaded.
