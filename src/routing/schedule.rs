@@ -88,3 +88,48 @@ impl Keeping {
         Some(LogTime(oldest.0.saturating_add(wait)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::rows::Head;
+
+    #[test]
+    fn what_is_longest_overdue_comes_first_and_each_has_one_time() {
+        let mut schedule = Schedule::default();
+        assert!(schedule.is_empty() && schedule.due(LogTime(u64::MAX), 9).is_empty());
+        let ids = [3, 1, 2].map(ConversationId);
+        let keeping =
+            |since, age_ms| Keeping { keeps: Keeps::ForTime, age_ms, since: LogTime(since), ..Keeping::default() };
+        schedule.put(ids[0], &keeping(10, 20));
+        schedule.put(ids[1], &keeping(10, 10));
+        schedule.put(ids[2], &keeping(u64::MAX, 10));
+        assert_eq!(
+            (schedule.len(), schedule.all()),
+            (3, [1, 2, 3].map(ConversationId).to_vec()),
+            "one of them holds nothing"
+        );
+        assert_eq!([19, 20, 29, 30].map(|now| schedule.due(LogTime(now), 9).len()), [0, 1, 1, 2]);
+        assert_eq!(schedule.due(LogTime(30), 1), [ids[1]]);
+        schedule.defer(ids[1], LogTime(40));
+        assert_eq!(schedule.due(LogTime(40), 9), [ids[0], ids[1]]);
+        schedule.put(ids[0], &Keeping::default());
+        assert_eq!(schedule.due(LogTime(40), 9), [ids[1]], "it keeps all");
+        assert!(schedule.has(ids[0]) && !schedule.has(ConversationId(4)) && !schedule.is_empty());
+    }
+
+    /// Where it goes once it was delivered, somebody looks whether it was before its time is over.
+    #[test]
+    fn what_goes_when_delivered_is_looked_at_soon() {
+        let due = |keeps, age_ms| Keeping { keeps, age_ms, since: LogTime(5), ..Keeping::default() }.due();
+        assert_eq!(due(Keeps::All, 100), None);
+        assert_eq!(due(Keeps::ForTime, 100_000), Some(LogTime(100_005)));
+        assert_eq!(due(Keeps::UntilDelivered, 100_000), Some(LogTime(5 + DELIVERED_LOOK_MS)));
+        assert_eq!(due(Keeps::UntilDelivered, 100), Some(LogTime(105)));
+        assert_eq!(due(Keeps::ForTime, u64::MAX), Some(LogTime(u64::MAX)));
+        let place = Head { time: LogTime(50), ..Head::default() };
+        let row =
+            Keeping { keeps: Keeps::ForTime, age_ms: 9, since: LogTime(70), places: vec![place], ..Keeping::default() };
+        assert_eq!(row.due(), Some(LogTime(59)), "the oldest place");
+    }
+}

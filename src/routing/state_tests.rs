@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longwire_protocol::{ConversationId, PARTITIONS, Seq, UserId};
 
-use super::rows::{Key, Member, Row};
+use super::rows::{Erasure, ErasureStage, Key, Member, Row};
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError, SavedState};
 
@@ -122,4 +122,23 @@ fn a_cache_that_is_too_large_is_swept_in_a_hurry() {
     assert_eq!(state.rows_in_memory() as u64, SHARDS - 16);
     (18..1_000).for_each(|n| state.sweep(10 * n));
     assert!(state.bytes() <= room * ROW && state.has_room(0));
+}
+
+/// What was found before an erasure is looked at again once there were more (`forgotten`): each is counted, once.
+#[test]
+fn an_erasure_is_under_way_until_it_is_done_and_is_counted_then() {
+    let mut state = State::default();
+    let (ann, ben) = (UserId(1), UserId(2));
+    let row = |stage| Some(Row::Erasure(Erasure { stage, until: Position(9) }));
+    for stage in [ErasureStage::Own, ErasureStage::Conversations(ConversationId(3)), ErasureStage::Files] {
+        state.put(Key::Erasure(ann), row(stage));
+        assert_eq!((state.erased(), state.forgotten()), (&[ann].into(), 0));
+    }
+    state.put(Key::Erasure(ben), row(ErasureStage::Own));
+    for _ in 0..2 {
+        state.put(Key::Erasure(ann), row(ErasureStage::Done));
+        assert_eq!((state.erased(), state.forgotten()), (&[ben].into(), 1));
+    }
+    state.put(Key::Erasure(ben), row(ErasureStage::Done));
+    assert!(state.erased().is_empty() && state.forgotten() == 2);
 }
