@@ -87,3 +87,40 @@ impl Bell {
         std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use longwire_protocol::{LogTime, Seq};
+
+    use super::*;
+    use crate::store::{EntryMeta, FrameBuilder, Position, SegmentId};
+
+    fn frame_of(conversations: impl IntoIterator<Item = u64>) -> Frame {
+        let mut frame = FrameBuilder::new(SegmentId(1), Position(1), LogTime(0));
+        for conversation in conversations {
+            let meta = EntryMeta { conversation: ConversationId(conversation), seq: Seq(1), ..EntryMeta::default() };
+            frame.push_entry(&meta, |_| {});
+        }
+        frame.finish()
+    }
+
+    #[test]
+    fn which_conversations_have_news_is_listed_while_they_are_few() {
+        let bell = Bell::default();
+        bell.note(&frame_of([1, 2]));
+        assert!(bell.take().conversations.is_empty(), "nobody hears it");
+        bell.listen(true);
+        bell.note(&frame_of([3, 5, 3]));
+        let rung = bell.take();
+        let listed: std::collections::BTreeSet<_> = rung.conversations.into_iter().collect();
+        assert_eq!((listed, rung.is_everywhere), ([ConversationId(3), ConversationId(5)].into(), false));
+        let most = CONVERSATIONS_MAX as u64;
+        bell.note(&frame_of(0..most));
+        bell.note(&frame_of([7]));
+        let rung = bell.take();
+        assert_eq!((rung.conversations.len(), rung.is_everywhere), (CONVERSATIONS_MAX, false));
+        bell.note(&frame_of(0..=most));
+        let rung = bell.take();
+        assert_eq!((rung.conversations.len(), rung.is_everywhere), (CONVERSATIONS_MAX, true));
+    }
+}
