@@ -178,12 +178,16 @@ pub(super) fn fold_alteration(
     match alteration {
         Alteration::Edit { target, sender, mentions } => {
             alter(view, id, *target, |altered| altered.edits.push(meta.seq));
-            note(view, id, |more| more.note_altered(*target));
             let expires = view.altered(id, *target).map_or(LogTime(0), |altered| altered.expires);
-            if expires.0 > 0 {
-                alter(view, id, meta.seq, |altered| altered.expires = expires);
-                note(view, id, |more| more.note_withheld(meta.seq));
-            }
+            let edit = Altered { expires, edit_of: *target, ..Altered::default() };
+            view.put(Key::Altered(id, meta.seq), Some(Row::Altered(edit)));
+            note(view, id, |more| {
+                more.note_altered(*target);
+                more.note_altered(meta.seq);
+                if expires.0 > 0 {
+                    more.note_withheld(meta.seq);
+                }
+            });
             mention(view, meta, position, *sender, mentions);
         }
         Alteration::Recall { target, countable } => {

@@ -9,7 +9,7 @@ use crate::routing::alteration::withheld;
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use crate::routing::outbox::Session;
 use crate::routing::reads::{Miss, Reads};
-use crate::routing::rows::{Conversation, Count, Keeping, Kind, Member};
+use crate::routing::rows::{Conversation, Count, Keeping, Kind, Member, Personal};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;
 
@@ -122,7 +122,7 @@ fn list(
     (page, listed, has_more)
 }
 
-/// What is unread, and how much of it mentions the user.
+/// How many messages are unread, and how many of those mention the user as they are now (SPEC R7-7).
 fn unread(
     rows: &Reader<'_>,
     reads: Reads<'_>,
@@ -145,16 +145,28 @@ fn unread(
     }
     let personal = rows.personal(user, id);
     let unread = member.unread(&Count { personal, ..count });
+    // Who is in it has a duty: what its `joined` covers counts as read.
+    let after = rows.duty(user, id).map_or(Seq(0), |duty| duty.since).max(member.mark);
+    let is_unread = |message: Seq| {
+        // Who wrote it is not looked up: what is erased counts as it did.
+        let is_withheld = withheld(rows, conversation, id, message, reads.now, || None).is_some();
+        let is_hidden = |personal: &Personal| personal.hidden.binary_search_by_key(&message, |(seq, _)| *seq).is_ok();
+        message > after && !is_withheld && !personal.is_some_and(is_hidden)
+    };
     let mentions = personal.map_or(0, |personal| {
-        let above = personal.mentions.iter().filter(|seq| **seq > member.mark && member.sees(**seq));
-        let is_shown = |seq: &&Seq| {
-            // Who wrote it is not looked up: what is erased counts as it did.
-            let is_withheld = withheld(rows, conversation, id, **seq, reads.now, || None).is_some();
-            !is_withheld && personal.hidden.binary_search_by_key(*seq, |(hidden, _)| *hidden).is_err()
-        };
-        above.filter(is_shown).count() as u64
+        let above = personal.mentions.iter().filter(|seq| **seq > after);
+        above.filter(|seq| mentions_now(rows, id, conversation, **seq).is_some_and(is_unread)).count() as u64
     });
     (unread, mentions)
+}
+
+/// The message that an entry which mentions somebody is, or edits; `None` where that was edited since, and does or does not
+/// mention it by another entry.
+fn mentions_now(rows: &Reader<'_>, id: ConversationId, conversation: &Conversation, entry: Seq) -> Option<Seq> {
+    let altered = |seq: Seq| conversation.more.may_be_altered(seq).then(|| rows.altered(id, seq)).flatten();
+    let message = altered(entry).map(|row| row.edit_of).filter(|seq| seq.is_some()).unwrap_or(entry);
+    let newest = altered(message).and_then(|row| row.edits.last().copied()).unwrap_or(message);
+    (newest == entry).then_some(message)
 }
 
 fn summary(

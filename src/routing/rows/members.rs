@@ -43,7 +43,7 @@ pub struct Personal {
     /// The messages the user hides, each with its place among the countable ones; at most
     /// [`crate::routing::limits::HIDDEN_MAX`].
     pub hidden: Vec<(Seq, u64)>,
-    /// The newest messages that mention the user; at most [`crate::routing::limits::MENTIONS_KEPT_MAX`].
+    /// The newest messages and edits that mention the user; at most [`crate::routing::limits::MENTIONS_KEPT_MAX`].
     pub mentions: Vec<Seq>,
 }
 

@@ -15,6 +15,9 @@ pub struct Altered {
     pub edits: Vec<Seq>,
     /// How often each reaction was given, at most [`crate::routing::limits::REACTIONS_MAX`] of them.
     pub reactions: Vec<(Box<str>, u64)>,
+    /// Of an edit: the message that it edits; 0 for every other entry.
+    #[serde(skip)]
+    pub edit_of: Seq,
 }
 
 impl Altered {

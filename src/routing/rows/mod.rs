@@ -302,6 +302,7 @@ impl Row {
                 }
             }
             Self::Refuses(row) if !row.marks.is_empty() => postcard::to_extend(&row.marks, bytes).expect(ENCODES),
+            Self::Altered(row) if row.edit_of.is_some() => postcard::to_extend(&row.edit_of, bytes).expect(ENCODES),
             _ => bytes,
         }
     }
@@ -336,6 +337,7 @@ impl Row {
                 }
             }
             Self::Refuses(row) => row.marks = postcard::from_bytes(behind).map_err(unreadable)?,
+            Self::Altered(row) => row.edit_of = postcard::from_bytes(behind).map_err(unreadable)?,
             _ => {}
         }
         Ok(row)
