@@ -68,8 +68,6 @@ pub const EDITS_MAX: usize = 100;
 pub const EXPIRES_MS_MAX: u64 = 366 * 86_400_000;
 /// The most messages of one conversation that are yet to expire.
 pub const EXPIRING_MAX: usize = 1_000;
-/// The most stretches of recalled and expired messages in one conversation.
-pub const RECALLED_MAX: usize = 10_000;
 /// The most messages of one conversation that a user hides.
 pub const HIDDEN_MAX: usize = 1_000;
 /// The most members of a conversation whose marks reach the others by themselves.

@@ -144,7 +144,9 @@ impl Live {
                 return false;
             }
             let state = state.get_or_insert_with(|| shared.state.read().unwrap_or_else(PoisonError::into_inner));
-            if !rehearse(state, publish).is_empty() || (publish.found.is_none() && needs_found(&publish.publish)) {
+            if !rehearse(state, publish, shared.clock.latest()).is_empty()
+                || (publish.found.is_none() && needs_found(&publish.publish))
+            {
                 return false;
             }
             if is_message {
@@ -172,7 +174,8 @@ fn prepare(shared: &Shared, ops: &mut [Op]) -> Result<(), ReadError> {
         let Op::Publish(publish) = op else { continue };
         find(publish, blocking(shared));
         for _ in 0..REHEARSALS_MAX {
-            let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish);
+            let time = shared.clock.latest();
+            let cold = rehearse(&shared.state.read().unwrap_or_else(PoisonError::into_inner), publish, time);
             if cold.is_empty() {
                 break;
             }

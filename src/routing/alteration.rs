@@ -6,9 +6,8 @@ use longwire_protocol::{ConversationId, LogTime, Seq, UserId};
 use prost::Message as _;
 
 use super::limits::MENTIONS_KEPT_MAX;
-use super::rows::{
-    Altered, Conversation, Key, Member, Mention, MoreOfConversation, Personal, Row, Settings, Uncounted,
-};
+use super::rows::{Altered, Conversation, Key, Member, Mention, MoreOfConversation, Personal, Row, Settings};
+use super::tallies::{fold_expiring, fold_gone};
 use super::view::{Rows, View};
 use crate::mutation::Mutation;
 use crate::store::{EntryMeta, Position};
@@ -159,10 +158,7 @@ pub(super) fn fold_message(
     if expires.0 > 0 {
         alter(view, meta.conversation, meta.seq, |altered| altered.expires = expires);
         note(view, meta.conversation, |more| more.note_withheld(meta.seq));
-        uncount(view, meta.conversation, |uncounted| {
-            uncounted.settle(time);
-            uncounted.add_expiring(expires, meta.countable);
-        });
+        fold_expiring(view, meta.conversation, time, expires, meta.countable);
     }
 }
 
@@ -200,12 +196,9 @@ pub(super) fn fold_alteration(
                 });
                 note(view, id, |more| more.note_withheld(seq));
             }
-            uncount(view, id, |uncounted| {
-                uncounted.settle(time);
-                if !Mutation::RecalledCounts.is_planted() {
-                    uncounted.add(*countable);
-                }
-            });
+            if !Mutation::RecalledCounts.is_planted() {
+                fold_gone(view, id, time, *countable);
+            }
         }
         Alteration::Reaction { target, user, reaction } => {
             let before: Option<Box<str>> = view.reaction(id, *target, *user).map(Into::into);
@@ -287,12 +280,6 @@ fn note(view: &mut View<'_>, id: ConversationId, change: impl FnOnce(&mut MoreOf
             change(&mut row.more);
         }
     });
-}
-
-fn uncount(view: &mut View<'_>, id: ConversationId, change: impl FnOnce(&mut Uncounted)) {
-    let mut row = view.uncounted(id).cloned().unwrap_or_default();
-    change(&mut row);
-    view.put(Key::Uncounted(id), Some(Row::Uncounted(row)));
 }
 
 fn personal(view: &mut View<'_>, user: UserId, id: ConversationId, change: impl FnOnce(&mut Personal)) {

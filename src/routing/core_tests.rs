@@ -144,7 +144,7 @@ fn a_rehearsal_loads_no_members_for_who_may_not_write() {
     for (session, is_member) in [(ben, false), (ann, true)] {
         let cold = std::sync::RwLock::new(State::over(log.saved(), state.tail, usize::MAX).expect("reads"));
         loop {
-            let wants = rehearse(&cold.read().expect("unpoisoned"), &op(&session, group, None));
+            let wants = rehearse(&cold.read().expect("unpoisoned"), &op(&session, group, None), LogTime(0));
             if wants.is_empty() {
                 break;
             }

@@ -11,7 +11,6 @@ use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{
     ATTACHMENTS_BYTES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, HIDDEN_MAX, REACTION_BYTES_MAX, REACTIONS_MAX,
-    RECALLED_MAX,
 };
 use super::ops::Target;
 use super::outbox::Session;
@@ -123,9 +122,6 @@ impl Draft<'_, '_> {
             self.may_speak(session, id)?;
         } else if !is_admin {
             self.may_publish(session, id)?;
-        }
-        if self.view.uncounted(id).is_some_and(|row| row.stretches.len() >= RECALLED_MAX) {
-            return Err(No(Reason::QuotaExceeded, "too many messages of this conversation were recalled"));
         }
         let recall = packet::Recalled { seq: seq.0, countable: target.countable };
         let mut entry = packet::Entry { recall: Some(recall), ..packet::Entry::default() };

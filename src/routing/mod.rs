@@ -53,5 +53,6 @@ pub mod state;
 #[cfg(test)]
 mod state_tests;
 pub mod stream;
+pub mod tallies;
 pub mod view;
 pub mod wills;

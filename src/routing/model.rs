@@ -152,7 +152,7 @@ impl<'a> World<'a> {
                     break;
                 }
                 let cold = match op {
-                    Op::Publish(publish) => rehearse(&self.state.read().expect("unpoisoned"), publish),
+                    Op::Publish(publish) => rehearse(&self.state.read().expect("unpoisoned"), publish, self.now()),
                     op => rehearse_upkeep(&self.state.read().expect("unpoisoned"), op, self.now()),
                 };
                 if cold.is_empty() {

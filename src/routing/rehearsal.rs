@@ -13,9 +13,9 @@ use super::view::{Overlay, Reader, Rows as _, View};
 use crate::store::{FrameBuilder, Position, SegmentId};
 
 /// What is cold of what will be looked at when a publish is decided and fed. Costs a few lookups for a message, a trial
-/// run for the rest.
+/// run for the rest, as if it were decided at this `time`.
 #[must_use]
-pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
+pub fn rehearse(state: &State, op: &Publish, time: LogTime) -> Vec<Want> {
     let (session, publish) = (&op.session, &op.publish);
     let conversation = ConversationId(publish.conversation);
     let rows = Reader::new(state);
@@ -41,7 +41,7 @@ pub fn rehearse(state: &State, op: &Publish) -> Vec<Want> {
     let mut cold = rows.into_cold();
     if publish.action.is_some() || publish.beside.is_some() {
         let mut overlay = Overlay::default();
-        let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), state.time);
+        let mut frame = FrameBuilder::new(SegmentId(0), Position(state.tail.0 + 1), time.max(state.time));
         let view = View::rehearsal(state, &mut overlay);
         let mut draft = Draft { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
         let _ = draft.append(session, publish.clone(), MessageId(0), op.digest, op.found);

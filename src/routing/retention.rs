@@ -14,6 +14,7 @@ use super::limits::{PLACES_MAX, TIMED_MAX};
 use super::outbox::Session;
 use super::rows::{Conversation, Head, Keeping, Keeps, Key, Kind, Row};
 use super::schedule::DELIVERED_LOOK_MS;
+use super::tallies::fold_below;
 use super::view::{Rows, View};
 use crate::mutation::Mutation;
 use crate::store::Position;
@@ -120,10 +121,7 @@ pub(super) fn fold_kept_from(view: &mut View<'_>, id: ConversationId, first: Seq
         kept.first = kept.first.max(first);
         kept.raised = position;
     });
-    if let Some(mut uncounted) = view.uncounted(id).cloned() {
-        uncounted.stretches.retain(|(_, to)| *to > countable);
-        view.put(Key::Uncounted(id), Some(Row::Uncounted(uncounted)));
-    }
+    fold_below(view, id, countable);
 }
 
 fn update(view: &mut View<'_>, id: ConversationId, change: impl FnOnce(&mut Conversation)) {

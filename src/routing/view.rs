@@ -14,7 +14,7 @@ use super::loading::{Kept, Want};
 use super::push::{Push, Told};
 use super::rows::{
     Altered, Contact, Conversation, Counted, Crossing, Device, Duty, Erasure, Info, Keeping, Key, Member, Mention,
-    Personal, Profile, Refuses, Row, Secret, Settings, Uncounted, User,
+    Personal, Profile, Refuses, Row, Secret, Settings, Tally, Uncounted, User,
 };
 use super::state::{Lookup, State};
 use crate::store::{Position, ReadError};
@@ -83,6 +83,11 @@ pub trait Rows {
     /// Which messages of a conversation count no more.
     fn uncounted(&self, conversation: ConversationId) -> Option<&Uncounted> {
         if let Row::Uncounted(row) = self.row(&Key::Uncounted(conversation))? { Some(row) } else { None }
+    }
+
+    /// Which of its messages count no more, of a level and one of it.
+    fn tally(&self, conversation: ConversationId, level: u8, index: u64) -> Option<&Tally> {
+        if let Row::Tally(row) = self.row(&Key::Tally(conversation, level, index))? { Some(row) } else { None }
     }
 
     /// What a user set for a conversation.
@@ -307,6 +312,12 @@ impl Overlay {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// What the rows that it changes take when they are saved.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.values().flatten().map(|row| row.encode().len()).sum()
     }
 
     /// How many rows were cold when they were needed: each was a wait for the disk.

@@ -130,7 +130,6 @@ fn the_tables_of_spec_are_those_of_the_code() {
             "expiry, messages of a conversation yet to expire",
             format!("{} days, {}", limits::EXPIRES_MS_MAX / 86_400_000, limits::EXPIRING_MAX),
         ),
-        ("stretches of recalled messages in a conversation", limits::RECALLED_MAX.to_string()),
         ("messages of a conversation that a user hides", limits::HIDDEN_MAX.to_string()),
         ("members whose marks reach each other", limits::RECEIPTS_MEMBERS_MAX.to_string()),
         ("content of the newest message in a list", size(limits::PREVIEW_BYTES_MAX as u32)),

@@ -9,7 +9,8 @@ use crate::routing::alteration::withheld;
 use crate::routing::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_MAX};
 use crate::routing::outbox::Session;
 use crate::routing::reads::{Miss, Reads};
-use crate::routing::rows::{Conversation, Count, Keeping, Kind, Member, Personal};
+use crate::routing::rows::{Conversation, Keeping, Kind, Member, Personal};
+use crate::routing::tallies;
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;
 
@@ -131,20 +132,24 @@ fn unread(
     conversation: &Conversation,
     member: &Member,
 ) -> (u64, u64) {
-    if !member.is_active() {
+    let keeping = conversation.more.kept.first.is_some().then(|| rows.keeping(id)).flatten();
+    let Some(after) = member.read_upto(keeping.map_or(0, |keeping| keeping.below)) else { return (0, 0) };
+    let all = conversation.head.countable.saturating_sub(after);
+    if all == 0 {
         return (0, 0);
     }
     let has_gone = conversation.more.withheld.0.is_some();
     let uncounted = has_gone.then(|| rows.uncounted(id)).flatten();
+    let gone = uncounted.map_or(0, |row| tallies::above(rows, id, row, after, reads.now));
     // Nothing is unread: neither hidden nor mentioning messages change that.
-    let keeping = conversation.more.kept.first.is_some().then(|| rows.keeping(id)).flatten();
-    let below = keeping.map_or(0, |keeping| keeping.below);
-    let count = Count { head: &conversation.head, uncounted, personal: None, now: reads.now, below };
-    if member.unread(&count) == 0 {
+    if gone >= all {
         return (0, 0);
     }
     let personal = rows.personal(user, id);
-    let unread = member.unread(&Count { personal, ..count });
+    let is_gone = |at: u64| uncounted.is_some_and(|row| tallies::has(rows, id, row, at, reads.now));
+    let hidden = personal
+        .map_or(0, |personal| personal.hidden.iter().filter(|(_, at)| *at > after && !is_gone(*at)).count() as u64);
+    let unread = (all - gone).saturating_sub(hidden);
     // Who is in it has a duty: what its `joined` covers counts as read.
     let after = rows.duty(user, id).map_or(Seq(0), |duty| duty.since).max(member.mark);
     let is_unread = |message: Seq| {

@@ -4,8 +4,6 @@ use longwire_protocol::packet::{self, Role};
 use longwire_protocol::{ConversationId, LogTime, Seq};
 use serde::{Deserialize, Serialize};
 
-use super::conversations::Head;
-use super::messages::Uncounted;
 use crate::mutation::Mutation;
 use crate::store::Position;
 
@@ -73,21 +71,6 @@ pub struct Member {
     pub mark_position: Position,
 }
 
-/// What there is to be counted, and what is not to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Count<'a> {
-    /// The conversation's newest entry.
-    pub head: &'a Head,
-    /// What counts no more for anybody.
-    pub uncounted: Option<&'a Uncounted>,
-    /// What counts no more for this user.
-    pub personal: Option<&'a Personal>,
-    /// How many countable entries are kept no more.
-    pub below: u64,
-    /// At this time.
-    pub now: LogTime,
-}
-
 impl Member {
     /// Its role.
     #[must_use]
@@ -127,22 +110,13 @@ impl Member {
         })
     }
 
-    /// The countable entries above the mark that it may read, less those that are recalled, expired or hidden: SPEC R7-7.
+    /// The place among the countable entries up to which all are read, or are none of its own: those above it count as unread
+    /// (SPEC R7-7). `below` are kept no more. `None` where it is no member, and nothing does.
     #[must_use]
-    pub fn unread(&self, count: &Count<'_>) -> u64 {
-        let Some(last) = self.intervals.last() else { return 0 };
-        if last.to.is_some() {
-            return 0;
-        }
-        let below = if Mutation::UnkeptCounts.is_planted() { 0 } else { count.below };
-        let after = self.mark_countable.max(last.countable_before).max(below);
-        let all = count.head.countable.saturating_sub(after);
-        let gone = count.uncounted.map_or(0, |uncounted| uncounted.above(after, count.now));
-        let is_gone = |at: u64| count.uncounted.is_some_and(|uncounted| uncounted.has(at, count.now));
-        let hidden = count
-            .personal
-            .map_or(0, |personal| personal.hidden.iter().filter(|(_, at)| *at > after && !is_gone(*at)).count() as u64);
-        all.saturating_sub(gone).saturating_sub(hidden)
+    pub fn read_upto(&self, below: u64) -> Option<u64> {
+        let last = self.intervals.last().filter(|last| self.is_active() && !last.to.is_some())?;
+        let below = if Mutation::UnkeptCounts.is_planted() { 0 } else { below };
+        Some(self.mark_countable.max(last.countable_before).max(below))
     }
 }
 

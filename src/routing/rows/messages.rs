@@ -1,4 +1,4 @@
-//! Rows of what became of messages, and of which of them count.
+//! Rows of what became of messages, and of which of them count no more.
 
 use longwire_protocol::packet::HeadReason;
 use longwire_protocol::{LogTime, Seq};
@@ -34,72 +34,47 @@ impl Altered {
     }
 }
 
-/// Which of a conversation's countable entries count no more. They are told by their place among the countable ones, so
-/// that what goes in a run is one stretch.
+/// Which of a conversation's countable entries count no more, beside those that tallies hold. They are told by their place
+/// among the countable ones. No entry is in two of the three.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uncounted {
-    /// Stretches of them, ascending, both ends included, never touching.
+    /// What an older broker noted: stretches, ascending, both ends included, never touching. They go to tallies.
     pub stretches: Vec<(u64, u64)>,
-    /// Those that will not count from a time on, by that time.
+    /// Those that will not count from a time on, by that time; at most [`crate::routing::limits::EXPIRING_MAX`] that have not
+    /// ended, and few that have.
     pub expiring: Vec<(LogTime, u64)>,
+    /// How many levels of tallies there are.
+    #[serde(skip)]
+    pub levels: u8,
 }
 
+/// Which of 1,024 countable entries count no more, as bits; or how many of each of 64 tallies of the level below. See
+/// `routing/tallies.rs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally(pub Vec<u64>);
+
 impl Uncounted {
-    /// The countable entry `at` counts no more.
-    pub fn add(&mut self, at: u64) {
-        let i = self.stretches.partition_point(|(_, to)| *to < at);
-        if self.stretches.get(i).is_some_and(|(from, _)| *from <= at) {
-            return;
-        }
-        let joins_last = i > 0 && self.stretches[i - 1].1 + 1 == at;
-        let joins_next = self.stretches.get(i).is_some_and(|(from, _)| *from == at + 1);
-        match (joins_last, joins_next) {
-            (true, true) => self.stretches[i - 1].1 = self.stretches.remove(i).1,
-            (true, false) => self.stretches[i - 1].1 = at,
-            (false, true) => self.stretches[i].0 = at,
-            (false, false) => self.stretches.insert(i, (at, at)),
-        }
-    }
-
-    /// The countable entry `at` will not count from `expires` on.
-    pub fn add_expiring(&mut self, expires: LogTime, at: u64) {
-        let i = self.expiring.partition_point(|known| *known < (expires, at));
-        self.expiring.insert(i, (expires, at));
-    }
-
     /// How many are yet to expire at this time.
     #[must_use]
     pub fn expiring_after(&self, now: LogTime) -> usize {
-        self.expiring.len() - self.expiring.partition_point(|(expires, _)| *expires <= now)
+        self.expiring.len() - self.ended(now).count()
     }
 
-    /// What has expired by now goes to the stretches.
-    pub fn settle(&mut self, now: LogTime) {
-        let expired = self.expiring.partition_point(|(expires, _)| *expires <= now);
-        for (_, at) in self.expiring.drain(..expired).collect::<Vec<_>>() {
-            self.add(at);
-        }
+    /// Those that have ended by now, and are not tallied yet.
+    pub(in crate::routing) fn ended(&self, now: LogTime) -> impl Iterator<Item = u64> {
+        self.expiring.iter().take_while(move |(expires, _)| *expires <= now).map(|(_, at)| *at)
     }
 
-    /// Whether the countable entry `at` counts no more at this time.
-    #[must_use]
-    pub fn has(&self, at: u64, now: LogTime) -> bool {
+    /// Whether an older broker noted it.
+    pub(in crate::routing) fn in_stretch(&self, at: u64) -> bool {
         let i = self.stretches.partition_point(|(_, to)| *to < at);
         self.stretches.get(i).is_some_and(|(from, _)| *from <= at)
-            || self.expiring.iter().take_while(|(expires, _)| *expires <= now).any(|(_, expired)| *expired == at)
     }
 
-    /// How many of those above `after` count no more at this time.
-    #[must_use]
-    pub fn above(&self, after: u64, now: LogTime) -> u64 {
+    /// How many of those above `after` it noted.
+    pub(in crate::routing) fn in_stretches_above(&self, after: u64) -> u64 {
         let i = self.stretches.partition_point(|(_, to)| *to <= after);
-        let gone: u64 = self.stretches[i..].iter().map(|(from, to)| to - after.max(from - 1)).sum();
-        let in_stretch = |at: u64| {
-            let i = self.stretches.partition_point(|(_, to)| *to < at);
-            self.stretches.get(i).is_some_and(|(from, _)| *from <= at)
-        };
-        let expired = self.expiring.iter().take_while(|(expires, _)| *expires <= now);
-        gone + expired.filter(|(_, at)| *at > after && !in_stretch(*at)).count() as u64
+        self.stretches[i..].iter().map(|(from, to)| to - after.max(from - 1)).sum()
     }
 }
 

@@ -20,8 +20,8 @@ use crate::store::{Position, ReadError};
 pub use conversations::{
     Conversation, Head, Info, Keeping, Keeps, KeptOfConversation, Kind, MoreOfConversation, Past, Policy,
 };
-pub use members::{Count, Crossing, Duty, Interval, Member, Mention, Personal, Settings};
-pub use messages::{Altered, Uncounted};
+pub use members::{Crossing, Duty, Interval, Member, Mention, Personal, Settings};
+pub use messages::{Altered, Tally, Uncounted};
 pub use users::{Contact, Device, DeviceCursor, Erasure, ErasureStage, Kept, Profile, Refuses, Secret, User, Will};
 
 /// What is counted when ids are given.
@@ -104,6 +104,8 @@ pub enum Key {
     Push(UserId, DeviceId),
     /// What it was told.
     Told(UserId, DeviceId),
+    /// Which of a conversation's messages count no more: of a level, one after the other.
+    Tally(ConversationId, u8, u64),
 }
 
 impl Key {
@@ -186,7 +188,7 @@ impl Key {
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
             Self::Altered(id, _) | Self::Reaction(id, _, _) | Self::Info(id) | Self::Banned(id, _) => partition(id.0),
-            Self::Keeping(id) => partition(id.0),
+            Self::Keeping(id) | Self::Tally(id, _, _) => partition(id.0),
             Self::Participants(digest) => partition(*digest as u64),
             Self::UserName(name) | Self::Channel(name) | Self::Invitation(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
@@ -275,6 +277,8 @@ pub enum Row {
     Push(Push),
     /// Under [`Key::Told`].
     Told(Told),
+    /// Under [`Key::Tally`].
+    Tally(Tally),
 }
 
 impl Row {
@@ -302,6 +306,7 @@ impl Row {
                 }
             }
             Self::Refuses(row) if !row.marks.is_empty() => postcard::to_extend(&row.marks, bytes).expect(ENCODES),
+            Self::Uncounted(row) if row.levels > 0 => postcard::to_extend(&row.levels, bytes).expect(ENCODES),
             Self::Altered(row) if row.edit_of.is_some() => postcard::to_extend(&row.edit_of, bytes).expect(ENCODES),
             _ => bytes,
         }
@@ -337,6 +342,7 @@ impl Row {
                 }
             }
             Self::Refuses(row) => row.marks = postcard::from_bytes(behind).map_err(unreadable)?,
+            Self::Uncounted(row) => row.levels = postcard::from_bytes(behind).map_err(unreadable)?,
             Self::Altered(row) => row.edit_of = postcard::from_bytes(behind).map_err(unreadable)?,
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use longwire::auth::Claims;
+use longwire::store::MemoryLog;
 use longwire_protocol::packet::packet::Kind;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Publish, StartKind, Window, request};
@@ -182,6 +183,39 @@ async fn bombs_end_at_their_quotas() {
     let action = Some(create(limits::GROUP_USERS_MAX + 1));
     raw.say(&Kind::Publish(Publish { message_id: 1, action, ..Publish::default() })).await;
     assert_eq!(raw.end().await, Some(Reason::Malformed));
+    bystander.goes_on().await;
+}
+
+/// Gets: acks. Costs: the same for the last as for the first. Others: recall what they said, as before; each such pair was a
+/// stretch that stayed, and after 10,000 nobody recalled anything there any more.
+#[tokio::test]
+async fn expiring_messages_beside_others_take_recalls_from_nobody() {
+    let world = World::with_log(Box::new(MemoryLog::new(1_700_000_000_000, usize::MAX))).await;
+    let mut bystander = Bystander::new(&world).await;
+    let mut alice = world.wire(world.connect("alice")).await;
+    let mut mallory = world.wire(world.connect("mallory")).await;
+    let group = alice.create_group("g", &["mallory"]).await;
+    let said = alice.say(group, "to be recalled").await;
+    let beside = packet::Beside { expires_in_ms: 1, ..packet::Beside::default() };
+    let mut stored = 0;
+    while stored < 20_100 {
+        let first = mallory.next_id;
+        for message_id in first..first + 50 {
+            let content = Bytes::from_static(b"x");
+            let beside = (message_id % 2 == 0).then(|| Box::new(beside.clone()));
+            let message = Publish { conversation: group, message_id, content, beside, ..Publish::default() };
+            mallory.session.publish(Publish { first_unanswered: first, ..message });
+        }
+        mallory.next_id += 50;
+        for message_id in first..first + 50 {
+            mallory.answer(message_id).await.expect("acked");
+        }
+        stored += 50;
+        if stored % 2_000 == 0 {
+            bystander.goes_on().await;
+        }
+    }
+    alice.act(group, Action::Recall(packet::Recall { seq: said.seq })).await.expect("recalled");
     bystander.goes_on().await;
 }
 
