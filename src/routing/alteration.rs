@@ -249,6 +249,7 @@ pub(super) fn fold_personally(
             view.put(Key::Settings(user, conversation), Some(Row::Settings(row)));
         }
         Personally::Hidden { seq, undo, countable } => personal(view, user, conversation, |personal| {
+            personal.hid = position;
             match (personal.hidden.binary_search_by_key(seq, |(hidden, _)| *hidden), undo) {
                 (Err(at), false) => personal.hidden.insert(at, (*seq, *countable)),
                 (Ok(at), true) => drop(personal.hidden.remove(at)),

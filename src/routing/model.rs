@@ -399,6 +399,7 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
     let mut next_id = [1_u64; USERS.len()];
     let mut answered: Vec<(usize, packet::Publish, PublishAck)> = Vec::new();
     let mut erased = BTreeSet::new();
+    let mut since = [(); USERS.len()].map(|()| Since::default());
     for step in 0..steps {
         if world.choices.are_over() {
             break;
@@ -604,7 +605,7 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         // One after the other is asked: each list reads more than all that is looked at above.
         let asking = step % USERS.len();
         if !erased.contains(&asking) {
-            listed(&world, &model, asking, &context);
+            listed(&world, &model, asking, &mut since[asking], &context);
         }
     }
     assert_eq!(world.rebuilt(), world.rows(), "{story}: the state is the fold of the frames");
@@ -613,8 +614,16 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
     answered.len()
 }
 
+/// What a user knows that asks only for what changed since it asked last.
+#[derive(Default)]
+struct Since {
+    changes: u64,
+    /// Unread and mentions of each conversation, and as of when.
+    counts: BTreeMap<u64, (u64, u64, u64)>,
+}
+
 /// A user's list of conversations, and what is unread in them and in all, is what the model says.
-fn listed(world: &World<'_>, model: &BTreeMap<u64, Naive>, user: usize, context: &str) {
+fn listed(world: &World<'_>, model: &BTreeMap<u64, Naive>, user: usize, since: &mut Since, context: &str) {
     let (session, now) = (&world.sessions[user], world.now());
     let history = world.log.history();
     let reads = Reads { history: &*history, state: &world.state, now, may_block: true };
@@ -631,6 +640,20 @@ fn listed(world: &World<'_>, model: &BTreeMap<u64, Naive>, user: usize, context:
     let all = expected.values().fold((0, 0), sum);
     assert_eq!((page.unread_total, page.mentions_total), all, "{context}: the totals of {user}");
     assert_eq!(unread_total(reads, session.user).expect("reads"), all.0, "{context}: the badge of {user}");
+
+    // Who asks only for what changed since knows as much, but for what has expired meanwhile.
+    let request = packet::ConversationsRequest { since: since.changes, ..request };
+    let changed = conversations(reads, session, &request).expect("reads");
+    let news = changed.conversations.iter().map(|listed| (listed.id, (listed.unread, listed.mentions, now.0)));
+    since.counts.extend(news);
+    since.counts.retain(|id, _| expected.contains_key(id));
+    since.changes = changed.changes;
+    assert!(expected.keys().eq(since.counts.keys()), "{context}: what {user} came into is news");
+    for (id, (unread, mentions, time)) in &since.counts {
+        let naive = &model[id];
+        let then = (naive.unread(user, *time).len() as u64, naive.unread_mentions(user, *time) as u64);
+        assert_eq!((*unread, *mentions), then, "{context}: what changed of {id} since {user} asked");
+    }
 }
 
 /// Has a user erased, in steps of which some do not commit: it is all gone, and groups that do not commit change nothing.

@@ -105,8 +105,9 @@ fn list(
         let activity = if activity.0 == 0 { conversation.head.position } else { activity }.max(duty.joined);
         let has_changed = || {
             let settings = rows.settings(user, *id).map_or(Position(0), |settings| settings.position);
-            let newest = conversation.head.position.max(duty.joined).max(member.mark_position).max(settings);
-            newest > Position(request.since)
+            let hid = rows.personal(user, *id).map_or(Position(0), |personal| personal.hid);
+            let own = duty.joined.max(member.mark_position).max(settings).max(hid);
+            conversation.head.position.max(conversation.more.kept.raised).max(own) > Position(request.since)
         };
         if activity < before && (request.since == 0 || has_changed()) {
             newest.push((activity, *id));

@@ -43,6 +43,9 @@ pub struct Personal {
     pub hidden: Vec<(Seq, u64)>,
     /// The newest messages and edits that mention the user; at most [`crate::routing::limits::MENTIONS_KEPT_MAX`].
     pub mentions: Vec<Seq>,
+    /// When a message was hidden or shown again last; 0 where none was.
+    #[serde(skip)]
+    pub hid: Position,
 }
 
 /// A stretch of seqs that a user may read.

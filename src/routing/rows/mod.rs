@@ -307,6 +307,7 @@ impl Row {
             }
             Self::Refuses(row) if !row.marks.is_empty() => postcard::to_extend(&row.marks, bytes).expect(ENCODES),
             Self::Uncounted(row) if row.levels > 0 => postcard::to_extend(&row.levels, bytes).expect(ENCODES),
+            Self::Personal(row) if row.hid.0 > 0 => postcard::to_extend(&row.hid, bytes).expect(ENCODES),
             Self::Altered(row) if row.edit_of.is_some() => postcard::to_extend(&row.edit_of, bytes).expect(ENCODES),
             _ => bytes,
         }
@@ -343,6 +344,7 @@ impl Row {
             }
             Self::Refuses(row) => row.marks = postcard::from_bytes(behind).map_err(unreadable)?,
             Self::Uncounted(row) => row.levels = postcard::from_bytes(behind).map_err(unreadable)?,
+            Self::Personal(row) => row.hid = postcard::from_bytes(behind).map_err(unreadable)?,
             Self::Altered(row) => row.edit_of = postcard::from_bytes(behind).map_err(unreadable)?,
             _ => {}
         }
