@@ -13,6 +13,7 @@ use longwire::clock::{Hands, Source};
 use longwire::net::connection::Connection;
 use longwire::net::listener::AcceptLimits;
 use longwire::routing::allowance::Rates;
+use longwire::routing::limits::Quotas;
 use longwire::store::MemoryLog;
 use longwire::tasks::{ByHand, Tasks};
 use longwire_protocol::frame::{Frame, FrameCodec, encode};
@@ -66,6 +67,7 @@ impl World {
             limits: BrokerLimits::default(),
             accept,
             rates: Rates::default(),
+            quotas: Quotas::default(),
             retention: Retention::default(),
             state_bytes_max: usize::MAX,
         };

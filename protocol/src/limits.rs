@@ -178,6 +178,10 @@ pub const SIGNALS_AHEAD: u64 = 50;
 pub const SIGNAL_READERS_MAX: usize = 200;
 /// How long someone is away before that is told.
 pub const OFFLINE_AFTER_MS: u64 = 30_000;
+/// The most conversations of one user, the inbox not counted.
+pub const CONVERSATIONS_MAX: u32 = 20_000;
+/// The most members of one group.
+pub const MEMBERS_MAX: u32 = 100_000;
 /// The most users whose presence a session is told.
 pub const PRESENCES_MAX: usize = 500;
 /// Users of whose deliveries one session is told, in all conversations: a group of 200, and as many direct ones as anyone

@@ -635,6 +635,7 @@ mod tests {
     use crate::clock::Source;
     use crate::net::listener::AcceptLimits;
     use crate::routing::allowance::Rates;
+    use crate::routing::limits::Quotas;
     use crate::routing::ops::{Attach, Proof};
     use crate::routing::outbox::Outbox;
     use crate::routing::rows::Secret;
@@ -694,6 +695,7 @@ mod tests {
             limits: BrokerLimits::default(),
             accept: limits,
             rates: Rates::default(),
+            quotas: Quotas::default(),
             retention: Retention::default(),
             state_bytes_max: usize::MAX,
         };

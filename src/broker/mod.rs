@@ -32,6 +32,7 @@ use crate::net::stream::ByteStream;
 use crate::net::wheel::{SLOT_MS, Wheel};
 use crate::routing::allowance::{Allowance, Rates};
 use crate::routing::feed::Feed;
+use crate::routing::limits::Quotas;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
 use crate::tasks::Tasks;
@@ -59,6 +60,8 @@ pub struct BrokerParts {
     pub accept: AcceptLimits,
     /// How many publishes may come.
     pub rates: Rates,
+    /// What users may have.
+    pub quotas: Quotas,
     /// How long entries are kept.
     pub retention: Retention,
     /// Bytes of rows of state held in memory, those not saved yet aside.
@@ -264,8 +267,9 @@ impl Rooms {
     /// # Errors
     /// When the store cannot be read.
     pub fn new(parts: BrokerParts, time: Source, tasks: Tasks) -> Result<Self, ReadError> {
-        let BrokerParts { log, authority, limits, accept: _, rates, retention, state_bytes_max } = parts;
-        let state = recover(&*log, state_bytes_max)?;
+        let BrokerParts { log, authority, limits, accept: _, rates, quotas, retention, state_bytes_max } = parts;
+        let mut state = recover(&*log, state_bytes_max)?;
+        state.quotas = quotas;
         let clock = Arc::new(Clock::new(time, log.birth_unix_ms(), log.tail_time()));
         let fed = Arc::new(AtomicU64::new(state.tail.0));
         let state = Arc::new(RwLock::new(state));

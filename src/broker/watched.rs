@@ -5,8 +5,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 
-use longwire_protocol::limits;
-
 use super::queue::QUEUE_BYTES_MAX;
 use super::standing::{Standing, Store};
 use crate::admin::{Failing, Told};
@@ -14,7 +12,7 @@ use crate::metrics::page::{Page, Source, page};
 use crate::metrics::words::Label;
 use crate::net::Shared;
 use crate::net::listener::AcceptLimits;
-use crate::routing::limits as quotas;
+use crate::routing::limits::{PRESENCES_IN_ALL_MAX, Quotas};
 
 /// See the module. Lives on while the broker drains.
 #[derive(Clone)]
@@ -152,22 +150,24 @@ impl Watched {
         page.gauge(
             "longwire_presences_watched_max",
             "Subscriptions to presence of all sessions.",
-            quotas::PRESENCES_IN_ALL_MAX,
+            PRESENCES_IN_ALL_MAX,
         )?;
-        page.gauges("longwire_quota", "How many of these there may be.", quota_rows())
+        let quotas = self.shared.state.read().unwrap_or_else(PoisonError::into_inner).quotas;
+        let content_bytes = u64::from(self.shared.limits.payload_bytes_max);
+        page.gauges("longwire_quota", "How many of these there may be.", quota_rows(quotas, content_bytes))
     }
 }
 
-/// What one user, device or conversation may have, as the broker was built.
-fn quota_rows() -> impl Iterator<Item = (Vec<Label>, u64)> {
+/// What one user, session or group may have, as the operator set it.
+fn quota_rows(quotas: Quotas, content_bytes: u64) -> impl Iterator<Item = (Vec<Label>, u64)> {
     [
-        ("conversations_of_a_user", u64::from(quotas::CONVERSATIONS_MAX)),
-        ("members_of_a_group", u64::from(quotas::MEMBERS_MAX)),
-        ("devices_of_a_user", limits::DEVICES_MAX as u64),
-        ("contacts_of_a_user", limits::CONTACTS_MAX as u64),
-        ("channels_watched_by_a_session", limits::WATCHES_MAX as u64),
-        ("presences_watched_by_a_session", limits::PRESENCES_MAX as u64),
-        ("content_bytes", u64::from(limits::PAYLOAD_BYTES_MAX)),
+        ("conversations_of_a_user", u64::from(quotas.conversations)),
+        ("members_of_a_group", u64::from(quotas.members)),
+        ("devices_of_a_user", quotas.devices as u64),
+        ("contacts_of_a_user", u64::from(quotas.contacts)),
+        ("channels_watched_by_a_session", quotas.watches as u64),
+        ("presences_watched_by_a_session", quotas.presences as u64),
+        ("content_bytes", content_bytes),
     ]
     .into_iter()
     .map(|(of, most)| (vec![("of", of)], most))

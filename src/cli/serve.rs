@@ -23,6 +23,7 @@ use crate::clock::unix_ms;
 use crate::config::{self, Settings};
 use crate::net::listener::{AcceptLimits, Security};
 use crate::routing::allowance::{Rate, Rates};
+use crate::routing::limits::Quotas;
 use crate::store::{RedbLog, StoreOptions};
 use crate::telemetry;
 use crate::vital;
@@ -253,6 +254,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         limits: BrokerLimits {
             heartbeat_ms_min: millis(settings.heartbeat.0),
             heartbeat_ms_max: millis(settings.heartbeat.1),
+            payload_bytes_max: settings.content,
             ..BrokerLimits::default()
         },
         accept: AcceptLimits {
@@ -262,6 +264,14 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
             memory_bytes: settings.memory.or_else(three_quarters_of_the_machine),
         },
         rates,
+        quotas: Quotas {
+            conversations: settings.quotas.user_conversations,
+            devices: settings.quotas.user_devices as usize,
+            contacts: settings.quotas.user_contacts,
+            members: settings.quotas.group_members,
+            watches: settings.quotas.session_channels as usize,
+            presences: settings.quotas.session_presences as usize,
+        },
         retention: Retention {
             age_ms: settings.retention_age.map(|age| age.as_millis() as u64),
             bytes: settings.retention_bytes,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use longwire_protocol::limits as most;
 use serde::Deserialize;
 
 /// What can be written, each value where it is absent standing at its default. Unknown keys are refused.
@@ -182,6 +183,21 @@ pub struct Limits {
     pub user_publishes: Option<u32>,
     /// The same into one conversation.
     pub conversation_publishes: Option<u32>,
+    /// The largest content of a message, such as `64KiB`: 1KiB to 192KiB.
+    pub content: String,
+    /// Conversations of one user, its inbox not counted; others bring it into four fifths of them. This and what follows: one
+    /// at least, and at most what SPEC chapter 11 says, which is the default.
+    pub user_conversations: u32,
+    /// Devices of one user.
+    pub user_devices: u32,
+    /// Contacts of one user.
+    pub user_contacts: u32,
+    /// Members of one group.
+    pub group_members: u32,
+    /// Channels that one session watches.
+    pub session_channels: u32,
+    /// Users whose presence one session is told.
+    pub session_presences: u32,
 }
 
 impl Default for Limits {
@@ -197,8 +213,32 @@ impl Default for Limits {
             connection_publishes: None,
             user_publishes: None,
             conversation_publishes: None,
+            content: "192KiB".into(),
+            user_conversations: most::CONVERSATIONS_MAX,
+            user_devices: most::DEVICES_MAX as u32,
+            user_contacts: most::CONTACTS_MAX,
+            group_members: most::MEMBERS_MAX,
+            session_channels: most::WATCHES_MAX as u32,
+            session_presences: most::PRESENCES_MAX as u32,
         }
     }
+}
+
+/// What users may have; see [`Limits`].
+#[derive(Clone, Copy, Debug)]
+pub struct Quotas {
+    /// See [`Limits::user_conversations`].
+    pub user_conversations: u32,
+    /// See [`Limits::user_devices`].
+    pub user_devices: u32,
+    /// See [`Limits::user_contacts`].
+    pub user_contacts: u32,
+    /// See [`Limits::group_members`].
+    pub group_members: u32,
+    /// See [`Limits::session_channels`].
+    pub session_channels: u32,
+    /// See [`Limits::session_presences`].
+    pub session_presences: u32,
 }
 
 /// What the broker needs.
@@ -244,6 +284,10 @@ pub struct Settings {
     pub user_publishes: Option<u32>,
     /// See [`Limits::conversation_publishes`].
     pub conversation_publishes: Option<u32>,
+    /// See [`Limits::content`], in bytes.
+    pub content: u32,
+    /// See [`Quotas`].
+    pub quotas: Quotas,
     /// See [`push`].
     pub push: Option<push::Told>,
     /// See [`Admin::listen`].
@@ -386,6 +430,7 @@ impl Written {
                 return Err(ConfigError::Value { key, value: value.to_string(), expected });
             }
         }
+        let quotas = quotas(&self.limits)?;
         Ok(Settings {
             tls,
             plain: self.listen.plain,
@@ -417,10 +462,48 @@ impl Written {
             connection_publishes: self.limits.connection_publishes,
             user_publishes: self.limits.user_publishes,
             conversation_publishes: self.limits.conversation_publishes,
+            content: content(&self.limits.content)?,
+            quotas,
             push: self.push.resolve()?,
             admin: self.admin.listen,
         })
     }
+}
+
+fn quotas(limits: &Limits) -> Result<Quotas, ConfigError> {
+    let most = Limits::default();
+    let kept = |key, value: u32, most: u32, expected| {
+        let is_known = (1..=most).contains(&value);
+        is_known.then_some(value).ok_or(ConfigError::Value { key, value: value.to_string(), expected })
+    };
+    Ok(Quotas {
+        user_conversations: kept(
+            "limits.user_conversations",
+            limits.user_conversations,
+            most.user_conversations,
+            "1 to 20000",
+        )?,
+        user_devices: kept("limits.user_devices", limits.user_devices, most.user_devices, "1 to 20")?,
+        user_contacts: kept("limits.user_contacts", limits.user_contacts, most.user_contacts, "1 to 5000")?,
+        group_members: kept("limits.group_members", limits.group_members, most.group_members, "1 to 100000")?,
+        session_channels: kept("limits.session_channels", limits.session_channels, most.session_channels, "1 to 100")?,
+        session_presences: kept(
+            "limits.session_presences",
+            limits.session_presences,
+            most.session_presences,
+            "1 to 500",
+        )?,
+    })
+}
+
+fn content(value: &str) -> Result<u32, ConfigError> {
+    let bytes = size("limits.content", value)?;
+    let is_known = (1 << 10..=u64::from(most::PAYLOAD_BYTES_MAX)).contains(&bytes);
+    u32::try_from(bytes).ok().filter(|_| is_known).ok_or(ConfigError::Value {
+        key: "limits.content",
+        value: value.into(),
+        expected: "1KiB to 192KiB",
+    })
 }
 
 /// An address that strangers must not reach, unless it is none.
@@ -539,6 +622,9 @@ mod tests {
                 "limits.user_publishes = 0",
                 "limits.user_publishes: \"0\" is not 1 to 1000000 a second; leave it out for no bound",
             ),
+            ("limits.group_members = 0", "limits.group_members: \"0\" is not 1 to 100000"),
+            ("limits.user_devices = 21", "limits.user_devices: \"21\" is not 1 to 20"),
+            ("limits.content = '193KiB'", "limits.content: \"193KiB\" is not 1KiB to 192KiB"),
             ("accounts.password_passes = 0", "accounts.password_passes: \"0\" is not 1 to 16"),
             ("store.retention_age = 'long'", "store.retention_age: \"long\" is not a time such as 30s, 10m or 7d"),
             (
@@ -555,6 +641,28 @@ mod tests {
         }
         let unknown = written(&format!("{GOOD}[limits]\nconections = 5")).expect_err("unknown").to_string();
         assert!(unknown.contains("conections"), "{unknown}");
+    }
+
+    /// SPEC R11-1: what stands there is the most, and each of them is told with the bound that it has.
+    #[test]
+    fn quotas_are_lowered_and_never_raised() {
+        let set = |text: &str| written(&format!("{GOOD}[limits]\n{text}")).map(|settings| settings.quotas);
+        let least = set("user_conversations = 1\nuser_devices = 1\nuser_contacts = 1\ngroup_members = 1\n\
+             session_channels = 1\nsession_presences = 1");
+        assert_eq!(least.expect("the least").group_members, 1);
+        for (key, most) in [
+            ("user_conversations", most::CONVERSATIONS_MAX),
+            ("user_devices", most::DEVICES_MAX as u32),
+            ("user_contacts", most::CONTACTS_MAX),
+            ("group_members", most::MEMBERS_MAX),
+            ("session_channels", most::WATCHES_MAX as u32),
+            ("session_presences", most::PRESENCES_MAX as u32),
+        ] {
+            set(&format!("{key} = {most}")).expect("the most");
+            let refused = set(&format!("{key} = {}", most + 1)).expect_err("one more").to_string();
+            assert!(refused.ends_with(&format!("is not 1 to {most}")), "{refused}");
+        }
+        assert_eq!(written(GOOD).expect("resolves").content, most::PAYLOAD_BYTES_MAX);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::routing::account_query;
 use crate::routing::alteration::{author, withheld};
 use crate::routing::core::is_taken_back;
 use crate::routing::items::{head_item, item_for};
-use crate::routing::limits::{PROFILES_MAX, USERS_MAX, WATCHES_MAX};
+use crate::routing::limits::{PROFILES_MAX, USERS_MAX};
 use crate::routing::ops::Proof;
 use crate::routing::outbox::Session;
 use crate::routing::query::{self, Visible};
@@ -279,7 +279,7 @@ fn watch(
         shared.registry.unwatch(id, session);
     } else {
         if pending.watched_since(id).is_none() {
-            if pending.watching.len() >= WATCHES_MAX {
+            if pending.watching.len() >= rows.state().quotas.watches {
                 return Err(Refusal::connection(Reason::QuotaExceeded));
             }
             pending.watching.push((id, channel.head.seq));

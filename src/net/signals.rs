@@ -186,7 +186,8 @@ pub(super) fn presence_request(
     some.sort_unstable();
     some.dedup();
     // Before it is looked at: what changes in between is told.
-    if let Err(reason) = shared.registry.subscribe(session, &some, now) {
+    let most = reads.rows(|rows| rows.state().quotas.presences)?;
+    if let Err(reason) = shared.registry.subscribe(session, &some, most, now) {
         return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
     }
     if session.outbox.lock().is_abandoned {

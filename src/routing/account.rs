@@ -11,7 +11,7 @@ use super::change::Change;
 use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
 use super::limits::{
-    BLOCKED_MAX, CONTACT_DATA_BYTES_MAX, CONTACTS_MAX, DEVICE_UNSEEN_MS, DISPLAY_NAME_BYTES_MAX, NICK_BYTES_MAX,
+    BLOCKED_MAX, CONTACT_DATA_BYTES_MAX, DEVICE_UNSEEN_MS, DISPLAY_NAME_BYTES_MAX, NICK_BYTES_MAX,
     PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, SEEN_EVERY_MS,
 };
 use super::names::{valid_label, valid_user_name};
@@ -84,7 +84,8 @@ impl Draft<'_, '_> {
         if is_same {
             return Ok(self.own_unchanged(session, ticket));
         }
-        if known.is_none() && self.view.user(session.user).is_some_and(|user| user.contacts >= CONTACTS_MAX) {
+        let most = self.view.quotas().contacts;
+        if known.is_none() && self.view.user(session.user).is_some_and(|user| user.contacts >= most) {
             return Err(No(Reason::QuotaExceeded, "the user has as many contacts as it may"));
         }
         let comes_or_goes = known.is_none() != set.remove;

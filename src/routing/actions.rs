@@ -63,6 +63,7 @@ impl Draft<'_, '_> {
             return Ok(self.answered(ticket, known, true));
         }
         self.has_room(session, session.user)?;
+        self.has_places(session, &create.users)?;
         let origin = &ticket.origin;
         let key = [origin.device.0, origin.incarnation.0, origin.message_id.0].map(u64::to_le_bytes).concat();
         let conversation = ConversationId(next_id(&self.view, Counted::Conversations, partition(xxh3_64(&key))));

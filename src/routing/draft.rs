@@ -11,7 +11,7 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, Seq, UserI
 use super::account::is_own;
 use super::change::Change;
 use super::fold::{Body, fold_change, fold_entry, is_countable, next_id, next_id_named};
-use super::limits::{CONVERSATIONS_BY_OTHERS_MAX, CONVERSATIONS_MAX, ID_SPAN_MAX};
+use super::limits::ID_SPAN_MAX;
 use super::messages::mentioned;
 use super::ops::{Effect, Found};
 use super::outbox::Session;
@@ -276,7 +276,8 @@ impl Draft<'_, '_> {
 
     /// Whether the session may bring this user into one more conversation.
     pub(super) fn has_room(&self, session: &Session, user: UserId) -> Result<(), No> {
-        let most = if user == session.user { CONVERSATIONS_MAX } else { CONVERSATIONS_BY_OTHERS_MAX };
+        let quotas = self.view.quotas();
+        let most = if user == session.user { quotas.conversations } else { quotas.conversations_by_others() };
         if self.view.user(user).is_some_and(|row| row.conversations >= most) {
             return Err(No(Reason::QuotaExceeded, "the user is in as many conversations as it may"));
         }

@@ -1,6 +1,8 @@
 //! What a group says of itself and lets its members do: info and policy, bans, the key with which it is joined, and the
 //! users that it was made for.
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use longwire_protocol::limits::{DESCRIPTION_BYTES_MAX, JOIN_KEY_BYTES_MAX, JOIN_KEY_BYTES_MIN, PICTURE_BYTES_MAX};
 use longwire_protocol::packet::{self, EntryKind, PublishAck, Role};
@@ -11,7 +13,6 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::change::Change;
 use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
-use super::limits::MEMBERS_MAX;
 use super::names::valid_user_name;
 use super::outbox::Session;
 use super::rows::{Member, Policy};
@@ -145,7 +146,21 @@ impl Draft<'_, '_> {
     /// Whether the session may bring this user into a group that is not full.
     pub(super) fn has_place(&self, session: &Session, id: ConversationId, user: UserId) -> Result<(), No> {
         self.has_room(session, user)?;
-        if self.view.conversation(id).is_some_and(|row| row.members >= MEMBERS_MAX) {
+        if self.view.conversation(id).is_some_and(|row| row.members >= self.view.quotas().members) {
+            return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
+        }
+        Ok(())
+    }
+
+    /// Whether a new group may have the session's user and these as members.
+    pub(super) fn has_places(&self, session: &Session, users: &[String]) -> Result<(), No> {
+        let most = self.view.quotas().members as usize;
+        if users.len() < most {
+            return Ok(());
+        }
+        let own = self.view.user(session.user).map(|user| &*user.name);
+        let named: BTreeSet<&str> = users.iter().map(String::as_str).chain(own).collect();
+        if named.len() > most {
             return Err(No(Reason::QuotaExceeded, "the group has as many members as it may"));
         }
         Ok(())

@@ -2,19 +2,54 @@
 
 pub use longwire_protocol::limits::{
     ATTACHMENTS_BYTES_MAX, BLOCKED_MAX, CATCH_UP_BYTES_MAX, CATCH_UP_CONVERSATIONS_MAX, CATCH_UP_ENTRIES_MAX,
-    CATCH_UP_ITEMS_MAX, CHANNEL_NAME_BYTES_MAX, CONTACT_DATA_BYTES_MAX, CONTACTS_MAX, DEVICE_UNSEEN_MS, DEVICES_MAX,
-    DISPLAY_NAME_BYTES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, GROUP_USERS_MAX, HIDDEN_MAX, ID_SPAN_MAX,
-    LABEL_BYTES_MAX, LEVELS_MAX, MENTIONS_MAX, NICK_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, PICTURE_BYTES_MAX,
-    PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, PROFILES_MAX, REACTION_BYTES_MAX, REACTIONS_MAX,
-    RECEIPTS_MEMBERS_MAX, SIGNAL_READERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, WATCHES_MAX, WITHHELD_BACKGROUND_MS,
-    WITHHELD_MS,
+    CATCH_UP_ITEMS_MAX, CHANNEL_NAME_BYTES_MAX, CONTACT_DATA_BYTES_MAX, CONTACTS_MAX, CONVERSATIONS_MAX,
+    DEVICE_UNSEEN_MS, DEVICES_MAX, DISPLAY_NAME_BYTES_MAX, EDITS_MAX, EXPIRES_MS_MAX, EXPIRING_MAX, GROUP_USERS_MAX,
+    HIDDEN_MAX, ID_SPAN_MAX, LABEL_BYTES_MAX, LEVELS_MAX, MEMBERS_MAX, MENTIONS_MAX, NICK_BYTES_MAX, PAGE_BYTES_MAX,
+    PAGE_ITEMS_MAX, PICTURE_BYTES_MAX, PRESENCES_MAX, PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, PROFILES_MAX,
+    REACTION_BYTES_MAX, REACTIONS_MAX, RECEIPTS_MEMBERS_MAX, SIGNAL_READERS_MAX, USER_NAME_BYTES_MAX, USERS_MAX,
+    WATCHES_MAX, WITHHELD_BACKGROUND_MS, WITHHELD_MS,
 };
 
-/// Conversations of one user, the inbox not counted.
-pub const CONVERSATIONS_MAX: u32 = 20_000;
-/// Of these, what others can fill by opening direct conversations and adding the user to groups: the rest is left to what
-/// the user does itself.
-pub const CONVERSATIONS_BY_OTHERS_MAX: u32 = 16_000;
+/// How much of what grows with its users a broker lets them have, as its operator set it: at most what the wire's limits
+/// say (SPEC R11-1). What is there already when one is lowered stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// Conversations of one user, the inbox not counted.
+    pub conversations: u32,
+    /// Devices of one user.
+    pub devices: usize,
+    /// Contacts of one user.
+    pub contacts: u32,
+    /// Members of one group.
+    pub members: u32,
+    /// Channels that one session watches.
+    pub watches: usize,
+    /// Users whose presence one session is told.
+    pub presences: usize,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            conversations: CONVERSATIONS_MAX,
+            devices: DEVICES_MAX,
+            contacts: CONTACTS_MAX,
+            members: MEMBERS_MAX,
+            watches: WATCHES_MAX,
+            presences: PRESENCES_MAX,
+        }
+    }
+}
+
+impl Quotas {
+    /// Of the conversations of a user, what others can fill by opening direct ones and adding the user to groups: the rest,
+    /// a fifth, is left to what the user does itself.
+    #[must_use]
+    pub fn conversations_by_others(self) -> u32 {
+        self.conversations - self.conversations / 5
+    }
+}
+
 /// Conversations that a user makes and users that it names in doing so, at once: ten groups of a thousand, some 0.1 s of
 /// the commit thread.
 pub const MAKES_MAX: u32 = 10_000;
@@ -26,8 +61,6 @@ pub const RATE_AHEAD_SECONDS: u32 = 10;
 pub const SEEN_EVERY_MS: u64 = 3_600_000;
 /// Partitions that one page of accounts goes through: an administrator's look, which others shall not notice.
 pub const ACCOUNTS_PARTITIONS: u64 = 256;
-/// Members of one group.
-pub const MEMBERS_MAX: u32 = 100_000;
 /// Stretches of seqs kept for a member that came and went; older ones are no longer theirs.
 pub const INTERVALS_MAX: usize = 16;
 /// Messages that mention a user, kept for each conversation; older ones are no longer counted.

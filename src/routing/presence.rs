@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longwire_protocol::limits::{OFFLINE_AFTER_MS, PRESENCES_MAX};
+use longwire_protocol::limits::OFFLINE_AFTER_MS;
 use longwire_protocol::packet::{self, Audience, PresenceState, PublishAck};
 use longwire_protocol::reason::Reason;
 use longwire_protocol::{ConversationId, Millis, SessionNumber, UserId};
@@ -259,11 +259,11 @@ impl Registry {
         }
     }
 
-    /// From here on the session is told of these users.
+    /// From here on the session is told of these users, of `most` in all.
     ///
     /// # Errors
     /// *quota exceeded* where they are too many for it, *overloaded* for all; then nothing has changed.
-    pub fn subscribe(&self, session: &Arc<Session>, users: &[UserId], now: Millis) -> Result<(), Reason> {
+    pub fn subscribe(&self, session: &Arc<Session>, users: &[UserId], most: usize, now: Millis) -> Result<(), Reason> {
         // Before the lock: it is taken for this, too.
         let standings: Vec<_> = users.iter().map(|user| self.standing(*user, now)).collect();
         let mut watch = self.presence.lock();
@@ -272,7 +272,7 @@ impl Registry {
         of_session.extend(users);
         of_session.sort_unstable();
         of_session.dedup();
-        if of_session.len() > PRESENCES_MAX {
+        if of_session.len() > most {
             return Err(Reason::QuotaExceeded);
         }
         if watch.count + of_session.len() - had > PRESENCES_IN_ALL_MAX {
@@ -428,7 +428,7 @@ mod tests {
         if is_online {
             registry.attach(&ben, Millis(0));
         }
-        registry.subscribe(&ann, &[BEN], Millis(0)).expect("room for one");
+        registry.subscribe(&ann, &[BEN], 1, Millis(0)).expect("room for one");
         registry.tell_presence(Millis(0));
         assert_eq!(news(&ann), [], "what is so is no news");
         (registry, ann, ben)
@@ -493,8 +493,8 @@ mod tests {
         let (registry, ann, ben) = watching(false);
         let cid = session(3, 3);
         registry.attach(&cid, Millis(0));
-        registry.subscribe(&cid, &[BEN, UserId(1)], Millis(0)).expect("room for two");
-        registry.subscribe(&cid, &[BEN], Millis(0)).expect("it has that one");
+        registry.subscribe(&cid, &[BEN, UserId(1)], 2, Millis(0)).expect("room for two");
+        registry.subscribe(&cid, &[BEN], 2, Millis(0)).expect("it has that one");
         registry.attach(&ben, Millis(1));
         registry.detach(&ann, &[], Millis(1));
         registry.tell_presence(Millis(1));
@@ -515,7 +515,7 @@ mod tests {
         let (registry, ann, ben) = watching(false);
         let watchers: Vec<_> = (10..10 + TOLD_AT_ONCE as u64 + 100).map(|number| session(number, number)).collect();
         for watcher in &watchers {
-            registry.subscribe(watcher, &[BEN], Millis(0)).expect("room for one");
+            registry.subscribe(watcher, &[BEN], 1, Millis(0)).expect("room for one");
         }
         registry.attach(&ben, Millis(1));
         registry.tell_presence(Millis(1));

@@ -10,7 +10,7 @@ use longwire_protocol::{ConversationId, LogTime, SessionNumber};
 use super::core::Core;
 use super::core_tests::{attach, decide};
 use super::grants::Grants;
-use super::limits::{CONTACTS_MAX, EDITS_MAX, EXPIRING_MAX, HIDDEN_MAX, REACTIONS_MAX};
+use super::limits::{CONTACTS_MAX, EDITS_MAX, EXPIRING_MAX, HIDDEN_MAX, Quotas, REACTIONS_MAX};
 use super::ops::{Effect, Found, Op, Parting, Publish, Target, digest};
 use super::outbox::Session;
 use super::state::State;
@@ -235,4 +235,38 @@ fn who_is_erased_leaves_no_will() {
         assert_eq!(head(&world) == before, is_erased, "erased: {is_erased}");
         assert!(!world.state.wills().contains_key(&ann.device), "it has none any more");
     }
+}
+
+/// SPEC R11-1: what an operator lowered is refused where it ends, as what stands in the SPEC would be.
+#[test]
+fn quotas_that_were_lowered_are_kept() {
+    let mut world = World::new();
+    world.state.quotas = Quotas { conversations: 5, devices: 1, contacts: 2, members: 3, ..Quotas::default() };
+    let [ann, ben] = ["ann", "ben"].map(|user| world.comes(user));
+    let create = |users: &[&str]| {
+        let users = users.iter().map(|&user| user.into()).collect();
+        Action::CreateGroup(packet::CreateGroup { label: "g".into(), users, ..Default::default() })
+    };
+    let full = world.act(&ann, &ann, 0, create(&["ben", "cid", "dan"])).expect_err("four in a group");
+    assert_eq!(full, Reason::QuotaExceeded);
+    let group = world.act(&ann, &ann, 0, create(&["ben", "cid", "ben", "ann"])).expect("each counts once").0;
+    let add = |user: &str| Action::SetRole(packet::SetRole { user: user.into(), role: packet::Role::Member.into() });
+    assert_eq!(world.act(&ann, &ann, group, add("dan")).expect_err("a fourth"), Reason::QuotaExceeded);
+
+    // Ben is brought into four by others, and goes into a fifth itself.
+    for _ in 1..4 {
+        world.act(&ann, &ann, 0, create(&["ben"])).expect("there is room");
+    }
+    let left = world.act(&ann, &ann, 0, create(&["ben"])).expect("without ben").0;
+    let is_member = |world: &World, id| Reader::new(&world.state).member(ConversationId(id), ben.user).is_some();
+    assert!(is_member(&world, group) && !is_member(&world, left));
+    assert_eq!(world.act(&ann, &ann, 0, create(&[])).expect_err("a sixth"), Reason::QuotaExceeded);
+    world.act(&ben, &ben, 0, create(&[])).expect("a fifth");
+    assert_eq!(world.act(&ben, &ben, 0, create(&[])).expect_err("a sixth"), Reason::QuotaExceeded);
+
+    let contact = |user: &str| Action::SetContact(packet::SetContact { user: user.into(), ..Default::default() });
+    for user in ["ben", "cid"] {
+        world.act(&ann, &ann, 0, contact(user)).expect("there is room");
+    }
+    assert_eq!(world.act(&ann, &ann, 0, contact("dan")).expect_err("a third"), Reason::QuotaExceeded);
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, UserId};
 
+use super::limits::Quotas;
 use super::rows::{ErasureStage, Key, Row, partition};
 use super::schedule::Schedule;
 use crate::mutation::Mutation;
@@ -48,6 +49,8 @@ pub struct State {
     pub time: LogTime,
     /// Everything below is expired.
     pub floor: Position,
+    /// What users may have, as the operator set it; by the way of decisions and of their rehearsals.
+    pub quotas: Quotas,
     shards: Box<[Shard]>,
     /// The crossings under way, oldest first: always in memory.
     crossings: BTreeMap<(Position, UserId), Row>,
@@ -147,6 +150,7 @@ impl Default for State {
             tail: Position(0),
             time: LogTime(0),
             floor: Position(0),
+            quotas: Quotas::default(),
             shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
             crossings: BTreeMap::new(),
             wills: HashMap::default(),

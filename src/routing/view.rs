@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use longwire_protocol::packet::Audience;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
+use super::limits::Quotas;
 use super::loading::{Kept, Want};
 use super::push::{Push, Told};
 use super::rows::{
@@ -439,6 +440,11 @@ impl<'a> View<'a> {
             Some(_) => None,
             None => self.committed.state.wills().get(&device).copied(),
         }
+    }
+
+    /// What users may have.
+    pub(super) fn quotas(&self) -> Quotas {
+        self.committed.state.quotas
     }
 
     /// How much was cold, and noted.

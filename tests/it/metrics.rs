@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use longwire::admin::{Admin, Bounds};
+use longwire::auth::Claims;
 use longwire::routing::allowance::{Rate, Rates};
+use longwire::routing::limits::Quotas;
 use longwire::store::testing::SimDisk;
 use longwire::store::{Failure, Log as _, MemoryLog, Pressure, RedbLog, StoreOptions};
-use longwire_protocol::packet::{self, Publish};
+use longwire_protocol::packet::{self, Publish, request, response};
 use longwire_protocol::reason::Reason;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
@@ -213,6 +215,46 @@ async fn what_comes_too_often_is_counted_by_its_bucket() {
         assert_eq!(refused, limited);
         assert_eq!(scrape.value("longwire_publishes_per_second_max", &[("bucket", bucket)]), 1.0);
     }
+}
+
+/// SPEC R11-1.
+#[tokio::test]
+async fn quotas_that_were_lowered_are_told_and_kept() {
+    let mut world = World::new().await;
+    world.quotas = Quotas { members: 2, watches: 1, presences: 1, ..Quotas::default() };
+    world.restart().await;
+    let scrape = scrape(watch(&world).await).await;
+    let quota = |of| scrape.value("longwire_quota", &[("of", of)]);
+    assert_eq!((quota("members_of_a_group"), quota("channels_watched_by_a_session")), (2.0, 1.0));
+    assert_eq!((quota("presences_watched_by_a_session"), quota("devices_of_a_user")), (1.0, 20.0));
+
+    let claims = Claims { publish: vec!["**".into()], read: vec!["**".into()], ..world.claims("alice") };
+    let connect = packet::Connect { token: world.token(&claims), ..world.connect("alice") };
+    let mut alice = world.wire(connect).await;
+    let group = alice.create_group("two", &["bob"]).await;
+    let full = alice.set_role(group, "carol", packet::Role::Member).await.expect_err("a third");
+    assert_eq!(full.reason, Reason::QuotaExceeded);
+    let other = alice.create_group("two others", &["carol"]).await;
+    let mut watched = Vec::new();
+    for name in ["one", "two"] {
+        let conversation = alice.open_channel(name).await.expect("opened");
+        let watch = request::Op::Watch(packet::WatchRequest { conversation, stop: false });
+        watched.push(alice.ask(watch).await.map(drop).map_err(|refusal| refusal.reason));
+    }
+    assert_eq!(watched, [Ok(()), Err(Reason::QuotaExceeded)]);
+    let mut users = Vec::new();
+    for conversation in [group, other] {
+        let members = packet::MembersRequest { conversation, limit: 10, ..packet::MembersRequest::default() };
+        match alice.ask(request::Op::Members(members)).await.expect("members") {
+            response::Result::Members(page) => users.extend(page.members.iter().map(|member| member.user)),
+            other => panic!("{other:?} answers a request for members"),
+        }
+    }
+    users.sort_unstable();
+    users.dedup();
+    let presence = |users| request::Op::Presence(packet::PresenceRequest { users, stop: false });
+    assert_eq!(alice.ask(presence(users.clone())).await.expect_err("all").reason, Reason::QuotaExceeded);
+    alice.ask(presence(vec![users[0]])).await.expect("one");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use longwire::broker::commit::Retention;
 use longwire::broker::{Broker, BrokerParts};
 use longwire::net::listener::{AcceptLimits, Security};
 use longwire::routing::allowance::Rates;
+use longwire::routing::limits::Quotas;
 use longwire::store::{Log, RedbLog, StoreOptions};
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Entry, Item, Publish, PublishAck, StartKind, item};
@@ -39,6 +40,7 @@ pub(crate) struct World {
     pub(crate) retention: Retention,
     pub(crate) accept: AcceptLimits,
     pub(crate) rates: Rates,
+    pub(crate) quotas: Quotas,
 }
 
 impl World {
@@ -91,6 +93,7 @@ impl World {
             retention,
             accept: ACCEPT,
             rates: Rates::default(),
+            quotas: Quotas::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl World {
             limits: BrokerLimits::default(),
             accept: self.accept,
             rates: self.rates,
+            quotas: self.quotas,
             retention: self.retention,
             // Nothing that is saved stays in memory for long.
             state_bytes_max: 0,

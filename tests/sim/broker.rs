@@ -15,6 +15,7 @@ use longwire::net::Shared;
 use longwire::net::connection::Connection;
 use longwire::net::listener::AcceptLimits;
 use longwire::routing::allowance::Rates;
+use longwire::routing::limits::Quotas;
 use longwire::store::testing::SimDisk;
 use longwire::store::{
     AppendError, Figures, FollowError, Frame, History, Log, MemoryLog, Position, Pressure, ReadError, RedbLog,
@@ -362,6 +363,7 @@ impl Running {
                 memory_bytes: None,
             },
             rates: Rates::default(),
+            quotas: Quotas::default(),
             retention: settings.retention,
             state_bytes_max: settings.state_bytes_max,
         };

@@ -184,6 +184,10 @@ fn the_tables_of_spec_are_those_of_the_code() {
             ),
         ),
         ("conversations with news in a catch-up", limits::CATCH_UP_CONVERSATIONS_MAX.to_string()),
+        (
+            "conversations of a user, members of a group",
+            format!("{}, {}", limits::CONVERSATIONS_MAX, limits::MEMBERS_MAX),
+        ),
         ("devices of a user", limits::DEVICES_MAX.to_string()),
         ("device unseen before it is forgotten", format!("{} days", limits::DEVICE_UNSEEN_MS / 86_400_000)),
         (
@@ -207,7 +211,7 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ),
         ("users whom a user blocks", limits::BLOCKED_MAX.to_string()),
         ("password", format!("{} to {} bytes", limits::PASSWORD_BYTES_MIN, limits::PASSWORD_BYTES_MAX)),
-        ("channels watched", limits::WATCHES_MAX.to_string()),
+        ("channels, presences watched", format!("{}, {}", limits::WATCHES_MAX, limits::PRESENCES_MAX)),
         (
             "signals of a session",
             format!(

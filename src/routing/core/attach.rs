@@ -14,7 +14,7 @@ use crate::mutation::Mutation;
 use crate::routing::change::Change;
 use crate::routing::draft::Draft;
 use crate::routing::fold::next_id;
-use crate::routing::limits::{DEVICES_MAX, TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
+use crate::routing::limits::{TAKEOVER_WINDOW_MS, TAKEOVERS_MAX};
 use crate::routing::ops::{Attach, Effect, Proof};
 use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::rows::{Counted, Device, Key, partition};
@@ -52,9 +52,10 @@ impl Core {
             None => Vec::new(),
         };
         let devices = user.and_then(|user| draft.view.user(user)).map_or(0, |user| user.devices.len());
-        if is_new && devices - expired.len() >= DEVICES_MAX {
+        let most = draft.view.quotas().devices;
+        if is_new && devices.saturating_sub(expired.len()) >= most {
             let refusal = Refusal::connection(Reason::QuotaExceeded);
-            return Err(refusal.because(format!("the user has {DEVICES_MAX} devices, as many as it may")));
+            return Err(refusal.because(format!("the user has {most} devices, as many as it may")));
         }
         if attach.incarnation.0 == u64::MAX {
             let refusal = Refusal::connection(Reason::InvalidArgument);

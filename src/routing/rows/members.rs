@@ -1,7 +1,7 @@
 //! Rows of who is in a conversation: what of it may be read, what counts as unread, what is owed to the inbox.
 
 use longwire_protocol::packet::{self, Role};
-use longwire_protocol::{ConversationId, LogTime, Seq};
+use longwire_protocol::{ConversationId, Seq};
 use serde::{Deserialize, Serialize};
 
 use crate::mutation::Mutation;

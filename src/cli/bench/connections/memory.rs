@@ -41,6 +41,7 @@ use crate::clock::unix_ms;
 use crate::net::listener::AcceptLimits;
 use crate::net::tls::{self, server_config};
 use crate::routing::allowance::Rates;
+use crate::routing::limits::Quotas;
 use crate::store::{RedbLog, StoreOptions};
 use pipe::{BrokerEnd, ClientEnd, Pipe, Said};
 use resting::{Clients, Resting, THREADS};
@@ -200,6 +201,7 @@ impl World {
             limits: BrokerLimits::default(),
             accept,
             rates: Rates::default(),
+            quotas: Quotas::default(),
             retention: Retention::default(),
             state_bytes_max: STATE_BYTES_MAX,
         });
