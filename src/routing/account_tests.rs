@@ -201,7 +201,7 @@ fn what_a_user_does_about_itself_is_acked_with_its_inbox() {
     let acked = |effects: &[Effect]| {
         let ack = effects.iter().find_map(|effect| match effect {
             Effect::Answer(_, _, answer) => Some(answer.clone().expect("it may")),
-            Effect::Repeat(_, ack) => Some(ack.clone()),
+            Effect::Repeat(_, ack) => Some(*ack),
             _ => None,
         });
         ack.map(|ack| (ack.message_id, ack.conversation, ack.seq))
@@ -224,7 +224,6 @@ fn a_profile_is_no_larger_than_it_may_be() {
             display_name: "n".repeat(name),
             picture: "p".repeat(picture),
             data: vec![0; data].into(),
-            ..packet::Profile::default()
         };
         let effects = world.publish(&phone, id, Action::SetProfile(packet::SetProfile { profile: Some(profile) }));
         let answer = effects.into_iter().find_map(|effect| match effect {

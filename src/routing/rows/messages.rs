@@ -80,52 +80,7 @@ impl Uncounted {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::*;
-
-    /// Against a set of places and a list of times, at every place and time.
-    #[test]
-    fn what_does_not_count_agrees_with_a_naive_set() {
-        const PLACES: u64 = 24;
-        for seed in 0..200 {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let (mut uncounted, mut gone, mut expiring) =
-                (Uncounted::default(), BTreeSet::new(), BTreeMap::<u64, u64>::new());
-            for now in 1..30 {
-                let at = rng.u64(1..=PLACES);
-                match rng.u8(..8) {
-                    0..4 => {
-                        uncounted.add(at);
-                        gone.insert(at);
-                    }
-                    // Each has one time, and may be recalled before or after it.
-                    4..7 if !expiring.contains_key(&at) && !gone.contains(&at) => {
-                        let expires = now + rng.u64(1..10);
-                        uncounted.add_expiring(LogTime(expires), at);
-                        expiring.insert(at, expires);
-                    }
-                    _ => {
-                        uncounted.settle(LogTime(now));
-                        gone.extend(expiring.extract_if(.., |_, expires| *expires <= now).map(|(at, _)| at));
-                    }
-                }
-                let stretches = &uncounted.stretches;
-                assert!(stretches.iter().all(|(from, to)| from <= to), "seed {seed}: {stretches:?}");
-                assert!(stretches.is_sorted_by(|a, b| a.1 + 1 < b.0), "seed {seed}: {stretches:?}");
-                for when in [now, now + 4] {
-                    let none = |at: &u64| gone.contains(at) || expiring.get(at).is_some_and(|expires| *expires <= when);
-                    let yet = expiring.values().filter(|expires| **expires > when).count();
-                    assert_eq!(uncounted.expiring_after(LogTime(when)), yet, "seed {seed}");
-                    for at in 0..=PLACES + 1 {
-                        assert_eq!(uncounted.has(at, LogTime(when)), none(&at), "seed {seed}: {at} at {when}");
-                        let above = (at + 1..=PLACES).filter(none).count() as u64;
-                        assert_eq!(uncounted.above(at, LogTime(when)), above, "seed {seed}: above {at} at {when}");
-                    }
-                }
-            }
-        }
-    }
 
     #[test]
     fn an_entry_is_withheld_from_the_moment_it_expires_and_a_recall_says_more() {
