@@ -355,3 +355,20 @@ fn notice(reads: Reads<'_>, of: &Looked<'_>, candidate: &Candidate, found: Found
             .then(|| message.content.slice(..message.content.len().min(PREVIEW_BYTES_MAX))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_are_listed_while_they_are_few() {
+        let mut news = News::NONE;
+        assert!(news.is_empty());
+        (0..LISTED_MAX as u64).for_each(|id| news.add(ConversationId(id)));
+        news.add(ConversationId(3));
+        assert!(matches!(&news, News::Of(listed) if listed.len() == LISTED_MAX) && !news.is_empty());
+        (0..2).for_each(|more| news.add(ConversationId(LISTED_MAX as u64 + more)));
+        assert_eq!(news, News::Any);
+        assert!(!news.is_empty());
+    }
+}
