@@ -230,8 +230,17 @@ impl Talk {
     pub(super) fn unread(&self, user: UserNo) -> Unread {
         let above = self.mark(user).max(self.base(user));
         let mut unread = Unread::default();
+        // Nobody edits mentions here, so an edited message mentions nobody any more.
+        let edited = self.deeds.values().filter_map(|done| match done.deed {
+            Deed::Edit { seq, .. } => Some(seq),
+            _ => None,
+        });
+        let edited: BTreeSet<u64> = edited.collect();
         for seq in self.lines(user).range(above + 1..).map(|(seq, _)| seq) {
             unread.messages += 1;
+            if edited.contains(seq) {
+                continue;
+            }
             if let Some(Done { deed: Deed::Message { mentions, .. }, .. }) = self.deeds.get(seq) {
                 unread.mentions += u64::from(mentions.contains(&user));
             }
