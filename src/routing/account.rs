@@ -207,11 +207,10 @@ impl Draft<'_, '_> {
     }
 
     /// A device whose right was taken back has no will any more, and is told nothing, whether it is there or not.
-    pub(super) fn leave_nothing_of(&mut self, device: DeviceId) {
+    pub(super) fn leave_nothing_of(&mut self, user: UserId, device: DeviceId) {
         if self.view.will_after(device).is_some() && !Mutation::CutLeavesWill.is_planted() {
             self.change(&Change::WillTaken { device });
         }
-        let Some(user) = self.view.device(device).map(|row| row.user) else { return };
         if self.view.is_told(user, device) && !Mutation::CutLeavesPush.is_planted() {
             self.change(&Change::PushTaken { user, device });
             self.effects.push(Effect::PushSet(user, device, false));

@@ -3,7 +3,6 @@
 
 use longwire_protocol::{ConversationId, LogTime, MessageId, UserId};
 
-use super::core::Cuts;
 use super::draft::Draft;
 use super::fold::{next_id, next_id_named};
 use super::loading::Want;
@@ -46,9 +45,6 @@ pub fn rehearse(state: &State, op: &Publish, time: LogTime) -> Vec<Want> {
         let view = View::rehearsal(state, &mut overlay);
         let mut draft = Draft { view, frame: &mut frame, effects: &mut Vec::new(), now_ms: 0, writable: true };
         let _ = draft.append(session, publish.clone(), MessageId(0), op.digest, op.found);
-        for device in Cuts::of(publish).devices(&draft.view) {
-            draft.leave_nothing_of(device);
-        }
         cold.extend(draft.view.into_cold());
     }
     cold

@@ -256,11 +256,12 @@ async fn who_is_blocked_learns_nothing_from_marks_and_deliveries() {
     let blocked = [receipt(direct, of_ann, 2, 2), receipt(direct, of_ben, 1, 1)];
     assert_eq!(ann.receipts_of(direct).await.expect("receipts"), blocked, "as they were");
     // What comes next is of another conversation, and what is said, not what is read.
-    let group = ann.create_group("team", &["ben"]).await;
+    let mut cid = world.user("cid").await;
+    let group = ann.create_group("team", &["cid"]).await;
     ann.follow(group).await.expect("a member");
     ann.say(group, "both of us").await;
-    ben.entry(group).await;
-    ben.flush().await;
+    cid.entry(group).await;
+    cid.flush().await;
     assert_eq!(ann.told().await.0, group);
     ben.say(direct, "who blocks may write").await;
     let came = ann.until(|item| entry(item).is_some_and(|entry| entry.sender == of_ben && entry.seq == 3)).await;

@@ -199,7 +199,7 @@ fn mutations_are_seen() {
     for mutation in Mutation::ALL.into_iter().filter(wanted) {
         Mutation::plant(Some(mutation));
         let world = first_failure(WORLDS.seeds(SEEDS), |seed| drop(run(seed)));
-        let rights = first_failure(0..RIGHTS_SEEDS, |seed| drop(rights::run(seed, keys())));
+        let rights = first_failure(RIGHTS.seeds(RIGHTS_SEEDS), |seed| drop(rights::run(seed, keys())));
         let mut seen = vec![("world", world), ("rights", rights)];
         // What nobody else saw is a scenario's.
         if seen.iter().all(|(_, seen)| seen.is_none()) {

@@ -185,7 +185,7 @@ impl Core {
         };
         draft.change(&Change::AccountSet { user, password: Some(password), is_closed: false, cuts: true });
         let devices = draft.view.user(user).map_or_else(Vec::new, |row| row.devices.clone());
-        devices.into_iter().filter(|other| *other != device).for_each(|other| self.cut(other, draft));
+        devices.into_iter().filter(|other| *other != device).for_each(|other| self.cut(user, other, draft));
     }
 }
 

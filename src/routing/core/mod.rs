@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use longwire_protocol::packet::{self, publish::Action};
+use longwire_protocol::packet::publish::Action;
 use longwire_protocol::reason::{Reason, Refusal, Verdict};
 use longwire_protocol::session::OpenRefusals;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, SessionNumber, UserId};
@@ -17,7 +17,7 @@ use super::draft::{Draft, No};
 use super::ops::{Effect, Op, Parting, Publish, needs_found};
 use super::outbox::{Outbox, Session};
 use super::rows::DeviceCursor;
-use super::view::Rows;
+use super::view::Rows as _;
 use super::wills::{Fate, Gone};
 use crate::mutation::Mutation;
 
@@ -223,12 +223,12 @@ impl Core {
     }
 
     /// Ends the session of a device, and nothing of it counts from here on; nor does what the device left for later.
-    fn cut(&mut self, device: DeviceId, draft: &mut Draft<'_, '_>) {
+    fn cut(&mut self, user: UserId, device: DeviceId, draft: &mut Draft<'_, '_>) {
         self.untaken.remove(&device);
         if let Some(fence) = self.fences.remove(&device) {
             draft.effects.push(Effect::Close(fence.outbox, Refusal::connection(Reason::Revoked)));
         }
-        draft.leave_nothing_of(device);
+        draft.leave_nothing_of(user, device);
     }
 
     fn publish(&mut self, op: Publish, draft: &mut Draft<'_, '_>) {
@@ -244,7 +244,12 @@ impl Core {
         fence.told = fence.told.max(MessageId(publish.first_unanswered).min(id));
         fence.open.close_below(fence.told.min(id));
         let told = fence.told;
-        let cuts = Cuts::of(&publish);
+        let cuts = match &publish.action {
+            Some(Action::RevokeDevice(revoke)) => Cuts::Device(DeviceId(revoke.device)),
+            Some(Action::SetAccount(set)) => Cuts::User(set.user.clone()),
+            Some(Action::EraseUser(erase)) if !Mutation::ErasedGoesOn.is_planted() => Cuts::User(erase.user.clone()),
+            _ => Cuts::Nobody,
+        };
         let lacks_found = found.is_none() && needs_found(&publish);
         let outcome = match draft.known(&session, &publish, conversation, told, digest) {
             Ok(Some(ack)) if !draft.has_answered(&session, id) && !Mutation::RepeatFailsWithGroup.is_planted() => {
@@ -272,42 +277,26 @@ impl Core {
                 Err(refusal)
             }
         };
-        let is_done = answer.is_ok();
+        let (is_done, user) = (answer.is_ok(), session.user);
         draft.effects.push(Effect::Answer(session, conversation, answer));
         if is_done {
             // After the answer, which may be for the very session that ends.
-            for device in cuts.devices(&draft.view) {
-                self.cut(device, draft);
+            match cuts {
+                Cuts::Nobody => {}
+                Cuts::Device(device) => self.cut(user, device, draft),
+                Cuts::User(name) => {
+                    let Some(user) = draft.view.user_named(&name) else { return };
+                    let devices = draft.view.user(user).map_or_else(Vec::new, |row| row.devices.clone());
+                    devices.into_iter().for_each(|device| self.cut(user, device, draft));
+                }
             }
         }
     }
 }
 
 /// Whose sessions a publish ends.
-pub(super) enum Cuts {
+enum Cuts {
     Nobody,
     Device(DeviceId),
     User(String),
-}
-
-impl Cuts {
-    pub(super) fn of(publish: &packet::Publish) -> Self {
-        match &publish.action {
-            Some(Action::RevokeDevice(revoke)) => Self::Device(DeviceId(revoke.device)),
-            Some(Action::SetAccount(set)) => Self::User(set.user.clone()),
-            Some(Action::EraseUser(erase)) if !Mutation::ErasedGoesOn.is_planted() => Self::User(erase.user.clone()),
-            _ => Self::Nobody,
-        }
-    }
-
-    pub(super) fn devices(&self, rows: &impl Rows) -> Vec<DeviceId> {
-        match self {
-            Self::Nobody => Vec::new(),
-            Self::Device(device) => vec![*device],
-            Self::User(name) => {
-                let user = rows.user_named(name).and_then(|user| rows.user(user));
-                user.map_or_else(Vec::new, |user| user.devices.clone())
-            }
-        }
-    }
 }

@@ -242,7 +242,7 @@ pub(super) fn fold_push_set(view: &mut View<'_>, (user, device): (UserId, Device
 
 /// Folds that a device is told nothing any more.
 pub(super) fn fold_push_taken(view: &mut View<'_>, user: UserId, device: DeviceId) {
-    if view.push(user, device).is_some() {
+    if view.is_told(user, device) {
         view.put(Key::Push(user, device), None);
         view.put(Key::Told(user, device), None);
     }

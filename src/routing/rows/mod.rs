@@ -377,6 +377,22 @@ mod tests {
         }
     }
 
+    /// A row of before has none of them, and reads as it did.
+    #[test]
+    fn the_marks_of_who_blocks_stand_behind_the_row() {
+        let mut refuses = Refuses::default();
+        refuses.block(UserId(5), Seq(0));
+        let before = Row::Refuses(refuses.clone()).encode();
+        refuses.block(UserId(3), Seq(7));
+        refuses.block(UserId(3), Seq(9));
+        let row = Row::Refuses(refuses.clone());
+        assert_eq!(Row::decode(&row.encode()).expect("a row"), row);
+        let marks = [3, 4, 5].map(|user| refuses.last_mark(UserId(user)));
+        assert_eq!(marks, [Some(Seq(7)), None, Some(Seq(0))], "that of the first time");
+        refuses.unblock(UserId(3));
+        assert_eq!(Row::Refuses(refuses).encode(), before);
+    }
+
     fn member(intervals: &[(u64, u64)]) -> Member {
         Member {
             role: Role::Member as i32,
