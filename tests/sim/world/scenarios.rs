@@ -27,7 +27,7 @@ pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
 
 /// All of them, for who plants bugs; `docs/testing.md` says where the others are.
 #[cfg(feature = "mutations")]
-pub(crate) const ALL: [(&str, Scenario); 16] = [
+pub(crate) const ALL: [(&str, Scenario); 17] = [
     ("s1", s1),
     ("s2", s2),
     ("s3", s3),
