@@ -119,8 +119,15 @@ async fn make_groups(subject: &Subject, user: &str, many: usize) -> Result<HashS
             Ok(groups)
         })
     });
-    let makers = makers.collect::<Result<Vec<_>, Fail>>()?;
-    let groups = made.while_doing("made", crew::work(makers)).await.0?;
+    let mut others = makers.collect::<Result<Vec<_>, Fail>>()?;
+    // Others add nobody to groups who is in as many already: what it makes itself comes last.
+    let own = others.split_off(others.len().min(MADE_BY_OTHERS / MADE_BY_ONE));
+    let making = async {
+        let mut groups = crew::work(others).await?;
+        groups.extend(crew::work(own).await?);
+        Ok::<_, Fail>(groups)
+    };
+    let groups = made.while_doing("made", making).await.0?;
     // Makers work side by side: the newest twenty are among the last twenty of each.
     Ok(groups.into_iter().flat_map(|groups| groups.into_iter().rev().take(PAGE as usize)).collect())
 }
