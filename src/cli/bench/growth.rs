@@ -12,7 +12,6 @@ use longwire_protocol::limits::ID_SPAN_MAX;
 use super::super::Fail;
 use super::BrokerArgs;
 use super::args::{Issuer, some};
-use super::cost;
 use super::load::crew::{self, Counter};
 use super::load::own::OwnBroker;
 use super::load::party::{Party, Place};
@@ -189,13 +188,9 @@ async fn measure(args: &Args, mut subject: Subject, report: &mut Report) -> Resu
         let [publish_first, page_first] = *first.get_or_insert([publish_us, page_us]);
         run.figure("publish_ratio", "a publish, to the first step", publish_us / publish_first);
         run.figure("page_ratio", "a page, to the first step", page_us / page_first.max(0.001));
-        if step + 1 == args.entries.len() {
-            cost::stop(Some(subject.own), &mut run);
-            report.add(run);
-            return Ok(());
-        }
         report.add(run);
     }
+    let _life = subject.own.stop();
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use super::super::Fail;
 use super::BrokerArgs;
 use super::args::{RunArgs, Subject, some};
 use super::load::crew::{self, Counter};
+use super::load::own::OwnBroker;
 use super::load::process;
 use super::load::stamp::Stamp;
 use super::load::wire::{Wire, WireError, fresh};
@@ -59,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
         for &many in &args.conversations {
             let mut subject = args.broker.subject()?;
             let run = runtime.block_on(measure(args, &subject, many))?;
-            super::cost::stop(subject.own.take(), &mut Run::new("ended"));
+            let _life = subject.own.take().map(OwnBroker::stop);
             report.add(run);
         }
     }
