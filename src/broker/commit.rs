@@ -456,6 +456,8 @@ impl Commit {
     /// Nothing of the group holds: its draft is dropped, and everyone is told what is known.
     fn fail(&mut self, effects: Vec<Effect>, error: &AppendError) {
         self.metrics.commits_failed.inc();
+        // What is tried while it is not known what became of a frame is surely not there.
+        let may_be_there = self.health == Health::Good && matches!(error, AppendError::Unknown { .. });
         if !Mutation::DraftKept.is_planted() {
             self.overlay.clear();
         }
@@ -535,10 +537,10 @@ impl Commit {
                 Effect::SetFloor(_) | Effect::Shown(_) | Effect::Hidden(..) | Effect::Levels(..) | Effect::PushSet(..)
             )
         };
-        let (drafted, effects): (Vec<_>, Vec<_>) = effects.partition(is_drafted);
-        if reason == Reason::OutcomeUnknown {
+        let (mut drafted, effects): (Vec<_>, Vec<_>) = effects.partition(is_drafted);
+        if may_be_there {
+            drafted.retain(|effect| !matches!(effect, Effect::SetFloor(_)));
             self.uncertain = drafted;
-            self.uncertain.retain(|effect| !matches!(effect, Effect::SetFloor(_)));
         }
         self.carry_out(effects);
     }

@@ -1,12 +1,14 @@
 //! How much of a conversation a device is delivered (SPEC 6.6): levels, and devices that nobody looks at.
 
 use bytes::Bytes;
+use longwire::store::Failure;
 use longwire_protocol::limits::LEVELS_MAX;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::request::Op;
 use longwire_protocol::packet::{self, HeadReason, Item, Level, item};
 use longwire_protocol::reason::{Reason, Refusal};
 
+use crate::faults::Faulty;
 use crate::world::{Wire, World, entry, heads, texts};
 
 impl Wire {
@@ -166,4 +168,25 @@ async fn levels_are_for_who_is_in_a_conversation_and_not_for_inboxes() {
     let mut ben = world.user("ben").await;
     assert_eq!(ben.level(one).await, Level::HeadsOnly, "it outlives the broker");
     const { assert!(LEVELS_MAX >= 1_000) };
+}
+
+/// A level whose commit failed under way is what the log says after reopening, also to the session that is there.
+#[tokio::test]
+async fn a_level_of_unknown_outcome_holds_if_its_frame_is_there() {
+    for (failure, heard) in
+        [(Failure::UnknownAndStored, &["said there"][..]), (Failure::UnknownAndLost, &["said here", "said there"][..])]
+    {
+        let log = Faulty::new();
+        let world = World::with_log(Box::new(log.clone())).await;
+        let (mut ann, mut ben, one, other) = two_groups(&world).await;
+        log.fail_next(failure);
+        let refusal = ben.set_level(one, Level::Nothing).await.expect_err("its commit fails");
+        assert_eq!(refusal.reason, Reason::OutcomeUnknown, "{failure:?}");
+        for (group, text) in [(one, "said here"), (other, "said there")] {
+            ann.insist(packet::Publish { conversation: group, content: text.into(), ..Default::default() })
+                .await
+                .expect("once the store is open again");
+        }
+        assert_eq!(texts(&ben.until_text("said there").await), heard, "{failure:?}");
+    }
 }
