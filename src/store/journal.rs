@@ -6,12 +6,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use redb::{Database, Durability, Range, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{Durability, Range, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use super::ReadError;
 use super::disk::{Disk, Meter};
 use super::frame::Frame;
-use super::open::{OpenError, create_database, guarded, open_database, prepare_database};
+use super::open::{OpenError, OpenFile, create_database, guarded, open_database, prepare_database};
 
 pub(super) const JOURNAL_FILE: &str = "journal.redb";
 
@@ -28,7 +28,7 @@ const TRIM_EXTRA: u64 = 4;
 /// The open journal, owned by the commit thread.
 #[derive(Debug)]
 pub(super) struct Journal {
-    database: Database,
+    database: OpenFile,
     meter: Arc<Meter>,
     two_phase: bool,
     /// The number that the next commit takes.

@@ -1,6 +1,7 @@
 //! Opening and creating the redb files of a store, and what can be wrong with them.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use redb::{Builder, Database, DatabaseError, StorageError, WriteTransaction};
@@ -67,17 +68,58 @@ pub(super) fn guarded<T, E: From<ReadError>>(name: &str, work: impl FnOnce() -> 
     caught(work).unwrap_or_else(panicked)
 }
 
+/// A file that is open. Whoever has something to learn from it closes it; dropped, it is closed as far as it can be: what redb
+/// makes of a damaged one then is told in the log, and no panic.
+#[derive(Debug)]
+pub(super) struct OpenFile(Option<Database>);
+
+impl OpenFile {
+    /// Closes it.
+    ///
+    /// # Errors
+    /// What redb says.
+    pub(super) fn close(mut self) -> Result<(), redb::Error> {
+        match self.0.take() {
+            Some(database) => Ok(database.close()?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Deref for OpenFile {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("open until it is dropped")
+    }
+}
+
+impl DerefMut for OpenFile {
+    fn deref_mut(&mut self) -> &mut Database {
+        self.0.as_mut().expect("open until it is dropped")
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        if caught(|| drop(database)).is_err() {
+            tracing::warn!("a file of the store is damaged: redb cannot make sense of its pages, not even to close it");
+        }
+    }
+}
+
 /// Opens a file that is there. One that was not closed is repaired by redb.
 pub(super) fn open_database(
     disk: &dyn Disk,
     name: &str,
     cache_bytes: usize,
     meter: Arc<Meter>,
-) -> Result<Database, OpenError> {
+) -> Result<OpenFile, OpenError> {
     let backend = disk.open(name).map_err(|error| OpenError::io(disk, name, error))?;
     let open = || {
         let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(MeteredFile::new(backend, meter));
-        Ok(opened.map_err(|error| classify(disk, name, error)))
+        Ok(opened.map(|database| OpenFile(Some(database))).map_err(|error| classify(disk, name, error)))
     };
     guarded(name, open).unwrap_or_else(|error: ReadError| Err(OpenError::damaged(disk, name, error)))
 }
@@ -120,14 +162,14 @@ pub(super) fn put_in_place(disk: &dyn Disk, name: &str) -> Result<(), OpenError>
 pub(super) const UNFINISHED: &str = ".new";
 
 fn fill_and_close(
-    database: Database,
+    database: OpenFile,
     fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     fill(&transaction)?;
     transaction.commit()?;
-    Ok(database.close()?)
+    database.close()
 }
 
 /// What redb says about a file, in the operator's words.

@@ -8,14 +8,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq};
 use redb::{
-    Builder, Database, Durability, Range, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    TableDefinition,
+    Builder, Durability, Range, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
 };
 
 use super::disk::{Disk, Meter, MeteredFile, RUNS_FOLDER};
 use super::frame::{put_varint, take_varint};
 use super::memtable::Span;
-use super::open::{classify, guarded, open_database};
+use super::open::{OpenFile, classify, guarded, open_database};
 use super::page::{Direction, Page};
 use super::sealed_row::{seal, unseal};
 use super::state_file::RunRow;
@@ -360,7 +359,7 @@ pub(super) struct RunWriter {
     number: u64,
     level: u64,
     sifted: Position,
-    database: Database,
+    database: OpenFile,
     meter: Arc<Meter>,
     /// Rows that are not committed yet.
     rows: Vec<((u64, u64), Vec<u8>)>,

@@ -9,7 +9,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableM
 
 use super::disk::{Disk, Meter};
 use super::memtable::Span;
-use super::open::{OpenError, create_database, guarded, open_database, path};
+use super::open::{OpenError, OpenFile, create_database, guarded, open_database, path};
 use super::read_only::ReadOnlyDisk;
 use super::sealed_row::{put_numbers, seal, take_numbers, unseal};
 use super::{Position, ReadError, SavedState, Segment, SegmentId, StateDelta};
@@ -100,10 +100,10 @@ pub(super) struct StateFile {
 #[derive(Debug)]
 enum Opened {
     /// For reading and writing.
-    Writable(Database),
+    Writable(OpenFile),
     /// After a failed sync, as it is: what repairing it writes stays in memory. The newest commit that is found was
     /// synced, or lacks its header alone, and nothing is written over either.
-    ReadOnly(Database),
+    ReadOnly(OpenFile),
     /// Not, since it could not be opened again; the next reader tries once more.
     Failed,
     /// Not any more.
