@@ -128,7 +128,7 @@ impl History for Cold {
         self.0.first_after(id, position)
     }
 
-    fn range_in_memory(&self, _: ConversationId, _: Seq, _: Seq, _: PageLimit) -> Option<Vec<StoredEntry>> {
+    fn range_in_memory(&self, _: ConversationId, _: Seq, _: Seq, _: bool, _: PageLimit) -> Option<Vec<StoredEntry>> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use longwire_protocol::packet::{self, item};
 use longwire_protocol::{ConversationId, Incarnation, Seq, UserId};
 
@@ -14,15 +14,15 @@ use crate::store::StoredEntry;
 pub fn item_for(pending: &Pending, session: &Session, entry: &StoredEntry) -> Bytes {
     if entry.origin.device == session.device {
         let device_has = pending.device_has(session, entry.origin.incarnation, entry.origin.message_id);
-        own_item(session.incarnation, entry, device_has)
+        own_item(session.incarnation, entry, device_has, &mut BytesMut::new())
     } else {
         entry.item.clone()
     }
 }
 
-/// An entry of the device itself, in a session of this incarnation.
+/// An entry of the device itself, in a session of this incarnation. With its content it is written into `room`.
 #[must_use]
-pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content: bool) -> Bytes {
+pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content: bool, room: &mut BytesMut) -> Bytes {
     let incarnation = entry.origin.incarnation;
     let own = packet::Own {
         conversation: entry.conversation.0,
@@ -32,7 +32,10 @@ pub fn own_item(of_session: Incarnation, entry: &StoredEntry, device_has_content
         incarnation: if incarnation == of_session { 0 } else { incarnation.0 },
         entry: None,
     };
-    if device_has_content { packet::encode_item(item::Kind::Own(own)) } else { packet::encode_own(&own, &entry.item) }
+    match device_has_content {
+        true => packet::encode_item(item::Kind::Own(own)),
+        false => packet::encode_own(&own, &entry.item, room),
+    }
 }
 
 /// A `Mark` of a user; 0 for the device's own.

@@ -79,7 +79,7 @@ impl Reads<'_> {
         backwards: bool,
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, Miss> {
-        if !backwards && let Some(page) = self.history.range_in_memory(conversation, from, to, limit) {
+        if let Some(page) = self.history.range_in_memory(conversation, from, to, backwards, limit) {
             return Ok(page);
         }
         if !self.may_block {

@@ -337,9 +337,11 @@ fn answers_from_memory_are_the_same_or_none<S: Subject>() {
         let length = model.kept(conversation).len() as u64;
         for from in 0..=length + 2 {
             let to = Seq(from + 5);
-            if let Some(page) = history.range_in_memory(conversation, Seq(from), to, ALL) {
-                answered += 1;
-                assert_eq!(page, history.range(conversation, Seq(from), to, false, ALL).expect("reads"));
+            for (backwards, limit) in [(false, ALL), (true, ALL), (true, PageLimit { entries: 2, ..ALL })] {
+                if let Some(page) = history.range_in_memory(conversation, Seq(from), to, backwards, limit) {
+                    answered += 1;
+                    assert_eq!(page, history.range(conversation, Seq(from), to, backwards, limit).expect("reads"));
+                }
             }
         }
         for position in (0..=model.tail.0).map(Position) {
@@ -351,7 +353,11 @@ fn answers_from_memory_are_the_same_or_none<S: Subject>() {
     }
     assert!(answered > 100, "what is in memory is answered from memory");
     let tail = model.kept(ConversationId(0)).last().expect("has entries").seq;
-    assert!(history.range_in_memory(ConversationId(0), tail, tail, ALL).is_some());
+    assert!(history.range_in_memory(ConversationId(0), tail, tail, false, ALL).is_some());
+    // The newest are in memory whatever lies before them: that is what most pages of history ask for.
+    let one = PageLimit { entries: 1, ..ALL };
+    let newest = history.range_in_memory(ConversationId(0), Seq(1), tail, true, one).expect("from memory");
+    assert_eq!(newest.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [tail]);
 }
 
 fn entries_below_the_floor_are_gone_and_the_floor_never_falls<S: Subject>() {

@@ -276,12 +276,13 @@ pub trait History: Send + Sync {
     /// When the files cannot be read.
     fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, ReadError>;
 
-    /// The same as [`History::range`] ascending, but only if the memtables hold every entry asked for; never blocks.
+    /// The same as [`History::range`], but only if the memtables hold every entry of the answer; never blocks.
     fn range_in_memory(
         &self,
         conversation: ConversationId,
         from: Seq,
         to: Seq,
+        backwards: bool,
         limit: PageLimit,
     ) -> Option<Vec<StoredEntry>>;
 

@@ -124,7 +124,7 @@ proptest! {
                     let history = log.history();
                     let found = history.range(conversation, from, to, backwards, limit).expect("reads");
                     prop_assert_eq!(&found, &expected);
-                    if let (false, Some(found)) = (backwards, history.range_in_memory(conversation, from, to, limit)) {
+                    if let Some(found) = history.range_in_memory(conversation, from, to, backwards, limit) {
                         prop_assert_eq!(&found, &expected);
                     }
                 }
@@ -161,6 +161,8 @@ fn entries_of_every_size_come_back_from_runs() {
         model.seal_if_due(&mut log);
     }
     while log.work().expect("works") {}
-    assert!(log.history().range_in_memory(ConversationId(1), Seq(1), Seq(1), super::testing::model::ALL).is_none());
+    assert!(
+        log.history().range_in_memory(ConversationId(1), Seq(1), Seq(1), false, super::testing::model::ALL).is_none()
+    );
     model.assert_matches(&log);
 }

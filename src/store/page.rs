@@ -4,6 +4,9 @@ use longwire_protocol::Seq;
 
 use super::{PageLimit, ReadError, StoredEntry};
 
+/// Entries that there is room for from the beginning: a page of history.
+const ROOM: usize = 64;
+
 /// The direction in which a page is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -14,7 +17,7 @@ pub(super) enum Direction {
 }
 
 /// A page that fills up. Invariant: the seqs in it are consecutive in its direction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Page {
     limit: PageLimit,
     direction: Direction,
@@ -25,7 +28,31 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn new(limit: PageLimit, direction: Direction) -> Self {
-        Self { limit, direction, entries: Vec::new(), bytes: 0, is_full: false }
+        Self { limit, direction, entries: Vec::with_capacity(limit.entries.min(ROOM)), bytes: 0, is_full: false }
+    }
+
+    pub(super) fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// What is still wanted of `from..=to`.
+    pub(super) fn wanted(&self, (from, to): (Seq, Seq)) -> (Seq, Seq) {
+        match (self.next_seq(), self.direction) {
+            (Some(next), Direction::Forwards) => (next.max(from), to),
+            (Some(next), Direction::Backwards) => (from, next.min(to)),
+            (None, _) => (from, to),
+        }
+    }
+
+    /// Whether nothing can be missing of `from..=to`, whatever was read: it begins where it has to, has no hole, and ends with the
+    /// last that there is to be, or is full.
+    pub(super) fn is_whole(&self, (from, to): (Seq, Seq)) -> bool {
+        let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) else { return false };
+        let (begin, end) = match self.direction {
+            Direction::Forwards => (from.max(Seq(1)), to),
+            Direction::Backwards => (to, from.max(Seq(1))),
+        };
+        first.seq == begin && (self.is_full || last.seq == end)
     }
 
     /// Whether nothing more is wanted.

@@ -13,7 +13,7 @@ use super::figures::Figures;
 use super::frame::Frame;
 use super::memtable::{IdHasher, Memtable};
 use super::page::{Direction, Page};
-use super::run::Run;
+use super::run::{Run, Trust};
 use super::sieve::Sieve;
 use super::{History, PageLimit, Position, ReadError, StoredEntry};
 
@@ -261,9 +261,29 @@ impl Tables {
         Ok(())
     }
 
+    fn read_memory_backwards(
+        &self,
+        conversation: ConversationId,
+        seqs: (Seq, Seq),
+        floor: Position,
+        page: &mut Page,
+    ) -> Result<(), ReadError> {
+        for table in self.oldest_first().rev() {
+            if !is_done(page, seqs.0) {
+                table.read(conversation, seqs, floor, Direction::Backwards, page)?;
+            }
+        }
+        Ok(())
+    }
+
     fn older(&self) -> Older {
         Older { sealed: self.sealed.clone(), runs: Arc::clone(&self.runs) }
     }
+}
+
+/// Whether a page that is read backwards, down to a seq, wants nothing more.
+fn is_done(page: &Page, from: Seq) -> bool {
+    page.is_full() || page.next_seq().is_some_and(|next| next < from.max(Seq(1)))
 }
 
 impl View {
@@ -274,40 +294,37 @@ impl View {
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, ReadError> {
         let floor = self.floor();
-        let mut page = Page::new(limit, Direction::Forwards);
         let mut newest = Page::new(limit, Direction::Forwards);
         let older = {
             let tables = self.read();
             if tables.has_all(conversation, seqs.0, floor) {
-                tables.read_memory(conversation, seqs, floor, &mut page)?;
-                return Ok(page.into_entries());
+                tables.read_memory(conversation, seqs, floor, &mut newest)?;
+                return Ok(newest.into_entries());
             }
             // The active memtable is copied now, under the lock, since it may have become a run by the time it is needed.
             tables.active.read(conversation, seqs, floor, Direction::Forwards, &mut newest)?;
             tables.older()
         };
-        for run in older.runs.iter().filter(|run| run.row().span.last >= floor) {
-            if !page.is_full() {
-                run.read(
-                    conversation,
-                    (page.next_seq().unwrap_or(seqs.0), seqs.1),
-                    floor,
-                    Direction::Forwards,
-                    &mut page,
-                )?;
+        let newest = newest.into_entries();
+        settled(seqs, |trust| {
+            let mut page = Page::new(limit, Direction::Forwards);
+            for run in older.runs.iter().filter(|run| run.row().span.last >= floor) {
+                if !page.is_full() {
+                    run.read(conversation, seqs, floor, trust, &mut page)?;
+                }
             }
-        }
-        for table in &older.sealed {
-            if !page.is_full() {
-                table.read(conversation, seqs, floor, Direction::Forwards, &mut page)?;
+            for table in &older.sealed {
+                if !page.is_full() {
+                    table.read(conversation, seqs, floor, Direction::Forwards, &mut page)?;
+                }
             }
-        }
-        for entry in newest.into_entries() {
-            if !page.is_full() {
-                page.offer(entry)?;
+            for entry in &newest {
+                if !page.is_full() {
+                    page.offer(entry.clone())?;
+                }
             }
-        }
-        Ok(page.into_entries())
+            Ok(page)
+        })
     }
 
     fn range_backwards(
@@ -317,25 +334,38 @@ impl View {
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, ReadError> {
         let floor = self.floor();
-        let mut page = Page::new(limit, Direction::Backwards);
-        let is_done = |page: &Page| page.is_full() || page.next_seq().is_some_and(|next| next < seqs.0.max(Seq(1)));
+        let mut newest = Page::new(limit, Direction::Backwards);
         let older = {
             let tables = self.read();
-            for table in tables.oldest_first().rev() {
-                if !is_done(&page) {
-                    table.read(conversation, seqs, floor, Direction::Backwards, &mut page)?;
-                }
-            }
+            tables.read_memory_backwards(conversation, seqs, floor, &mut newest)?;
             tables.older()
         };
-        for run in older.runs.iter().rev().take_while(|run| run.row().span.last >= floor) {
-            if !is_done(&page) {
-                let to = page.next_seq().unwrap_or(seqs.1);
-                run.read(conversation, (seqs.0, to), floor, Direction::Backwards, &mut page)?;
-            }
+        if is_done(&newest, seqs.0) {
+            return Ok(newest.into_entries());
         }
-        Ok(page.into_entries())
+        settled(seqs, |trust| {
+            let mut page = newest.clone();
+            for run in older.runs.iter().rev().take_while(|run| run.row().span.last >= floor) {
+                if !is_done(&page, seqs.0) {
+                    run.read(conversation, seqs, floor, trust, &mut page)?;
+                }
+            }
+            Ok(page)
+        })
     }
+}
+
+/// A page of `from..=to` that misses nothing: read by the indexes of the runs first, and by what stands beside them, too, where
+/// the page does not show by itself that it is whole.
+fn settled(
+    seqs: (Seq, Seq),
+    mut read: impl FnMut(Trust) -> Result<Page, ReadError>,
+) -> Result<Vec<StoredEntry>, ReadError> {
+    let mut page = read(Trust::Index)?;
+    if !page.is_whole(seqs) {
+        page = read(Trust::Neighbours)?;
+    }
+    Ok(page.into_entries())
 }
 
 impl History for View {
@@ -373,15 +403,24 @@ impl History for View {
         conversation: ConversationId,
         from: Seq,
         to: Seq,
+        backwards: bool,
         limit: PageLimit,
     ) -> Option<Vec<StoredEntry>> {
         let floor = self.floor();
-        let mut page = Page::new(limit, Direction::Forwards);
         let tables = self.read();
+        let mut page = Page::new(limit, if backwards { Direction::Backwards } else { Direction::Forwards });
+        if backwards {
+            tables.read_memory_backwards(conversation, (from, to), floor, &mut page).ok()?;
+            if is_done(&page, from) {
+                return Some(page.into_entries());
+            }
+        }
         if !tables.has_all(conversation, from, floor) {
             return None;
         }
-        tables.read_memory(conversation, (from, to), floor, &mut page).ok()?;
+        if !backwards {
+            tables.read_memory(conversation, (from, to), floor, &mut page).ok()?;
+        }
         Some(page.into_entries())
     }
 

@@ -11,4 +11,4 @@ mod wire;
 pub use generated::*;
 pub(crate) use shape::check;
 pub(crate) use wire::append_packet;
-pub use wire::{append_item, encode_item, encode_own};
+pub use wire::{OWN_BYTES_MAX, append_item, encode_item, encode_own};

@@ -25,10 +25,13 @@ pub fn encode_item(kind: item::Kind) -> Bytes {
     out.freeze()
 }
 
+/// What [`encode_own`] takes beyond the bytes of the item, at most: five numbers with their tags, and three lengths.
+pub const OWN_BYTES_MAX: usize = 64;
+
 /// An `Own` with the entry that is in this encoded item; without one where that is no entry. The entry is copied as it is,
-/// and not decoded.
+/// and not decoded. It is written into `room`, which is empty before and after: as long as that has memory, none is allocated.
 #[must_use]
-pub fn encode_own(own: &Own, item: &Bytes) -> Bytes {
+pub fn encode_own(own: &Own, item: &Bytes, room: &mut BytesMut) -> Bytes {
     const TAG_ENTRY_OF_ITEM: u8 = 1 << 3 | 2;
     const TAG_OWN: u8 = 2 << 3 | 2;
     const TAG_ENTRY_OF_OWN: u8 = 6 << 3 | 2;
@@ -36,16 +39,17 @@ pub fn encode_own(own: &Own, item: &Bytes) -> Bytes {
     let entry = if has_entry { &item[1..] } else { &[] };
     let bare = own.encoded_len();
     let len = bare + usize::from(has_entry) + entry.len();
-    let mut out = BytesMut::with_capacity(1 + varint::len(len as u64) + len);
-    out.put_u8(TAG_OWN);
-    varint::write(len as u64, &mut out);
-    append(bare, &mut out, |mut room| own.encode_raw(&mut room));
+    debug_assert!(room.is_empty(), "all that is written into it is taken out of it");
+    room.reserve(1 + varint::len(len as u64) + len);
+    room.put_u8(TAG_OWN);
+    varint::write(len as u64, room);
+    append(bare, room, |mut room| own.encode_raw(&mut room));
     if has_entry {
-        out.put_u8(TAG_ENTRY_OF_OWN);
+        room.put_u8(TAG_ENTRY_OF_OWN);
         // Its length, and what it is.
-        out.put_slice(entry);
+        room.put_slice(entry);
     }
-    out.freeze()
+    room.split().freeze()
 }
 
 /// Makes room for so many bytes, and has them written.
@@ -71,7 +75,7 @@ mod tests {
                 Entry { conversation: 300, seq: 7, content: Bytes::from(content.to_owned()), ..Entry::default() };
             let item = encode_item(item::Kind::Entry(entry.clone()));
             let expected = encode_item(item::Kind::Own(own(Some(entry))));
-            assert_eq!(encode_own(&own(None), &item), expected);
+            assert_eq!(encode_own(&own(None), &item, &mut BytesMut::new()), expected);
             assert_eq!(Bytes::from(Item::decode(expected.clone()).expect("an item").encode_to_vec()), expected);
         }
     }
@@ -80,7 +84,7 @@ mod tests {
     fn what_is_no_entry_stands_in_no_own() {
         let head = encode_item(item::Kind::Head(Head { conversation: 300, from_seq: 1, to_seq: 2, ..Head::default() }));
         let bare = encode_item(item::Kind::Own(own(None)));
-        assert_eq!(encode_own(&own(None), &head), bare);
-        assert_eq!(encode_own(&own(None), &Bytes::new()), bare);
+        assert_eq!(encode_own(&own(None), &head, &mut BytesMut::new()), bare);
+        assert_eq!(encode_own(&own(None), &Bytes::new(), &mut BytesMut::new()), bare);
     }
 }

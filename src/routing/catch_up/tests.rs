@@ -208,8 +208,15 @@ impl History for Lost {
         Ok(self.0.first_after(id, position)?.map(|first| first.max(self.1)))
     }
 
-    fn range_in_memory(&self, id: ConversationId, from: Seq, to: Seq, limit: PageLimit) -> Option<Vec<StoredEntry>> {
-        self.0.range_in_memory(id, from.max(self.1), to, limit)
+    fn range_in_memory(
+        &self,
+        id: ConversationId,
+        from: Seq,
+        to: Seq,
+        backwards: bool,
+        limit: PageLimit,
+    ) -> Option<Vec<StoredEntry>> {
+        self.0.range_in_memory(id, from.max(self.1), to, backwards, limit)
     }
 
     fn first_after_in_memory(&self, id: ConversationId, position: Position) -> Option<Option<Seq>> {

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use longwire_protocol::packet::{self, EntryKind, HeadReason, item};
+use bytes::{Bytes, BytesMut};
+use longwire_protocol::packet::{self, EntryKind, HeadReason, OWN_BYTES_MAX, item};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, Seq, UserId};
 use prost::Message as _;
@@ -96,7 +96,7 @@ pub fn history(reads: Reads<'_>, visible: &Visible, request: &packet::HistoryReq
         id: ConversationId(request.conversation),
         is_compact: request.compact,
         limit,
-        items: Vec::new(),
+        items: Vec::with_capacity(limit.entries),
         looks: LOOKS_MAX,
         head: None,
     };
@@ -192,12 +192,16 @@ impl Building<'_> {
         self.looks = self.looks.saturating_sub(entries.len());
         let (id, user, is_compact) = (self.id, self.visible.user, self.is_compact);
         let mut shown = self.reads.rows(|rows| all_shown(rows, self.reads, user, id, &entries, is_compact))?;
+        // One piece of memory for all that is written anew.
+        let own = |entry: &&StoredEntry| entry.origin.device == self.visible.device;
+        let room = entries.iter().filter(own).map(|entry| entry.item.len() + OWN_BYTES_MAX).sum();
+        let mut room = BytesMut::with_capacity(room);
         for entry in entries {
             match shown.pop_front().unwrap_or(Shown::AsPublished) {
                 Shown::Nothing(reason) => self.skip(entry.seq, entry.seq, reason),
                 Shown::AsPublished => {
                     let item = match entry.origin.device == self.visible.device {
-                        true => own_item(self.visible.incarnation, &entry, false),
+                        true => own_item(self.visible.incarnation, &entry, false, &mut room),
                         false => entry.item.clone(),
                     };
                     self.push(item);
@@ -218,7 +222,7 @@ impl Building<'_> {
         let item = packet::encode_item(item::Kind::Entry(edited));
         let changed = StoredEntry { item, ..entry.clone() };
         Ok(match entry.origin.device == self.visible.device {
-            true => own_item(self.visible.incarnation, &changed, false),
+            true => own_item(self.visible.incarnation, &changed, false, &mut BytesMut::new()),
             false => changed.item,
         })
     }
