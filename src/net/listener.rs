@@ -136,12 +136,12 @@ fn origin(peer: SocketAddr) -> IpAddr {
 struct Gate {
     connections: Arc<Addresses>,
     line: Arc<Line>,
-    /// Where connections live.
-    net: Handle,
+    /// Whoever is not let in until then is not let in any more.
+    stop: CancellationToken,
 }
 
-/// Threads of their own for handshakes, at a low priority: they are the dearest thing that a stranger can ask for, and
-/// whoever is connected goes first. While nobody else wants the cores, they have them.
+/// Threads of their own for what is dear in handshakes, at a low priority: it is the dearest thing that a stranger can ask
+/// for, and whoever is connected goes first. While nobody else wants the cores, they have them.
 struct Handshakes(Option<Runtime>);
 
 /// Nine in ten parts of a core that both want are for those who are connected.
@@ -165,16 +165,14 @@ impl Handshakes {
         built.map(|made| Self(Some(made)))
     }
 
-    fn spawn(&self, handshake: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.0 {
-            drop(runtime.spawn(handshake));
-        }
+    fn threads(&self) -> Option<Handle> {
+        self.0.as_ref().map(|runtime| runtime.handle().clone())
     }
 }
 
 impl Drop for Handshakes {
     fn drop(&mut self) {
-        // Whoever is not let in yet is not let in any more.
+        // What they are at comes to nothing.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -248,8 +246,7 @@ impl Listener {
     /// # Cancel safety
     /// Cancel safe: a connection is either handed to its task or not accepted.
     pub async fn run(self, stop: CancellationToken) {
-        let gate =
-            Gate { connections: Arc::default(), line: Line::new(self.limits.handshakes), net: Handle::current() };
+        let gate = Gate { connections: Arc::default(), line: Line::new(self.limits.handshakes), stop: stop.clone() };
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -299,22 +296,23 @@ impl Listener {
                 let Some(waits) = gate.line.enter(address) else { return turn_away(Full::Handshakes) };
                 let config = config.load_full();
                 let place = Place::take(&shared, Door::Tls, Some(share));
-                let (Some(shakes), net) = (&self.shakes, gate.net.clone()) else { return };
-                shakes.spawn(async move {
+                let threads = self.shakes.as_ref().and_then(Handshakes::threads);
+                let lets_in = async move {
                     let Ok(turn) = tokio::time::timeout(Duration::from_millis(LINE_MS), waits.turn()).await else {
                         return shaken_off(Handshake::Late, &shared);
                     };
                     // It may have waited for its turn, also on the processor: that counts.
                     let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
                     let left = Duration::from_millis(left);
-                    // A task of its own for who is let in, so that nothing of the handshake stays; where others live.
-                    let handshake = Box::pin(tls::accept(config, socket));
+                    // A task of its own for who is let in, so that nothing of the handshake stays.
+                    let handshake = Box::pin(tls::accept(config, socket, threads));
                     if let Some(stream) = shaken(tokio::time::timeout(left, handshake).await, &shared, accepted) {
                         let connection = Connection::new(stream, accepted, shared).from_address(address);
-                        tracker.spawn_on(Placed { connection, _place: place }, &net);
+                        tracker.spawn(Placed { connection, _place: place });
                     }
                     drop(turn);
-                });
+                };
+                drop(tokio::spawn(gate.stop.clone().run_until_cancelled_owned(lets_in)));
             }
         }
     }
@@ -338,7 +336,8 @@ mod tests {
     async fn handshakes_are_made_at_a_low_priority() {
         let shakes = Handshakes::start().expect("threads");
         let (tell, told) = tokio::sync::oneshot::channel();
-        shakes.spawn(async move { drop(tell.send(std::fs::read_to_string("/proc/thread-self/stat"))) });
+        let threads = shakes.threads().expect("they run");
+        drop(threads.spawn(async move { drop(tell.send(std::fs::read_to_string("/proc/thread-self/stat"))) }));
         let stat = told.await.expect("it runs").expect("Linux tells");
         let nice = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(16));
         assert_eq!(nice, Some(HANDSHAKES_NICE.to_string().as_str()));

@@ -16,7 +16,7 @@ use crate::world::PATIENCE;
 /// Answers what it hears, and rests after each answer; returns what it heard before the end, which has to be a clean one.
 async fn echo(listener: TcpListener, config: Arc<rustls::ServerConfig>) -> Vec<u8> {
     let (socket, _) = listener.accept().await.expect("a client");
-    let mut stream = tls::accept(config, socket).await.expect("a good handshake");
+    let mut stream = tls::accept(config, socket, None).await.expect("a good handshake");
     let mut heard = Vec::new();
     loop {
         let begin = heard.len();

@@ -35,6 +35,8 @@ struct Rest {
     ended: Option<Ended>,
     /// The peer was told that nothing follows, or why.
     is_shut: bool,
+    /// What is sealed waits for data to leave with.
+    holds: bool,
     /// What is left of [`FIRST_BYTES`].
     first: u16,
 }
@@ -73,12 +75,17 @@ enum Ended {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Over a stream whose handshake is done, with the records that came with it.
-    pub(super) fn new(io: S, records: Records, sealed: &mut [u8]) -> io::Result<Self> {
-        let rest = Rest { records, under_way: None, ended: None, is_shut: false, first: FIRST_BYTES };
+    /// Over a stream whose handshake is done, with the records that came with it. `held` are records that leave with the first
+    /// data that is written, or when the stream is shut down.
+    pub(super) fn new(io: S, records: Records, sealed: &mut [u8], held: Vec<u8>) -> Self {
+        let holds = !held.is_empty();
+        let rest = Rest { records, under_way: None, ended: None, is_shut: false, holds, first: FIRST_BYTES };
         let mut stream = Self { io, rest: Box::new(rest) };
+        if holds {
+            stream.rest.under_way().sealed = held;
+        }
         stream.rest.take(sealed, &mut To::Kept);
-        Ok(stream)
+        stream
     }
 }
 
@@ -203,6 +210,7 @@ impl Rest {
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// Writes what is sealed.
     fn poll_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.rest.holds = false;
         while let Some(under_way) = self.rest.under_way.as_mut().filter(|under_way| !under_way.sealed.is_empty()) {
             match ready!(Pin::new(&mut self.io).poll_write(cx, &under_way.sealed[under_way.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -255,9 +263,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         if self.rest.is_shut {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        ready!(self.poll_sealed(cx))?;
-        let n = plain.len().min(PLAIN_BYTES_MAX);
         let mut sealed = Vec::new();
+        if std::mem::take(&mut self.rest.holds) {
+            sealed = std::mem::take(&mut self.rest.under_way().sealed);
+        } else {
+            ready!(self.poll_sealed(cx))?;
+        }
+        let n = plain.len().min(PLAIN_BYTES_MAX);
         if self.rest.records.seal(&plain[..n], &mut sealed).is_err() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
@@ -268,12 +280,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         if sent < sealed.len() {
             let under_way = self.rest.under_way();
             (under_way.sealed, under_way.sent) = (sealed, sent);
+        } else {
+            self.rest.settle();
         }
         Poll::Ready(Ok(n))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_sealed(cx))?;
+        if !self.rest.holds {
+            ready!(self.poll_sealed(cx))?;
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Between {
     pub(super) piece: usize,
     pub(super) room: Option<usize>,
     pub(super) is_cut: bool,
+    /// How often it was given something to send.
+    pub(super) writes: usize,
     /// What the client made of all that came down.
     pub(super) heard: Vec<u8>,
 }
@@ -75,6 +77,7 @@ impl AsyncWrite for Link {
             *room -= n;
         }
         between.down.extend_from_slice(&bytes[..n]);
+        between.writes += 1;
         Poll::Ready(Ok(n))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,7 +155,7 @@ pub(crate) fn hear(said: &[u8], piece: usize) -> (Poll<io::Result<()>>, Vec<u8>)
     let link = Link::default();
     link.lock().up.extend(said);
     link.lock().piece = piece;
-    let heard = pin!(accept(Arc::clone(&SERVER.1), link.clone())).poll(&mut Context::from_waker(Waker::noop()));
+    let heard = pin!(accept(Arc::clone(&SERVER.1), link.clone(), None)).poll(&mut Context::from_waker(Waker::noop()));
     let told = std::mem::take(&mut link.lock().down);
     (heard.map_ok(drop), told)
 }
@@ -180,12 +183,20 @@ pub(super) fn hello() -> Vec<u8> {
 }
 
 impl Pair {
-    /// A pair whose handshake is done; what `early` says leaves with the end of it.
+    /// A pair whose handshake is done, tickets and all; what `early` says leaves with the end of it.
     pub(crate) fn new(suite: usize, piece: usize, early: &[u8]) -> Self {
+        let mut pair = Self::greeted(suite, piece, early);
+        pair.write(b"welcome");
+        pair.heard();
+        pair
+    }
+
+    /// The same, before the server has said anything since.
+    pub(super) fn greeted(suite: usize, piece: usize, early: &[u8]) -> Self {
         let link = Link::default();
         link.lock().piece = piece;
         let mut client = client(suite);
-        let mut server = pin!(accept(Arc::clone(&SERVER.1), link.clone()));
+        let mut server = pin!(accept(Arc::clone(&SERVER.1), link.clone(), None));
         let mut has_said = false;
         loop {
             carry(&mut client, &link).expect("a good handshake");
@@ -195,9 +206,7 @@ impl Pair {
                 continue;
             }
             if let Poll::Ready(server) = server.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                let mut pair = Self { client, server: server.expect("a good handshake"), link };
-                pair.carry();
-                return pair;
+                return Self { client, server: server.expect("a good handshake"), link };
             }
         }
     }

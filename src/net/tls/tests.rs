@@ -24,6 +24,20 @@ fn what_comes_with_the_end_of_the_handshake_is_the_first_data() {
     }
 }
 
+/// Tickets make no segment of their own: they leave with the first data, in one call.
+#[test]
+fn what_ends_the_handshake_leaves_with_the_first_data() {
+    let mut pair = Pair::greeted(0, 0, b"");
+    pair.carry();
+    assert_eq!(pair.client.tls13_tickets_received(), 0, "held");
+    let before = pair.link.lock().writes;
+    pair.write(b"welcome");
+    assert_eq!(pair.link.lock().writes - before, 1);
+    assert_eq!(pair.heard(), b"welcome");
+    assert!(pair.client.tls13_tickets_received() > 0);
+    assert!(pair.server.is_at_rest(), "no buffer stays");
+}
+
 /// Whoever shakes hands wrongly is told so, and let go at once, however long it would keep the socket open.
 #[test]
 fn a_handshake_that_cannot_come_to_anything_is_over() {

@@ -267,7 +267,7 @@ impl World {
         let world = Arc::clone(&self);
         self.net.spawn(async move {
             // One that fails is noticed at the other end.
-            if let Ok(stream) = tls::accept(tls.server, broker_end).await {
+            if let Ok(stream) = tls::accept(tls.server, broker_end, None).await {
                 world.broker.carry(stream);
             }
         });
