@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::super::Fail;
-use super::args::Subject;
+use super::args::{DEVICES_OF_A_USER, Subject};
 use super::cost;
 use super::load::crew;
 use super::load::party::Broker;
@@ -46,6 +46,14 @@ pub(in crate::cli) struct Args {
     /// How many channels each connection watches; of a peer, how many topics it subscribes to
     #[arg(long, default_value_t = 0)]
     subscriptions: u64,
+
+    /// How many devices a user has, each a connection: all of them are told of each new one
+    #[arg(long, default_value_t = DEVICES_OF_A_USER as u64, value_parser = clap::value_parser!(u64).range(1..=DEVICES_OF_A_USER as u64))]
+    devices: u64,
+
+    /// After the last step: cut all and connect the same devices once more, with the same tokens
+    #[arg(long)]
+    again: bool,
 
     /// In how many groups each user is
     #[arg(long, default_value_t = 0)]
@@ -100,9 +108,9 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
         if args.broker.syscalls {
             return Err(Fail::usage("--transport memory: no call into the kernel carries a byte there: no --syscalls"));
         }
-        if args.subscriptions > 0 || args.conversations > 0 {
+        if args.subscriptions > 0 || args.conversations > 0 || args.again {
             return Err(Fail::usage(
-                "--transport memory: those clients only rest: no --subscriptions, no --conversations",
+                "--transport memory: those clients only rest: no --subscriptions, no --conversations, no --again",
             ));
         }
         report.note(
@@ -207,6 +215,31 @@ fn ramp(args: &Args, each: u64, mut subject: Subject, peer: bool, report: &mut R
     }
     for worker in &mut workers {
         worker.all_are_there()?;
+    }
+    if let (Some(last), true) = (runs.last_mut(), args.again) {
+        for worker in &mut workers {
+            worker.cut()?;
+        }
+        std::thread::sleep(args.settle);
+        let (before, began) = (spent()?, Instant::now());
+        let line = crew::live("connected again");
+        let (mut again, mut resumed) = (0, 0);
+        for worker in &mut workers {
+            resumed += worker.open_again(|opened| line.set_position(again + opened))?;
+            again += worker.open();
+        }
+        line.finish_and_clear();
+        if let Some((before, after)) = before.zip(spent()?) {
+            let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+            let each = cpu * 1e6 / again.max(1) as f64;
+            last.figure("broker_cpu_us_per_connect_again", "broker CPU a connect again, us", each);
+        }
+        let seconds = began.elapsed().as_secs_f64().max(0.001);
+        last.figure("connects_again_per_second", "connects again/s", again as f64 / seconds);
+        last.figure("resumed_again", "of these with a ticket", resumed as f64);
+        for worker in &mut workers {
+            worker.all_are_there()?;
+        }
     }
     drop(workers);
     if let Some(last) = runs.last_mut() {

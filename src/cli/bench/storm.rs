@@ -1,5 +1,6 @@
 //! `longwire bench storm`: everyone is cut at once and returns at once, while a few go on publishing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::load::process;
 use super::load::sender::{Outgoing, Pace, WINDOW};
 use super::load::stamp::Stamp;
 use super::load::syscalls::Syscalls;
+use super::load::way::source;
 use super::load::wire::WireError;
 use super::report::{Report, Run, histogram};
 use super::{BrokerArgs, RunArgs};
@@ -48,6 +50,10 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     resume: bool,
 
+    /// Addresses that those who are cut come from, 127.0.0.1 and those after it: each has a part of the line for handshakes
+    #[arg(long, default_value_t = 1)]
+    sources: u8,
+
     #[command(flatten)]
     run: RunArgs,
 
@@ -56,9 +62,11 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Fail> {
-    let Args { connections, publishers, rate, jitter, .. } = args;
+    let Args { connections, publishers, rate, jitter, sources, .. } = args;
     let jitter = humantime::format_duration(*jitter);
-    let setting = format!("{connections} cut, back within {jitter}; {publishers} publish {rate} messages/s meanwhile");
+    let setting = format!(
+        "{connections} cut, back within {jitter}, from {sources} addresses; {publishers} publish {rate} messages/s meanwhile"
+    );
     args.broker.compare(args.run, None, Report::new("storm", setting), async |subject| measure(args, subject).await)
 }
 
@@ -78,8 +86,9 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     let connected = Arc::new(Counter::default());
     let connects = (0..args.connections).map(|number| {
         let (broker, user, connected) = (broker.clone(), format!("{prefix}-s{number}"), Arc::clone(&connected));
+        let from = source(args.sources, number as u64);
         async move {
-            let party = broker.connect(&user, None).await?;
+            let party = broker.connect(&user, from).await?;
             connected.add(1);
             Ok(party)
         }
@@ -119,7 +128,7 @@ async fn measure(args: &Args, subject: &Subject) -> Result<Run, Fail> {
     let (cut, first_cut) = watch::channel(false);
     let (live, mut lives) = mpsc::unbounded_channel();
     for (number, party) in held.into_iter().enumerate() {
-        let (broker, user) = (broker.clone(), format!("{prefix}-s{number}"));
+        let (broker, user) = (broker.clone(), (format!("{prefix}-s{number}"), source(args.sources, number as u64)));
         let wait = args.jitter.mul_f64(fastrand::f64());
         crowd.spawn(hold(party, broker, user, wait, first_cut.clone(), live.clone()));
     }
@@ -189,7 +198,7 @@ impl Drop for Crowd {
 async fn hold(
     mut party: Party,
     broker: Broker,
-    user: String,
+    (user, from): (String, Option<IpAddr>),
     wait: Duration,
     mut cut: watch::Receiver<bool>,
     live: mpsc::UnboundedSender<(u32, Duration)>,
@@ -204,7 +213,7 @@ async fn hold(
     tokio::time::sleep(wait).await;
     let mut backoff = Duration::from_millis(100);
     for tries in 1.. {
-        match broker.connect(&user, None).await {
+        match broker.connect(&user, from).await {
             Ok(mut party) => {
                 let _run_is_over = live.send((tries, began.elapsed()));
                 // Until the run ends, or this connection does.

@@ -1,8 +1,7 @@
-//! A process that holds connections. It is told on stdin how many more to open, and answers on stdout: now and then how
-//! many of them are open already, as a number, and in the end what came of it, as JSON.
+//! A process that holds connections. It is told on stdin how many more to open, to cut all, or to open those once more, and answers on stdout: now and then how many of them are open already, as a number, and in the end what came of
+//! it, as JSON.
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +11,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::super::super::Fail;
-use super::super::args::DEVICES_OF_A_USER;
 use super::super::load::crew::{self, POINT};
 use super::super::load::party::{Broker, OPEN_ID};
 use super::super::load::process;
+use super::super::load::way::source;
 use super::super::load::wire::WireError;
 use super::Args;
+
+/// What a worker is told beside numbers.
+const CUT: &str = "cut";
+const AGAIN: &str = "again";
 
 /// What a worker says after it has opened what it was told.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,7 +52,7 @@ impl Worker {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "connections-worker"]);
         command.args(["--first", &first.to_string(), "--at-once", &args.at_once.to_string()]);
-        command.args(["--sources", &args.sources.to_string()]);
+        command.args(["--sources", &args.sources.to_string(), "--devices", &args.devices.to_string()]);
         command.args(["--subscriptions", &args.subscriptions.to_string()]);
         command.args(["--conversations", &args.conversations.to_string()]);
         command.args(["--heartbeat", &humantime::format_duration(args.heartbeat).to_string()]);
@@ -84,29 +87,46 @@ impl Worker {
     /// Returns how many of them used a ticket; `tell` hears now and then how many there are.
     pub(super) fn open_more(&mut self, count: u64, tell: impl Fn(u64)) -> Result<u64, Fail> {
         let before = self.open;
-        let opened = self.ask(count, |opened| tell(before + opened))?;
+        let opened = self.ask(&count.to_string(), |opened| tell(before + opened))?.all_of(count)?;
         self.open += opened.opened;
         self.heartbeat_ms = opened.heartbeat_ms;
-        if opened.failed > 0 {
-            let why = opened.why.unwrap_or_default();
-            return Err(Fail::failed(format!("{} of {count} connections failed: {why}", opened.failed)));
-        }
         Ok(opened.resumed)
     }
 
+    /// All are cut, as are those who lose their network.
+    pub(super) fn cut(&mut self) -> Result<(), Fail> {
+        self.ask(CUT, |_| {}).map(drop)
+    }
+
+    /// The same devices come again, with the same tokens. Returns how many used a ticket.
+    pub(super) fn open_again(&mut self, tell: impl Fn(u64)) -> Result<u64, Fail> {
+        Ok(self.ask(AGAIN, tell)?.all_of(self.open)?.resumed)
+    }
+
     pub(super) fn all_are_there(&mut self) -> Result<(), Fail> {
-        match self.ask(0, |_| {})?.lost {
+        match self.ask("0", |_| {})?.lost {
             0 => Ok(()),
             lost => Err(Fail::failed(format!("{lost} connections did not last"))),
         }
     }
 
-    fn ask(&mut self, count: u64, tell: impl Fn(u64)) -> Result<Opened, Fail> {
+    fn ask(&mut self, order: &str, tell: impl Fn(u64)) -> Result<Opened, Fail> {
         if let Some(orders) = &mut self.orders {
-            writeln!(orders, "{count}")?;
+            writeln!(orders, "{order}")?;
             orders.flush()?;
         }
         hear(&mut self.answers, tell)
+    }
+}
+
+impl Opened {
+    /// An error if one of so many failed.
+    fn all_of(self, count: u64) -> Result<Self, Fail> {
+        if self.failed == 0 {
+            return Ok(self);
+        }
+        let why = self.why.unwrap_or_default();
+        Err(Fail::failed(format!("{} of {count} connections failed: {why}", self.failed)))
     }
 }
 
@@ -140,9 +160,21 @@ pub(in crate::cli::bench) fn work(args: &Args) -> Result<(), Fail> {
     let mut held: JoinSet<()> = JoinSet::new();
     let mut next = args.first;
     for line in std::io::stdin().lock().lines() {
-        let count: u64 = line?.trim().parse().map_err(|_| Fail::usage("a worker is told numbers"))?;
-        let answer = runtime.block_on(open(args, &broker, next, count, &mut held));
-        next += count;
+        let order = line?;
+        let answer = match order.trim() {
+            CUT => {
+                runtime.block_on(held.shutdown());
+                Opened::default()
+            }
+            AGAIN => runtime.block_on(open(args, &broker, args.first, next - args.first, &mut held)),
+            number => {
+                let what = || Fail::usage(format!("{order:?}: a worker is told a number, \"{CUT}\" or \"{AGAIN}\""));
+                let count: u64 = number.parse().map_err(|_| what())?;
+                let from = next;
+                next += count;
+                runtime.block_on(open(args, &broker, from, count, &mut held))
+            }
+        };
         println!("{}", serde_json::to_string(&answer).map_err(|error| Fail::failed(error.to_string()))?);
     }
     // The broker sees the sockets go, as it would those of clients that lost their network.
@@ -159,12 +191,11 @@ async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut J
     let gate = Arc::new(Semaphore::new(args.at_once.max(1)));
     let mut connecting = JoinSet::new();
     for number in first..first + count {
-        // A user has a few devices, as people do.
-        let user = format!("{}-c{}", args.broker.devices_prefix, number / DEVICES_OF_A_USER as u64);
-        let device = format!("d{}", number % DEVICES_OF_A_USER as u64);
+        let user = format!("{}-c{}", args.broker.devices_prefix, number / args.devices);
+        let device = format!("d{}", number % args.devices);
         let (broker, gate, from) = (broker.clone(), Arc::clone(&gate), source(args.sources, number));
         // What a user is in, its first device makes.
-        let groups = if number.is_multiple_of(DEVICES_OF_A_USER as u64) { args.conversations } else { 0 };
+        let groups = if number.is_multiple_of(args.devices) { args.conversations } else { 0 };
         let (subscriptions, prefix) = (args.subscriptions, args.broker.devices_prefix.clone());
         connecting.spawn(async move {
             let _turn = gate.acquire_owned().await;
@@ -203,13 +234,6 @@ async fn open(args: &Args, broker: &Broker, first: u64, count: u64, held: &mut J
     }
     answer.resumed = broker.traffic().resumed() - resumed_before;
     answer
-}
-
-fn source(sources: u8, number: u64) -> Option<IpAddr> {
-    (sources > 1).then(|| {
-        let last = 1 + u8::try_from(number % u64::from(sources)).unwrap_or(0);
-        IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! How connections to a broker are made, and what goes over them.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +32,14 @@ pub(in crate::cli::bench) struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,
     resumed: AtomicU64,
+}
+
+/// The address to make the `number`th connection from, of so many on loopback; with one, it is the system's choice.
+pub(in crate::cli::bench) fn source(sources: u8, number: u64) -> Option<IpAddr> {
+    (sources > 1).then(|| {
+        let last = 1 + u8::try_from(number % u64::from(sources)).unwrap_or(0);
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
+    })
 }
 
 impl Traffic {
