@@ -2,10 +2,12 @@
 //! and an idle one, and held against `benches/baseline.json`.
 //!
 //! ```text
-//! cargo bench --bench counts                  counts, and fails where a count is 5 % above what is written there
-//! cargo bench --bench counts -- --write       writes down what was counted
-//! cargo bench --bench counts -- publish       counts these alone
+//! cargo counts                  counts, and fails where a count is 5 % above what is written there
+//! cargo counts -- --write       writes down what was counted
+//! cargo counts -- publish       counts these alone
 //! ```
+//!
+//! `.cargo/config.toml` says what `cargo counts` is: our crates as for release, over the dependencies that the tests have.
 
 mod workloads;
 
@@ -101,7 +103,7 @@ fn count(arguments: &[String]) -> ExitCode {
         let text = serde_json::to_string_pretty(&written).expect("JSON");
         std::fs::write(BASELINE, text + "\n").expect("benches/baseline.json is written");
     } else if risen {
-        eprintln!("a count has risen: find out why, or write it down with `cargo bench --bench counts -- --write`");
+        eprintln!("a count has risen: find out why, or write it down with `cargo counts -- --write`");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
