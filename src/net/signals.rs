@@ -128,24 +128,34 @@ fn look_up(
     news: &News,
     now: Millis,
 ) -> Result<Vec<packet::Signal>, Miss> {
-    let mut signals = Vec::new();
+    let mut found = Vec::with_capacity(news.presences.len());
     for &(user, is_audience_new) in &news.presences {
         // Anew for each, since each may cost a walk over all conversations of one of the two.
-        let (known, presence) = reads.rows(|rows| match knows(rows, session.user, user) {
-            Knows::Presence => (Knows::Presence, Some(shared.registry.presence(rows, user, now))),
-            known => (known, is_audience_new.then(|| hidden(user))),
-        })?;
+        found.push(reads.rows(|rows| {
+            let known = knows(rows, session.user, user);
+            let shown = (known == Knows::Presence).then(|| shared.registry.presence(rows, user, now));
+            (user, is_audience_new, known, shown)
+        })?);
+    }
+    let mut signals = Vec::new();
+    // Behind all that may have to be read once more: it is noted as told.
+    for (id, user, seq) in deliveries::news(reads, &shared.registry, session, &news.delivered)? {
+        let (conversation, user, kind) = (id.0, user.0, SignalKind::Delivered.into());
+        signals.push(packet::Signal { conversation, user, kind, seq: seq.0, ..packet::Signal::default() });
+    }
+    for (user, is_audience_new, known, shown) in found {
+        let tells = shown.is_some() || is_audience_new;
+        let was_shown = tells && shared.registry.note_shown(session, user, shown.is_some());
+        let presence = shown.or_else(|| was_shown.then(|| hidden(user)));
         if known == Knows::Nothing && is_audience_new {
             shared.registry.unsubscribe(session, &[user]);
         }
         let kind = SignalKind::Presence.into();
-        let signal = |presence| packet::Signal { kind, presence: Some(presence), ..packet::Signal::default() };
-        signals.extend(presence.map(signal));
-    }
-    // Last: it is noted as told.
-    for (id, user, seq) in deliveries::news(reads, &shared.registry, session, &news.delivered)? {
-        let (conversation, user, kind) = (id.0, user.0, SignalKind::Delivered.into());
-        signals.push(packet::Signal { conversation, user, kind, seq: seq.0, ..packet::Signal::default() });
+        signals.extend(presence.map(|presence| packet::Signal {
+            kind,
+            presence: Some(presence),
+            ..Default::default()
+        }));
     }
     Ok(signals)
 }
@@ -182,7 +192,7 @@ pub(super) fn presence_request(
     }
     let now = shared.clock.now();
     let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
-    let mut some: Vec<UserId> = in_company.map(|(user, _)| *user).collect();
+    let mut some: Vec<(UserId, bool)> = in_company.map(|(user, known)| (*user, *known == Knows::Presence)).collect();
     some.sort_unstable();
     some.dedup();
     // Before it is looked at: what changes in between is told.
@@ -190,8 +200,12 @@ pub(super) fn presence_request(
     if let Err(reason) = shared.registry.subscribe(session, &some, most, now) {
         return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
     }
+    // Of these the answer says the last word, until they are asked for again.
+    let strangers = users.iter().zip(&known).filter(|(_, known)| **known == Knows::Nothing);
+    shared.registry.unsubscribe(session, &strangers.map(|(user, _)| *user).collect::<Vec<_>>());
     if session.outbox.lock().is_abandoned {
         // The session ended meanwhile, and what it asked for was given up before this.
+        let some: Vec<UserId> = some.into_iter().map(|(user, _)| user).collect();
         shared.registry.unsubscribe(session, &some);
     }
     let mut presences = Vec::with_capacity(users.len());
@@ -200,6 +214,9 @@ pub(super) fn presence_request(
             Knows::Presence => reads.rows(|rows| shared.registry.presence(rows, *user, now))?,
             Knows::Hidden | Knows::Nothing => hidden(*user),
         });
+    }
+    if let Some(ephemeral) = &mut session.outbox.lock().ephemeral {
+        ephemeral.told_presences(&users);
     }
     answer(presences)
 }

@@ -210,6 +210,7 @@ impl Draft<'_, '_> {
                 });
                 Body::Joined { conversation: crossing.conversation, seq: conversation.head.seq }
             } else {
+                self.effects.push(Effect::Parted(user));
                 entry.set_kind(EntryKind::Left);
                 entry.left = Some(packet::Left { conversation: crossing.conversation.0, seq: crossing.seq.0 });
                 Body::Left { conversation: crossing.conversation }

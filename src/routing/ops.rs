@@ -174,6 +174,8 @@ pub enum Effect {
     Shown(UserId),
     /// A user shows its presence to this other no more.
     Hidden(UserId, UserId),
+    /// A user is no longer in a conversation that it was in.
+    Parted(UserId),
     /// Nothing of a conversation can go before.
     Defer(ConversationId, LogTime),
     /// A conversation let something go that the files hold.

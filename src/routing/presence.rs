@@ -89,8 +89,8 @@ pub struct Presence(Mutex<Watch>);
 #[derive(Debug, Default)]
 struct Watch {
     watched: HashMap<UserId, Watched>,
-    /// Whom each session is told of, ascending.
-    by_session: HashMap<SessionNumber, Vec<UserId>>,
+    /// Whom each session is told of, ascending, and whether what it was told last was shown to it.
+    by_session: HashMap<SessionNumber, Vec<(UserId, bool)>>,
     /// Subscriptions in all.
     count: usize,
     /// When to look at whom; each as its `Watched` says.
@@ -208,7 +208,7 @@ impl Presence {
             watch.left_order.push_back((now, session.user));
         }
         watch.look_soon(session.user, now);
-        for user in watch.by_session.remove(&session.number).unwrap_or_default() {
+        for (user, _) in watch.by_session.remove(&session.number).unwrap_or_default() {
             watch.unsubscribe(session.number, user);
         }
     }
@@ -250,7 +250,8 @@ impl Registry {
         {
             let watch = self.presence.lock();
             told.retain(|session| {
-                watch.by_session.get(&session.number).is_some_and(|users| users.binary_search(&user).is_ok())
+                let users = watch.by_session.get(&session.number);
+                users.is_some_and(|users| users.binary_search_by_key(&user, |(user, _)| *user).is_ok())
             });
         }
         for session in told {
@@ -259,26 +260,62 @@ impl Registry {
         }
     }
 
-    /// From here on the session is told of these users, of `most` in all.
+    /// A user is no longer in a conversation that it was in: it may have been the last that it shared with those who are
+    /// told of it, and with those it is told of.
+    pub fn presence_parted(&self, user: UserId, now: Millis) {
+        self.presence_changed(user, true, now);
+        let mut own = Vec::new();
+        self.each_of(user, |session| own.push(Arc::clone(session)));
+        for session in own {
+            let watched = self.presence.lock().by_session.get(&session.number).cloned().unwrap_or_default();
+            if watched.is_empty() {
+                continue;
+            }
+            let mut pending = session.outbox.lock();
+            let ephemeral = pending.ephemeral.get_or_insert_default();
+            watched.into_iter().for_each(|(other, _)| ephemeral.put_presence(other, true));
+            drop(pending);
+            session.outbox.wake();
+        }
+    }
+
+    /// The session is told now whether it is shown a user's presence. Returns whether it was when it was told last; who is
+    /// not told of the user was not.
+    pub fn note_shown(&self, session: &Session, user: UserId, is_shown: bool) -> bool {
+        let mut watch = self.presence.lock();
+        let Some(users) = watch.by_session.get_mut(&session.number) else { return false };
+        let Ok(at) = users.binary_search_by_key(&user, |(user, _)| *user) else { return false };
+        std::mem::replace(&mut users[at].1, is_shown)
+    }
+
+    /// From here on the session is told of these users, of `most` in all; each with whether it is shown to it now.
     ///
     /// # Errors
     /// *quota exceeded* where they are too many for it, *overloaded* for all; then nothing has changed.
-    pub fn subscribe(&self, session: &Arc<Session>, users: &[UserId], most: usize, now: Millis) -> Result<(), Reason> {
+    pub fn subscribe(
+        &self,
+        session: &Arc<Session>,
+        users: &[(UserId, bool)],
+        most: usize,
+        now: Millis,
+    ) -> Result<(), Reason> {
         // Before the lock: it is taken for this, too.
-        let standings: Vec<_> = users.iter().map(|user| self.standing(*user, now)).collect();
+        let standings: Vec<_> = users.iter().map(|(user, _)| self.standing(*user, now)).collect();
         let mut watch = self.presence.lock();
-        let mut of_session = watch.by_session.get(&session.number).cloned().unwrap_or_default();
-        let had = of_session.len();
-        of_session.extend(users);
-        of_session.sort_unstable();
-        of_session.dedup();
+        let mut of_session = users.to_vec();
+        let before = watch.by_session.get(&session.number);
+        let had = before.map_or(0, Vec::len);
+        of_session.extend(before.into_iter().flatten());
+        // What is said now stands before what was.
+        of_session.sort_by_key(|(user, _)| *user);
+        of_session.dedup_by_key(|(user, _)| *user);
         if of_session.len() > most {
             return Err(Reason::QuotaExceeded);
         }
         if watch.count + of_session.len() - had > PRESENCES_IN_ALL_MAX {
             return Err(Reason::Overloaded);
         }
-        for (user, standing) in users.iter().zip(standings) {
+        for ((user, _), standing) in users.iter().zip(standings) {
             let watched = watch.watched.entry(*user).or_insert_with(|| Watched {
                 watchers: Vec::new(),
                 told: standing,
@@ -307,7 +344,7 @@ impl Registry {
             watch.unsubscribe(session.number, *user);
         }
         if let Some(of_session) = watch.by_session.get_mut(&session.number) {
-            of_session.retain(|user| !users.contains(user));
+            of_session.retain(|(user, _)| !users.contains(user));
             if of_session.is_empty() {
                 watch.by_session.remove(&session.number);
             }
@@ -428,7 +465,7 @@ mod tests {
         if is_online {
             registry.attach(&ben, Millis(0));
         }
-        registry.subscribe(&ann, &[BEN], 1, Millis(0)).expect("room for one");
+        registry.subscribe(&ann, &[(BEN, true)], 1, Millis(0)).expect("room for one");
         registry.tell_presence(Millis(0));
         assert_eq!(news(&ann), [], "what is so is no news");
         (registry, ann, ben)
@@ -493,8 +530,8 @@ mod tests {
         let (registry, ann, ben) = watching(false);
         let cid = session(3, 3);
         registry.attach(&cid, Millis(0));
-        registry.subscribe(&cid, &[BEN, UserId(1)], 2, Millis(0)).expect("room for two");
-        registry.subscribe(&cid, &[BEN], 2, Millis(0)).expect("it has that one");
+        registry.subscribe(&cid, &[(BEN, true), (UserId(1), true)], 2, Millis(0)).expect("room for two");
+        registry.subscribe(&cid, &[(BEN, true)], 2, Millis(0)).expect("it has that one");
         registry.attach(&ben, Millis(1));
         registry.detach(&ann, &[], Millis(1));
         registry.tell_presence(Millis(1));
@@ -515,7 +552,7 @@ mod tests {
         let (registry, ann, ben) = watching(false);
         let watchers: Vec<_> = (10..10 + TOLD_AT_ONCE as u64 + 100).map(|number| session(number, number)).collect();
         for watcher in &watchers {
-            registry.subscribe(watcher, &[BEN], 1, Millis(0)).expect("room for one");
+            registry.subscribe(watcher, &[(BEN, true)], 1, Millis(0)).expect("room for one");
         }
         registry.attach(&ben, Millis(1));
         registry.tell_presence(Millis(1));
@@ -525,6 +562,28 @@ mod tests {
         assert_eq!(watchers.iter().filter(|watcher| !news(watcher).is_empty()).count(), 101);
         registry.tell_presence(Millis(10_000));
         assert!(watchers.iter().all(|watcher| news(watcher).is_empty()), "each once");
+    }
+
+    /// R16-12: what a session was told last is known, also where it asks again.
+    #[test]
+    fn who_was_told_that_nothing_is_shown_is_known() {
+        let (registry, ann, _ben) = watching(true);
+        assert!(registry.note_shown(&ann, BEN, false), "it was shown");
+        assert!(!registry.note_shown(&ann, BEN, false));
+        registry.subscribe(&ann, &[(BEN, true)], 1, Millis(0)).expect("it has that one");
+        assert!(registry.note_shown(&ann, BEN, true));
+        registry.subscribe(&ann, &[(BEN, false)], 1, Millis(0)).expect("it has that one");
+        assert!(!registry.note_shown(&ann, BEN, true) && registry.note_shown(&ann, BEN, true));
+    }
+
+    /// R16-12: who goes may have shared its last conversation with who watches it, and with whom it watches.
+    #[test]
+    fn who_parts_is_looked_at_from_both_sides() {
+        let (registry, ann, ben) = watching(true);
+        registry.subscribe(&ben, &[(UserId(1), true)], 1, Millis(0)).expect("room for one");
+        registry.presence_parted(BEN, Millis(5_000));
+        registry.tell_presence(Millis(5_000));
+        assert_eq!((news(&ann), news(&ben)), (vec![(BEN, true)], vec![(UserId(1), true)]));
     }
 
     /// R16-12: a new audience is told of even where the presence is the same.

@@ -139,6 +139,12 @@ impl Ephemeral {
         self.looked_up.retain(|signal| !(of(signal) && is_told(signal)));
     }
 
+    /// The client is told in another way how these users stand: what waits is older, and does not leave.
+    pub fn told_presences(&mut self, users: &[UserId]) {
+        let is_told = |presence: packet::Presence| users.contains(&UserId(presence.user));
+        self.looked_up.retain(|signal| !signal.presence.is_some_and(is_told));
+    }
+
     /// What leaves next: news first, since nobody says them again.
     #[must_use]
     pub fn front(&self) -> Option<&packet::Signal> {
@@ -226,6 +232,17 @@ mod tests {
             ephemeral.told_delivered(ConversationId(8), UserId(user), Seq(9));
         }
         assert_eq!(all(ephemeral), [delivered(4, 4)]);
+    }
+
+    /// R16-10: what was looked up before an answer that tells of the same user does not leave behind it.
+    #[test]
+    fn a_presence_that_waits_does_not_leave_once_an_answer_has_told_it() {
+        let of = |user| packet::Presence { user, ..packet::Presence::default() };
+        let told = |user| packet::Signal { presence: Some(of(user)), ..packet::Signal::default() };
+        let mut ephemeral = Ephemeral::default();
+        ephemeral.put_looked_up([told(2), told(3), told(2)]);
+        ephemeral.told_presences(&[UserId(2), UserId(4)]);
+        assert_eq!(all(ephemeral), [told(3)]);
     }
 
     /// R8-14: many acks of one user are one look, and what waits is bounded.

@@ -289,6 +289,53 @@ async fn contacts_see_who_shows_itself_to_them() {
     assert_eq!(cid.state_of(of_ben).await, PresenceState::NotShown);
 }
 
+/// R16-12: who was told that nothing is shown to it is not told so again, whatever changes for others.
+#[tokio::test]
+async fn what_is_hidden_is_told_once() {
+    let world = World::new().await;
+    let (mut ann, mut ben, _) = pair(&world).await;
+    let mut cid = world.user("cid").await;
+    ben.open_direct("cid").await;
+    let of_ben = ben.connected.user;
+    for wire in [&mut ann, &mut cid] {
+        assert_eq!(wire.state_of(of_ben).await, PresenceState::Online);
+    }
+    ben.show(Audience::Nobody).await;
+    for wire in [&mut ann, &mut cid] {
+        assert_eq!(wire.change_of(of_ben).await, PresenceState::NotShown);
+    }
+    ben.show(Audience::Contacts).await;
+    let contact = packet::SetContact { user: "cid".into(), ..Default::default() };
+    ben.act(0, Action::SetContact(contact)).await.expect("kept");
+    assert_eq!(cid.change_of(of_ben).await, PresenceState::Online, "it was looked at for ann by then, too");
+    ben.show(Audience::Company).await;
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::Online, "and nothing in between");
+    ben.show(Audience::Nobody).await;
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::NotShown);
+}
+
+/// R16-12: whoever shares nothing with a user any more is told so once, be it itself that went or the other.
+#[tokio::test]
+async fn who_loses_the_last_shared_conversation_is_told_that_nothing_is_shown() {
+    let world = World::new().await;
+    let (mut ann, mut ben) = (world.user("ann").await, world.user("ben").await);
+    let (of_ann, of_ben) = (ann.connected.user, ben.connected.user);
+    let (one, other) = (ann.create_group("one", &["ben"]).await, ann.create_group("other", &["ben"]).await);
+    assert_eq!(ann.state_of(of_ben).await, PresenceState::Online);
+    assert_eq!(ben.state_of(of_ann).await, PresenceState::Online);
+    ben.act(one, Action::Leave(packet::Leave {})).await.expect("left");
+    ben.set_background(true).await;
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::Away, "they share the other one");
+    ann.set_role(other, "ben", Role::None).await.expect("removed");
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::NotShown);
+    assert_eq!(ben.change_of(of_ann).await, PresenceState::NotShown);
+    // Nothing more of each other, until they ask again.
+    ann.open_direct("ben").await;
+    assert_eq!(ann.state_of(of_ben).await, PresenceState::Away);
+    ben.set_background(false).await;
+    assert_eq!(ann.change_of(of_ben).await, PresenceState::Online);
+}
+
 /// R16-12: an audience that there is not is refused; the setting outlives the broker.
 #[tokio::test]
 async fn to_whom_presence_is_shown_is_kept() {

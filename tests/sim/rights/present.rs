@@ -46,6 +46,8 @@ impl History {
             let other = presence.user;
             assert!(self.devices[device].subscribed.contains(&other), "{user} is told of {other}, unasked");
             let is_shown = presence.state() != PresenceState::NotShown;
+            let was_shown = peer.shown.get(&other).is_some_and(|was| *was);
+            assert!(is_shown || was_shown, "{user} is told again that {other} is not shown to it");
             assert!(is_shown || presence.last_seen == 0, "who is not shown was not seen");
             let could = self.may_know[device].contains(&other);
             assert!(!is_shown || could, "{user} is told of {other}, who is not shown to it: {presence:?}");
@@ -86,13 +88,15 @@ impl History {
         assert_eq!(answer.shown_to(), self.oracle.audience(user), "its own setting");
     }
 
-    /// Whoever was told of a user that takes nothing from it any more was told that, too.
+    /// Whoever was told of a user that takes nothing from it any more, or shares nothing with it, was told that, too.
     pub(super) fn check_who_is_shown(&self) {
         for device in &self.devices {
             let shown = device.peer.iter().flat_map(|peer| &peer.shown).filter(|(_, is_shown)| **is_shown);
             for (other, _) in shown {
                 let is_hidden = self.oracle.blocks(*other, device.user_id);
                 assert!(!is_hidden, "{} still sees {other}, who blocks it", device.user_id);
+                let share = self.oracle.share(*other, device.user_id);
+                assert!(share, "{} still sees {other}, and shares nothing with it", device.user_id);
             }
         }
     }
