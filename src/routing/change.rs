@@ -64,7 +64,7 @@ pub enum Change {
         digest: u64,
         /// The conversation it was about.
         conversation: ConversationId,
-        /// That conversation's newest seq; 0 where it has none.
+        /// The newest seq there, or in the inbox where that would be told; 0 where there is none.
         seq: Seq,
         /// Whether the publish did not name the conversation.
         opened: bool,

@@ -40,8 +40,8 @@ pub struct Draft<'s, 'g> {
 }
 
 impl Draft<'_, '_> {
-    /// The answer to a publish that is known, or why its id cannot be accepted. `conversation` is where its entry stands or
-    /// will stand, `told` the highest first unanswered id that the session told.
+    /// The answer to a publish that is known, or why its id cannot be accepted. `conversation` is the one that it names, or
+    /// the own inbox, `told` the highest first unanswered id that the session told.
     pub(super) fn known(
         &self,
         session: &Session,
@@ -262,6 +262,17 @@ impl Draft<'_, '_> {
     /// The answer to a publish that is no single entry.
     pub(super) fn answered(&mut self, ticket: &Ticket, conversation: ConversationId, opened: bool) -> PublishAck {
         let seq = self.view.conversation(conversation).map_or(Seq(0), |row| row.head.seq);
+        self.answered_with(ticket, conversation, seq, opened)
+    }
+
+    /// The same with a seq that may be another conversation's.
+    pub(super) fn answered_with(
+        &mut self,
+        ticket: &Ticket,
+        conversation: ConversationId,
+        seq: Seq,
+        opened: bool,
+    ) -> PublishAck {
         self.change(&Change::Answered {
             origin: ticket.origin,
             first_unanswered: ticket.first_unanswered,

@@ -211,7 +211,9 @@ pub fn fold_entry(view: &mut View<'_>, meta: &EntryMeta, position: Position, tim
         fold_next(view, meta.conversation, &before, time);
     }
     if meta.origin.device.is_some() {
-        answer(view, meta, time, false);
+        // What is said of another conversation was published to that one.
+        let named = if let Body::Personally { conversation, .. } = body { *conversation } else { meta.conversation };
+        answer(view, meta, named, time, false);
     }
     match body {
         Body::Plain => {}
@@ -344,7 +346,7 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
                 digest: *digest,
                 ..EntryMeta::default()
             };
-            answer(view, &meta, time, *opened);
+            answer(view, &meta, *conversation, time, *opened);
         }
         Change::MarkSet { user, conversation, seq, countable } => {
             view.update(Key::Member(*conversation, *user), |row| {
@@ -432,22 +434,16 @@ fn more(view: &mut View<'_>, id: ConversationId, change: impl FnOnce(&mut MoreOf
     });
 }
 
-/// Keeps the answer to a publish for its repeats.
-fn answer(view: &mut View<'_>, meta: &EntryMeta, time: LogTime, opened: bool) {
+/// Keeps the answer to a publish that named this conversation, or opened it, for its repeats.
+fn answer(view: &mut View<'_>, meta: &EntryMeta, named: ConversationId, time: LogTime, opened: bool) {
     view.update(Key::Device(meta.origin.device), |row| {
         let Row::Device(device) = row else { return };
         if meta.origin.incarnation != device.incarnation {
             return;
         }
         raise_floor(device, meta.first_unanswered);
-        let kept = Kept {
-            id: meta.origin.message_id,
-            conversation: meta.conversation,
-            seq: meta.seq,
-            time,
-            digest: meta.digest,
-            opened,
-        };
+        let kept =
+            Kept { id: meta.origin.message_id, conversation: named, seq: meta.seq, time, digest: meta.digest, opened };
         let at = device.kept.partition_point(|k| k.id < kept.id);
         device.kept.insert(at, kept);
         assert!(device.kept.len() as u64 <= ID_SPAN_MAX, "kept answers stay within the span");

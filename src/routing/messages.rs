@@ -177,7 +177,7 @@ impl Draft<'_, '_> {
         let target = self.shown(session, id, seq, target)?;
         let hidden = self.view.personal(session.user, id).map_or(&[][..], |personal| &personal.hidden);
         if hidden.binary_search_by_key(&seq, |(hidden, _)| *hidden).is_ok() != hide.undo {
-            return Ok(self.own_inbox_unchanged(session, ticket));
+            return Ok(self.own_inbox_unchanged(session, ticket, id));
         }
         if !hide.undo && hidden.len() >= HIDDEN_MAX {
             return Err(No(Reason::QuotaExceeded, "the user hides as many messages of this conversation as it may"));
@@ -200,7 +200,7 @@ impl Draft<'_, '_> {
         let mark = self.view.member(id, session.user).map_or(Position(0), |member| member.mark_position);
         let known = self.view.settings(session.user, id).map(|known| known.wire(mark)).unwrap_or_default();
         if known == settings {
-            return Ok(self.own_inbox_unchanged(session, ticket));
+            return Ok(self.own_inbox_unchanged(session, ticket, id));
         }
         let settings = packet::Settled { conversation: id.0, settings: Some(settings) };
         let mut entry = packet::Entry { settings: Some(settings), ..packet::Entry::default() };
@@ -214,10 +214,11 @@ impl Draft<'_, '_> {
         self.publish_entry(session, inbox, ticket, entry, &body)
     }
 
-    /// The answer to what would be told to the own inbox, and changes nothing.
-    fn own_inbox_unchanged(&mut self, session: &Session, ticket: &Ticket) -> PublishAck {
-        let inbox = self.view.user(session.user).map_or(ConversationId(0), |user| user.inbox);
-        self.answered(ticket, inbox, false)
+    /// The answer to what would be told to the own inbox of a conversation, and changes nothing.
+    fn own_inbox_unchanged(&mut self, session: &Session, ticket: &Ticket, named: ConversationId) -> PublishAck {
+        let inbox = self.view.user(session.user).and_then(|user| self.view.conversation(user.inbox));
+        let head = inbox.map_or(Seq(0), |inbox| inbox.head.seq);
+        self.answered_with(ticket, named, head, false)
     }
 
     /// Whether the session's user is in a conversation now: as a member, as one of the two, as a joined reader.

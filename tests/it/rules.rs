@@ -134,3 +134,36 @@ async fn an_id_below_a_stored_one_is_stale_in_that_conversation_alone() {
     assert_eq!(refusal.reason, Reason::StaleId);
     alice.publish_as(message(other, first + 1)).await.expect("acked");
 }
+
+/// SPEC R5.4-2: what is hidden or set for a conversation is in order with what is published there, though the inbox is told
+/// of it; and not with what the user says of itself.
+#[tokio::test]
+async fn what_is_hidden_or_set_counts_in_the_conversation_that_it_names() {
+    let world = World::new().await;
+    let (mut alice, _bob, direct) = world.pair().await;
+    let seq = alice.say(direct, "hide me").await.seq;
+    let hide = |undo| Action::Hide(packet::Hide { seq, undo });
+    let settings = packet::Settings { pinned: true, ..Default::default() };
+    let set = || Action::SetSettings(packet::SetSettings { settings: Some(settings) });
+    let profile = |name: &str| {
+        let profile = packet::Profile { display_name: name.into(), ..Default::default() };
+        Action::SetProfile(packet::SetProfile { profile: Some(profile) })
+    };
+    // What makes an entry, and what changes nothing.
+    for (n, action) in [hide(false), hide(false), set(), set()].into_iter().enumerate() {
+        let id = alice.next_id;
+        alice.next_id += 3;
+        let publish = |message_id, conversation, action| packet::Publish {
+            conversation,
+            message_id,
+            first_unanswered: id,
+            action,
+            ..packet::Publish::default()
+        };
+        alice.publish_as(publish(id + 2, direct, Some(action))).await.expect("acked");
+        let own = publish(id, 0, Some(profile(&format!("Alice {n}"))));
+        alice.publish_as(own).await.expect("in order with what she says of herself");
+        let refusal = alice.publish_as(publish(id + 1, direct, None)).await.expect_err("overtaken");
+        assert_eq!(refusal.reason, Reason::StaleId, "step {n}");
+    }
+}

@@ -41,11 +41,12 @@ impl Device {
         let stored = *stored.unwrap_or_else(|| panic!("{}: {id:?} is acked and not in the log", self.name));
         let out = self.durable.outbox.get(&ack.message_id);
         let publish = &out.unwrap_or_else(|| panic!("{}: {id:?} is acked and was settled", self.name)).publish;
-        // What one hides or sets is told to the own inbox, and has its seq.
+        // What one hides or sets is told to the own inbox, and has its seq; where it changes nothing that is noted where it
+        // was published.
         let is_own = matches!(publish.action, Some(Action::Hide(_) | Action::SetSettings(_)));
         let conversation = match publish.conversation {
             0 => ack.conversation,
-            _ if is_own => model.inboxes[&self.user_id],
+            named if is_own && stored.conversation != named => model.inboxes[&self.user_id],
             named => named,
         };
         let told = Answer { conversation, seq: ack.seq, time: ack.time };
