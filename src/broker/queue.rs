@@ -167,7 +167,7 @@ impl Queue {
 
     /// Waits for work at most `patience`; returns whether to go on. While busy it gathers a little more, so that an fsync
     /// and a wake-up serve more publishes.
-    pub(super) fn take(&self, group: &mut Vec<Op>, patience: Duration, is_busy: bool) -> bool {
+    pub(crate) fn take(&self, group: &mut Vec<Op>, patience: Duration, is_busy: bool) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut waiting, _) = self
             .filled

@@ -34,6 +34,8 @@ use crate::tasks::Task;
 const CURSOR_EVERY_MS: u64 = longwire_protocol::limits::CURSOR_MS;
 /// How often the broker stores where a device stands, while that moves.
 const STORE_CURSOR_EVERY_MS: u64 = 10_000;
+/// The same where the device has itself told while it is away: else a crash has it told of what it acked.
+const STORE_TOLD_EVERY_MS: u64 = 1_000;
 /// No time: a word where an `Option` takes two.
 pub(super) const NEVER: Millis = Millis(u64::MAX);
 /// A token's end that is farther away than this is looked at again then: the machine's clock may have been set.
@@ -90,12 +92,20 @@ pub(super) struct CursorState {
     /// Whether it acked anything in this session.
     moved: bool,
     stored_at: Millis,
+    /// Whether anything was stored in this session.
+    was_stored: bool,
+    /// What was acked is to be stored a while after what was last, whether or not more is acked by then.
+    owes_store: bool,
     /// Something was delivered since the last cursor.
     pub(super) owed: bool,
     sent_at: Millis,
 }
 
 impl CursorState {
+    fn is_store_due(&self, now: Millis) -> bool {
+        self.owes_store && now.since(self.stored_at) >= STORE_TOLD_EVERY_MS
+    }
+
     pub(super) fn is_late(&self, now: Millis) -> bool {
         self.owed && self.sent_at.0 != 0 && now.since(self.sent_at) >= 2 * CURSOR_EVERY_MS
     }
@@ -140,7 +150,15 @@ impl Live {
             prepared: (ConversationId(0), Millis(0)),
             item_bytes_max,
             skips,
-            cursor: CursorState { acked: nowhere, moved: false, stored_at: now, owed: false, sent_at: Millis(0) },
+            cursor: CursorState {
+                acked: nowhere,
+                moved: false,
+                stored_at: now,
+                was_stored: false,
+                owes_store: false,
+                owed: false,
+                sent_at: Millis(0),
+            },
             given: [Position(0); 2],
             report_at: NEVER,
             has_ephemeral: true,
@@ -214,11 +232,20 @@ impl Live {
             pending.is_told
         };
         shared.registry.deliveries.acked(self.session.user, now);
-        // After a crash nobody is told of what it acked: that is worth a rider for each ack, one a second at the most.
-        if is_told || now.since(cursor.stored_at) >= STORE_CURSOR_EVERY_MS {
-            cursor.stored_at = now;
-            self.ops.push(Op::StoreCursor(Arc::clone(&self.session), cursor.acked));
+        // After a crash nobody is told of what it acked, but for the last second: that is worth a rider a second.
+        cursor.owes_store |= is_told;
+        let since = now.since(cursor.stored_at);
+        let is_first = is_told && !cursor.was_stored;
+        if is_first || cursor.is_store_due(now) || since >= STORE_CURSOR_EVERY_MS {
+            let op = self.store_cursor(now);
+            self.ops.push(op);
         }
+    }
+
+    fn store_cursor(&mut self, now: Millis) -> Op {
+        let cursor = &mut self.cursor;
+        (cursor.stored_at, cursor.was_stored, cursor.owes_store) = (now, true, false);
+        Op::StoreCursor(Arc::clone(&self.session), cursor.acked)
     }
 
     /// Moves everything that can move; each lane by at most its window. Returns whether lanes were held, for a cursor or
@@ -232,6 +259,10 @@ impl Live {
     ) -> bool {
         let was_resending = self.resends > 0;
         self.come_back(context, wire, shared, now);
+        if self.cursor.is_store_due(now) {
+            let op = self.store_cursor(now);
+            shared.queue.push_one(op);
+        }
         if now >= self.report_at {
             self.report_at = NEVER;
             self.session.outbox.lock().report();
@@ -369,8 +400,10 @@ impl Live {
 
     /// When something is to be done without being asked: a cursor, or the token's end.
     pub(super) fn deadline(&self) -> Millis {
-        let expiry = self.expiry.min(self.report_at);
-        if self.cursor.owed { expiry.min(self.cursor.sent_at.after(CURSOR_EVERY_MS)) } else { expiry }
+        let cursor = &self.cursor;
+        let sent = if cursor.owed { cursor.sent_at.after(CURSOR_EVERY_MS) } else { NEVER };
+        let stored = if cursor.owes_store { cursor.stored_at.after(STORE_TOLD_EVERY_MS) } else { NEVER };
+        self.expiry.min(self.report_at).min(sent).min(stored)
     }
 
     /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.
@@ -405,4 +438,53 @@ pub(super) fn fail(wire: &mut BrokerSession<Place>, error: &crate::store::ReadEr
 
 fn current_segment(shared: &Shared) -> crate::store::SegmentId {
     shared.segments.last().map_or_else(Default::default, |segment| segment.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use longwire_protocol::{BrokerLimits, Seq};
+
+    use super::*;
+    use crate::net::testing::{live, shared};
+    use crate::store::MemoryLog;
+
+    /// What was asked to be stored of acks in express, one each hundred milliseconds up to `acks_until`, by `until`: when, and
+    /// up to where.
+    fn stored(is_told: bool, acks_until: u64, until: u64) -> Vec<(u64, u64)> {
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let mut wire = BrokerSession::new(Millis(0), BrokerLimits::default());
+        let mut live = live(Arc::new(Session::of_test()), &shared);
+        live.session.outbox.lock().is_told = is_told;
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut asked, mut group) = (Vec::new(), Vec::new());
+        for ms in (100..=until).step_by(100) {
+            let place = Place { position: Position(ms), conversation: ConversationId(1), seq: Seq(ms) };
+            if ms <= acks_until {
+                live.acked(Some(place), None, &shared, Millis(ms));
+                shared.queue.push(&mut live.ops);
+            }
+            // As a connection does when the wheel wakes it.
+            if live.deadline() <= Millis(ms) {
+                live.pump(&mut context, &mut wire, &shared, Millis(ms));
+            }
+            shared.queue.take(&mut group, Duration::ZERO, false);
+            for op in group.drain(..) {
+                let Op::StoreCursor(_, cursor) = op else { panic!("{op:?}") };
+                asked.push((ms, cursor.express.0));
+            }
+        }
+        asked
+    }
+
+    /// R17-6: a device that has itself told while it is away is believed the acks before the last second, and costs a rider
+    /// a second, however often it acks; the last one is stored though nothing follows.
+    #[test]
+    fn acks_of_a_device_that_is_told_are_stored_once_a_second() {
+        assert_eq!(stored(true, 2_500, 9_000), [(100, 100), (1_100, 1_100), (2_100, 2_100), (3_100, 2_500)]);
+        assert_eq!(stored(true, 100, 9_000), [(100, 100)], "once");
+        assert_eq!(stored(false, 25_000, 60_000), [(10_000, 10_000), (20_000, 20_000)]);
+    }
 }

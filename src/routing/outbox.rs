@@ -137,7 +137,7 @@ pub struct Pending {
     pub lifted: Option<Box<Vec<(ConversationId, Position)>>>,
     /// Not everything is delivered: by its levels, or since nobody looks at the device.
     pub withholds: bool,
-    /// The device has itself told while it is away: what it acks is stored at once.
+    /// The device has itself told while it is away: what it acks is stored within a second.
     pub is_told: bool,
     /// What is worth nothing later; nothing most of the time.
     pub ephemeral: Option<Box<Ephemeral>>,

@@ -269,7 +269,7 @@ impl World {
         let mut pending = session.outbox.lock();
         (pending.stands, pending.has_acked) = (cursor, true);
         drop(pending);
-        assert!(session.outbox.lock().is_told, "so it is stored at once");
+        assert!(session.outbox.lock().is_told, "so it is stored soon");
         self.decide(Op::StoreCursor(session, cursor));
         self.said.iter_mut().for_each(|said| said.is_acked = true);
     }
