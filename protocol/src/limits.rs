@@ -182,6 +182,9 @@ pub const OFFLINE_AFTER_MS: u64 = 30_000;
 pub const CONVERSATIONS_MAX: u32 = 20_000;
 /// The most members of one group.
 pub const MEMBERS_MAX: u32 = 100_000;
+/// The most users who are banned from one group: each is a row that its admins make, and 100 a second of them name users
+/// that nobody ever saw.
+pub const BANNED_MAX: u32 = 10_000;
 /// The most users whose presence a session is told.
 pub const PRESENCES_MAX: usize = 500;
 /// Users of whose deliveries one session is told, in all conversations: a group of 200, and as many direct ones as anyone

@@ -163,6 +163,7 @@ fn quota_rows(quotas: Quotas, content_bytes: u64) -> impl Iterator<Item = (Vec<L
     [
         ("conversations_of_a_user", u64::from(quotas.conversations)),
         ("members_of_a_group", u64::from(quotas.members)),
+        ("bans_of_a_group", u64::from(quotas.bans)),
         ("devices_of_a_user", quotas.devices as u64),
         ("contacts_of_a_user", u64::from(quotas.contacts)),
         ("channels_watched_by_a_session", quotas.watches as u64),

@@ -269,6 +269,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
             devices: settings.quotas.user_devices as usize,
             contacts: settings.quotas.user_contacts,
             members: settings.quotas.group_members,
+            bans: settings.quotas.group_bans,
             watches: settings.quotas.session_channels as usize,
             presences: settings.quotas.session_presences as usize,
         },

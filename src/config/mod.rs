@@ -194,6 +194,8 @@ pub struct Limits {
     pub user_contacts: u32,
     /// Members of one group.
     pub group_members: u32,
+    /// Users who are banned from one group.
+    pub group_bans: u32,
     /// Channels that one session watches.
     pub session_channels: u32,
     /// Users whose presence one session is told.
@@ -218,6 +220,7 @@ impl Default for Limits {
             user_devices: most::DEVICES_MAX as u32,
             user_contacts: most::CONTACTS_MAX,
             group_members: most::MEMBERS_MAX,
+            group_bans: most::BANNED_MAX,
             session_channels: most::WATCHES_MAX as u32,
             session_presences: most::PRESENCES_MAX as u32,
         }
@@ -235,6 +238,8 @@ pub struct Quotas {
     pub user_contacts: u32,
     /// See [`Limits::group_members`].
     pub group_members: u32,
+    /// See [`Limits::group_bans`].
+    pub group_bans: u32,
     /// See [`Limits::session_channels`].
     pub session_channels: u32,
     /// See [`Limits::session_presences`].
@@ -486,6 +491,7 @@ fn quotas(limits: &Limits) -> Result<Quotas, ConfigError> {
         user_devices: kept("limits.user_devices", limits.user_devices, most.user_devices, "1 to 20")?,
         user_contacts: kept("limits.user_contacts", limits.user_contacts, most.user_contacts, "1 to 5000")?,
         group_members: kept("limits.group_members", limits.group_members, most.group_members, "1 to 100000")?,
+        group_bans: kept("limits.group_bans", limits.group_bans, most.group_bans, "1 to 10000")?,
         session_channels: kept("limits.session_channels", limits.session_channels, most.session_channels, "1 to 100")?,
         session_presences: kept(
             "limits.session_presences",
@@ -648,13 +654,14 @@ mod tests {
     fn quotas_are_lowered_and_never_raised() {
         let set = |text: &str| written(&format!("{GOOD}[limits]\n{text}")).map(|settings| settings.quotas);
         let least = set("user_conversations = 1\nuser_devices = 1\nuser_contacts = 1\ngroup_members = 1\n\
-             session_channels = 1\nsession_presences = 1");
+             group_bans = 1\nsession_channels = 1\nsession_presences = 1");
         assert_eq!(least.expect("the least").group_members, 1);
         for (key, most) in [
             ("user_conversations", most::CONVERSATIONS_MAX),
             ("user_devices", most::DEVICES_MAX as u32),
             ("user_contacts", most::CONTACTS_MAX),
             ("group_members", most::MEMBERS_MAX),
+            ("group_bans", most::BANNED_MAX),
             ("session_channels", most::WATCHES_MAX as u32),
             ("session_presences", most::PRESENCES_MAX as u32),
         ] {

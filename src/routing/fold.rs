@@ -376,6 +376,12 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         }),
         Change::Retained { floor } => view.put(Key::Floor, Some(Row::Floor(*floor))),
         Change::BanSet { conversation, user, is_banned } => {
+            if view.is_banned(*conversation, *user) != *is_banned {
+                let bans = view.bans(*conversation);
+                // Those of before they were counted are lifted all the same.
+                let bans = if *is_banned { bans + 1 } else { bans.saturating_sub(1) };
+                view.put(Key::Bans(*conversation), (bans > 0).then_some(Row::Bans(bans)));
+            }
             view.put(Key::Banned(*conversation, *user), is_banned.then_some(Row::Banned));
         }
         Change::JoinKeySet { conversation, digest } => {

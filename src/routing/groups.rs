@@ -81,6 +81,7 @@ impl Draft<'_, '_> {
                 // Nobody was banned; and whether there is such a user is nobody's business.
                 true => Ok(self.answered(ticket, id, false)),
                 false => {
+                    self.may_ban_one_more(id)?;
                     let user = self.create_user(&ban.user);
                     self.change(&Change::BanSet { conversation: id, user, is_banned: true });
                     Ok(self.answered(ticket, id, false))
@@ -95,12 +96,22 @@ impl Draft<'_, '_> {
             return Err(No(Reason::Forbidden, "only the owner decides about admins"));
         }
         if ban.lift == self.view.is_banned(id, user) {
+            if !ban.lift {
+                self.may_ban_one_more(id)?;
+            }
             self.change(&Change::BanSet { conversation: id, user, is_banned: !ban.lift });
         }
         if ban.lift || role == Role::None {
             return Ok(self.answered(ticket, id, false));
         }
         Ok(self.membership(session, id, Some(ticket), user, Role::None))
+    }
+
+    fn may_ban_one_more(&self, id: ConversationId) -> Result<(), No> {
+        if self.view.bans(id) >= self.view.quotas().bans {
+            return Err(No(Reason::QuotaExceeded, "as many users are banned from the group as may be"));
+        }
+        Ok(())
     }
 
     /// Whoever has the key may join from here on; none closes the group.

@@ -237,6 +237,31 @@ fn who_is_erased_leaves_no_will() {
     }
 }
 
+/// SPEC R7-11: who is banned already, and lifting, need no room; and who is refused changes nothing.
+#[test]
+fn so_many_users_are_banned_from_a_group() {
+    let mut world = World::new();
+    world.state.quotas = Quotas { bans: 3, ..Quotas::default() };
+    let [ann, ben] = ["ann", "ben"].map(|user| world.comes(user));
+    let group = world.group(&ann, &["ben".into()]);
+    let ban = |user: &str, lift| Action::Ban(packet::Ban { user: user.into(), lift });
+    let names = ["eve1", "eve2", "eve3", "never-seen"];
+    up_to(3, |n| world.act(&ann, &ann, group, ban(names[n], false)));
+    assert!(Reader::new(&world.state).user_named("never-seen").is_none(), "nobody was made");
+    let before = world.entries(&ann, group);
+    assert_eq!(world.act(&ann, &ann, group, ban("ben", false)), Err(Reason::QuotaExceeded));
+    assert_eq!(world.entries(&ann, group), before);
+    world.says(&ben, group);
+    for (user, lift) in [("eve1", false), ("nobody", true), ("eve2", true), ("eve2", true)] {
+        world.act(&ann, &ann, group, ban(user, lift)).expect("changes nothing, or makes room");
+    }
+    world.act(&ann, &ann, group, ban("ben", false)).expect("there is room for one");
+    assert_eq!(world.act(&ann, &ann, group, ban("eve4", false)), Err(Reason::QuotaExceeded));
+    // Another group has its own.
+    let other = world.group(&ann, &[]);
+    world.act(&ann, &ann, other, ban("eve4", false)).expect("as many as there may be");
+}
+
 /// SPEC R11-1: what an operator lowered is refused where it ends, as what stands in the SPEC would be.
 #[test]
 fn quotas_that_were_lowered_are_kept() {

@@ -111,6 +111,12 @@ pub trait Rows {
         self.row(&Key::Banned(conversation, user)).is_some()
     }
 
+    /// How many users are kept out of a group; of those alone who were since it is counted.
+    fn bans(&self, conversation: ConversationId) -> u32 {
+        let Some(Row::Bans(count)) = self.row(&Key::Bans(conversation)) else { return 0 };
+        *count
+    }
+
     /// The group that was made for just these users, by the digest of their ids.
     fn participants(&self, digest: u128) -> Option<ConversationId> {
         let row = self.row(&Key::Participants(digest))?;

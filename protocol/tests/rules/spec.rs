@@ -188,6 +188,7 @@ fn the_tables_of_spec_are_those_of_the_code() {
             "conversations of a user, members of a group",
             format!("{}, {}", limits::CONVERSATIONS_MAX, limits::MEMBERS_MAX),
         ),
+        ("users banned from a group", limits::BANNED_MAX.to_string()),
         ("devices of a user", limits::DEVICES_MAX.to_string()),
         ("device unseen before it is forgotten", format!("{} days", limits::DEVICE_UNSEEN_MS / 86_400_000)),
         (

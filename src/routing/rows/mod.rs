@@ -106,6 +106,8 @@ pub enum Key {
     Told(UserId, DeviceId),
     /// Which of a conversation's messages count no more: of a level, one after the other.
     Tally(ConversationId, u8, u64),
+    /// How many users are kept out of a group.
+    Bans(ConversationId),
 }
 
 impl Key {
@@ -188,7 +190,7 @@ impl Key {
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
             Self::Conversation(id) | Self::Member(id, _) | Self::Uncounted(id) => partition(id.0),
             Self::Altered(id, _) | Self::Reaction(id, _, _) | Self::Info(id) | Self::Banned(id, _) => partition(id.0),
-            Self::Keeping(id) | Self::Tally(id, _, _) => partition(id.0),
+            Self::Keeping(id) | Self::Tally(id, _, _) | Self::Bans(id) => partition(id.0),
             Self::Participants(digest) => partition(*digest as u64),
             Self::UserName(name) | Self::Channel(name) | Self::Invitation(name) => partition_of_name(name),
             Self::Counter(_, partition) => *partition,
@@ -279,6 +281,8 @@ pub enum Row {
     Told(Told),
     /// Under [`Key::Tally`].
     Tally(Tally),
+    /// Under [`Key::Bans`].
+    Bans(u32),
 }
 
 impl Row {
