@@ -48,7 +48,7 @@ pub struct Identity {
 #[derive(Default)]
 pub struct Authority {
     issuers: ArcSwap<HashMap<String, DecodingKey>>,
-    revocations: ArcSwap<Revocations>,
+    revocations: Arc<ArcSwap<Revocations>>,
     /// Set once, before the first connection.
     accounts: OnceLock<Accounts>,
     generation: AtomicU64,
@@ -84,6 +84,12 @@ impl Authority {
     pub fn set_revocations(&self, revocations: Revocations) {
         self.revocations.store(Arc::new(revocations));
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// What is revoked, now and from then on.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<ArcSwap<Revocations>> {
+        Arc::clone(&self.revocations)
     }
 
     /// Lets people in by password, and believes the tokens that these accounts make.

@@ -48,8 +48,13 @@ impl Revocations {
     /// Whether this identity is taken back.
     #[must_use]
     pub fn revokes(&self, identity: &Identity) -> bool {
-        (!identity.id.is_empty() && self.tokens.contains(&identity.id))
-            || self.users.get(&identity.user).is_some_and(|before| identity.issued < *before)
+        self.revokes_token(&identity.user, &identity.id, identity.issued)
+    }
+
+    /// Whether this token of a user is taken back, by its id or by when it was made (seconds since 1970).
+    #[must_use]
+    pub fn revokes_token(&self, user: &str, id: &str, issued: u64) -> bool {
+        (!id.is_empty() && self.tokens.contains(id)) || self.users.get(user).is_some_and(|before| issued < *before)
     }
 }
 

@@ -32,6 +32,7 @@ use crate::net::stream::ByteStream;
 use crate::net::wheel::{SLOT_MS, Wheel};
 use crate::routing::allowance::{Allowance, Rates};
 use crate::routing::feed::Feed;
+use crate::routing::grants::TakenBack;
 use crate::routing::limits::Quotas;
 use crate::routing::registry::Registry;
 use crate::store::{Frame, Log, ReadError};
@@ -270,6 +271,9 @@ impl Rooms {
         let BrokerParts { log, authority, limits, accept: _, rates, quotas, retention, state_bytes_max } = parts;
         let mut state = recover(&*log, state_bytes_max)?;
         state.quotas = quotas;
+        let revocations = authority.revocations();
+        state.taken_back =
+            TakenBack::by(move |user, bearer| revocations.load().revokes_token(user, &bearer.token, bearer.issued));
         let clock = Arc::new(Clock::new(time, log.birth_unix_ms(), log.tail_time()));
         let fed = Arc::new(AtomicU64::new(state.tail.0));
         let state = Arc::new(RwLock::new(state));

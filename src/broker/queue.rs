@@ -213,9 +213,11 @@ fn named(op: &Op) -> usize {
 fn session(op: &Op) -> Option<SessionNumber> {
     match op {
         Op::Publish(publish) => Some(publish.session.number),
-        Op::GiveUp(session, _) | Op::StoreCursor(session, _) | Op::See(session) | Op::Detach(session, ..) => {
-            Some(session.number)
-        }
+        Op::GiveUp(session, _)
+        | Op::StoreCursor(session, _)
+        | Op::See(session)
+        | Op::Bear(session, _)
+        | Op::Detach(session, ..) => Some(session.number),
         Op::Attach(_)
         | Op::Retain(_)
         | Op::Fate(..)

@@ -181,6 +181,7 @@ impl Attaching {
         let skips = self.wish.catch_up == packet::CatchUpMode::Skip;
         let identity = (Arc::clone(&self.identity), self.believed_at);
         let mut live = Live::new(attached, identity, skips, self.item_bytes_max, now);
+        live.bear_what_was_left(shared);
         // It may have been taken back while routing was asked.
         live.check_identity(session, shared, now);
         match cursor {

@@ -59,7 +59,12 @@ impl Live {
         let session = Arc::clone(&self.session);
         let mut publish = Publish { session, publish, digest, found: None };
         find(&mut publish, quick(shared));
+        let leaves = matches!(publish.publish.action, Some(Action::SetWill(_) | Action::SetPush(_)));
         self.ops.push(Op::Publish(publish));
+        if leaves {
+            let op = self.bear();
+            self.ops.push(op);
+        }
     }
 
     /// Charges a publish to whatever has a rate; SPEC R5.3-5, R5.5-10.

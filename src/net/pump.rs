@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -20,10 +20,12 @@ use super::requests::{Answer, Job, resend, respond};
 use crate::auth::Identity;
 use crate::mutation::Mutation;
 use crate::routing::catch_up::{CatchUp, Plan};
+use crate::routing::grants::Bearer;
 use crate::routing::limits::SEEN_EVERY_MS;
 use crate::routing::ops::{Op, Parting};
 use crate::routing::outbox::{Attached, Generation, Session};
 use crate::routing::reads::{Miss, Reads};
+use crate::routing::rehearsal::has_left;
 use crate::routing::resume;
 use crate::routing::rows::DeviceCursor;
 use crate::routing::stream::Place;
@@ -290,7 +292,7 @@ impl Live {
         if generation != self.believed_at {
             self.believed_at = generation;
             if shared.authority.is_revoked(&self.identity) && !Mutation::RevokedGoesOn.is_planted() {
-                self.parting = Parting::Goodbye;
+                self.parting = Parting::Revoked;
                 return wire.close(token_refusal(crate::auth::TokenError::Revoked));
             }
         }
@@ -300,6 +302,23 @@ impl Live {
         }
         if self.look_at_expiry(shared, now) && !Mutation::ExpiredGoesOn.is_planted() {
             wire.close(token_refusal(crate::auth::TokenError::Expired));
+        }
+    }
+
+    /// The token that the session goes by, for what its device left.
+    pub(super) fn bear(&self) -> Op {
+        let bearer = Bearer { token: self.identity.id.clone(), issued: self.identity.issued };
+        Op::Bear(Arc::clone(&self.session), bearer)
+    }
+
+    /// The session goes by another token than what its device left may have been left with.
+    pub(super) fn bear_what_was_left(&self, shared: &Shared) {
+        let has_left = {
+            let state = shared.state.read().unwrap_or_else(PoisonError::into_inner);
+            has_left(&state, self.session.user, self.session.device)
+        };
+        if has_left {
+            shared.queue.push_one(self.bear());
         }
     }
 

@@ -96,6 +96,7 @@ impl Live {
         }
         let expires_in_ms = identity.expires.saturating_mul(1_000).saturating_sub(shared.clock.unix_ms());
         self.identity = identity;
+        self.bear_what_was_left(shared);
         self.look_at_expiry(shared, now);
         Ok(packet::RefreshAnswer { expires_in_ms, token: String::new() })
     }
@@ -118,6 +119,7 @@ impl Live {
         self.session.outbox.lock().bulk.look_again();
         let expires_in_ms = (identity.expires - now).saturating_mul(1_000);
         self.identity = Arc::new(identity);
+        self.bear_what_was_left(shared);
         self.look_at_expiry(shared, at);
         Ok(packet::RefreshAnswer { expires_in_ms, token })
     }

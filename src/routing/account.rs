@@ -10,6 +10,7 @@ use longwire_protocol::{ConversationId, DeviceId, UserId};
 use super::change::Change;
 use super::draft::{Draft, No, Ticket};
 use super::fold::Body;
+use super::grants::Bearer;
 use super::limits::{
     BLOCKED_MAX, CONTACT_DATA_BYTES_MAX, DEVICE_UNSEEN_MS, DISPLAY_NAME_BYTES_MAX, NICK_BYTES_MAX,
     PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX, SEEN_EVERY_MS,
@@ -214,6 +215,16 @@ impl Draft<'_, '_> {
         if self.view.is_told(user, device) && !Mutation::CutLeavesPush.is_planted() {
             self.change(&Change::PushTaken { user, device });
             self.effects.push(Effect::PushSet(user, device, false));
+        }
+    }
+
+    /// A device that has left something came with this token, or was refreshed by it.
+    pub(super) fn bear(&mut self, user: UserId, device: DeviceId, bearer: Bearer) {
+        let has_left = self.view.will_after(device).is_some() || self.view.is_told(user, device);
+        if self.writable && has_left && self.view.bearer(user, device) != Some(&bearer) {
+            let change = Change::Borne { user, device, bearer };
+            self.frame.push_rider(|out| change.encode(out));
+            super::fold::fold_change(&mut self.view, Position(0), self.frame.time(), &change);
         }
     }
 

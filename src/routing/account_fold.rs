@@ -108,6 +108,7 @@ fn put_refuses(view: &mut View<'_>, user: UserId, refuses: Refuses) {
 fn forget_device(view: &mut View<'_>, user: UserId, device: DeviceId) {
     // What it wanted said for it is not said any more.
     view.put(Key::Will(device), None);
+    view.put(Key::Bearer(user, device), None);
     fold_push_taken(view, user, device);
     update_device(view, device, |row| {
         row.is_gone = true;

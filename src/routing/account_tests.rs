@@ -11,6 +11,7 @@ use prost::Message as _;
 use super::core::Core;
 use super::draft::Draft;
 use super::fold::fold_frame;
+use super::grants::{Bearer, TakenBack};
 use super::limits::{
     DEVICE_UNSEEN_MS, DEVICES_MAX, DISPLAY_NAME_BYTES_MAX, PROFILE_DATA_BYTES_MAX, PROFILE_PICTURE_BYTES_MAX,
     SEEN_EVERY_MS,
@@ -395,4 +396,52 @@ fn what_is_revoked_is_told_nothing() {
     world.attach("phone", 0, token()).expect("a newer token");
     let rows = Reader::new(&world.state);
     assert!(rows.push(phone.user, phone.device).is_none() && rows.told(phone.user, phone.device).is_none());
+}
+
+/// R16-17, R17-2: what ends a session by taking back its right ends what its device left, as a revocation by its user does.
+#[test]
+fn who_is_cut_by_the_operator_leaves_nothing() {
+    let mut world = World::new();
+    let phone = world.come("phone");
+    let push = packet::SetPush { provider: "webhook".into(), target: "t".into(), ..packet::SetPush::default() };
+    world.publish(&phone, 1, Action::SetPush(push.clone()));
+    let direct = Action::OpenDirect(packet::OpenDirect { user: "ben".into() });
+    let ack = world.publish(&phone, 2, direct).into_iter().find_map(|effect| match effect {
+        Effect::Answer(_, conversation, Ok(ack)) => Some(conversation.0.max(ack.conversation)),
+        _ => None,
+    });
+    let will = packet::Publish {
+        conversation: ack.expect("opened"),
+        message_id: 3,
+        action: Some(Action::SetWill(packet::SetWill::default())),
+        ..packet::Publish::default()
+    };
+    let digest = digest(&will);
+    world.decide(Op::Publish(Publish { session: Arc::clone(&phone), publish: will, digest, found: None }));
+    assert_eq!((world.state.pushes().len(), world.state.wills().len()), (1, 1));
+    world.decide(Op::Detach(Arc::clone(&phone), None, Parting::Revoked));
+    assert_eq!((world.state.pushes().len(), world.state.wills().len()), (0, 0));
+}
+
+/// R17-2: by which token a device is known to have left something, and that the operator's list is held against the last.
+#[test]
+fn what_was_left_goes_by_the_last_token() {
+    let mut world = World::new();
+    world.state.taken_back = TakenBack::by(|user, bearer| user == "ann" && bearer.issued < 5);
+    let phone = world.come("phone");
+    let bear = |issued| Op::Bear(Arc::clone(&phone), Bearer { token: "id".into(), issued });
+    let is_cut_off = |world: &World| Reader::new(&world.state).is_cut_off(phone.user, phone.device);
+    world.decide(bear(9));
+    assert!(is_cut_off(&world), "it left nothing, and so nothing is kept: as old as can be");
+    let push = packet::SetPush { provider: "webhook".into(), target: "t".into(), ..packet::SetPush::default() };
+    world.publish(&phone, 1, Action::SetPush(push));
+    world.decide(bear(9));
+    assert!(!is_cut_off(&world));
+    world.decide(bear(9));
+    assert!(world.frames.last().expect("a frame").records.is_empty(), "known already");
+    let older = world.attach("phone", 1, token()).expect("comes again").session;
+    world.decide(Op::Bear(older, Bearer { token: "id".into(), issued: 4 }));
+    assert!(is_cut_off(&world));
+    world.decide(bear(9));
+    assert!(is_cut_off(&world), "its session was taken over");
 }

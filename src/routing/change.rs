@@ -4,6 +4,7 @@
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::grants::Bearer;
 use super::push::{Push, Told};
 use super::rows::{DeviceCursor, Kind, Secret, Will};
 use crate::store::{Origin, Position};
@@ -249,6 +250,16 @@ pub enum Change {
         device: DeviceId,
         /// What.
         told: Told,
+    },
+    /// A device came, or was refreshed, with this token, and has left something to be done while it is away. Rides along;
+    /// takes no position.
+    Borne {
+        /// Whose it is.
+        user: UserId,
+        /// Which.
+        device: DeviceId,
+        /// The token.
+        bearer: Bearer,
     },
 }
 

@@ -403,6 +403,9 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         Change::WillSet { device, will } => view.put(Key::Will(*device), Some(Row::Will(will.clone()))),
         Change::WillTaken { device } => view.put(Key::Will(*device), None),
         Change::AudienceSet { user, audience } => view.put(Key::Audience(*user), Some(Row::Audience(*audience))),
+        Change::Borne { user, device, bearer } => {
+            view.put(Key::Bearer(*user, *device), Some(Row::Bearer(bearer.clone())));
+        }
         Change::Seen { user, time } => view.put(Key::Seen(*user), Some(Row::Seen(*time))),
         Change::KeptFrom { conversation, first, countable } => {
             fold_kept_from(view, *conversation, *first, *countable, position);

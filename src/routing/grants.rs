@@ -1,4 +1,8 @@
-//! What a token lets its user do with channels: patterns over their names.
+//! What a token lets its user do with channels: patterns over their names. And with which token a device left something.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 /// Patterns over channel names, as in SPEC: segments split by `/`; `*` stands for exactly one segment, `**` at the
 /// end for any rest, at least one segment.
@@ -14,6 +18,41 @@ pub struct Grants {
     pub read: Patterns,
     /// Whether it may administer accounts.
     pub is_admin: bool,
+}
+
+/// The token with which a device came last, or was refreshed, of those that left something to be done while it is away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bearer {
+    /// The token's own id; empty where it has none.
+    pub token: Box<str>,
+    /// When it was made, in seconds since 1970; 0 where that is not known.
+    pub issued: u64,
+}
+
+/// Says of a user's name and a token of it whether the operator took that back.
+type Judge = dyn Fn(&str, &Bearer) -> bool + Send + Sync;
+
+/// What the operator took back, as far as it concerns what devices left: nothing, unless someone says what.
+#[derive(Clone, Default)]
+pub struct TakenBack(Option<Arc<Judge>>);
+
+impl TakenBack {
+    /// What this says.
+    pub fn by(judge: impl Fn(&str, &Bearer) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(judge)))
+    }
+
+    /// Whether this token of a user was.
+    #[must_use]
+    pub fn has(&self, user: &str, bearer: &Bearer) -> bool {
+        self.0.as_ref().is_some_and(|judge| judge(user, bearer))
+    }
+}
+
+impl std::fmt::Debug for TakenBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TakenBack")
+    }
 }
 
 impl Patterns {

@@ -10,7 +10,7 @@ use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageI
 use prost::Message as _;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::grants::Grants;
+use super::grants::{Bearer, Grants};
 use super::levels::Levels;
 use super::messages::is_about_a_message;
 use super::outbox::{Attached, Generation, Outbox, Session};
@@ -32,6 +32,8 @@ pub enum Op {
     StoreCursor(Arc<Session>, DeviceCursor),
     /// A session has lived on for a while: its device is seen.
     See(Arc<Session>),
+    /// A session that left something to be done while its device is away goes by this token.
+    Bear(Arc<Session>, Bearer),
     /// A session is over: where its device stands, and how it went.
     Detach(Arc<Session>, Option<DeviceCursor>, Parting),
     /// A device that is gone has been so for long enough.
@@ -53,8 +55,10 @@ pub enum Op {
 pub enum Parting {
     /// Without a word, or keeping the will.
     Lost,
-    /// With a goodbye, or because its right was taken back.
+    /// With a goodbye.
     Goodbye,
+    /// Its right was taken back.
+    Revoked,
     /// The broker goes, and not the device.
     Drained,
 }

@@ -1,7 +1,8 @@
 //! Which rows an operation will look at: found out before it is queued, so that they are loaded by then and the commit
 //! thread does not wait for the disk. What a rehearsal misses costs such a wait and nothing else.
 
-use longwire_protocol::{ConversationId, LogTime, MessageId, UserId};
+use longwire_protocol::packet::publish::Action;
+use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, UserId};
 
 use super::draft::Draft;
 use super::fold::{next_id, next_id_named};
@@ -38,6 +39,9 @@ pub fn rehearse(state: &State, op: &Publish, time: LogTime) -> Vec<Want> {
     if rows.conversation(conversation).is_some_and(is_fed_by_list) {
         let _ = rows.members(conversation);
     }
+    if matches!(publish.action, Some(Action::SetWill(_) | Action::SetPush(_))) {
+        let _ = rows.bearer(session.user, session.device);
+    }
     let mut cold = rows.into_cold();
     if publish.action.is_some() || publish.beside.is_some() {
         let mut overlay = Overlay::default();
@@ -48,6 +52,12 @@ pub fn rehearse(state: &State, op: &Publish, time: LogTime) -> Vec<Want> {
         cold.extend(draft.view.into_cold());
     }
     cold
+}
+
+/// Whether a device left something to be done while it is away, as far as is committed.
+#[must_use]
+pub fn has_left(state: &State, user: UserId, device: DeviceId) -> bool {
+    state.wills().contains_key(&device) || state.pushes().contains(&(user, device))
 }
 
 /// What is cold of what a piece of the commit thread's own work will look at.
@@ -76,6 +86,10 @@ pub fn rehearse_attach(rows: &Reader<'_>, user: &str, device: &str, resumes: boo
     };
     let owner = rows.user(id);
     let known = rows.device_named(id, device);
+    // Whether what it left was left with another token.
+    if let Some(device) = known.filter(|device| has_left(rows.state(), id, *device)) {
+        let _ = rows.bearer(id, device);
+    }
     let is_new = known.and_then(|device| rows.device(device)).is_none_or(|row| row.is_gone);
     if is_new {
         // Whether others were not seen for so long that they make room; and the inbox, which is told of the new one.

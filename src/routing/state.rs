@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, UserId};
 
+use super::grants::TakenBack;
 use super::limits::Quotas;
 use super::rows::{ErasureStage, Key, Row, partition};
 use super::schedule::Schedule;
@@ -51,6 +52,8 @@ pub struct State {
     pub floor: Position,
     /// What users may have, as the operator set it; by the way of decisions and of their rehearsals.
     pub quotas: Quotas,
+    /// What the operator took back, likewise.
+    pub taken_back: TakenBack,
     shards: Box<[Shard]>,
     /// The crossings under way, oldest first: always in memory.
     crossings: BTreeMap<(Position, UserId), Row>,
@@ -151,6 +154,7 @@ impl Default for State {
             time: LogTime(0),
             floor: Position(0),
             quotas: Quotas::default(),
+            taken_back: TakenBack::default(),
             shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
             crossings: BTreeMap::new(),
             wills: HashMap::default(),

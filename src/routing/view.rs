@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use longwire_protocol::packet::Audience;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
+use super::grants::{Bearer, TakenBack};
 use super::limits::Quotas;
 use super::loading::{Kept, Want};
 use super::push::{Push, Told};
@@ -109,6 +110,21 @@ pub trait Rows {
     /// Whether a user is kept out of a group.
     fn is_banned(&self, conversation: ConversationId, user: UserId) -> bool {
         self.row(&Key::Banned(conversation, user)).is_some()
+    }
+
+    /// With which token a device left what it left, if that is known.
+    fn bearer(&self, user: UserId, device: DeviceId) -> Option<&Bearer> {
+        if let Row::Bearer(row) = self.row(&Key::Bearer(user, device))? { Some(row) } else { None }
+    }
+
+    /// What the operator took back.
+    fn taken_back(&self) -> &TakenBack;
+
+    /// Whether the operator took back the token with which a device left something: a will, or where it has itself told.
+    /// Where that is not known it counts as made before all others.
+    fn is_cut_off(&self, user: UserId, device: DeviceId) -> bool {
+        let bearer = self.bearer(user, device).cloned().unwrap_or_default();
+        self.user(user).is_some_and(|row| self.taken_back().has(&row.name, &bearer))
     }
 
     /// How many users are kept out of a group; of those alone who were since it is counted.
@@ -288,6 +304,10 @@ impl Rows for Reader<'_> {
         self.state.erased()
     }
 
+    fn taken_back(&self) -> &TakenBack {
+        &self.state.taken_back
+    }
+
     fn row(&self, key: &Key) -> Option<&Row> {
         self.known(self.state.row(key), |kept| kept.row(key), || Want::Row(key.clone()))
     }
@@ -383,6 +403,10 @@ pub struct View<'a> {
 impl Rows for View<'_> {
     fn erased(&self) -> &BTreeSet<UserId> {
         self.committed.state.erased()
+    }
+
+    fn taken_back(&self) -> &TakenBack {
+        &self.committed.state.taken_back
     }
 
     fn row(&self, key: &Key) -> Option<&Row> {

@@ -105,8 +105,8 @@ impl Draft<'_, '_> {
         if fate == Fate::Take || !Mutation::WillStays.is_planted() {
             self.change(&Change::WillTaken { device });
         }
-        // Nothing is said any more in the name of who is erased, whose rows go a step later.
-        if fate == Fate::Take || self.view.is_erased(will.user) {
+        // Nothing is said any more in the name of who is erased, whose rows go a step later, nor of who was cut off since.
+        if fate == Fate::Take || self.view.is_erased(will.user) || self.view.is_cut_off(will.user, device) {
             return;
         }
         let label = self.view.conversation(will.conversation).map(|row| row.label.clone()).unwrap_or_default();

@@ -496,6 +496,48 @@ async fn who_says_goodbye_leaves_no_will() {
     assert_eq!(&ann.entry(direct).await.content[..], b"kept", "which is the last to be due");
 }
 
+/// R16-20: what a device left is worth as much as its last token, also once it has gone: that may be taken back until the
+/// will is published, by its id or with all that were made before a time; a newer one that it came with holds.
+#[tokio::test]
+async fn who_is_cut_while_it_is_away_leaves_no_will() {
+    let mut world = World::new().await;
+    let (_, mut ben, direct) = pair(&world).await;
+    let connect = |world: &World, device: &str, jti: &str, iat: u64| {
+        let claims = longwire::auth::Claims { jti: jti.into(), iat, ..world.claims("ben") };
+        packet::Connect { device: device.into(), token: world.token(&claims), ..world.connect("ben") }
+    };
+    for (device, jti, iat) in [("tablet", "stolen", 5_000), ("watch", "old", 10), ("phone2", "first", 5_000)] {
+        let mut wire = world.wire(connect(&world, device, jti, iat)).await;
+        wire.set_will(direct, device, 1_000).await.expect("set");
+    }
+    // Refreshed, or come again, with a token that is not taken back.
+    let first = connect(&world, "desk", "first-too", 5_000);
+    let mut desk = world.wire(first).await;
+    desk.set_will(direct, "desk", 1_000).await.expect("set");
+    let token = connect(&world, "desk", "second", 5_000).token;
+    desk.ask(Op::Refresh(packet::RefreshRequest { token })).await.expect("refreshed");
+    drop(desk);
+    let mut phone = world.wire(packet::Connect { incarnation: 1, ..connect(&world, "phone2", "second", 5_000) }).await;
+    phone.next_id = 2;
+    phone.say(direct, "back").await;
+    drop(phone);
+    world.revoke("token stolen\ntoken first\ntoken first-too\nuser ben 100");
+    // It is not forgotten in a restart.
+    ben.say(direct, "all are gone").await;
+    world.restart().await;
+    world.revoke("token stolen\ntoken first\ntoken first-too\nuser ben 100");
+    let mut ann = world.user("ann").await;
+    let kept = packet::Connect { device: "last".into(), ..connect(&world, "last", "kept", 5_000) };
+    world.wire(kept).await.set_will(direct, "last", 4_000).await.expect("set");
+    let mut said = Vec::new();
+    while said.last().is_none_or(|last| last != "last") {
+        said.push(String::from_utf8_lossy(&ann.entry(direct).await.content).into_owned());
+    }
+    said.retain(|text| !["back", "all are gone"].contains(&text.as_str()));
+    said.sort();
+    assert_eq!(said, ["desk", "last", "phone2"]);
+}
+
 /// R16-18: who comes back in time has its will still; another life of the device has not.
 #[tokio::test]
 async fn a_will_goes_over_to_the_next_session_of_the_same_life() {

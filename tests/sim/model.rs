@@ -632,7 +632,8 @@ impl Model {
             | Change::InvitationUsed { .. }
             | Change::PushSet { .. }
             | Change::PushTaken { .. }
-            | Change::PushTold { .. } => {}
+            | Change::PushTold { .. }
+            | Change::Borne { .. } => {}
         }
     }
 

@@ -100,7 +100,7 @@ impl Core {
                         draft.store_cursor(session.device, cursor);
                         draft.see_device(session.device);
                     }
-                    self.part(session.device, parting, draft);
+                    self.part(&session, parting, draft);
                 }
                 if self.seen.is_empty() {
                     self.seen_since_ms = draft.now_ms;
@@ -114,6 +114,11 @@ impl Core {
             Op::See(session) => {
                 if self.fence(&session).is_some() {
                     draft.see_device(session.device);
+                }
+            }
+            Op::Bear(session, bearer) => {
+                if self.fence(&session).is_some() {
+                    draft.bear(session.user, session.device, bearer);
                 }
             }
             Op::Fate(device, fate) => self.end_will(device, fate, draft),
@@ -133,11 +138,15 @@ impl Core {
     }
 
     /// A device is gone.
-    fn part(&mut self, device: DeviceId, parting: Parting, draft: &mut Draft<'_, '_>) {
+    fn part(&mut self, session: &Session, parting: Parting, draft: &mut Draft<'_, '_>) {
+        let device = session.device;
+        if parting == Parting::Revoked && draft.writable {
+            return draft.leave_nothing_of(session.user, device);
+        }
         let Some(after_ms) = draft.view.will_after(device) else { return };
         match parting {
             Parting::Lost => self.lost(device, after_ms, draft.now_ms),
-            Parting::Goodbye => self.end_will(device, Fate::Take, draft),
+            Parting::Goodbye | Parting::Revoked => self.end_will(device, Fate::Take, draft),
             Parting::Drained => {}
         }
     }

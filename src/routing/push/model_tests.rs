@@ -15,6 +15,7 @@ use super::{Settled, Settling};
 use crate::routing::core::Core;
 use crate::routing::draft::Draft;
 use crate::routing::fold::fold_frame;
+use crate::routing::grants::TakenBack;
 use crate::routing::limits::PUSH_TOLD_MAX;
 use crate::routing::ops::{Attach, Effect, Found, Op, Parting, Proof, Publish, Target, digest};
 use crate::routing::outbox::Session;
@@ -455,6 +456,26 @@ fn a_device_is_told_of_what_it_wants() {
         world.settle();
         assert_eq!(world.count, told + 1, "{wants:?}");
     }
+}
+
+/// R17-2: who is cut off while it is away is told nothing, as long as that holds.
+#[test]
+fn who_is_cut_off_is_told_nothing() {
+    let mut world = World::new();
+    let group = world.group();
+    world.act("ben", set_push());
+    world.leave();
+    world.state.write().expect("unpoisoned").taken_back = TakenBack::by(|user, _| user == "ben");
+    world.say(group, false);
+    for _ in 0..30 {
+        world.now += 1_000;
+        world.ring(Luck::Good);
+    }
+    assert_eq!(world.count, 0);
+    world.state.write().expect("unpoisoned").taken_back = TakenBack::default();
+    world.say(group, false);
+    world.settle();
+    assert_eq!(world.count, 1, "it was taken out of the list again");
 }
 
 /// More conversations than are kept of one device: each is told once, in its turn.

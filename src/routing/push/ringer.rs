@@ -51,7 +51,7 @@ pub struct Errand {
 /// What a device is to be told now, if anything.
 #[derive(Debug)]
 pub enum Next {
-    /// It has itself told no more.
+    /// It has itself told no more, or the operator took back with what it said so.
     Nowhere,
     /// Nothing for so many milliseconds: it is night.
     Quiet(u64),
@@ -180,7 +180,8 @@ pub fn next(
     unix_ms: u64,
 ) -> Result<Next, Miss> {
     let found = reads.rows(|rows| {
-        let (push, kept) = (rows.push(user, device), rows.told(user, device));
+        let is_cut_off = rows.is_cut_off(user, device);
+        let (push, kept) = (rows.push(user, device).filter(|_| !is_cut_off), rows.told(user, device));
         let heard = heard(rows, registry, user, device);
         push.map(|push| (push.clone(), kept.cloned().unwrap_or_default(), heard))
     })?;

@@ -13,6 +13,7 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, Seq, User
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::grants::Bearer;
 use super::levels::Levels;
 use super::push::{Push, Told};
 use crate::store::{Position, ReadError};
@@ -108,6 +109,8 @@ pub enum Key {
     Tally(ConversationId, u8, u64),
     /// How many users are kept out of a group.
     Bans(ConversationId),
+    /// With which token a user's device left what it left.
+    Bearer(UserId, DeviceId),
 }
 
 impl Key {
@@ -185,6 +188,7 @@ impl Key {
             | Self::Seen(id)
             | Self::Erasure(id)
             | Self::Push(id, _)
+            | Self::Bearer(id, _)
             | Self::Told(id, _) => partition(id.0),
             Self::Device(id) | Self::Will(id) => partition(id.0),
             Self::Settings(id, _) | Self::Personal(id, _) => partition(id.0),
@@ -283,6 +287,8 @@ pub enum Row {
     Tally(Tally),
     /// Under [`Key::Bans`].
     Bans(u32),
+    /// Under [`Key::Bearer`].
+    Bearer(Bearer),
 }
 
 impl Row {
