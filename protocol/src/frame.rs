@@ -30,6 +30,8 @@ pub const HEARTBEAT: u8 = 0x00;
 
 /// The member of `Packet` that is a `Connect`.
 const CONNECT: u64 = 16;
+/// The member that is a `Request`, which may be one for another token.
+const REQUEST: u64 = 8;
 
 /// What arrives.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,7 +210,7 @@ impl Decoder for FrameCodec {
         let mut body = src.split_to(len);
         let packet = match packet::check(&body)? {
             None => return Ok(Some((Frame::Unknown, wire_len))),
-            Some(CONNECT) => {
+            Some(CONNECT | REQUEST) => {
                 let packet = Packet::decode(&body[..]);
                 body[..].zeroize();
                 packet
@@ -246,9 +248,18 @@ pub fn encoded_len(kind: &Kind) -> usize {
 /// Whether bytes that begin with a frame begin with a publish, as far as they go: its content is a slice of them.
 #[must_use]
 pub fn begins_with_publish(bytes: &[u8]) -> bool {
-    const TAG_PUBLISH: u8 = 1 << 3 | 2;
+    begins_with(bytes, 1)
+}
+
+/// The same of a request, which may hold a token.
+#[must_use]
+pub fn begins_with_request(bytes: &[u8]) -> bool {
+    begins_with(bytes, REQUEST as u8)
+}
+
+fn begins_with(bytes: &[u8], member: u8) -> bool {
     let length = bytes.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
-    bytes.get(length) == Some(&TAG_PUBLISH)
+    bytes.get(length) == Some(&(member << 3 | 2))
 }
 
 /// Appends a heartbeat.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use longwire_protocol::frame;
 use longwire_protocol::limits::{CURSOR_BYTES_MAX, PRE_AUTH_FRAME_BYTES_MAX};
+use longwire_protocol::packet::packet::Kind;
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{Asked, BrokerEvent, BrokerSession, Frame, FrameCodec, Millis, packet};
 use tokio_util::codec::Decoder as _;
@@ -135,7 +136,9 @@ impl<S: ByteStream> Connection<S> {
             match self.partial.take() {
                 None if scratch.len() <= COPIED_BYTES_MAX && frame::begins_with_publish(scratch) => {
                     let mut own = BytesMut::from(&scratch[..]);
-                    self.decode(&mut own, now)?;
+                    if self.decode(&mut own, now)? {
+                        scratch[..].zeroize();
+                    }
                     if !own.is_empty() {
                         self.partial = Some(Box::new(BytesMut::from(&own[..])));
                     }
@@ -148,8 +151,9 @@ impl<S: ByteStream> Connection<S> {
                 }
                 Some(mut partial) => {
                     partial.extend_from_slice(scratch);
-                    if matches!(self.stage, Stage::Waiting) {
+                    if self.may_be_secret(&partial) {
                         scratch[..].zeroize();
+                        self.io.forget();
                     }
                     self.decode(&mut partial, now)?;
                     self.partial = Some(partial).filter(|partial| !partial.is_empty());
@@ -159,12 +163,18 @@ impl<S: ByteStream> Connection<S> {
         Ok(ReadEnd::More)
     }
 
-    /// The beginning of a frame in memory of its own. While it may be that of a password, it stays in one place, and is
+    /// Whether a frame that is not complete may hold a password or a token.
+    fn may_be_secret(&self, partial: &[u8]) -> bool {
+        matches!(self.stage, Stage::Waiting) || frame::begins_with_request(partial)
+    }
+
+    /// The beginning of a frame in memory of its own. While it may be that of a secret, it stays in one place, and is
     /// overwritten where it came from.
-    fn keep(&self, read: &mut BytesMut) -> BytesMut {
-        if !matches!(self.stage, Stage::Waiting) {
+    fn keep(&mut self, read: &mut BytesMut) -> BytesMut {
+        if !self.may_be_secret(read) {
             return BytesMut::from(&read[..]);
         }
+        self.io.forget();
         // The frame, and the bytes of its length.
         let mut kept = BytesMut::with_capacity(read.len().max(PRE_AUTH_FRAME_BYTES_MAX as usize + 4));
         kept.extend_from_slice(read);
@@ -172,11 +182,14 @@ impl<S: ByteStream> Connection<S> {
         kept
     }
 
-    fn decode(&mut self, bytes: &mut BytesMut, now: Millis) -> Result<(), ()> {
+    /// Hands frames to the session. Returns whether one of them held a token.
+    fn decode(&mut self, bytes: &mut BytesMut, now: Millis) -> Result<bool, ()> {
+        let mut held_token = false;
         loop {
             match self.codec.decode(bytes) {
                 Ok(Some((frame, size))) => {
                     // A heartbeat says that the client has nothing to say.
+                    held_token |= holds_token(&frame);
                     self.rest_at = if matches!(frame, Frame::Heartbeat) { now } else { now.after(QUIET_MS) };
                     let mut event = self.session.handle_frame(now, frame, size).map_err(drop)?;
                     while let Some(happened) = event {
@@ -194,7 +207,10 @@ impl<S: ByteStream> Connection<S> {
         if let Stage::Live(live) = &mut self.stage {
             live.flush_ops(&mut self.session, &self.shared, now);
         }
-        Ok(())
+        if held_token {
+            self.io.forget();
+        }
+        Ok(held_token)
     }
 
     fn handle(&mut self, event: BrokerEvent<Place>, now: Millis) {
@@ -461,6 +477,12 @@ enum ReadEnd {
     More,
     /// The peer is gone.
     Closed,
+}
+
+/// Whether a session is to be refreshed by it.
+fn holds_token(frame: &Frame) -> bool {
+    let Frame::Packet(Kind::Request(request)) = frame else { return false };
+    matches!(&request.op, Some(packet::request::Op::Refresh(_)))
 }
 
 impl<S: ByteStream> Future for Connection<S> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{BrokerSession, ConversationId, Millis, UserId};
+use zeroize::Zeroize as _;
 
 use super::Shared;
 use super::admission::{grants, proof, token_refusal};
@@ -50,7 +51,7 @@ impl Live {
     ) {
         let id = request.id;
         match request.op {
-            Some(request::Op::Refresh(refresh)) => match self.refresh(&refresh, shared, now) {
+            Some(request::Op::Refresh(mut refresh)) => match self.refresh(&mut refresh, shared, now) {
                 Ok(answer) => {
                     wire.respond(packet::Response { id, result: Some(response::Result::Refresh(answer)) });
                 }
@@ -68,15 +69,16 @@ impl Live {
 
     fn refresh(
         &mut self,
-        refresh: &packet::RefreshRequest,
+        refresh: &mut packet::RefreshRequest,
         shared: &Shared,
         now: Millis,
     ) -> Result<packet::RefreshAnswer, Refusal> {
         if refresh.token.is_empty() {
             return self.refresh_own(shared, now);
         }
-        let identity =
-            shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000).map_err(token_refusal)?;
+        let identity = shared.authority.verify(&refresh.token, shared.clock.unix_ms() / 1_000);
+        refresh.token.zeroize();
+        let identity = identity.map_err(token_refusal)?;
         if identity.user != self.identity.user || identity.device != self.identity.device {
             let refusal = Refusal::connection(Reason::Forbidden);
             return Err(refusal.because("the token is for another user or device"));

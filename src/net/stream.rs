@@ -6,6 +6,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
     /// Gives back what is only needed while bytes flow; they may flow again at any time.
     fn rest(&mut self) {}
+
+    /// Overwrites what was read last wherever it passed through: it held a secret.
+    fn forget(&mut self) {}
 }
 
 impl ByteStream for tokio::net::TcpStream {}

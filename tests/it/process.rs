@@ -226,6 +226,11 @@ impl Process {
         self.sign(&self.claims(user, expires))
     }
 
+    /// The same, another one for each id.
+    pub(crate) fn token_with_id(&self, user: &str, id: &str) -> String {
+        self.sign(&Claims { jti: id.into(), ..self.claims(user, u64::MAX / 2_000) })
+    }
+
     fn claims(&self, user: &str, expires: u64) -> Claims {
         Claims { iss: "test".into(), sub: user.into(), aud: auth::AUDIENCE.into(), exp: expires, ..Claims::default() }
     }

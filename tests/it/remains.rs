@@ -2,7 +2,7 @@
 //! token that somebody came with, and never an issuer's private key.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use longwire_protocol::frame;
 use longwire_protocol::packet::{self, packet::Kind};
+use prost::Message as _;
 
 use crate::process::{Process, Setup};
 use crate::tls::write_certificate;
@@ -86,6 +87,10 @@ fn run(process: &Process, folder: &Path, arguments: &[&str], secret: (&str, &str
     command.env(secret.0, secret.1).status().expect("it runs").code()
 }
 
+fn signature(token: &str) -> &str {
+    token.rsplit('.').next().expect("a signature")
+}
+
 async fn leaves_nothing(tls: bool) {
     let config = "accounts.registration = 'open'\naccounts.password_memory = '1MiB'".into();
     let mut process = Process::prepared(Setup { tls, config, ..Setup::default() });
@@ -128,6 +133,50 @@ async fn leaves_nothing(tls: bool) {
         }
         drop(socket);
     }
+    let refreshing = process.token("fay", u64::MAX / 2_000 - 1);
+    let [whole, behind, pieces] = ["first", "second", "third"].map(|id| process.token_with_id("fay", id));
+    if !tls {
+        // In one read, behind a publish, and in pieces, also where a frame ends.
+        let mut socket = TcpStream::connect(("127.0.0.1", process.port)).expect("a connection");
+        socket.set_nodelay(true).expect("set");
+        let connect = packet::Connect { token: refreshing.clone(), ..process.connect("fay", "x") };
+        let refresh = |id, token: &String| {
+            let op = Some(packet::request::Op::Refresh(packet::RefreshRequest { token: token.clone() }));
+            Kind::Request(packet::Request { id, op })
+        };
+        let publish = packet::Publish { message_id: 1, conversation: 1, ..packet::Publish::default() };
+        for kinds in [
+            vec![Kind::Connect(connect)],
+            vec![refresh(1, &whole)],
+            vec![Kind::Publish(publish), refresh(2, &behind)],
+            vec![refresh(3, &pieces)],
+        ] {
+            let is_last = matches!(&kinds[0], Kind::Request(request) if request.id == 3);
+            let mut bytes = BytesMut::new();
+            kinds.iter().for_each(|kind| frame::encode(kind, &mut bytes));
+            for piece in bytes.chunks(if is_last { 50 } else { 8_192 }) {
+                socket.write_all(piece).expect("sent");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let mut answers = Vec::new();
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        while answers.iter().filter(|refreshed| **refreshed).count() < 3 {
+            let mut length = [0];
+            socket.read_exact(&mut length).expect("an answer");
+            let mut second = [0];
+            let bytes = if length[0] & 0x80 == 0 {
+                usize::from(length[0])
+            } else {
+                socket.read_exact(&mut second).expect("an answer");
+                usize::from(length[0] & 0x7f) | usize::from(second[0]) << 7
+            };
+            let mut body = vec![0; bytes];
+            socket.read_exact(&mut body).expect("an answer");
+            let kind = packet::Packet::decode(&body[..]).expect("a packet").kind;
+            answers.push(matches!(kind, Some(Kind::Response(response)) if response.result.is_some()));
+        }
+    }
 
     for (what, name) in [
         (PASSWORD, "a password"),
@@ -135,6 +184,9 @@ async fn leaves_nothing(tls: bool) {
         (NEXT, "a new password"),
         (IN_PIECES, "a password that came in pieces"),
         (token.rsplit('.').next().expect("a signature"), "a token"),
+        (signature(&whole), "a token of a refresh"),
+        (signature(&behind), "a token of a refresh behind a publish"),
+        (signature(&pieces), "a token of a refresh in pieces"),
     ] {
         assert_gone(&process, what, name);
         // Nor most of it.

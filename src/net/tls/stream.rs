@@ -1,7 +1,7 @@
 //! A connection as a byte stream. At rest it has no buffers: what is read goes through one of the thread, and
 //! only a record that has not arrived as a whole, data that nobody took yet, or what the socket does not take own memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,6 +20,8 @@ const READ_BYTES: usize = 64 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// How much of it was filled since it was last overwritten.
+    static FILLED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// See the module.
@@ -140,6 +142,10 @@ impl Rest {
             *bytes = behind;
             if Records::record_bytes(&partial)? == Some(partial.len()) {
                 self.open(&mut partial, to)?;
+                // One that may hold a token: a larger one is of messages.
+                if partial.len() <= usize::from(FIRST_BYTES) {
+                    partial.zeroize();
+                }
                 partial.clear();
             }
         }
@@ -244,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
                 scratch.resize(READ_BYTES, 0);
                 let mut read = ReadBuf::new(scratch);
                 ready!(Pin::new(&mut this.io).poll_read(cx, &mut read))?;
+                FILLED.set(FILLED.get().max(read.filled().len()));
                 match read.filled_mut() {
                     [] => this.rest.ended = Some(Ended::Cut),
                     sealed => this.rest.take(sealed, &mut To::Reader(out)),
@@ -320,5 +327,9 @@ impl<S> TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for TlsStream<S> {
     fn rest(&mut self) {
         self.rest.records.rest();
+    }
+
+    fn forget(&mut self) {
+        SCRATCH.with_borrow_mut(|scratch| scratch[..FILLED.take()].zeroize());
     }
 }
