@@ -1,6 +1,6 @@
 //! What anyone is sent, held against the oracle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longwire_protocol::packet::{
     self, ConversationKind, EntryKind, HeadReason, Item, PublishAck, Role, item, request, response,
@@ -114,7 +114,13 @@ impl History {
         let Entry { sender, kind, text, membership, about, target, banned, .. } = stored;
         assert_eq!((entry.sender, entry.kind()), (*sender, *kind), "an entry is what was published: {entry:?}");
         match kind {
-            EntryKind::Message => assert_eq!(&entry.content, text.as_bytes(), "and says what it said"),
+            EntryKind::Message => {
+                assert_eq!(&entry.content, text.as_bytes(), "and says what it said");
+                let mentions = entry.beside.as_ref().map_or(&[][..], |beside| &beside.mentions);
+                let expected: BTreeSet<u64> = stored.mentions.iter().copied().collect();
+                assert_eq!(mentions.len(), expected.len(), "each once");
+                assert_eq!(mentions.iter().copied().collect::<BTreeSet<_>>(), expected, "and whom it mentions");
+            }
             EntryKind::Label => assert_eq!(&entry.label, text, "and says what it said"),
             EntryKind::Retention => assert_eq!(entry.retention, Some(stored.retention), "and says how long"),
             EntryKind::Membership => {
@@ -152,8 +158,21 @@ impl History {
                 let told = entry.reaction.as_ref().expect("it says which");
                 assert_eq!((told.seq, &told.reaction), (*target, text), "and says to what");
             }
-            EntryKind::Info | EntryKind::Mentioned | EntryKind::Settings | EntryKind::Hidden => {
-                panic!("nobody does this: {entry:?}")
+            EntryKind::Info => {
+                let told = entry.info.as_deref().expect("it says what");
+                assert_eq!(told, &stored.info, "and says what it said");
+            }
+            EntryKind::Mentioned => {
+                let told = entry.mentioned.expect("it says where");
+                assert_eq!((told.conversation, told.seq), (*about, *target), "and where");
+            }
+            EntryKind::Settings => {
+                let told = entry.settings.expect("it says where");
+                assert_eq!((told.conversation, told.settings), (*about, Some(stored.settings)), "and what is set");
+            }
+            EntryKind::Hidden => {
+                let told = entry.hidden.expect("it says what");
+                assert_eq!((told.conversation, told.seq, told.undo), (*about, *target, text == "undone"), "and what");
             }
         }
     }
@@ -227,6 +246,7 @@ impl History {
                             HeadReason::Recalled => is_gone && reads,
                             HeadReason::Expired => seq < conversation.first,
                             HeadReason::Erased => reads && self.oracle.is_erased_at(id, seq),
+                            HeadReason::HiddenByUser => reads && self.oracle.hidden.contains(&(user, id, seq)),
                             _ => false,
                         };
                         assert!(is_right, "{head:?} hides what is the user's");
@@ -239,6 +259,7 @@ impl History {
                 assert!(!conversation.entries[from as usize - 1].is_gone, "history shows {from}, which was recalled");
                 assert!(from >= conversation.first, "history shows {from}, which is kept no more");
                 assert!(!self.oracle.is_erased_at(id, from), "history shows {from}, which is erased");
+                assert!(!self.oracle.hidden.contains(&(user, id, from)), "history shows {from}, which is hidden");
                 assert!(
                     conversation.reads(user, &grants, from),
                     "history of {id} shows {from} to user {user}: {conversation:?}"
@@ -321,7 +342,14 @@ impl History {
             assert_eq!(row.first_seq, self.oracle.conversations[&row.id].first, "the first of {} that is kept", row.id);
             let last = row.last.as_ref().map_or(0, |entry| entry.seq);
             assert!(!gone.contains(&(row.id, last)), "{}/{last} is listed, and gone", row.id);
-            rows.insert(row.id, (told, row.label.clone()));
+            assert!(!self.oracle.hidden.contains(&(user, row.id, last)), "{}/{last} is listed, and hidden", row.id);
+            let settings = self.oracle.settings.get(&(user, row.id)).copied().unwrap_or_default();
+            assert_eq!(row.settings.unwrap_or_default(), settings, "what {user} set for {}", row.id);
+            let info = &self.oracle.conversations[&row.id].info;
+            let told_info = row.info.clone().unwrap_or_default();
+            assert_eq!(told_info.description, info.description, "what {} says of itself", row.id);
+            assert_eq!(told_info.policy.unwrap_or_default(), info.policy.unwrap_or_default(), "and lets do");
+            rows.insert(row.id, (told, row.mentions, row.label.clone()));
         }
         let own = self.oracle.conversations.iter();
         let own = own.filter(|(_, c)| c.kind != ConversationKind::Inbox && c.is_member(user));
@@ -337,10 +365,18 @@ impl History {
                 };
                 let from = member.stretches.last().map_or(1, |(from, _)| *from);
                 let members = c.active().len() as u64;
-                ((*id), ((c.kind, c.role(user), c.head(), member.mark, c.unread(user), members, from), label))
+                let (unread, mentions) = self.oracle.unread(user, *id);
+                let told = (c.kind, c.role(user), c.head(), member.mark, unread, members, from);
+                (*id, (told, mentions, label))
             })
             .collect();
         assert_eq!(rows, expected, "the conversations of user {user}");
+        let sums = rows.values().map(|(told, mentions, _)| (told.4, *mentions));
+        let sums = sums.fold((0, 0), |sum, (unread, mentions)| (sum.0 + unread, sum.1 + mentions));
+        assert_eq!((page.unread_total, page.mentions_total), sums, "the sums of user {user}");
+        if sums.1 > 0 {
+            self.coverage.count("mentions unread");
+        }
         self.coverage.count("lists of conversations");
     }
 

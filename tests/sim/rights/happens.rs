@@ -253,7 +253,7 @@ impl History {
         let Some(&(id, seq)) = self.rng.choice(&about) else { return };
         self.said += 1;
         let text = format!("said {}", self.said);
-        let (act, action, content) = match self.rng.u8(0..4) {
+        let (act, action, content) = match self.rng.u8(0..5) {
             _ if is_knock => {
                 let key = Some(u8::from(self.rng.u8(0..4) == 0));
                 (Act::Join(key), Action::Join(packet::Join { key: key_bytes(key) }), "")
@@ -264,7 +264,11 @@ impl History {
                 let react = packet::React { seq, reaction: reaction.into() };
                 (Act::React(seq, reaction), Action::React(react), "")
             }
-            _ => (Act::Recall(seq), Action::Recall(packet::Recall { seq }), ""),
+            3 => (Act::Recall(seq), Action::Recall(packet::Recall { seq }), ""),
+            _ => {
+                let undo = self.rng.u8(0..4) == 0;
+                (Act::Hide(seq, undo), Action::Hide(packet::Hide { seq, undo }), "")
+            }
         };
         let publish = self.next(device, id, Some(action), content);
         let expected = self.expected(device, id, &act);
@@ -284,7 +288,11 @@ impl History {
         let (whose, name) = self.anyone_to(self.devices[device].user_id);
         let is_in = self.oracle.conversations[&id].is_member(whose);
         let role = if is_in { Role::None } else { Role::Member };
-        let (act, action) = match self.rng.u8(0..8) {
+        let (act, action) = match self.rng.u8(0..10) {
+            8..=9 => {
+                let info = self.any_info(id);
+                (Act::SetInfo(info.clone()), Action::SetInfo(packet::SetInfo { info: Some(Box::new(info)) }))
+            }
             0..=1 => {
                 let lift = self.rng.u8(0..3) == 0;
                 (Act::Ban(whose, lift), Action::Ban(packet::Ban { user: name.into(), lift }))
@@ -299,6 +307,22 @@ impl History {
         let expected = self.expected(device, id, &act);
         let answer = self.publish(device, &publish);
         self.check_answer(&act, expected, answer);
+    }
+
+    /// What a group may say of itself; half of the time with the policy that it has, which the owner alone changes.
+    fn any_info(&mut self, id: u64) -> packet::Info {
+        let [publishes, adds, informs] = [
+            [Role::None, Role::None, Role::Admin, Role::Owner],
+            [Role::None, Role::Member, Role::Member, Role::Owner],
+            [Role::None, Role::Member, Role::Member, Role::Owner],
+        ]
+        .map(|roles| if self.rng.bool() { 0 } else { roles[self.rng.usize(0..4)] as i32 });
+        let policy = match self.oracle.conversations.get(&id).filter(|_| self.rng.bool()) {
+            Some(group) => group.policy(),
+            None => packet::Policy { publishes, adds, informs, ..packet::Policy::default() },
+        };
+        let description = format!("says {}", self.rng.u8(0..3));
+        packet::Info { description, policy: Some(policy), ..packet::Info::default() }
     }
 
     pub(super) fn chosen(&mut self, device: usize) -> (Act, packet::Publish) {
@@ -327,12 +351,38 @@ impl History {
             }
             10 => (Act::SetLabel(text.clone()), Some(Action::SetLabel(packet::SetLabel { label: text.clone() }))),
             11..=12 => (Act::SetMark(seq), Some(Action::SetMark(packet::SetMark { seq }))),
+            16 => {
+                let settings = packet::Settings {
+                    muted_until: self.rng.u64(0..2),
+                    pinned: self.rng.bool(),
+                    marked_unread: self.rng.bool(),
+                    ..packet::Settings::default()
+                };
+                (
+                    Act::SetSettings(settings),
+                    Some(Action::SetSettings(packet::SetSettings { settings: Some(settings) })),
+                )
+            }
+            17 => {
+                let info = self.any_info(id);
+                let action = Action::SetInfo(packet::SetInfo { info: Some(Box::new(info.clone())) });
+                (Act::SetInfo(info), Some(action))
+            }
             13 => (Act::Edit(seq, text.clone()), Some(Action::Edit(packet::Edit { seq }))),
             14 => (Act::Recall(seq), Some(Action::Recall(packet::Recall { seq }))),
-            _ => (Act::Say(text.clone()), None),
+            15 => {
+                let mentions: Vec<u64> = (0..self.rng.usize(1..4)).map(|_| self.anyone().0).chain([whose]).collect();
+                (Act::Say(text.clone(), mentions), None)
+            }
+            _ => (Act::Say(text.clone(), Vec::new()), None),
         };
         let content = if action.is_none() || matches!(act, Act::Edit(..)) { text.as_str() } else { "" };
-        let publish = self.next(device, id, action, content);
+        let mut publish = self.next(device, id, action, content);
+        if let Act::Say(_, mentions) = &act
+            && !mentions.is_empty()
+        {
+            publish.beside = Some(Box::new(packet::Beside { mentions: mentions.clone(), ..Default::default() }));
+        }
         (act, publish)
     }
 
@@ -354,6 +404,11 @@ impl History {
             (_, Act::Ban(_, true)) => "bans lifted",
             (_, Act::Ban(..)) => "bans",
             (Answer::Done(_), Act::SetRetention(..)) => "retentions set",
+            (_, Act::Say(_, mentions)) if !mentions.is_empty() => "messages that mention",
+            (_, Act::Hide(_, true)) => "messages hidden no more",
+            (_, Act::Hide(..)) => "messages hidden",
+            (_, Act::SetSettings(_)) => "settings",
+            (_, Act::SetInfo(_)) => "what groups say of themselves",
             (_, Act::Leave) if was != Some(Role::None) => "users who left",
             (_, Act::SetRole(_, Role::None)) => "removals",
             (_, Act::SetRole(whose, _)) if self.has_left(id, *whose) => "returns",

@@ -40,7 +40,8 @@ pub(super) enum Answer {
 /// What someone wants to do in a conversation.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
-    Say(String),
+    /// What, and whom it mentions.
+    Say(String, Vec<u64>),
     /// With a key.
     Join(Option<u8>),
     Leave,
@@ -55,6 +56,10 @@ pub(super) enum Act {
     Ban(u64, bool),
     SetJoinKey(Option<u8>),
     SetRetention(packet::Retention),
+    /// Which message, and whether it is taken back.
+    Hide(u64, bool),
+    SetSettings(packet::Settings),
+    SetInfo(packet::Info),
 }
 
 /// One entry.
@@ -77,6 +82,10 @@ pub(super) struct Entry {
     /// When it was published.
     pub(super) at: u64,
     pub(super) retention: packet::Retention,
+    /// Whom a message mentions.
+    pub(super) mentions: Vec<u64>,
+    pub(super) settings: packet::Settings,
+    pub(super) info: packet::Info,
 }
 
 /// Someone who is or was in a conversation.
@@ -99,6 +108,8 @@ pub(super) struct Conversation {
     pub(super) entries: Vec<Entry>,
     banned: BTreeSet<u64>,
     join_key: Option<u8>,
+    /// What a group says of itself, and lets its members do.
+    pub(super) info: packet::Info,
     /// How long entries are kept, and since when that is so.
     pub(super) retention: (packet::Retention, u64),
     /// The first that is kept.
@@ -116,6 +127,7 @@ impl Conversation {
             entries: Vec::new(),
             banned: BTreeSet::new(),
             join_key: None,
+            info: packet::Info::default(),
             retention: Default::default(),
             first: 0,
         }
@@ -167,12 +179,22 @@ impl Conversation {
     }
 
     /// Messages above the mark, in the stretch that the user is in.
-    pub(super) fn unread(&self, user: u64) -> u64 {
-        let Some(member) = self.members.get(&user).filter(|member| member.role.is_some()) else { return 0 };
-        let Some(&(from, _)) = member.stretches.last() else { return 0 };
+    fn unread(&self, user: u64) -> Vec<u64> {
+        let Some(member) = self.members.get(&user).filter(|member| member.role.is_some()) else { return Vec::new() };
+        let Some(&(from, _)) = member.stretches.last() else { return Vec::new() };
         let from = from.max(self.first);
         let above = (1..).zip(&self.entries).filter(|(seq, _)| *seq >= from && *seq > member.mark);
-        above.filter(|(_, entry)| entry.kind == EntryKind::Message && !entry.is_gone).count() as u64
+        let unread = above.filter(|(_, entry)| entry.kind == EntryKind::Message && !entry.is_gone);
+        unread.map(|(seq, _)| seq).collect()
+    }
+
+    pub(super) fn policy(&self) -> packet::Policy {
+        self.info.policy.unwrap_or_default()
+    }
+
+    /// Whether a role is at least the one that the policy names, or this one where it names none.
+    fn lets(role: Role, policy: Role, otherwise: Role) -> bool {
+        role as i32 >= if policy == Role::None { otherwise } else { policy } as i32
     }
 }
 
@@ -197,6 +219,12 @@ pub(super) struct Oracle {
     /// Who administers.
     pub(super) admin: u64,
     pub(super) erased: BTreeSet<u64>,
+    /// User, conversation and seq of what is hidden.
+    pub(super) hidden: BTreeSet<(u64, u64, u64)>,
+    /// What users set for conversations.
+    pub(super) settings: BTreeMap<(u64, u64), packet::Settings>,
+    /// User, conversation and seq of messages that mention it now, and that its inbox was told of.
+    pub(super) mentions: BTreeSet<(u64, u64, u64)>,
     /// What the clock says.
     pub(super) now: u64,
 }
@@ -324,10 +352,11 @@ impl Oracle {
                 let (a, b) = conversation.pair;
                 !self.blocks(if a == user { b } else { a }, user)
             }
-            Group => matches!(role, Role::Member | Role::Admin | Role::Owner),
+            Group => Conversation::lets(role, conversation.policy().publishes(), Role::Member),
             Channel => grants.publishes(&conversation.label),
             _ => false,
         };
+        let informs = kind == Group && Conversation::lets(role, conversation.policy().informs(), Role::Admin);
         let is_admin = kind == Group && matches!(role, Role::Admin | Role::Owner);
         let message = |seq: u64| {
             let entry = conversation.entries.get((seq as usize).checked_sub(1)?)?;
@@ -341,6 +370,8 @@ impl Oracle {
                     return Answer::Refused;
                 }
                 let (kind, text, target) = (EntryKind::Edit, text.clone(), *seq);
+                // It mentions nobody, in place of whom the message did.
+                self.mentions.retain(|(_, of, seq)| (*of, *seq) != (id, target));
                 self.of(id).entries.push(Entry { sender: user, kind, text, target, at, ..Entry::default() });
                 Answer::Done(head + 1)
             }
@@ -405,16 +436,26 @@ impl Oracle {
                 self.of(id).join_key = *key;
                 Answer::Done(head)
             }
-            Act::Say(text) => {
+            Act::Say(text, mentions) => {
                 if !publishes {
                     return Answer::Refused;
                 }
                 let conversation = self.of(id);
-                let (kind, text) = (EntryKind::Message, text.clone());
-                conversation.entries.push(Entry { sender: user, kind, text, at, ..Entry::default() });
+                let (kind, text, mut told) = (EntryKind::Message, text.clone(), mentions.clone());
+                told.sort_unstable();
+                told.dedup();
+                let mentions = mentions.clone();
+                conversation.entries.push(Entry { sender: user, kind, text, at, mentions, ..Entry::default() });
                 let seq = conversation.head();
                 if let Some(member) = conversation.members.get_mut(&user) {
                     member.mark = seq;
+                }
+                told.retain(|of| *of != user && conversation.is_member(*of));
+                for of in told {
+                    self.mentions.insert((of, id, seq));
+                    self.tell(of, id, EntryKind::Mentioned);
+                    let inbox = self.users[&of].0;
+                    self.of(inbox).entries.last_mut().expect("it was told").target = seq;
                 }
                 Answer::Done(seq)
             }
@@ -454,11 +495,12 @@ impl Oracle {
             Act::SetRole(whose, to) => {
                 let was = conversation.role(*whose);
                 let concerns_admins = [was, *to].iter().any(|role| matches!(role, Role::Admin | Role::Owner));
-                let may = match role {
-                    Role::Owner => true,
-                    Role::Admin => !concerns_admins,
-                    _ => false,
+                let adds = was == Role::None && *to != Role::None;
+                let decides = match adds {
+                    true => Conversation::lets(role, conversation.policy().adds(), Role::Admin),
+                    false => is_admin,
                 };
+                let may = decides && (role == Role::Owner || !concerns_admins);
                 if kind != Group || !may || *whose == user {
                     return Answer::Refused;
                 }
@@ -484,7 +526,7 @@ impl Oracle {
                 Answer::Done(self.conversations[&id].head())
             }
             Act::SetLabel(label) => {
-                if kind != Group || !matches!(role, Role::Admin | Role::Owner) {
+                if !informs {
                     return Answer::Refused;
                 }
                 let conversation = self.of(id);
@@ -518,9 +560,62 @@ impl Oracle {
                 }
                 let member = self.of(id).members.get_mut(&user).expect("a member");
                 member.mark = member.mark.max((*seq).min(head));
+                if let Some(settings) = self.settings.get_mut(&(user, id)) {
+                    settings.marked_unread = false;
+                }
                 Answer::Done(head)
             }
+            Act::Hide(seq, undo) => {
+                // What one hides oneself is there to be given back.
+                if role == Role::None || message(*seq).is_none_or(|entry| entry.is_gone) {
+                    return Answer::Refused;
+                }
+                let (hidden, target) = ((user, id, *seq), *seq);
+                let changes = if *undo { self.hidden.remove(&hidden) } else { self.hidden.insert(hidden) };
+                let text = if *undo { "undone" } else { "" }.to_owned();
+                let entry = Entry { kind: EntryKind::Hidden, target, text, ..Entry::default() };
+                Answer::Done(self.tell_own(user, id, changes.then_some(entry)))
+            }
+            Act::SetSettings(settings) => {
+                if role == Role::None {
+                    return Answer::Refused;
+                }
+                let before = self.settings.insert((user, id), *settings).unwrap_or_default();
+                let entry = Entry { kind: EntryKind::Settings, settings: *settings, ..Entry::default() };
+                Answer::Done(self.tell_own(user, id, (before != *settings).then_some(entry)))
+            }
+            Act::SetInfo(info) => {
+                let says = |info: &packet::Info| (info.description.clone(), info.policy.unwrap_or_default());
+                let is_policy_new = conversation.policy() != info.policy.unwrap_or_default();
+                if !informs || (is_policy_new && role != Role::Owner) {
+                    return Answer::Refused;
+                }
+                if says(&conversation.info) == says(info) {
+                    return Answer::Done(head);
+                }
+                let (kind, info) = (EntryKind::Info, info.clone());
+                let conversation = self.of(id);
+                conversation.info = info.clone();
+                conversation.entries.push(Entry { sender: user, kind, info, at, ..Entry::default() });
+                Answer::Done(head + 1)
+            }
         }
+    }
+
+    /// Tells a user's inbox what it did for itself in a conversation, if that changes anything; the seq of the answer.
+    fn tell_own(&mut self, user: u64, about: u64, entry: Option<Entry>) -> u64 {
+        let (inbox, at) = (self.users[&user].0, self.now);
+        let inbox = self.of(inbox);
+        inbox.entries.extend(entry.map(|entry| Entry { sender: user, about, at, ..entry }));
+        inbox.head()
+    }
+
+    /// How many messages a user has not read, and how many of these mention it.
+    pub(super) fn unread(&self, user: u64, id: u64) -> (u64, u64) {
+        let mut unread = self.conversations[&id].unread(user);
+        unread.retain(|seq| !self.hidden.contains(&(user, id, *seq)));
+        let mentions = unread.iter().filter(|seq| self.mentions.contains(&(user, id, **seq))).count();
+        (unread.len() as u64, mentions as u64)
     }
 
     /// What nobody is shown any more.

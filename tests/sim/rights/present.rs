@@ -12,7 +12,7 @@ impl History {
         let content = Bytes::from(format!("signal {}", self.said));
         let of = &self.devices[device];
         let (user, grants) = (of.user_id, of.peer.as_ref().expect("it is online").grants);
-        let says = self.oracle.clone().act(user, &grants, id, &Act::Say(String::new()));
+        let says = self.oracle.clone().act(user, &grants, id, &Act::Say(String::new(), Vec::new()));
         let hears = if matches!(says, Answer::Done(_)) { self.hearers(id) } else { BTreeSet::new() };
         self.coverage.count(if hears.is_empty() { "signals to nobody" } else { "signals to somebody" });
         self.signals.insert(content.clone(), hears);
