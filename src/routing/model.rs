@@ -24,8 +24,9 @@ use super::query::{conversations, unread_total};
 use super::reads::Reads;
 use super::rehearsal::{rehearse, rehearse_attach, rehearse_upkeep};
 use super::rows::{ErasureStage, Key, Row};
-use super::state::State;
+use super::state::{Lookup, State};
 use super::view::{Overlay, Reader, Rows as _, View};
+use super::wills::Fate;
 use crate::store::{Frame, FrameBuilder, Log as _, MemoryLog, Position};
 
 const USERS: [&str; 4] = ["ann", "ben", "cat", "dan"];
@@ -142,7 +143,9 @@ impl<'a> World<'a> {
         let first = Position(self.log.tail().0 + 1);
         let mut frame = FrameBuilder::new(segment, first, self.now());
         let mut effects = Vec::new();
-        let rehearses = self.choices.below(2) == 1;
+        // What a will looks at when it is due nobody looked up before.
+        let is_fate = ops.iter().any(|op| matches!(op, Op::Fate(..)));
+        let rehearses = self.choices.below(2) == 1 && !is_fate;
         for op in &ops {
             if let (true, Op::Attach(attach)) = (rehearses, op) {
                 self.read(|rows| rehearse_attach(rows, &attach.user, &attach.device, true));
@@ -227,8 +230,12 @@ impl<'a> World<'a> {
         let mut rows = BTreeMap::new();
         let mut saved = |key: &[u8], row: &[u8]| drop(rows.insert(key.to_vec(), Row::decode(row).expect("a row")));
         self.log.saved().each(&[], &mut saved).expect("reads");
+        // And not what was taken away since.
+        rows.retain(|key, _| {
+            let key = Key::decode(key).expect("a key");
+            !matches!(key, Key::Crossing(..)) && !matches!(state.row(&key), Lookup::Known(None))
+        });
         rows.extend(rows_of(&state));
-        rows.retain(|key, _| !matches!(Key::decode(key), Ok(Key::Crossing(..))));
         rows
     }
 
@@ -282,6 +289,10 @@ struct Naive {
     /// How much of it the device of each user wants.
     levels: HashMap<usize, Level>,
     erased: BTreeSet<usize>,
+    banned: BTreeSet<usize>,
+    /// With what it is joined; 0: it is closed.
+    join_key: u8,
+    settings: HashMap<usize, packet::Settings>,
 }
 
 impl Naive {
@@ -344,6 +355,7 @@ impl Naive {
         self.hidden.remove(&user);
         self.mentions.remove(&user);
         self.levels.remove(&user);
+        self.settings.remove(&user);
         let was = self.role(user);
         if was == Role::None {
             return;
@@ -399,6 +411,9 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
     let mut next_id = [1_u64; USERS.len()];
     let mut answered: Vec<(usize, packet::Publish, PublishAck)> = Vec::new();
     let mut erased = BTreeSet::new();
+    // Who takes nothing from whom, and where each device has left a will.
+    let mut blocks = BTreeSet::new();
+    let mut wills: HashMap<usize, u64> = HashMap::new();
     let mut since = [(); USERS.len()].map(|()| Since::default());
     for step in 0..steps {
         if world.choices.are_over() {
@@ -418,9 +433,11 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         let reaction = ["", "+1", "ha"][world.choices.below(3)];
         let ids: Vec<UserId> = world.sessions.iter().map(|session| session.user).collect();
         let mut beside = None;
-        let what = world.choices.below(28);
+        let what = world.choices.below(36);
         if what == 27 && world.choices.below(16) == 15 && other != ADMIN && erased.insert(other) {
             erase(&mut world, &mut model, (other, &mut next_id[ADMIN]), &context);
+            wills.remove(&other);
+            blocks.retain(|(of, _)| *of != other);
         }
         // Of what is erased nothing is left to be looked up, sooner or later.
         let target = model.get(&conversation).and_then(|naive| naive.target(seq, &ids));
@@ -429,8 +446,22 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         if erased.contains(&user) || what == 27 {
             continue;
         }
+        if what == 35 {
+            is_lost(&mut world, &mut model, user, wills.remove(&user), MessageId(next_id[user]));
+            continue;
+        }
         let action = match what {
-            24..27 => {
+            28 => Some(Action::Ban(packet::Ban { user: USERS[other].into(), lift: mark < 3 })),
+            29 => Some(Action::SetJoinKey(packet::SetJoinKey { key: key(mark as u8 % 3) })),
+            30 | 31 => Some(Action::Join(packet::Join { key: key(mark as u8 % 3) })),
+            32 => {
+                let (pinned, marked_unread) = (mark.is_multiple_of(2), mark < 4);
+                let settings = packet::Settings { pinned, marked_unread, ..packet::Settings::default() };
+                Some(Action::SetSettings(packet::SetSettings { settings: Some(settings) }))
+            }
+            33 => Some(Action::Block(packet::Block { user: USERS[other].into(), undo: mark < 3 })),
+            34 => Some(Action::SetWill(packet::SetWill::default())),
+            24..=26 => {
                 let level = [Level::Full, Level::HeadsOnly, Level::Nothing][world.choices.below(3)].into();
                 Some(Action::SetLevel(packet::SetLevel { level }))
             }
@@ -474,9 +505,15 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             _ => None,
         };
         let creates = matches!(action, Some(Action::CreateGroup(_)));
+        let names_none = match &action {
+            Some(Action::CreateGroup(_) | Action::Block(_)) => true,
+            // A will is taken away by one in no conversation.
+            Some(Action::SetWill(_)) => mark < 2 || conversation == 0,
+            _ => false,
+        };
         let id = next_id[user];
         let publish = packet::Publish {
-            conversation: if creates { 0 } else { conversation },
+            conversation: if names_none { 0 } else { conversation },
             message_id: id,
             first_unanswered: id,
             content: Bytes::from(context.clone()),
@@ -520,6 +557,7 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
         }
 
         let naive = model.entry(if creates { answer.as_ref().map_or(0, |a| a.conversation) } else { conversation });
+        let refuses = blocks.contains(&(other, user));
         let expected = match (&action, naive) {
             (Some(Action::CreateGroup(_)), slot) => {
                 let naive = slot.or_default();
@@ -530,14 +568,32 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                     naive.entries.push(None);
                 }
                 naive.set_role(user, Role::Owner);
-                if other != user && !erased.contains(&other) {
+                if other != user && !erased.contains(&other) && !refuses {
                     naive.set_role(other, Role::Member);
                 }
                 Ok(naive.entries.len() as u64)
             }
+            (Some(Action::Block(_)), _) if other == user => Err(Reason::InvalidArgument),
+            (Some(Action::Block(block)), _) => {
+                if block.undo {
+                    blocks.remove(&(user, other))
+                } else {
+                    blocks.insert((user, other))
+                };
+                Ok(0)
+            }
+            (Some(Action::SetWill(_)), _) if names_none => {
+                wills.remove(&user);
+                Ok(0)
+            }
             (_, std::collections::btree_map::Entry::Vacant(_)) => Err(Reason::UnknownConversation),
             (action, std::collections::btree_map::Entry::Occupied(mut slot)) => {
-                apply(slot.get_mut(), user, other, role, (action.as_ref(), beside.as_ref()), now)
+                let answer =
+                    apply(slot.get_mut(), user, (other, refuses), role, (action.as_ref(), beside.as_ref()), now);
+                if matches!(action, Some(Action::SetWill(_))) && answer.is_ok() {
+                    wills.insert(user, conversation);
+                }
+                answer
             }
         };
         let older = answered.get(known % answered.len().max(1)).filter(|(user, ..)| !erased.contains(user)).cloned();
@@ -550,15 +606,23 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             assert!(again.as_ref().map_or(true, |again| *again == ack), "{context}: {again:?}");
             assert!(world.frames[frames].records.is_empty(), "{context}: a repeat changes nothing");
         }
-        let is_hide = matches!(action, Some(Action::Hide(_)));
-        // What one hides is told to the own inbox, and has its seq.
-        let answer = answer.map(|ack| if is_hide { 0 } else { ack.seq }).map_err(|refusal| refusal.reason);
+        let is_own = matches!(action, Some(Action::Hide(_) | Action::SetSettings(_) | Action::Block(_)));
+        // What one hides, sets or blocks is told to the own inbox, and has its seq.
+        let answer = answer.map(|ack| if is_own { 0 } else { ack.seq }).map_err(|refusal| refusal.reason);
         assert_eq!(answer, expected, "{context}: {action:?}");
         model.remove(&0);
         for naive in model.values_mut() {
             naive.times.resize(naive.entries.len(), now);
         }
 
+        for (user, session) in world.sessions.iter().enumerate() {
+            let state = world.state.read().expect("unpoisoned");
+            assert_eq!(
+                state.wills().contains_key(&session.device),
+                wills.contains_key(&user),
+                "{context}: {user}'s will"
+            );
+        }
         for (id, naive) in &model {
             let row = world.read(|rows| rows.conversation(ConversationId(*id)).cloned()).expect("a row");
             let members = world.read(|rows| rows.members(ConversationId(*id)).clone());
@@ -566,6 +630,8 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
             for user in 0..USERS.len() {
                 let id_of_user = world.sessions[user].user;
                 let member = world.read(|rows| rows.member(ConversationId(*id), id_of_user).cloned());
+                let bans = world.read(|rows| rows.bans(ConversationId(*id)));
+                assert_eq!(bans as usize, naive.banned.len(), "{context}: bans of {id} are counted");
                 assert_eq!(members.contains(&id_of_user), member.is_some(), "{context}: the list of members");
                 let duty = world.read(|rows| rows.duty(id_of_user, ConversationId(*id)).is_some());
                 let duties = world.read(|rows| rows.duties(id_of_user).contains(&ConversationId(*id)));
@@ -575,6 +641,15 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                 let mentions = personal.as_ref().map_or(&[][..], |personal| &personal.mentions);
                 let expected = naive.mentions.get(&user).map_or(&[][..], Vec::as_slice);
                 assert!(mentions.iter().map(|seq| &seq.0).eq(expected), "{context}: mentions of {user} in {id}");
+                let settings = world.read(|rows| {
+                    let mark =
+                        rows.member(ConversationId(*id), id_of_user).map_or(Position(0), |row| row.mark_position);
+                    rows.settings(id_of_user, ConversationId(*id)).map(|row| row.wire(mark)).unwrap_or_default()
+                });
+                let expected = naive.settings.get(&user).copied().unwrap_or_default();
+                assert_eq!(settings, expected, "{context}: what {user} set for {id}");
+                let is_banned = world.read(|rows| rows.is_banned(ConversationId(*id), id_of_user));
+                assert_eq!(is_banned, naive.banned.contains(&user), "{context}: whether {user} is banned from {id}");
                 let now = world.now().0;
                 let device = world.read(|rows| rows.device(world.sessions[user].device).cloned());
                 let level = device.map_or(Level::Full, |row| row.levels.of(ConversationId(*id)));
@@ -685,6 +760,37 @@ fn erase(world: &mut World<'_>, model: &mut BTreeMap<u64, Naive>, (user, next_id
     assert!(world.read(|rows| rows.device(device).is_none()), "{context}: its device is gone");
 }
 
+/// A user's device is gone for so long that its will, if it left one, is published, where that may still be; then it
+/// comes again.
+fn is_lost(
+    world: &mut World<'_>,
+    model: &mut BTreeMap<u64, Naive>,
+    user: usize,
+    will: Option<u64>,
+    first_unanswered: MessageId,
+) {
+    let was = Arc::clone(&world.sessions[user]);
+    world.group(vec![Op::Detach(Arc::clone(&was), None, Parting::Lost)], true);
+    let commits = world.choices.below(4) > 0;
+    if !commits {
+        world.group(vec![Op::Fate(was.device, Fate::Publish)], false);
+    }
+    let now = world.now().0;
+    world.group(vec![Op::Fate(was.device, Fate::Publish)], true);
+    world.sessions[user] = world.attach(user, was.incarnation, first_unanswered);
+    if let Some(naive) = will.and_then(|conversation| model.get_mut(&conversation))
+        && naive.role(user) as i32 >= Role::Member as i32
+    {
+        naive.entries.push(Some(user));
+        naive.times.resize(naive.entries.len(), now);
+    }
+}
+
+/// A join key; 0 is none.
+fn key(key: u8) -> Bytes {
+    if key == 0 { Bytes::new() } else { vec![key; 16].into() }
+}
+
 /// Lets a conversation go what it need not keep, and holds against the model what went.
 fn sweep(world: &mut World<'_>, model: &mut BTreeMap<u64, Naive>, conversation: u64, context: &str) {
     let now = world.now().0;
@@ -707,15 +813,25 @@ fn sweep(world: &mut World<'_>, model: &mut BTreeMap<u64, Naive>, conversation: 
 fn apply(
     naive: &mut Naive,
     user: usize,
-    other: usize,
+    (other, refuses): (usize, bool),
     role: Role,
     (action, beside): (Option<&Action>, Option<&packet::Beside>),
     now: u64,
 ) -> Result<u64, Reason> {
     let own = naive.role(user);
+    if let Some(Action::Join(join)) = action
+        && own == Role::None
+        && naive.join_key > 0
+        && join.key == key(naive.join_key)
+        && !naive.banned.contains(&user)
+    {
+        naive.set_role(user, Role::Member);
+        return Ok(naive.entries.len() as u64);
+    }
     if own == Role::None {
         return Err(Reason::UnknownConversation);
     }
+    let is_admin = matches!(own, Role::Admin | Role::Owner);
     let members = naive.roles.values().filter(|role| **role != Role::None).count();
     match action {
         Some(Action::SetRole(_)) => {
@@ -727,7 +843,8 @@ fn apply(
             if other == user {
                 return Err(Reason::InvalidArgument);
             }
-            if was == Role::None && role != Role::None && naive.erased.contains(&other) {
+            let is_kept_out = refuses || naive.erased.contains(&other) || naive.banned.contains(&other);
+            if was == Role::None && role != Role::None && is_kept_out {
                 return Err(Reason::Forbidden);
             }
             if was != role {
@@ -760,7 +877,44 @@ fn apply(
         Some(Action::SetMark(set)) => {
             let mark = naive.marks.entry(user).or_default();
             *mark = set.seq.min(naive.entries.len() as u64).max(*mark);
+            if let Some(settings) = naive.settings.get_mut(&user) {
+                settings.marked_unread = false;
+            }
         }
+        Some(Action::Ban(ban)) => {
+            let was = naive.role(other);
+            if !is_admin {
+                return Err(Reason::Forbidden);
+            }
+            if other == user {
+                return Err(Reason::InvalidArgument);
+            }
+            if matches!(was, Role::Admin | Role::Owner) && own != Role::Owner {
+                return Err(Reason::Forbidden);
+            }
+            if ban.lift {
+                naive.banned.remove(&other);
+            } else {
+                naive.banned.insert(other);
+                if was != Role::None {
+                    naive.set_role(other, Role::None);
+                }
+            }
+        }
+        Some(Action::SetJoinKey(set)) => {
+            if !is_admin {
+                return Err(Reason::Forbidden);
+            }
+            naive.join_key = set.key.first().copied().unwrap_or(0);
+        }
+        // Who is in already.
+        Some(Action::Join(_)) => {}
+        Some(Action::SetSettings(set)) => {
+            naive.settings.insert(user, set.settings.unwrap_or_default());
+            return Ok(0);
+        }
+        Some(Action::SetWill(_)) if own == Role::Reader => return Err(Reason::Forbidden),
+        Some(Action::SetWill(_)) => {}
         Some(Action::Edit(edit)) => {
             if own == Role::Reader {
                 return Err(Reason::Forbidden);

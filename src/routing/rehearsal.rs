@@ -4,6 +4,7 @@
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, UserId};
 
+use super::account::is_own;
 use super::draft::Draft;
 use super::fold::{next_id, next_id_named};
 use super::loading::Want;
@@ -38,6 +39,10 @@ pub fn rehearse(state: &State, op: &Publish, time: LogTime) -> Vec<Want> {
     // Who may not write there has no list loaded.
     if rows.conversation(conversation).is_some_and(is_fed_by_list) {
         let _ = rows.members(conversation);
+    }
+    // Its inbox, in which the id counts.
+    if is_own(publish.action.as_ref()) {
+        let _ = rows.user(session.user);
     }
     if matches!(publish.action, Some(Action::SetWill(_) | Action::SetPush(_))) {
         let _ = rows.bearer(session.user, session.device);
