@@ -7,6 +7,7 @@
 //! | `framing.rs` | bytes that are no packets, lengths that lie, packets in the wrong place |
 //! | `insiders.rs` | who has a token: windows, floods, readers that never ack, quotas |
 //! | `bombs.rs` | who makes as many conversations, members and users as it can |
+//! | `leavings.rs` | who leaves wills and registrations, watches and flaps, and bans, as much as it can |
 //! | `impostors.rs` | who has no token, another's or an old one; who takes devices over; names |
 //! | `contents.rs` | contents that would be something else, if anybody looked into them |
 //! | `process.rs` | what attacks cost the real broker in memory and CPU |
@@ -16,6 +17,7 @@ mod contents;
 mod framing;
 mod impostors;
 mod insiders;
+mod leavings;
 mod process;
 mod strangers;
 
