@@ -1,5 +1,7 @@
 //! The background thread: turns sealed memtables into runs, saves the state that goes with them, merges runs, and
-//! deletes what nobody needs. It works in small slices, so that the commit thread gets its core and the disk.
+//! deletes what nobody needs. It works in small slices and pauses between them, so that the commit thread gets its core and
+//! the disk; while a memtable waits it does not pause, since publishes may soon wait for it. It has no lower priority, which
+//! would make those who publish wait for who has the least of the cores.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,16 +19,20 @@ use super::state_file::{Progress, RunRow, StateFile, Step};
 use super::view::View;
 use super::{History, Position, ReadError, Segment, StateDelta};
 
-/// Entries a slice. With the pause it keeps the builder under half a core.
-const SLICE_ENTRIES: usize = 5_000;
+/// Entries a slice: some 2 ms, which is no more than the commit thread may wait for a core anyhow.
+const SLICE_ENTRIES: usize = 1_000;
 /// The same of rows that are only looked at: some 4 KiB each, and a search for each that lies apart.
 const SLICE_ROWS: usize = 500;
 
 /// Bytes by which a file is cut at a time before it is removed: removing a large one at once stalls the disk.
 const CUT_BYTES: u64 = 16 << 20;
 
-/// Unmerged runs above which merging goes before new runs, and publishes wait for it.
+/// Unmerged runs above which merging takes turns with new runs, and publishes may wait for it.
 const MERGE_DEBT: usize = 3 * FAN_IN;
+/// Slices of merging between two memtables, for each run above that. Eight of the largest runs of memtables, 400,000 entries
+/// each, are 3,200 slices, so that there are never more than some twelve above; of contents of 4 KB they are 135, and one
+/// or two above are enough.
+const MERGE_SHARE: usize = 40;
 
 /// How long to wait after a failure, doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -127,7 +133,7 @@ impl Desk {
         self.lock().unfinished -= 1;
     }
 
-    /// Waits for something to do, at most so long; returns whether the thread shall go on.
+    /// Waits for something new to do, at most so long; returns whether the thread shall go on.
     fn wait_for_work(&self, timeout: Duration) -> bool {
         self.wait_while(timeout, |inner| !inner.is_stopped && !inner.is_nudged && inner.jobs.is_empty())
     }
@@ -189,6 +195,8 @@ pub(super) struct Builder {
     /// The run that was made of the job under way and can be read, while saving it fails.
     made: Option<Option<Arc<Run>>>,
     merge: Option<Merge>,
+    /// Steps of merging since the last memtable.
+    merge_steps: usize,
     /// The look under way whether a run holds what is to go.
     look: Option<Look>,
     /// What a merge has made and can be read, until it is saved; and the numbers of the runs whose place it takes.
@@ -221,6 +229,7 @@ impl Builder {
             job: None,
             made: None,
             merge: None,
+            merge_steps: 0,
             look: None,
             merged: None,
             unreadable: BTreeMap::new(),
@@ -232,10 +241,6 @@ impl Builder {
 
     /// The thread's body.
     pub(super) fn run(mut self) {
-        // Linux gives each thread its own nice value. If it is refused, the work is done at the usual one.
-        if let Err(error) = rustix::process::setpriority_process(None, 10) {
-            tracing::debug!(%error, "the background thread keeps its priority");
-        }
         let mut retry = RETRY_FIRST;
         loop {
             let goes_on = match self.step() {
@@ -262,8 +267,8 @@ impl Builder {
 
     /// One piece of work, the most urgent first.
     pub(super) fn step(&mut self) -> Result<Work, ReadError> {
-        // Merging waits for quiet, but not for ever: reads look into every run.
-        if self.merge_debt() > MERGE_DEBT && !self.merge_waits && self.advance_merge()? {
+        if self.is_merging_due() && self.advance_merge()? {
+            self.merge_steps += 1;
             return Ok(Work::Done);
         }
         if self.job.is_none() {
@@ -272,6 +277,7 @@ impl Builder {
         if let Some(job) = self.job.take() {
             return match self.absorb(&job) {
                 Ok(()) => {
+                    self.merge_steps = 0;
                     self.desk.finished(&job);
                     Ok(Work::Done)
                 }
@@ -287,9 +293,11 @@ impl Builder {
         Ok(if self.unlisted.is_empty() { Work::Nothing } else { Work::WaitsForReaders })
     }
 
-    /// Runs that were never merged.
-    fn merge_debt(&self) -> usize {
-        self.view.runs().iter().filter(|run| run.row().level == 0).count()
+    /// Whether merging goes before a memtable. It waits for quiet, but not for ever: reads look into every run. Nor does
+    /// a memtable wait for the whole of a merge, which may take many seconds, and publishes wait for it.
+    fn is_merging_due(&self) -> bool {
+        let unmerged = self.view.runs().iter().filter(|run| run.row().level == 0).count();
+        !self.merge_waits && self.merge_steps < unmerged.saturating_sub(MERGE_DEBT) * MERGE_SHARE
     }
 
     /// Makes a run of a memtable, and saves it, the state that goes with it and where they stand, in one transaction.
@@ -347,7 +355,7 @@ impl Builder {
                 if slice == SLICE_ENTRIES {
                     slice = 0;
                     writer.commit()?;
-                    std::thread::sleep(self.pace.pause);
+                    self.desk.wait_for_work(self.pace.pause);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What happens at the limits: a full journal, full memtables, a full disk, a start that cannot write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BufMut;
 
@@ -95,6 +96,62 @@ fn merging_is_not_put_off_for_ever_by_new_memtables() {
     let stats = super::stats::stats_disk(Arc::new(disk)).expect("is measured");
     let unmerged = stats.levels.iter().find(|level| level.level == 0).map_or(0, |level| level.runs);
     assert!(stats.levels.len() == 2 && unmerged < 30, "60 seals leave {:?}", stats.levels);
+}
+
+/// A merge takes many seconds, and publishes wait while two memtables do: so it is done in shares.
+#[test]
+fn a_memtable_does_not_wait_for_the_whole_of_a_merge() {
+    let mut log = open(&SimDisk::default(), StoreOptions::default());
+    let mut model = Model::default();
+    let mut seal = |log: &mut RedbLog, entries: usize| {
+        for _ in 0..entries.div_ceil(1_000) {
+            let frame = model.frame_of(log, &vec![1; entries.min(1_000)], 1);
+            model.append(log, &frame);
+        }
+        log.seal(model.fold.take_delta());
+    };
+    // Eight whose merge takes two shares, then as many as may wait for quiet, and one more.
+    for run in 0..=3 * FAN_IN {
+        seal(&mut log, if run < FAN_IN { 10_000 } else { 1 });
+        while log.unsaved_seals() > 0 {
+            log.work().expect("works");
+        }
+    }
+    seal(&mut log, 1);
+    seal(&mut log, 1);
+    let mut steps_until = |unsaved| {
+        let steps = (1..).take_while(|_| log.work().expect("works") && log.unsaved_seals() > unsaved);
+        steps.count()
+    };
+    assert_eq!(steps_until(1), 40, "half of the merge");
+    assert!((30..80).contains(&steps_until(0)), "the other half");
+    while log.work().expect("works") {}
+    assert_eq!(log.figures().runs, 20 - 2 * 7, "27 runs are merged in quiet");
+    model.assert_matches(&log);
+}
+
+/// Publishes wait for who pauses, as soon as the memtable behind is full too.
+#[test]
+fn the_background_thread_does_not_pause_while_a_memtable_waits() {
+    let options = StoreOptions { pause: Duration::from_secs(3_600), ..StoreOptions::default() };
+    let mut log = RedbLog::open_disk(Arc::new(SimDisk::default()), options).expect("opens");
+    let mut model = Model::default();
+    for entries in [12_000, 1] {
+        let frame = model.frame_of(&log, &vec![1; entries], 1);
+        model.append(&mut log, &frame);
+        log.seal(model.fold.take_delta());
+    }
+    let mut looks = 0;
+    while log.unsaved_seals() > 0 {
+        if looks == 60_000 {
+            // Its thread would be waited for.
+            std::mem::forget(log);
+            panic!("a memtable waits for an hour");
+        }
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    model.assert_matches(&log);
 }
 
 #[test]

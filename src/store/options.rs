@@ -33,7 +33,7 @@ pub struct StoreOptions {
     pub run_entries: u64,
     /// Bytes that a merged run has at most. Default 1 GiB.
     pub run_bytes: u64,
-    /// The pause of the background thread between two slices of its work. Default 2 ms.
+    /// The pause of the background thread between two slices of its work, while no memtable waits for it. Default 2 ms.
     pub pause: Duration,
 }
 
