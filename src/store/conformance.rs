@@ -109,6 +109,8 @@ conformance! {
     entries_below_the_floor_are_gone_and_the_floor_never_falls
     the_proposed_floor_keeps_to_bytes_and_time
     an_empty_frame_is_a_probe
+    rows_that_were_saved_are_found_by_key_and_by_prefix
+    it_says_whether_it_takes_writes_and_how_much_memory_holds
 }
 
 fn an_empty_log_begins_at_zero<S: Subject>() {
@@ -263,8 +265,11 @@ fn riders_that_are_in_the_state_are_not_followed_again<S: Subject>() {
     };
     let frame = model.frame_of(subject.log(), &[1; SEAL], 10);
     model.append(subject.log(), &frame);
-    let frame = rider(&model, subject.log(), b"x old");
-    model.append(subject.log(), &frame);
+    // So many that the next commits do not trim them all.
+    for _ in 0..20 {
+        let frame = rider(&model, subject.log(), b"x old");
+        model.append(subject.log(), &frame);
+    }
     assert!(model.seal_if_due(subject.log()));
     subject.settle();
     let frame = rider(&model, subject.log(), b"x new");
@@ -402,6 +407,50 @@ fn an_empty_frame_is_a_probe<S: Subject>() {
     let frame = model.frame_of(subject.log(), &[1], 10);
     model.append(subject.log(), &frame);
     model.assert_matches(subject.log());
+}
+
+fn rows_that_were_saved_are_found_by_key_and_by_prefix<S: Subject>() {
+    let (subject, model) = spread::<S>();
+    let mut subject = subject.restart();
+    let saved = subject.log().saved();
+    // What the model's last seal did not take stands in the log alone.
+    let recovered = Fold::recovered(subject.log()).rows;
+    assert_eq!(recovered, model.fold.rows);
+    let mut found = Vec::new();
+    saved.each(b"", &mut |key, value| found.push((key.to_vec(), value.to_vec()))).expect("reads");
+    assert!(found.len() > 3 && found.is_sorted(), "{} rows", found.len());
+    let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).chain([b"nothing".to_vec()]).collect();
+    let wanted: Vec<_> = found.iter().map(|(_, value)| Some(value.clone())).chain([None]).collect();
+    assert_eq!(saved.get(&keys).expect("reads"), wanted);
+    assert_eq!(saved.get(&[]).expect("reads"), Vec::<Option<Vec<u8>>>::new());
+    for prefix in [&found[0].0[..2], &found[1].0, &found[2].0[..1], b"nothing"] {
+        let mut under = Vec::new();
+        saved.each(prefix, &mut |key, value| under.push((key.to_vec(), value.to_vec()))).expect("reads");
+        let wanted: Vec<_> = found.iter().filter(|(key, _)| key.starts_with(prefix)).cloned().collect();
+        assert_eq!(under, wanted, "{prefix:?}");
+    }
+}
+
+fn it_says_whether_it_takes_writes_and_how_much_memory_holds<S: Subject>() {
+    let mut subject = S::new();
+    let mut model = Model::default();
+    let frame = model.frame_of(subject.log(), &[1, 2], 10);
+    model.append(subject.log(), &frame);
+    let figures = subject.log().figures();
+    assert_eq!((figures.is_writable, figures.memtables, figures.memtable_entries, figures.runs), (true, 1, 2, 0));
+    assert_eq!(subject.log().unsaved_seals(), 0);
+    subject.lose_next_append();
+    let frame = model.frame_of(subject.log(), &[1, 2], 10);
+    assert!(subject.log().append(&frame).is_err() && !subject.log().figures().is_writable);
+    subject.log().reopen().expect("reopens");
+    assert!(subject.log().figures().is_writable);
+    assert!(!subject.log().is_seal_due());
+    for _ in 0..(SEAL - 2) / 2 {
+        assert!(!subject.log().is_seal_due());
+        let frame = model.frame_of(subject.log(), &[1, 2], 10);
+        model.append(subject.log(), &frame);
+    }
+    assert!(subject.log().is_seal_due(), "as many entries as were chosen");
 }
 
 /// A log whose entries lie in several runs or sealed memtables and in the active one.

@@ -289,3 +289,89 @@ impl StorageBackend for MeteredFile {
 
     pass_locks_on!();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::testing::{AskedFile, SimDisk};
+    use super::*;
+
+    #[test]
+    fn a_folder_is_what_the_file_system_has() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let path = temporary.path().join("store");
+        let disk = Folder::create(&path).expect("is made");
+        assert_eq!(disk.place(), path.display().to_string());
+        let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join(RUNS_FOLDER))), (0o700, 0o700));
+        let file = disk.open("a").expect("is made");
+        file.set_len(1 << 20)
+            .and_then(|()| file.write(0, &[1; 10_000]))
+            .and_then(|()| file.sync_data())
+            .expect("written");
+        drop(file);
+        assert_eq!(mode(&path.join("a")), 0o600);
+        let allocated = disk.allocated("a").expect("is there");
+        assert!(
+            (8_192..1 << 20).contains(&allocated) && allocated.is_multiple_of(512),
+            "{allocated} bytes of a sparse file"
+        );
+        let again = Folder::existing(&path);
+        let file = again.open("a").expect("is there");
+        assert_eq!(file.len().expect("has a length"), 1 << 20, "it is not cut");
+        drop(file);
+        let file = again.open_read_only("a").expect("is there");
+        let mut read = [0; 3];
+        file.read(9_998, &mut read).expect("reads");
+        assert_eq!(read, [1, 1, 0]);
+        assert!(file.write(0, b"x").is_err() && again.open_read_only("b").is_err());
+        drop(file);
+
+        assert_eq!((disk.shorten("a", 1 << 20).ok(), disk.shorten("a", 100).ok()), (Some(false), Some(true)));
+        assert_eq!(fs::metadata(path.join("a")).expect("is there").len(), 100);
+        assert_eq!((disk.shorten("a", 101).ok(), disk.shorten("b", 1).is_err()), (Some(false), true));
+        assert_eq!(disk.list("").expect("is a folder"), ["a"], "without the folder in it");
+        disk.rename("a", "runs/1").expect("is there");
+        assert_eq!((disk.list("").ok(), disk.list(RUNS_FOLDER).ok()), (Some(vec![]), Some(vec!["1".to_owned()])));
+        assert_eq!((disk.exists("a").ok(), disk.exists("runs/1").ok()), (Some(false), Some(true)));
+        disk.sync_names().expect("are synced");
+        disk.remove("runs/1").expect("is there");
+        assert!(!path.join("runs/1").exists() && disk.remove("runs/1").is_err());
+        fs::remove_dir(path.join(RUNS_FOLDER)).expect("is empty");
+        assert!(disk.sync_names().is_err(), "the names of runs are synced too");
+    }
+
+    #[test]
+    fn a_file_is_measured_and_never_written_after_a_sync_that_failed() {
+        let disk = SimDisk::default();
+        let meter = Arc::<Meter>::default();
+        let file = MeteredFile::new(disk.open("a").expect("is made"), Arc::clone(&meter));
+        file.set_len(100)
+            .and_then(|()| file.write(10, b"hello"))
+            .and_then(|()| file.write(20, b"you"))
+            .expect("written");
+        file.sync_data().expect("is synced");
+        assert_eq!((meter.written(), meter.syncs(), meter.is_sync_failed()), (8, 1, false));
+        disk.fail_after(1);
+        assert!(file.sync_data().is_err() && meter.is_sync_failed());
+        for refused in [file.write(0, b"x"), file.set_len(1), file.sync_data()] {
+            let error = refused.expect_err("is refused").to_string();
+            assert_eq!(error, "a sync of this file failed before, it is never written again");
+        }
+        let mut read = [0; 5];
+        file.read(10, &mut read).expect("is read on");
+        assert_eq!((&read, file.len().ok(), meter.written(), meter.syncs()), (b"hello", Some(100), 8, 2));
+        file.close().expect("is closed");
+    }
+
+    #[test]
+    fn locks_are_those_of_the_file() {
+        for answer in [false, true] {
+            let asked = AskedFile::new(answer);
+            let file = MeteredFile::new(Box::new(asked.clone()), Arc::default());
+            let locks = ["try alone", "try shared", "look", "alone", "shared", "give back"];
+            assert_eq!(asked.asked_by(&file), locks);
+        }
+    }
+}

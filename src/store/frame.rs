@@ -450,4 +450,104 @@ mod tests {
             assert!(Frame::decode(bytes.into()).is_err(), "bit {bit}");
         }
     }
+
+    /// The bytes with a checksum that is theirs.
+    fn resealed(mut bytes: Vec<u8>) -> Bytes {
+        let end = bytes.len() - TRAILER_BYTES;
+        let sum = xxh3_64(&bytes[..end]);
+        bytes[end..].copy_from_slice(&sum.to_le_bytes());
+        bytes.into()
+    }
+
+    #[test]
+    fn a_builder_says_what_it_has_and_lays_it_out_as_promised() {
+        let mut builder = FrameBuilder::new(SegmentId(0x0102), Position(0x0304), LogTime(0x0506));
+        assert_eq!((builder.bytes(), builder.records(), builder.time()), (36, 0, LogTime(0x0506)));
+        builder.push_rider(|b| b.put_slice(b"r"));
+        assert_eq!((builder.bytes(), builder.records(), builder.next_position()), (42, 1, Position(0x0304)));
+        assert_eq!(builder.push_change(|b| b.put_slice(b"ch")), Position(0x0304));
+        assert_eq!((builder.bytes(), builder.records(), builder.next_position()), (49, 2, Position(0x0305)));
+        let frame = builder.finish();
+        let bytes = b"LWF\x01\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x06\x05\0\0\0\0\0\0\x01\0\0\0\x02\0\0\0\
+            \x03\x01\0\0\0r\x02\x02\0\0\0ch";
+        assert_eq!(frame.bytes[..49], bytes[..]);
+        assert_eq!(frame.bytes.len(), 57);
+        assert_eq!((frame.positions, frame.last(), frame.entries().count()), (1, Position(0x0304), 0));
+        let empty = FrameBuilder::new(SegmentId(1), Position(5), LogTime(1)).finish();
+        assert_eq!((empty.positions, empty.last(), empty.bytes.len()), (0, Position(4), 44));
+        assert_eq!(Frame::decode(empty.bytes.clone()).expect("decodes"), empty);
+    }
+
+    #[test]
+    fn where_a_frame_begins_is_seen_from_its_header_alone() {
+        let bytes = sample().bytes;
+        assert_eq!(Frame::peek_first(&bytes), Some(Position(41)));
+        assert_eq!(Frame::peek_first(&bytes[..36]), Some(Position(41)));
+        assert_eq!(Frame::peek_first(&bytes[..35]), None);
+        assert_eq!(Frame::peek_first(&[&b"LWF\x02"[..], &bytes[4..]].concat()), None, "of another format");
+    }
+
+    #[test]
+    fn what_contradicts_itself_under_a_right_checksum_is_malformed() {
+        let good = sample().bytes.to_vec();
+        assert!(Frame::decode(resealed(good.clone())).is_ok());
+        let lengths = |at: usize| u32::from_le_bytes(good[at..at + 4].try_into().expect("four bytes")) as usize;
+        // The first record's kind is at 36 and its length behind; the rider's follow its body.
+        let (entry, rider) = (37, 37 + 4 + lengths(37) + 1);
+        for (at, byte) in [
+            (28, 1),     // fewer positions than there are
+            (28, 3),     // more
+            (32, 2),     // fewer records
+            (32, 4),     // more
+            (36, 0),     // a record of no kind
+            (36, 4),     // or of one to come
+            (entry, 8),  // too short for the numbers of an entry
+            (entry, 15), // and for its digest
+            (entry + 3, 1),
+            (rider + 3, 1), // longer than the frame
+        ] {
+            let mut bytes = good.clone();
+            assert_ne!(bytes[at], byte);
+            bytes[at] = byte;
+            assert_eq!(Frame::decode(resealed(bytes)), Err(FrameError::Malformed), "byte {at} is {byte}");
+        }
+        for rest in 1..5 {
+            let mut bytes = good.clone();
+            let end = bytes.len() - TRAILER_BYTES;
+            bytes.splice(end..end, std::iter::repeat_n(RECORD_RIDER, rest));
+            assert_eq!(Frame::decode(resealed(bytes)), Err(FrameError::Malformed), "{rest} bytes of a record");
+        }
+        assert_eq!(Frame::decode(Bytes::from(good[..43].to_vec())), Err(FrameError::Short));
+        assert_eq!(Frame::decode(Bytes::from(good[..44].to_vec())), Err(FrameError::Checksum));
+    }
+
+    #[test]
+    fn an_entry_may_have_nothing_behind_its_digest() {
+        let mut builder = FrameBuilder::new(SegmentId(7), Position(41), LogTime(1_000));
+        builder.push_entry(&EntryMeta::default(), |_| {});
+        let frame = builder.finish();
+        let again = Frame::decode(frame.bytes.clone()).expect("decodes");
+        assert_eq!(again.entries().next().map(|entry| entry.item.len()), Some(0));
+    }
+
+    #[test]
+    fn numbers_take_as_many_bytes_as_they_need() {
+        for bits in 0..=64_u32 {
+            let values = [1_u64.checked_shl(bits).unwrap_or(0).wrapping_sub(1), 1_u64.checked_shl(bits).unwrap_or(1)];
+            for value in values {
+                let mut bytes = BytesMut::new();
+                put_varint(&mut bytes, value);
+                let needed = (64 - value.leading_zeros()).div_ceil(7).max(1);
+                assert_eq!(bytes.len(), needed as usize, "{value}");
+                let mut whole = bytes.clone().freeze();
+                assert_eq!((take_varint(&mut whole), whole.len()), (Some(value), 0));
+                assert_eq!(take_varint(&mut bytes.freeze().slice(..needed as usize - 1)), None, "cut off");
+            }
+        }
+        let ten = |last: u8| Bytes::from([vec![0xff; 9], vec![last, 7]].concat());
+        assert_eq!(take_varint(&mut ten(1)), Some(u64::MAX));
+        for beyond in [2, 0x80, 0x81, 0xff] {
+            assert_eq!(take_varint(&mut ten(beyond)), None, "more than 64 bits: {beyond}");
+        }
+    }
 }

@@ -265,3 +265,178 @@ impl Iterator for Frames {
         guarded(JOURNAL_FILE, || self.read()).transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut as _;
+    use longwire_protocol::LogTime;
+
+    use super::super::frame::FrameBuilder;
+    use super::super::open::put_in_place;
+    use super::super::testing::SimDisk;
+    use super::super::{Position, SegmentId};
+    use super::*;
+
+    fn opened(disk: &SimDisk, after: u64) -> Journal {
+        Journal::open(disk, 1 << 20, false, after).expect("opens")
+    }
+
+    fn fresh() -> (SimDisk, Journal) {
+        let disk = SimDisk::default();
+        Journal::create(&disk).expect("is made");
+        let journal = opened(&disk, 0);
+        (disk, journal)
+    }
+
+    /// A frame of so many records, the first at `first`, each of `size` bytes.
+    fn frame(first: u64, records: usize, size: usize) -> Frame {
+        let mut builder = FrameBuilder::new(SegmentId(1), Position(first), LogTime(0));
+        for _ in 0..records {
+            builder.push_change(|b| b.put_bytes(7, size));
+        }
+        builder.finish()
+    }
+
+    /// Frames of one piece each, the first at position 1.
+    fn append(journal: &mut Journal, count: u64, absorbed: u64) {
+        for _ in 0..count {
+            let first = journal.newest_commit() + 1;
+            journal.append(&frame(first, 1, 10).bytes, absorbed).expect("appends");
+        }
+    }
+
+    fn commits(journal: &Journal, after: u64) -> Vec<u64> {
+        journal.frames_after(after).expect("reads").map(|found| found.expect("is whole").0).collect()
+    }
+
+    #[test]
+    fn frames_of_any_size_come_back_in_their_order() {
+        let (disk, mut journal) = fresh();
+        assert_eq!((journal.newest_commit(), commits(&journal, 0)), (0, vec![]));
+        // Its own numbers, the record's head and the checksum are 36, 5 and 8 bytes.
+        let sizes = [1, PIECE_BYTES - 49, PIECE_BYTES - 48, 3 * PIECE_BYTES - 49, 3 * PIECE_BYTES, 1];
+        let frames: Vec<_> = (1..).zip(sizes).map(|(first, size)| frame(first, 1, size)).collect();
+        let opened_syncs = journal.meter().syncs();
+        for frame in &frames {
+            journal.append(&frame.bytes, 0).expect("appends");
+        }
+        let extent = journal.extent().expect("is measured");
+        assert_eq!((extent.commits, extent.pieces), (6, 1 + 1 + 2 + 3 + 4 + 1));
+        assert_eq!(extent.bytes, frames.iter().map(|frame| frame.bytes.len() as u64).sum::<u64>());
+        for after in 0..=6 {
+            let found: Result<Vec<_>, _> = journal.frames_after(after).expect("reads").collect();
+            let wanted: Vec<_> = (1..).zip(frames.clone()).skip(after as usize).collect();
+            assert_eq!(found.expect("is whole"), wanted, "after {after}");
+        }
+        assert_eq!((journal.meter().syncs() - opened_syncs, journal.meter().written() > extent.bytes), (6, true));
+        journal.close().expect("closes");
+        assert_eq!(opened(&disk, 0).newest_commit(), 6);
+        assert_eq!(opened(&disk, 9).newest_commit(), 9, "runs and state are further");
+    }
+
+    #[test]
+    fn two_phases_are_one_more_sync() {
+        let disk = SimDisk::default();
+        Journal::create(&disk).expect("is made");
+        let mut journal = Journal::open(&disk, 1 << 20, true, 0).expect("opens");
+        let opened_syncs = journal.meter().syncs();
+        journal.append(&frame(1, 1, 10).bytes, 0).expect("appends");
+        assert_eq!(journal.meter().syncs() - opened_syncs, 2);
+    }
+
+    #[test]
+    fn what_lies_beyond_a_position_is_found_by_halves() {
+        let (_disk, mut journal) = fresh();
+        // Positions 1 and 2, none, 3 and 4, 5; a frame may reach beyond where the next but one begins.
+        for (first, records) in [(1, 2), (3, 0), (3, 2), (5, 1)] {
+            journal.append(&frame(first, records, 10).bytes, 0).expect("appends");
+        }
+        let before = |position| journal.commit_before(position).expect("is found");
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(before), [0, 0, 0, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn positions_are_found_in_a_journal_that_was_trimmed() {
+        let (_disk, mut journal) = fresh();
+        append(&mut journal, 20, 0);
+        append(&mut journal, 1, 20);
+        assert_eq!(commits(&journal, 0), (6..=21).collect::<Vec<_>>());
+        for position in 5..=21 {
+            let from = journal.commit_before(position).expect("is found");
+            let found = commits(&journal, from);
+            assert!(found[0] <= position + 1 && found[0] + 2 > position, "position {position}: commit {}", found[0]);
+        }
+    }
+
+    #[test]
+    fn an_empty_journal_has_every_position_before_it() {
+        let (_disk, journal) = fresh();
+        assert_eq!((journal.commit_before(0).ok(), journal.commit_before(9).ok()), (Some(0), Some(0)));
+    }
+
+    #[test]
+    fn a_commit_trims_a_little_of_what_is_absorbed_and_commits_as_a_whole() {
+        let (_disk, mut journal) = fresh();
+        journal.append(&frame(1, 1, 7 * PIECE_BYTES - 49).bytes, 0).expect("appends");
+        append(&mut journal, 9, 0);
+        let mut left_after = |absorbed| {
+            append(&mut journal, 1, absorbed);
+            commits(&journal, 0)
+        };
+        assert_eq!(left_after(0), (1..=11).collect::<Vec<_>>());
+        assert_eq!(left_after(10), (2..=12).collect::<Vec<_>>(), "seven pieces go where five would do");
+        assert_eq!(left_after(10), (7..=13).collect::<Vec<_>>(), "one for the one that comes, and four");
+        assert_eq!(left_after(8), (9..=14).collect::<Vec<_>>(), "no more than is absorbed");
+        assert_eq!(left_after(14), (14..=15).collect::<Vec<_>>());
+        assert_eq!(left_after(15), [16], "the newest stays");
+    }
+
+    #[test]
+    fn a_new_file_holds_what_is_not_absorbed_and_the_newest() {
+        for (absorbed, kept) in [(0, 1..=5), (3, 4..=5), (4, 5..=5), (5, 5..=5), (9, 5..=5)] {
+            let (disk, mut journal) = fresh();
+            append(&mut journal, 5, 0);
+            journal.prepare_new_file(&disk, absorbed).expect("is made");
+            journal.close().expect("closes");
+            put_in_place(&disk, JOURNAL_FILE).expect("gets its name");
+            let journal = opened(&disk, 0);
+            assert_eq!((commits(&journal, 0), journal.newest_commit()), (kept.collect(), 5), "absorbed {absorbed}");
+        }
+    }
+
+    #[test]
+    fn a_piece_or_a_commit_that_is_missing_is_told() {
+        for (missing, told) in [
+            (key(2, 0), "commit 2 of the journal is damaged"),
+            (key(2, 1), "commit 2 of the journal is damaged"),
+            (key(2, 2), "commit 2 of the journal: the frame's checksum is wrong"),
+            (key(3, 0), "the journal lacks a commit before 4"),
+            (key(1, 0), ""),
+        ] {
+            let (_disk, mut journal) = fresh();
+            for (first, size) in [(1, 10), (2, 2 * PIECE_BYTES), (3, 10), (4, 10)] {
+                journal.append(&frame(first, 1, size).bytes, 0).expect("appends");
+            }
+            let transaction = journal.database.begin_write().expect("begins");
+            transaction.open_table(PIECES).expect("is there").remove(missing).expect("goes").expect("was there");
+            transaction.commit().expect("commits");
+            let found: Result<Vec<_>, _> = journal.frames_after(0).expect("reads").collect();
+            let error = found.err().map_or_else(String::new, |error| error.0);
+            assert_eq!(error, told, "without {} of {}", missing & 0xffff, missing >> 16);
+            if missing == key(3, 0) {
+                assert_eq!(journal.commit_before(2).expect_err("is told").0, "the journal lacks commit 3");
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_closed_says_so() {
+        let (disk, mut journal) = fresh();
+        append(&mut journal, 1, 0);
+        disk.die();
+        assert!(journal.append(&frame(2, 1, 10).bytes, 0).is_err());
+        assert_eq!(journal.newest_commit(), 1);
+        let error = journal.close().expect_err("is told").0;
+        assert!(error.starts_with("closing the journal: "), "{error}");
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BufMut;
 
 use super::check::check_disk;
-use super::disk::Disk as _;
+use super::disk::Disk;
 use super::journal::JOURNAL_FILE;
 use super::merge::FAN_IN;
 use super::options::StoreOptions;
@@ -141,17 +141,49 @@ fn the_background_thread_does_not_pause_while_a_memtable_waits() {
         model.append(&mut log, &frame);
         log.seal(model.fold.take_delta());
     }
-    let mut looks = 0;
-    while log.unsaved_seals() > 0 {
-        if looks == 60_000 {
-            // Its thread would be waited for.
-            std::mem::forget(log);
-            panic!("a memtable waits for an hour");
+    let log = saved(log);
+    model.assert_matches(&log);
+}
+
+/// A log whose background thread has saved all that was sealed, in the end.
+fn saved(log: RedbLog) -> RedbLog {
+    for _ in 0..60_000 {
+        if log.unsaved_seals() == 0 {
+            return log;
         }
-        looks += 1;
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Its thread would be waited for.
+    std::mem::forget(log);
+    panic!("a memtable waits for ever");
+}
+
+#[test]
+fn the_background_thread_tries_again_and_ends_with_the_log() {
+    let disk = SimDisk::default();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut log = RedbLog::open_disk(Arc::clone(&shared), StoreOptions::default()).expect("opens");
+    let mut model = Model::default();
+    let frame = model.frame_of(&log, &[1, 2], 10);
+    model.append(&mut log, &frame);
+    disk.fail_after(1);
+    log.seal(model.fold.take_delta());
+    let log = saved(log);
+    assert!(disk.has_failed());
     model.assert_matches(&log);
+    Box::new(log).close().expect("closes");
+    assert_eq!(Arc::strong_count(&shared), 1, "nobody has it open any more");
+}
+
+#[test]
+fn a_log_that_cannot_be_closed_says_so() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions::default());
+    let mut model = Model::default();
+    let frame = model.frame_of(&log, &[1, 2], 10);
+    model.append(&mut log, &frame);
+    disk.die();
+    assert!(Box::new(log).close().is_err());
 }
 
 #[test]
@@ -172,20 +204,21 @@ fn the_journal_is_trimmed_as_it_is_absorbed() {
 
 #[test]
 fn a_journal_that_grew_in_a_peak_gets_a_smaller_file_and_keeps_its_frames() {
-    const FILE: u64 = 4 << 20;
+    const FILE: u64 = 2 << 20;
     let disk = SimDisk::default();
     let options = StoreOptions { journal_file_bytes: FILE, ..StoreOptions::default() };
     let size = |disk: &SimDisk| disk.allocated(JOURNAL_FILE).expect("there is a journal");
     let mut log = open(&disk, options.clone());
     let mut model = Model::default();
-    while size(&disk) <= FILE {
+    // So large that it does not become as small by itself.
+    while size(&disk) <= 4 * FILE {
         let frame = model.frame_of(&log, &[1, 2, 3], 10_000);
         model.append(&mut log, &frame);
     }
     log.seal(model.fold.take_delta());
     let frame = model.frame_of(&log, &[3, 4], 100);
     model.append(&mut log, &frame);
-    assert!(size(&disk) > FILE, "what nothing has absorbed stays");
+    assert!(size(&disk) > 4 * FILE, "what nothing has absorbed stays");
     while log.work().expect("works") {}
     let frame = model.frame_of(&log, &[4, 5], 100);
     model.append(&mut log, &frame);

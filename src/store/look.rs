@@ -251,4 +251,25 @@ mod tests {
         // A third of the file, where a look is good for a sixteenth more.
         assert_eq!(looks_until_done(&mut log, &mut model, 340_000), 6);
     }
+
+    #[test]
+    fn a_purge_seals_once_what_memory_holds() {
+        let mut log = RedbLog::open_by_hand(Arc::new(SimDisk::default()), StoreOptions::default()).expect("opens");
+        let mut model = Model::default();
+        let keeps = Arc::new(Keeps::default());
+        log.set_sieve(Arc::clone(&keeps) as Arc<dyn Sieve>);
+        let frame = model.frame_of(&log, &[1, 2], 10);
+        model.append(&mut log, &frame);
+        keeps.let_go(9, 1, model.tail);
+        assert!(!log.is_seal_due());
+        assert!(!log.purge(model.tail));
+        assert!(log.is_seal_due(), "it holds entries up to there");
+        log.seal(model.fold.take_delta());
+        assert!(!log.is_seal_due(), "they are on their way");
+        while log.work().expect("works") {}
+        assert!(!log.is_seal_due());
+        let frame = model.frame_of(&log, &[1, 2], 10);
+        model.append(&mut log, &frame);
+        assert!(!log.is_seal_due(), "what came later may stay");
+    }
 }

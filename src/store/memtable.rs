@@ -206,3 +206,93 @@ impl Hasher for IdHasher {
         self.0 = mixed ^ (mixed >> 32);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::PageLimit;
+    use super::super::testing::entry;
+    use super::*;
+
+    const ONE: ConversationId = ConversationId(1);
+
+    /// Conversations 1, 2 and 0 in turns, each with the seqs 10 to 1009, over three chunks; positions from 1.
+    fn filled() -> Memtable {
+        let mut table = Memtable::default();
+        for position in 1..=3_000 {
+            table.push(entry(position % 3, 10 + (position - 1) / 3, position));
+        }
+        table
+    }
+
+    #[test]
+    fn it_says_what_it_holds() {
+        let table = filled();
+        assert_eq!((table.len(), table.is_empty(), table.bytes()), (3_000, false, 3_000 * (7 + 32)));
+        let span =
+            Span { first: Position(1), last: Position(3_000), first_time: LogTime(10), last_time: LogTime(30_000) };
+        assert_eq!(table.span(), Some(span));
+        assert_eq!(table.conversations(), [ConversationId(0), ONE, ConversationId(2)]);
+        assert_eq!((table.seqs(ONE), table.seqs(ConversationId(3))), (Some((Seq(10), Seq(1_009))), None));
+        let positions: Vec<_> = table.entries_of(ONE).map(|entry| entry.position.0).collect();
+        assert_eq!(positions, (1..=3_000).step_by(3).collect::<Vec<_>>());
+        assert_eq!(table.entries_of(ConversationId(3)).count(), 0);
+
+        let fresh = Memtable::like(&table);
+        assert_eq!((fresh.len(), fresh.is_empty(), fresh.bytes(), fresh.span()), (0, true, 0, None));
+        assert!(fresh.conversations.capacity() >= 3 && fresh.conversations().is_empty());
+        assert_eq!(fresh.first_of(ONE), None);
+    }
+
+    #[test]
+    fn entries_are_found_by_position() {
+        let table = filled();
+        let from = |position| table.first_from(ONE, Position(position)).map(|entry| entry.seq.0);
+        assert_eq!([0, 1, 2, 4, 5].map(from), [Some(10), Some(10), Some(11), Some(11), Some(12)]);
+        assert_eq!([2_998, 2_999].map(from), [Some(1_009), None]);
+        assert_eq!(table.first_of(ONE).map(|entry| entry.seq), Some(Seq(10)));
+        assert!(
+            table.first_from(ConversationId(3), Position(0)).is_none() && table.first_of(ConversationId(3)).is_none()
+        );
+    }
+
+    #[test]
+    fn pages_are_what_lies_within_the_seqs_and_above_the_floor() {
+        let table = filled();
+        let read = |seqs: (u64, u64), floor, direction| {
+            let mut page = Page::new(PageLimit { entries: 3, bytes: 1 << 20 }, direction);
+            let seqs = (Seq(seqs.0), Seq(seqs.1));
+            table.read(ONE, seqs, Position(floor), direction, &mut page).expect("there is no hole");
+            page.into_entries().iter().map(|entry| entry.seq.0).collect::<Vec<_>>()
+        };
+        let forwards = |from, to| read((from, to), 0, Direction::Forwards);
+        assert_eq!(forwards(0, u64::MAX), [10, 11, 12]);
+        assert_eq!(forwards(0, 11), [10, 11]);
+        assert_eq!(forwards(500, 501), [500, 501]);
+        assert_eq!(forwards(1_009, u64::MAX), [1_009]);
+        assert_eq!((forwards(0, 9), forwards(1_010, 2_000), forwards(12, 11)), (vec![], vec![], vec![]));
+        let backwards = |from, to| read((from, to), 0, Direction::Backwards);
+        assert_eq!(backwards(0, u64::MAX), [1_009, 1_008, 1_007]);
+        assert_eq!(backwards(500, 501), [501, 500]);
+        assert_eq!(backwards(0, 10), [10]);
+        // The entry at the floor is kept: 12 lies at position 7.
+        assert_eq!(read((0, 100), 7, Direction::Forwards), [12, 13, 14]);
+        assert_eq!(read((0, 12), 5, Direction::Backwards), [12]);
+    }
+
+    #[test]
+    fn ids_are_spread_over_the_whole_hash() {
+        let hash = |write: &dyn Fn(&mut IdHasher)| {
+            let mut hasher = IdHasher::default();
+            write(&mut hasher);
+            hasher.finish()
+        };
+        let distinct = |shift: u32| {
+            let bits = (0..1_024_u64).map(|id| hash(&|hasher| hasher.write_u64(id)) >> shift & 0x3ff);
+            bits.collect::<std::collections::HashSet<_>>().len()
+        };
+        // As many as chance gives, and more: 647 of 1,024.
+        assert!(distinct(0) > 550 && distinct(54) > 550, "{} {}", distinct(0), distinct(54));
+        let pairs = (0..=u16::MAX).map(|pair| hash(&|hasher| hasher.write(&pair.to_le_bytes())));
+        assert_eq!(pairs.collect::<std::collections::HashSet<_>>().len(), 1 << 16);
+    }
+}

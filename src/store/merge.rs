@@ -191,30 +191,18 @@ impl Merge {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use longwire_protocol::{ConversationId, LogTime, MessageId, Seq};
+    use longwire_protocol::{ConversationId, Seq};
 
     use super::super::StoredEntry;
-    use super::super::frame::Origin;
-    use super::super::testing::SimDisk;
+    use super::super::sieve::Left;
+    use super::super::testing::{SimDisk, entry};
     use super::*;
 
     /// A run of ten entries.
     fn run(disk: &Arc<dyn Disk>, number: u64) -> RunRow {
         let mut writer = RunWriter::create(Arc::clone(disk), number, 0, Position(0)).expect("a file");
         for seq in number * 10..number * 10 + 10 {
-            writer.push(&StoredEntry {
-                conversation: ConversationId(7),
-                seq: Seq(seq),
-                position: Position(seq),
-                time: LogTime(seq),
-                countable: seq,
-                origin: Origin::default(),
-                first_unanswered: MessageId(0),
-                digest: 0,
-                source: Position(0),
-                item: Bytes::from_static(b"an item"),
-            });
+            writer.push(&entry(7, seq, seq));
         }
         writer.finish().expect("written").0.expect("a run of entries")
     }
@@ -235,5 +223,96 @@ mod tests {
         let error = merged([rows[0], more]).expect_err("one is missing");
         assert_eq!(error.error.0, "runs [1, 2]: 20 of 21 entries can be read");
         assert_eq!(error.unreadable, [1, 2]);
+    }
+
+    fn opened(disk: &Arc<dyn Disk>, rows: impl IntoIterator<Item = RunRow>) -> Vec<Arc<Run>> {
+        rows.into_iter().map(|row| Arc::new(Run::open(disk, row, 1 << 20).expect("opens"))).collect()
+    }
+
+    #[test]
+    fn eight_neighbours_of_a_level_are_due_within_the_limits() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::default());
+        let runs = opened(&disk, (1..=10).map(|number| run(&disk, number)));
+        let bytes = |runs: &[Arc<Run>]| runs.iter().map(|run| run.row().bytes).sum::<u64>();
+        let (first, third) = (bytes(&runs[..8]), bytes(&runs[2..]));
+        let numbers = |runs: &[Arc<Run>], entries, bytes, may: fn(u64) -> bool| {
+            let due = due(runs, MergeLimit { entries, bytes }, may)?;
+            Some((due.len(), due[0].row().number))
+        };
+        let any = |_| true;
+        assert_eq!(numbers(&runs, 80, first, any), Some((8, 1)));
+        assert_eq!(numbers(&runs, 79, u64::MAX, any), None);
+        assert_eq!(numbers(&runs, u64::MAX, first - 1, any), None);
+        assert_eq!(numbers(&runs[..7], u64::MAX, u64::MAX, any), None);
+        assert_eq!(numbers(&runs, 80, third, |number| number != 2), Some((8, 3)));
+        assert_eq!(numbers(&runs, 80, third, |number| number != 5), None);
+        let higher = |run: &Arc<Run>| RunRow { level: 1, ..*run.row() };
+        let mixed = opened(&disk, runs.iter().enumerate().map(|(i, r)| if i < 2 { higher(r) } else { *r.row() }));
+        assert_eq!(numbers(&mixed, 80, third, any), Some((8, 3)), "of one level alone");
+        assert_eq!(numbers(&mixed[..9], 80, third, any), None);
+    }
+
+    #[test]
+    fn a_merge_is_of_the_next_level_and_sifted_as_its_oldest_input() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::default());
+        let rows = [run(&disk, 1), run(&disk, 2)];
+        let rows = [RunRow { sifted: Position(9), ..rows[0] }, RunRow { sifted: Position(4), level: 2, ..rows[1] }];
+        let made = |inputs: &[Arc<Run>], number| {
+            let mut merge = Merge::begin(Arc::clone(&disk), inputs, number, Filter::default()).expect("begins");
+            assert_eq!(merge.number(), number);
+            while !merge.step(1_000, Position(0)).expect("goes on") {}
+            let (Merged { row, inputs }, written) = merge.finish().expect("ends");
+            assert!(written > 0);
+            (row.expect("entries are left"), inputs)
+        };
+        let runs = opened(&disk, rows);
+        let (both, inputs) = made(&runs, 5);
+        assert_eq!((both.number, both.level, both.sifted, both.entries), (5, 3, Position(4), 20));
+        assert_eq!(inputs, [1, 2]);
+        let (one, inputs) = made(&runs[..1], 6);
+        assert_eq!((one.number, one.level, one.sifted, one.entries), (6, 0, Position(9), 10));
+        assert_eq!(inputs, [1]);
+        let entries = opened(&disk, [both])[0].rows().expect("reads").map(|row| row.expect("reads"));
+        let seqs: Vec<_> = entries.flatten().map(|entry| (entry.conversation, entry.seq)).collect();
+        assert_eq!(seqs, (10..30).map(|seq| (ConversationId(7), Seq(seq))).collect::<Vec<_>>());
+    }
+
+    /// Lets everything through; has nothing to do unless it is thorough.
+    struct Open;
+
+    impl Sieve for Open {
+        fn stands_at(&self) -> Position {
+            Position(55)
+        }
+
+        fn is_idle(&self, is_thorough: bool) -> bool {
+            !is_thorough
+        }
+
+        fn sift(&self, _: &mut [StoredEntry], _: bool) -> Result<usize, ReadError> {
+            Ok(0)
+        }
+
+        fn among(&self) -> Option<Vec<ConversationId>> {
+            None
+        }
+
+        fn left(&self, _: &[StoredEntry]) -> Result<Left, ReadError> {
+            Ok(Left::Kept)
+        }
+    }
+
+    #[test]
+    fn a_run_written_anew_is_as_the_state_of_then_leaves_it() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::default());
+        let runs = opened(&disk, [run(&disk, 1)]);
+        for (is_thorough, sifted) in [(true, 55), (false, 0)] {
+            let filter = Filter { sieve: Some(Arc::new(Open)), is_thorough, older: Vec::new() };
+            let mut merge = Merge::begin(Arc::clone(&disk), &runs, 2, filter).expect("begins");
+            assert_eq!(merge.filter.sieve.is_some(), is_thorough, "who has nothing to do is not asked");
+            while !merge.step(4, Position(0)).expect("goes on") {}
+            let row = merge.finish().expect("ends").0.row.expect("entries are left");
+            assert_eq!((row.sifted, row.entries), (Position(sifted), 10));
+        }
     }
 }

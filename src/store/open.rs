@@ -184,3 +184,41 @@ pub(super) fn classify(disk: &dyn Disk, name: &str, error: DatabaseError) -> Ope
         other => OpenError::damaged(disk, name, other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::SimDisk;
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_file_names_it() {
+        let disk = SimDisk::default();
+        let file = format!("{}/a", disk.place());
+        let told = |error| classify(&disk, "a", error).to_string();
+        let io = |kind: io::ErrorKind| DatabaseError::Storage(StorageError::Io(kind.into()));
+        for in_use in [DatabaseError::DatabaseAlreadyOpen, DatabaseError::LockProtocolMismatch] {
+            assert!(told(in_use).starts_with(&format!("{file} is in use by another process")));
+        }
+        assert!(
+            told(io(io::ErrorKind::PermissionDenied)).starts_with(&format!("cannot open {file}: permission denied"))
+        );
+        assert!(told(io(io::ErrorKind::InvalidData)).starts_with(&format!("{file} is damaged: ")));
+        let corrupted = DatabaseError::Storage(StorageError::Corrupted("so".to_owned()));
+        assert!(told(corrupted).starts_with(&format!("{file} is damaged: ")));
+    }
+
+    #[test]
+    fn a_file_has_its_name_when_it_is_whole() {
+        let disk = SimDisk::default();
+        let nothing = |_: &WriteTransaction| Ok(());
+        prepare_database(&disk, "a", nothing).expect("is made");
+        assert_eq!(disk.names(), ["a.new"]);
+        prepare_database(&disk, "a", nothing).expect("is made anew");
+        put_in_place(&disk, "a").expect("gets its name");
+        create_database(&disk, "a", nothing).expect("takes its place");
+        assert_eq!(disk.names(), ["a"]);
+        let error = prepare_database(&disk, "b", |_| Err(redb::Error::Io(io::ErrorKind::StorageFull.into())));
+        let error = error.expect_err("is told").to_string();
+        assert!(error.starts_with(&format!("cannot open {}/b.new: ", disk.place())), "{error}");
+    }
+}

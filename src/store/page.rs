@@ -94,3 +94,76 @@ impl Page {
         self.entries
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::entry;
+    use super::*;
+
+    /// How many of the entries from 5 on a page takes, and after how many it is full.
+    fn taken(entries: usize, bytes: usize) -> (usize, usize) {
+        let mut page = Page::new(PageLimit { entries, bytes }, Direction::Forwards);
+        let mut full_after = 0;
+        for seq in 5..15 {
+            if page.is_full() {
+                break;
+            }
+            page.offer(entry(1, seq, seq)).expect("follows");
+            full_after += 1;
+        }
+        (page.into_entries().len(), full_after)
+    }
+
+    #[test]
+    fn a_page_is_full_as_soon_as_it_may_hold_no_more() {
+        assert_eq!(taken(3, 1_000), (3, 3));
+        assert_eq!(taken(100, 14), (2, 2), "two items of seven bytes");
+        assert_eq!(taken(100, 15), (2, 3), "the third is looked at");
+        assert_eq!(
+            (taken(100, 1), taken(0, 1_000), taken(1, 1_000)),
+            ((1, 1), (1, 1), (1, 1)),
+            "the first is admitted"
+        );
+        let mut page = Page::new(PageLimit { entries: 1, bytes: 1_000 }, Direction::Forwards);
+        page.offer(entry(1, 5, 5)).and_then(|()| page.offer(entry(1, 6, 6))).expect("follows");
+        assert_eq!((page.is_full(), page.into_entries().len()), (true, 1), "what comes when it is full is not taken");
+    }
+
+    #[test]
+    fn a_hole_is_an_error_either_way() {
+        let limit = PageLimit { entries: 10, bytes: 1_000 };
+        for (direction, next) in [(Direction::Forwards, 6), (Direction::Backwards, 4)] {
+            let mut page = Page::new(limit, direction);
+            assert_eq!(page.next_seq(), None);
+            page.offer(entry(1, 5, 5)).expect("the first");
+            assert_eq!(page.next_seq(), Some(Seq(next)));
+            for other in [0, 3, 5, 7, 10 - next] {
+                let error = page.offer(entry(1, other, 5)).expect_err("a hole").0;
+                assert!(error.contains(&format!("entry {other} where {next} should be")), "{error}");
+            }
+            page.offer(entry(1, next, 5)).expect("follows");
+            assert_eq!(page.into_entries().len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_page_is_whole_from_where_it_begins_to_where_it_is_full_or_ends() {
+        let page = |direction, entries, seqs: &[u64]| {
+            let mut page = Page::new(PageLimit { entries, bytes: usize::MAX }, direction);
+            seqs.iter().for_each(|seq| page.offer(entry(1, *seq, *seq)).expect("without a hole"));
+            page
+        };
+        let asked = (Seq(0), Seq(9));
+        for (entries, seqs, whole) in [
+            (9, &[1, 2, 3, 4, 5, 6, 7, 8, 9][..], true),
+            (3, &[1, 2, 3], true),
+            (9, &[1, 2, 3], false),
+            (3, &[2, 3, 4], false),
+            (9, &[], false),
+        ] {
+            assert_eq!(page(Direction::Forwards, entries, seqs).is_whole(asked), whole, "{seqs:?}");
+            let back: Vec<u64> = seqs.iter().map(|seq| 10 - seq).collect();
+            assert_eq!(page(Direction::Backwards, entries, &back).is_whole(asked), whole, "{back:?}");
+        }
+    }
+}

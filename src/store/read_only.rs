@@ -96,7 +96,10 @@ impl Overlay {
         let mut bytes = vec![0; PAGE];
         let begin = page * PAGE as u64;
         let available = self.inner.len()?.saturating_sub(begin).min(PAGE as u64) as usize;
-        self.inner.read(begin, &mut bytes[..available])?;
+        // A file need not take a read that begins beyond its end, not even one of nothing.
+        if available > 0 {
+            self.inner.read(begin, &mut bytes[..available])?;
+        }
         Ok(bytes)
     }
 }
@@ -190,7 +193,7 @@ impl StorageBackend for Overlay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::SimDisk;
+    use crate::store::testing::{AskedFile, SimDisk};
 
     #[test]
     fn who_only_looks_changes_nothing() {
@@ -213,5 +216,65 @@ mod tests {
         assert!(looker.exists("a").expect("asked") && !looker.exists("b").expect("asked"));
         assert_eq!(looker.list("").expect("asked"), disk.list("").expect("asked"));
         assert_eq!((looker.place(), looker.allocated("a").ok()), (disk.place(), disk.allocated("a").ok()));
+    }
+
+    #[test]
+    fn what_is_written_over_a_file_is_read_as_if_it_were_there() {
+        let disk = SimDisk::default();
+        let length = 2 * PAGE + 100;
+        let mut wanted: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let file = disk.open("a").expect("made");
+        file.set_len(length as u64).and_then(|()| file.write(0, &wanted)).and_then(|()| file.close()).expect("written");
+        let seen = ReadOnlyDisk::new(Arc::new(disk.clone())).open("a").expect("there");
+        let assert_same = |wanted: &[u8], context: &str| {
+            assert_eq!(seen.len().expect("has a length"), wanted.len() as u64, "{context}");
+            let steps = [0, 1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE - 3, 2 * PAGE, wanted.len() - 1, wanted.len()];
+            for from in steps {
+                for to in steps.into_iter().filter(|to| *to >= from) {
+                    let mut read = vec![0xee; to - from];
+                    seen.read(from as u64, &mut read).expect("is within");
+                    assert!(read == wanted[from..to], "{context}: {from} to {to}");
+                }
+            }
+            for (offset, count) in [(wanted.len() as u64, 1), (0, wanted.len() + 1), (u64::MAX, 1)] {
+                let error = seen.read(offset, &mut vec![0; count]).expect_err("is beyond the end");
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{context}");
+            }
+        };
+        assert_same(&wanted, "as it is");
+        for (offset, count) in [(PAGE - 2, 4), (5, 1), (PAGE, PAGE), (1, 2 * PAGE + 50)] {
+            seen.write(offset as u64, &vec![0xaa; count]).expect("kept in memory");
+            wanted[offset..offset + count].fill(0xaa);
+            assert_same(&wanted, &format!("{count} bytes over {offset}"));
+        }
+        seen.set_len(4 * PAGE as u64).expect("kept in memory");
+        wanted.resize(4 * PAGE, 0);
+        assert_same(&wanted, "longer");
+        seen.write(3 * PAGE as u64 + 1, b"far").expect("kept in memory");
+        wanted[3 * PAGE + 1..3 * PAGE + 4].copy_from_slice(b"far");
+        assert_same(&wanted, "written beyond its end");
+    }
+
+    #[test]
+    fn a_file_that_is_only_made_longer_is_zeros_there() {
+        let disk = SimDisk::default();
+        let file = disk.open("a").expect("made");
+        file.set_len(3).and_then(|()| file.write(0, b"abc")).expect("written");
+        let seen = ReadOnlyDisk::new(Arc::new(disk)).open("a").expect("there");
+        seen.set_len(5).expect("kept in memory");
+        let mut read = [1; 5];
+        seen.read(0, &mut read).expect("is within");
+        assert_eq!(&read, b"abc\0\0");
+        seen.close().expect("closes");
+    }
+
+    #[test]
+    fn who_only_looks_shares_the_file() {
+        for answer in [false, true] {
+            let asked = AskedFile::new(answer);
+            let seen = ReadOnlyDisk::new(Arc::new(asked.clone())).open("a").expect("there");
+            let locks = ["try shared", "try shared", "look", "shared", "shared", "give back"];
+            assert_eq!(asked.asked_by(&*seen), locks);
+        }
     }
 }

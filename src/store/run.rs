@@ -588,3 +588,146 @@ pub(super) fn decode_row(conversation: ConversationId, first: Seq, row: &[u8]) -
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{SimDisk, entry};
+    use super::*;
+
+    /// The first seqs of the rows into which entries are packed, and what each row holds.
+    fn packed(entries: &[StoredEntry]) -> Vec<(u64, usize)> {
+        let mut packer = Packer::default();
+        let mut rows: Vec<_> = entries.iter().filter_map(|entry| packer.push(entry)).collect();
+        rows.extend(packer.take());
+        assert!(packer.take().is_none());
+        let decoded =
+            rows.iter().map(|(key, row)| decode_row(ConversationId(key.0), Seq(key.1), row).expect("decodes"));
+        let decoded: Vec<_> = decoded.collect();
+        assert_eq!(decoded.concat(), entries);
+        rows.iter().zip(&decoded).map(|((key, _), row)| (key.1, row.len())).collect()
+    }
+
+    #[test]
+    fn a_row_holds_what_follows_and_rises() {
+        let base = entry(5, 8, 80);
+        assert_eq!(packed(&[base.clone(), entry(5, 9, 81), entry(5, 10, 90)]), [(8, 3)]);
+        let alike = StoredEntry { time: base.time, countable: base.countable, ..entry(5, 9, 81) };
+        assert_eq!(packed(&[base.clone(), alike]), [(8, 2)], "time and place may stay");
+        for other in [
+            entry(6, 9, 81),
+            entry(5, 10, 81),
+            entry(5, 8, 81),
+            StoredEntry { position: base.position, ..entry(5, 9, 81) },
+            StoredEntry { position: Position(79), ..entry(5, 9, 81) },
+            StoredEntry { time: LogTime(base.time.0 - 1), ..entry(5, 9, 81) },
+            StoredEntry { countable: 7, ..entry(5, 9, 81) },
+        ] {
+            assert_eq!(packed(&[base.clone(), other.clone()]), [(8, 1), (other.seq.0, 1)], "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_fits_a_page_unless_it_is_of_one_entry() {
+        let of_size = |seq, size: usize| StoredEntry { item: Bytes::from(vec![1; size]), ..entry(5, seq, seq) };
+        // Eight numbers of one byte, one of two for the length, and the digest; the second is counted with 98 at the most.
+        let first = 8 + 2 + 8 + 2_000;
+        let fits = ROW_BYTES - first - 98;
+        assert_eq!(packed(&[of_size(1, 2_000), of_size(2, fits)]), [(1, 2)]);
+        assert_eq!(packed(&[of_size(1, 2_000), of_size(2, fits + 1)]), [(1, 1), (2, 1)]);
+        assert_eq!(packed(&[of_size(1, 9_000), of_size(2, 9_000), of_size(3, 1)]), [(1, 1), (2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn a_row_under_another_key_or_cut_off_is_no_row() {
+        let mut packer = Packer::default();
+        assert_eq!(packer.push(&entry(5, 8, 80)), None);
+        let (key, row) = packer.take().expect("one is begun");
+        assert_eq!(key, (5, 8));
+        for (conversation, seq) in [(6, 8), (5, 9), (8, 5), (0, 0)] {
+            assert!(decode_row(ConversationId(conversation), Seq(seq), &row).is_err(), "{conversation}, {seq}");
+        }
+        assert_eq!(key_bytes((0x0102, 0x0304)), [2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);
+        let whole = row.len() - 8;
+        for end in 1..whole {
+            let mut cut = row[..end].to_vec();
+            seal(&key_bytes(key), &mut cut);
+            assert!(decode_row(ConversationId(5), Seq(8), &cut).is_err(), "cut at {end} of {whole}");
+        }
+        let nothing_behind = StoredEntry { item: Bytes::new(), ..entry(5, 8, 80) };
+        assert_eq!(packed(&[nothing_behind]), [(8, 1)]);
+    }
+
+    /// A run of conversations 3 and 5, whose seqs 10 to 409 lie at every other position, and its row.
+    fn written(disk: &SimDisk) -> Arc<Run> {
+        let mut writer = RunWriter::create(Arc::new(disk.clone()), 4, 2, Position(77)).expect("a file");
+        assert_eq!(writer.number(), 4);
+        let mut bytes = 0;
+        for conversation in [3, 5] {
+            for seq in 10..410 {
+                writer.push(&entry(conversation, seq, 2 * seq + u64::from(conversation == 5)));
+            }
+            writer.commit().expect("commits");
+            assert!(writer.bytes > bytes);
+            bytes = writer.bytes;
+        }
+        let (row, written) = writer.finish().expect("is sealed");
+        let row = row.expect("there are entries");
+        assert!(written > row.bytes && row.bytes > 800 * 7);
+        let span =
+            Span { first: Position(20), last: Position(819), first_time: LogTime(200), last_time: LogTime(8_190) };
+        assert_eq!((row.number, row.level, row.entries, row.sifted, row.span), (4, 2, 800, Position(77), span));
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        Arc::new(Run::open(&disk, row, 1 << 20).expect("opens"))
+    }
+
+    #[test]
+    fn what_a_run_holds_is_found_by_seq_and_by_position() {
+        let run = written(&SimDisk::default());
+        let (three, four) = (ConversationId(3), ConversationId(4));
+        assert!(run.has(three).expect("reads") && !run.has(four).expect("reads"));
+        let rows = |rows: Rows| rows.map(|row| row.expect("reads")).collect::<Vec<_>>().concat();
+        assert_eq!(rows(run.rows().expect("reads")).len(), 800);
+        assert_eq!(rows(run.rows_from(four).expect("reads")).len(), 400);
+        for position in 0..=819 {
+            let found = run.first_from(three, Position(position)).expect("reads");
+            let wanted = Some(Seq(position.div_ceil(2).max(10))).filter(|seq| seq.0 < 410);
+            assert_eq!(found, wanted, "position {position}");
+        }
+        assert_eq!(run.first_from(four, Position(0)).expect("reads"), None);
+        let read = |conversation, seqs: (u64, u64), floor, direction, entries| {
+            let seqs = (Seq(seqs.0), Seq(seqs.1));
+            let [by_index, by_neighbours] = [Trust::Index, Trust::Neighbours].map(|trust| {
+                let mut page = Page::new(crate::store::PageLimit { entries, bytes: 1 << 20 }, direction);
+                run.read(conversation, seqs, Position(floor), trust, &mut page).expect("reads");
+                page.into_entries().iter().map(|entry| entry.seq.0).collect::<Vec<_>>()
+            });
+            assert_eq!(by_index, by_neighbours);
+            by_index
+        };
+        for from in [0, 10, 11, 63, 64, 200, 409, 410, 900] {
+            for to in [0, 9, 10, 64, 199, 200, 408, 409, u64::MAX] {
+                for (entries, floor) in [(1_000, 0), (7, 0), (1_000, 128), (7, 129)] {
+                    let within = (from.max(10)..=to.min(409)).filter(|seq| 2 * seq >= floor);
+                    let (mut forwards, mut backwards): (Vec<_>, Vec<_>) =
+                        (within.clone().collect(), within.rev().collect());
+                    forwards.truncate(entries);
+                    backwards.truncate(entries);
+                    let (seqs, case) = ((from, to), format!("{from} to {to}, {entries}, floor {floor}"));
+                    assert_eq!(read(three, seqs, floor, Direction::Forwards, entries), forwards, "{case}");
+                    assert_eq!(read(three, seqs, floor, Direction::Backwards, entries), backwards, "{case}");
+                    assert_eq!(read(four, seqs, floor, Direction::Forwards, entries), Vec::<u64>::new(), "{case}");
+                    assert_eq!(read(four, seqs, floor, Direction::Backwards, entries), Vec::<u64>::new(), "{case}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_of_nothing_has_no_file() {
+        let disk = SimDisk::default();
+        let writer = RunWriter::create(Arc::new(disk.clone()), 4, 0, Position(0)).expect("a file");
+        let (row, written) = writer.finish().expect("ends");
+        assert_eq!((row, disk.names().len()), (None, 0));
+        assert!(written > 0);
+    }
+}

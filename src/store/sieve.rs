@@ -71,26 +71,11 @@ impl Below {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use longwire_protocol::{LogTime, MessageId, Seq};
-
-    use super::super::Origin;
+    use super::super::testing::entry;
     use super::*;
 
     fn row(conversation: u64, seqs: std::ops::Range<u64>) -> Vec<StoredEntry> {
-        let entry = |seq| StoredEntry {
-            conversation: ConversationId(conversation),
-            seq: Seq(seq),
-            position: Position(seq),
-            time: LogTime(0),
-            countable: seq,
-            origin: Origin::default(),
-            first_unanswered: MessageId(0),
-            digest: 0,
-            source: Position(0),
-            item: Bytes::new(),
-        };
-        seqs.map(entry).collect()
+        seqs.map(|seq| entry(conversation, seq, seq)).collect()
     }
 
     #[test]
@@ -102,5 +87,7 @@ mod tests {
         assert_eq!(below.leave_out(&row(5, 8..10), 2, nothing).expect("asks"), 0, "an entry below stays");
         assert_eq!(below.leave_out(&row(6, 3..5), 2, |_| Ok(true)).expect("asks"), 0, "so does one elsewhere");
         assert_eq!(below.leave_out(&row(6, 5..7), 2, nothing).expect("asks"), 0, "which is asked once");
+        let unasked = |_| panic!("nothing goes: it makes no difference, and costs a look into every older run");
+        assert_eq!(below.leave_out(&row(7, 1..3), 0, unasked).expect("does not ask"), 0);
     }
 }

@@ -438,3 +438,84 @@ fn decode_run(number: u64, row: &[u8]) -> Result<RunRow, ReadError> {
     };
     Ok(RunRow { number, level, span, entries, bytes, sifted: Position(sifted) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::SimDisk;
+    use super::*;
+
+    fn row(number: u64) -> RunRow {
+        let span = Span { first: Position(10), last: Position(20), first_time: LogTime(30), last_time: LogTime(40) };
+        RunRow { number, level: 1, span, entries: 50, bytes: 60, sifted: Position(70) }
+    }
+
+    #[test]
+    fn a_run_is_told_also_by_rows_that_say_less_or_more() {
+        let encoded = encode_run(&row(3));
+        assert_eq!(decode_run(3, &encoded).expect("decodes"), row(3));
+        assert!(decode_run(4, &encoded).is_err(), "the checksum is that of another number");
+        let numbers = [1, 10, 20, 30, 40, 50, 60, 70, 80];
+        let of = |count: usize| {
+            let mut value = put_numbers(&numbers[..count]);
+            seal(&3_u64.to_le_bytes(), &mut value);
+            decode_run(3, &value)
+        };
+        assert!(of(6).is_err());
+        assert_eq!(of(7).expect("an older one"), RunRow { sifted: Position(0), ..row(3) });
+        assert_eq!((of(8).expect("decodes"), of(9).expect("a later one")), (row(3), row(3)));
+    }
+
+    #[test]
+    fn the_newest_segments_are_kept() {
+        let disk = SimDisk::default();
+        StateFile::create(&disk, 7).expect("is made");
+        let state = StateFile::open(Arc::new(disk), 1 << 20).expect("opens");
+        let progress = state.load().expect("reads").progress;
+        assert_eq!((progress.birth_unix_ms, progress.next_run), (7, 1));
+        let segment = |id| Segment { id: SegmentId(id), first: Position(id * 2), time: LogTime(id * 3) };
+        for count in [3, 1_000, 1_001, 1_500, 2] {
+            let segments: Vec<_> = (0..count).map(segment).collect();
+            let step = Step { segments: &segments, ..Step::default() };
+            state.save(&Progress { applied: Position(count), ..progress }, &step).expect("saves");
+            let saved = state.load().expect("reads");
+            assert_eq!(saved.segments, segments[segments.len().saturating_sub(1_000)..], "{count}");
+            assert_eq!(saved.progress.applied, Position(count));
+        }
+        state.save(&progress, &Step::default()).expect("saves");
+        assert_eq!(state.load().expect("reads").segments.len(), 2, "none are told: those that there are stay");
+        let runs = Step { added: Some(row(3)), ..Step::default() };
+        state.save(&progress, &runs).expect("saves");
+        let runs = Step { added: Some(row(4)), removed: &[3], ..Step::default() };
+        state.save(&progress, &runs).expect("saves");
+        assert_eq!(state.load().expect("reads").runs, [row(4)]);
+        state.close().expect("closes");
+        let error = state.load().expect_err("is told").0;
+        assert_eq!(error, "the state is closed");
+        state.close().expect("is closed already");
+        assert!(state.save(&progress, &Step::default()).is_err());
+        assert!(state.load().is_err(), "it is not opened again");
+    }
+
+    /// After a sync that failed what stands on the disk is read, also by who tries to save again and again.
+    #[test]
+    fn a_state_whose_sync_failed_is_read_and_saved_no_more() {
+        let disk = SimDisk::default();
+        StateFile::create(&disk, 7).expect("is made");
+        let state = StateFile::open(Arc::new(disk.clone()), 1 << 20).expect("opens");
+        let progress = state.load().expect("reads").progress;
+        let mut calls = 0;
+        while !state.meter().is_sync_failed() {
+            disk.fail_after(calls);
+            drop(state.save(&progress, &Step::default()));
+            disk.heal();
+            calls += 1;
+        }
+        for _ in 0..2 {
+            let error = state.save(&progress, &Step::default()).expect_err("is refused").0;
+            assert_eq!(error, "the state is saved no more: a sync of it failed, or it cannot be opened");
+            assert!(matches!(*state.lock(), Opened::ReadOnly(_)));
+            assert_eq!(state.load().expect("is read on").progress, progress);
+        }
+        let _: Option<Vec<u8>> = state.get(&[vec![1]]).expect("is read on").remove(0);
+    }
+}

@@ -436,3 +436,116 @@ impl History for View {
         Position(self.floor.load(Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut as _;
+
+    use super::super::frame::{EntryMeta, FrameBuilder};
+    use super::super::{Origin, SegmentId};
+    use super::*;
+
+    /// A frame of one entry of seven bytes for each conversation and seq; its time is ten times its first position.
+    fn frame(first: u64, entries: &[(u64, u64)]) -> Frame {
+        let mut builder = FrameBuilder::new(SegmentId(1), Position(first), LogTime(first * 10));
+        for &(conversation, seq) in entries {
+            let (conversation, seq) = (ConversationId(conversation), Seq(seq));
+            let meta = EntryMeta { conversation, seq, origin: Origin::default(), ..EntryMeta::default() };
+            builder.push_entry(&meta, |b| b.put_bytes(7, 7));
+        }
+        builder.finish()
+    }
+
+    /// What an entry takes.
+    const BYTES: u64 = 7 + 32;
+
+    /// Positions 1 and 2 in a sealed memtable, 3 and 4 in another, 5 in the active one.
+    fn three_tables() -> (View, [Arc<Memtable>; 2]) {
+        let view = View::default();
+        view.add(&frame(1, &[(1, 1), (2, 1)]));
+        let oldest = view.seal();
+        view.add(&frame(3, &[(1, 2), (1, 3)]));
+        let newest = view.seal();
+        view.add(&frame(5, &[(1, 4)]));
+        (view, [oldest, newest])
+    }
+
+    #[test]
+    fn a_floor_is_proposed_where_whole_tables_go() {
+        let (view, _) = three_tables();
+        let floor = |bytes, time: Option<u64>| view.proposed_floor(bytes, time.map(LogTime)).0;
+        assert_eq!((floor(None, None), floor(Some(5 * BYTES), None), floor(None, Some(10))), (0, 0, 0));
+        assert_eq!((floor(Some(5 * BYTES - 1), None), floor(Some(3 * BYTES), None)), (3, 3));
+        assert_eq!((floor(Some(3 * BYTES - 1), None), floor(Some(0), None)), (5, 5), "the active one stays");
+        assert_eq!((floor(None, Some(11)), floor(None, Some(30)), floor(None, Some(31))), (3, 3, 5));
+        assert_eq!((floor(Some(3 * BYTES), Some(31)), floor(Some(0), Some(0))), (5, 5), "whichever asks for more");
+        view.raise_floor(Position(4));
+        assert_eq!((floor(None, None), floor(None, Some(11)), floor(Some(0), None)), (4, 4, 5), "it never falls");
+    }
+
+    #[test]
+    fn it_says_how_much_memory_holds() {
+        let (view, [oldest, newest]) = three_tables();
+        let figures = view.figures();
+        let memory = (figures.memtables, figures.memtable_entries, figures.memtable_bytes);
+        assert_eq!((memory, figures.runs, figures.run_entries, figures.run_bytes), ((3, 5, 5 * BYTES), 0, 0, 0));
+        assert_eq!(view.active_size(), (1, BYTES as usize));
+        view.replace_sealed(&newest, None);
+        assert_eq!(view.figures().memtable_entries, 3);
+        view.replace_sealed(&oldest, None);
+        assert_eq!(view.figures().memtable_entries, 1);
+        view.seal();
+        assert_eq!((view.figures().memtables, view.active_size()), (2, (0, 0)));
+        view.seal();
+        assert_eq!(view.figures().memtables, 2, "nothing is sealed of nothing");
+    }
+
+    #[test]
+    fn sealed_memtables_wholly_below_a_position_go() {
+        for (floor, left) in [(0, 5), (2, 5), (3, 3), (4, 3), (5, 1), (9, 1)] {
+            let (view, _) = three_tables();
+            view.drop_sealed_below(Position(floor));
+            assert_eq!(view.figures().memtable_entries, left, "below {floor}");
+        }
+    }
+
+    #[test]
+    fn it_says_what_memory_holds_up_to_a_position() {
+        let (view, tables) = three_tables();
+        assert_eq!([4, 5, 6].map(|upto| view.is_active_below(Position(upto))), [false, true, true]);
+        assert_eq!([0, 1, 5].map(|upto| view.is_purged(Position(upto))), [true, false, false]);
+        for table in &tables {
+            view.replace_sealed(table, None);
+        }
+        assert_eq!([4, 5].map(|upto| view.is_purged(Position(upto))), [true, false]);
+        view.seal();
+        assert_eq!([4, 5].map(|upto| view.is_purged(Position(upto))), [true, false], "sealed is not gone");
+        assert!(!view.is_active_below(Position(9)));
+    }
+
+    #[test]
+    fn an_entry_that_does_not_continue_its_conversation_is_named() {
+        let (view, _) = three_tables();
+        let gap = |entries: &[(u64, u64)]| view.first_gap(&frame(6, entries)).map(|(id, seq)| (id.0, seq.0));
+        assert_eq!(gap(&[(1, 5), (2, 2), (1, 6), (9, 1), (9, 2)]), None);
+        assert_eq!(gap(&[(8, 40), (8, 41)]), None, "of what lies in runs nothing is known");
+        for (entries, named) in [
+            (&[(1, 4)][..], (1, 4)),
+            (&[(1, 6)], (1, 6)),
+            (&[(2, 2), (2, 2)], (2, 2)),
+            (&[(2, 2), (1, 5), (2, 4)], (2, 4)),
+            (&[(9, 0)], (9, 0)),
+        ] {
+            assert_eq!(gap(entries), Some(named), "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn the_purge_is_up_to_where_it_was_asked_for() {
+        let view = View::default();
+        assert_eq!(view.purged_upto(), Position(0));
+        view.purge(Position(7));
+        view.purge(Position(5));
+        assert_eq!(view.purged_upto(), Position(5));
+    }
+}

@@ -2,10 +2,14 @@
 //! with a model of what must be there. Nothing of it is reached by the broker.
 
 #[cfg(test)]
+mod asked;
+#[cfg(test)]
 pub(crate) mod model;
 mod pages;
 mod sim_disk;
 
 #[cfg(test)]
-pub(crate) use model::{Fold, Model};
+pub(crate) use asked::AskedFile;
+#[cfg(test)]
+pub(crate) use model::{Fold, Model, entry};
 pub use sim_disk::SimDisk;

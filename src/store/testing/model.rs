@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use longwire_protocol::{ConversationId, DeviceId, Incarnation, LogTime, MessageId, Seq};
 
 use crate::store::{
@@ -87,6 +87,22 @@ struct Delta(Vec<(Vec<u8>, Option<Vec<u8>>)>);
 impl StateDelta for Delta {
     fn rows(&self, row: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
         self.0.iter().for_each(|(key, value)| row(key, value.as_deref()));
+    }
+}
+
+/// An entry of seven bytes: its time is ten times its position, its place among messages its seq.
+pub(crate) fn entry(conversation: u64, seq: u64, position: u64) -> StoredEntry {
+    StoredEntry {
+        conversation: ConversationId(conversation),
+        seq: Seq(seq),
+        position: Position(position),
+        time: LogTime(position * 10),
+        countable: seq,
+        origin: Origin::default(),
+        first_unanswered: MessageId(0),
+        digest: position,
+        source: Position(0),
+        item: Bytes::from_static(b"an item"),
     }
 }
 
