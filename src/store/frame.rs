@@ -522,12 +522,13 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_may_have_nothing_behind_its_digest() {
+    fn what_is_empty_may_be_the_last() {
         let mut builder = FrameBuilder::new(SegmentId(7), Position(41), LogTime(1_000));
         builder.push_entry(&EntryMeta::default(), |_| {});
+        builder.push_rider(|_| {});
         let frame = builder.finish();
         let again = Frame::decode(frame.bytes.clone()).expect("decodes");
-        assert_eq!(again.entries().next().map(|entry| entry.item.len()), Some(0));
+        assert_eq!((again.entries().next().map(|entry| entry.item.len()), again.records.len()), (Some(0), 2));
     }
 
     #[test]

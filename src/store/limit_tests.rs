@@ -176,6 +176,28 @@ fn the_background_thread_tries_again_and_ends_with_the_log() {
 }
 
 #[test]
+fn files_that_a_crash_left_go_at_the_next_start() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk, StoreOptions::default());
+    let mut model = Model::default();
+    let frame = model.frame_of(&log, &[1, 2], 10);
+    model.append(&mut log, &frame);
+    log.seal(model.fold.take_delta());
+    while log.work().expect("works") {}
+    let written = log.written();
+    assert!(written.frames > 0 && written.journal > written.frames && written.journal_syncs > 1, "{written:?}");
+    assert!(written.state > 0 && written.runs > 0, "{written:?}");
+    drop(log);
+    let names = disk.names();
+    for stray in ["runs/77.redb", "journal.redb.new"] {
+        drop(disk.open(stray).expect("is made"));
+    }
+    let log = open(&disk, StoreOptions::default());
+    assert_eq!(disk.names(), names);
+    model.assert_matches(&log);
+}
+
+#[test]
 fn a_log_that_cannot_be_closed_says_so() {
     let disk = SimDisk::default();
     let mut log = open(&disk, StoreOptions::default());
