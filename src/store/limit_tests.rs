@@ -123,8 +123,8 @@ fn a_memtable_does_not_wait_for_the_whole_of_a_merge() {
         let steps = (1..).take_while(|_| log.work().expect("works") && log.unsaved_seals() > unsaved);
         steps.count()
     };
-    assert_eq!(steps_until(1), 40, "half of the merge");
-    assert!((30..80).contains(&steps_until(0)), "the other half");
+    assert_eq!(steps_until(1), 8, "half of the merge");
+    assert!((6..16).contains(&steps_until(0)), "the other half");
     while log.work().expect("works") {}
     assert_eq!(log.figures().runs, 20 - 2 * 7, "27 runs are merged in quiet");
     model.assert_matches(&log);
