@@ -16,6 +16,8 @@ use super::records::{HEADER_BYTES, Records};
 
 /// What a client may send before its handshake is done, at once: no flight of one is a quarter of it.
 const INCOMING_BYTES_MAX: usize = 16 << 10;
+/// Room for what answers a `ClientHello`, from the beginning.
+const FLIGHT_BYTES: usize = 4 << 10;
 /// What is read at once.
 const READ_BYTES: usize = 4 << 10;
 
@@ -110,7 +112,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     elsewhere: Option<Handle>,
 ) -> io::Result<TlsStream<S>> {
     let tls = UnbufferedServerConnection::new(config).map_err(invalid)?;
-    let (incoming, outgoing) = (Vec::new(), Vec::new());
+    let (incoming, outgoing) = (Vec::new(), Vec::with_capacity(FLIGHT_BYTES));
     let mut shake = Handshake { tls, incoming, outgoing, whole: 0, shown: 0, is_dear: false };
     loop {
         if !shake.outgoing.is_empty() {
