@@ -121,14 +121,13 @@ impl Memtable {
         conversation: ConversationId,
         (from, to): (Seq, Seq),
         floor: Position,
-        direction: Direction,
         page: &mut Page,
     ) -> Result<(), ReadError> {
         let Some(places) = self.conversations.get(&conversation) else { return Ok(()) };
         let first = places.first.0;
         let begin = from.0.saturating_sub(first).min(places.places.len() as u64) as usize;
         let end = to.0.saturating_add(1).saturating_sub(first).min(places.places.len() as u64) as usize;
-        let mut offer = |place: u32| -> Result<bool, ReadError> {
+        let offer = |place: u32, page: &mut Page| -> Result<bool, ReadError> {
             let entry = self.at(place);
             if entry.position >= floor {
                 page.offer(entry.clone())?;
@@ -136,17 +135,17 @@ impl Memtable {
             Ok(page.is_full())
         };
         let wanted = places.places.get(begin..end).unwrap_or_default();
-        match direction {
+        match page.direction() {
             Direction::Forwards => {
                 for &place in wanted {
-                    if offer(place)? {
+                    if offer(place, page)? {
                         break;
                     }
                 }
             }
             Direction::Backwards => {
                 for &place in wanted.iter().rev() {
-                    if offer(place)? {
+                    if offer(place, page)? {
                         break;
                     }
                 }
@@ -261,7 +260,7 @@ mod tests {
         let read = |seqs: (u64, u64), floor, direction| {
             let mut page = Page::new(PageLimit { entries: 3, bytes: 1 << 20 }, direction);
             let seqs = (Seq(seqs.0), Seq(seqs.1));
-            table.read(ONE, seqs, Position(floor), direction, &mut page).expect("there is no hole");
+            table.read(ONE, seqs, Position(floor), &mut page).expect("there is no hole");
             page.into_entries().iter().map(|entry| entry.seq.0).collect::<Vec<_>>()
         };
         let forwards = |from, to| read((from, to), 0, Direction::Forwards);

@@ -44,6 +44,12 @@ impl Page {
         }
     }
 
+    /// Whether nothing more is wanted of `from..=to`: it is full, or has the last that there may be.
+    pub(super) fn is_done(&self, seqs: (Seq, Seq)) -> bool {
+        let (from, to) = self.wanted(seqs);
+        self.is_full || (!self.entries.is_empty() && from.max(Seq(1)) > to)
+    }
+
     /// Whether nothing can be missing of `from..=to`, whatever was read: it begins where it has to, has no hole, and ends with the
     /// last that there is to be, or is full.
     pub(super) fn is_whole(&self, (from, to): (Seq, Seq)) -> bool {

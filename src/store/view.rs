@@ -246,6 +246,7 @@ impl Tables {
                 .is_some_and(|oldest| oldest.seq <= from.max(Seq(1)) || oldest.position <= position)
     }
 
+    /// Offers what is in memory, the tables in the page's direction, until it wants nothing more.
     fn read_memory(
         &self,
         conversation: ConversationId,
@@ -253,25 +254,13 @@ impl Tables {
         floor: Position,
         page: &mut Page,
     ) -> Result<(), ReadError> {
-        for table in self.oldest_first() {
-            if !page.is_full() {
-                table.read(conversation, seqs, floor, Direction::Forwards, page)?;
+        let mut tables = self.oldest_first();
+        let backwards = page.direction() == Direction::Backwards;
+        while let Some(table) = if backwards { tables.next_back() } else { tables.next() } {
+            if page.is_done(seqs) {
+                break;
             }
-        }
-        Ok(())
-    }
-
-    fn read_memory_backwards(
-        &self,
-        conversation: ConversationId,
-        seqs: (Seq, Seq),
-        floor: Position,
-        page: &mut Page,
-    ) -> Result<(), ReadError> {
-        for table in self.oldest_first().rev() {
-            if !is_done(page, seqs.0) {
-                table.read(conversation, seqs, floor, Direction::Backwards, page)?;
-            }
+            table.read(conversation, seqs, floor, page)?;
         }
         Ok(())
     }
@@ -279,11 +268,6 @@ impl Tables {
     fn older(&self) -> Older {
         Older { sealed: self.sealed.clone(), runs: Arc::clone(&self.runs) }
     }
-}
-
-/// Whether a page that is read backwards, down to a seq, wants nothing more.
-fn is_done(page: &Page, from: Seq) -> bool {
-    page.is_full() || page.next_seq().is_some_and(|next| next < from.max(Seq(1)))
 }
 
 impl View {
@@ -302,7 +286,7 @@ impl View {
                 return Ok(newest.into_entries());
             }
             // The active memtable is copied now, under the lock, since it may have become a run by the time it is needed.
-            tables.active.read(conversation, seqs, floor, Direction::Forwards, &mut newest)?;
+            tables.active.read(conversation, seqs, floor, &mut newest)?;
             tables.older()
         };
         let newest = newest.into_entries();
@@ -315,7 +299,7 @@ impl View {
             }
             for table in &older.sealed {
                 if !page.is_full() {
-                    table.read(conversation, seqs, floor, Direction::Forwards, &mut page)?;
+                    table.read(conversation, seqs, floor, &mut page)?;
                 }
             }
             for entry in &newest {
@@ -337,16 +321,16 @@ impl View {
         let mut newest = Page::new(limit, Direction::Backwards);
         let older = {
             let tables = self.read();
-            tables.read_memory_backwards(conversation, seqs, floor, &mut newest)?;
+            tables.read_memory(conversation, seqs, floor, &mut newest)?;
             tables.older()
         };
-        if is_done(&newest, seqs.0) {
+        if newest.is_done(seqs) {
             return Ok(newest.into_entries());
         }
         settled(seqs, |trust| {
             let mut page = newest.clone();
             for run in older.runs.iter().rev().take_while(|run| run.row().span.last >= floor) {
-                if !is_done(&page, seqs.0) {
+                if !page.is_done(seqs) {
                     run.read(conversation, seqs, floor, trust, &mut page)?;
                 }
             }
@@ -409,17 +393,14 @@ impl History for View {
         let floor = self.floor();
         let tables = self.read();
         let mut page = Page::new(limit, if backwards { Direction::Backwards } else { Direction::Forwards });
-        if backwards {
-            tables.read_memory_backwards(conversation, (from, to), floor, &mut page).ok()?;
-            if is_done(&page, from) {
-                return Some(page.into_entries());
-            }
-        }
-        if !tables.has_all(conversation, from, floor) {
+        // Backwards the newest may do, whatever lies before them; forwards everything has to be there.
+        let has_all = tables.has_all(conversation, from, floor);
+        if !has_all && !backwards {
             return None;
         }
-        if !backwards {
-            tables.read_memory(conversation, (from, to), floor, &mut page).ok()?;
+        tables.read_memory(conversation, (from, to), floor, &mut page).ok()?;
+        if !has_all && !page.is_done((from, to)) {
+            return None;
         }
         Some(page.into_entries())
     }
