@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use longwire::routing::limits::{MAKES_MAX, MAKES_PER_SECOND};
+use longwire_protocol::limits;
 use longwire_protocol::packet::publish::Action;
 use longwire_protocol::packet::{self, Publish, Role};
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{ClientEvent, limits};
 
-use super::Bystander;
+use super::{Bystander, flood};
 use crate::world::{Wire, World};
 
 /// A creation that names as many users as it may. All are one, so that it costs little to make here: what is charged is
@@ -54,36 +54,15 @@ async fn who_makes_too_much_at_once_is_told_to_wait() {
 
 /// Adds users to a group, as fast as the window allows; how many were refused, by the last refusal's reason.
 async fn add(admin: &mut Wire, group: u64, users: impl Iterator<Item = String>) -> (u64, Option<Reason>) {
-    let (mut under_way, mut first, mut refused, mut why) = (0, admin.next_id, 0, None);
-    let mut users = users.peekable();
-    while users.peek().is_some() || under_way > 0 {
-        while under_way < 60
-            && let Some(user) = users.next()
-        {
+    let refused = flood(
+        admin,
+        users.map(|user| {
             let action = Some(Action::SetRole(packet::SetRole { user, role: Role::Member.into() }));
-            let message_id = admin.next_id;
-            admin.session.publish(Publish {
-                message_id,
-                conversation: group,
-                first_unanswered: first,
-                action,
-                ..Publish::default()
-            });
-            admin.next_id += 1;
-            under_way += 1;
-        }
-        match admin.event().await.expect("the connection holds") {
-            ClientEvent::PublishAck(ack) => (under_way, first) = (under_way - 1, ack.message_id + 1),
-            ClientEvent::Refused(refusal) => {
-                (under_way, first) = (under_way - 1, refusal.message_id.0 + 1);
-                refused += 1;
-                why = Some(refusal.reason);
-            }
-            _ => {}
-        }
-        admin.items.clear();
-    }
-    (refused, why)
+            Publish { conversation: group, action, ..Publish::default() }
+        }),
+    )
+    .await;
+    (refused.len() as u64, refused.last().copied())
 }
 
 /// Gets: a group of 100,000, then *quota_exceeded*. Others: go on.

@@ -27,7 +27,7 @@ use bytes::{Bytes, BytesMut};
 use longwire_protocol::packet::packet::Kind;
 use longwire_protocol::packet::{self, Publish};
 use longwire_protocol::reason::Reason;
-use longwire_protocol::{Frame, FrameCodec, frame, limits};
+use longwire_protocol::{ClientEvent, Frame, FrameCodec, frame, limits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -169,4 +169,29 @@ impl Bystander {
             }
         }
     }
+}
+
+/// Publishes these as fast as the window allows; the reasons of those that were refused.
+async fn flood(wire: &mut Wire, publishes: impl Iterator<Item = Publish>) -> Vec<Reason> {
+    let (mut under_way, mut first, mut why) = (0, wire.next_id, Vec::new());
+    let mut publishes = publishes.peekable();
+    while publishes.peek().is_some() || under_way > 0 {
+        while under_way < 30
+            && let Some(publish) = publishes.next()
+        {
+            wire.session.publish(Publish { message_id: wire.next_id, first_unanswered: first, ..publish });
+            wire.next_id += 1;
+            under_way += 1;
+        }
+        match wire.event().await.expect("the connection holds") {
+            ClientEvent::PublishAck(ack) => (under_way, first) = (under_way - 1, ack.message_id + 1),
+            ClientEvent::Refused(refusal) => {
+                (under_way, first) = (under_way - 1, refusal.message_id.0 + 1);
+                why.push(refusal.reason);
+            }
+            _ => {}
+        }
+        wire.items.clear();
+    }
+    why
 }
