@@ -209,20 +209,86 @@ pub fn tls(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
     use longwire_protocol::{Frame, FrameCodec};
     use tokio_util::codec::Decoder as _;
 
     use super::*;
 
-    /// Every input that is kept of a target passes.
-    fn replay(target: &str, body: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-        let mut count = 0;
-        for entry in std::fs::read_dir(folder).expect("the corpus") {
-            body(&std::fs::read(entry.expect("an entry").path()).expect("an input"));
-            count += 1;
+    /// For so long each target is given what chance makes of its inputs, beside the inputs themselves.
+    const MUTATED_FOR: Duration = Duration::from_secs(5);
+    /// As `fuzz/run` has it.
+    const LENGTH_MAX: usize = 4_096;
+
+    fn fuzz_folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+    }
+
+    /// Every input that is kept of a target passes, and so does what chance makes of them. The fuzzer proper, which is led by
+    /// what it reaches, is `fuzz/run`: it takes some ten minutes to build.
+    fn replay(target: &'static str, body: fn(&[u8])) {
+        let entries = std::fs::read_dir(fuzz_folder().join("corpus").join(target)).expect("the corpus");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        let kept: Vec<Vec<u8>> = paths.map(|path| std::fs::read(path).expect("an input")).collect();
+        assert!(kept.len() >= 3, "the corpus of {target} is there: {}", kept.len());
+        kept.iter().for_each(|input| body(input));
+        let dictionary = std::fs::read_to_string(fuzz_folder().join(format!("dictionaries/{target}.dict")));
+        let words: Vec<Vec<u8>> = words(&dictionary.unwrap_or_default()).into_iter().map(|(_, word)| word).collect();
+        let (mut random, began) = (fastrand::Rng::new(), Instant::now());
+        while began.elapsed() < MUTATED_FOR {
+            let mut input = Tried { target, bytes: mutated(&kept, &words, &mut random) };
+            body(&input.bytes);
+            input.bytes.clear();
         }
-        assert!(count >= 3, "the corpus of {target} is there: {count}");
+    }
+
+    /// An input of which it is not known yet whether it passes; it is kept where the fuzzer keeps what fails.
+    struct Tried {
+        target: &'static str,
+        bytes: Vec<u8>,
+    }
+
+    impl Drop for Tried {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                let folder = fuzz_folder().join("failed").join(self.target);
+                let path = folder.join(format!("mutated-{:016x}", xxhash_rust::xxh3::xxh3_64(&self.bytes)));
+                let kept = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, &self.bytes));
+                println!("{}: fails with {} ({kept:?})", self.target, path.display());
+            }
+        }
+    }
+
+    /// One of the inputs after a few changes: bytes, words of the dictionary, pieces of it and of the others.
+    fn mutated(kept: &[Vec<u8>], words: &[Vec<u8>], random: &mut fastrand::Rng) -> Vec<u8> {
+        let mut bytes = random.choice(kept).expect("inputs").clone();
+        for _ in 0..random.usize(1..=4) {
+            let at = random.usize(..=bytes.len());
+            let end = at + random.usize(..=(bytes.len() - at).min(64));
+            match random.u8(..7) {
+                0 if at < bytes.len() => bytes[at] ^= 1 << random.u8(..8),
+                1 if at < bytes.len() => bytes[at] = random.u8(..),
+                2 => drop(bytes.drain(at..end)),
+                3 => {
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+                4 => bytes.insert(at, random.u8(..)),
+                5 => {
+                    let other = random.choice(kept).expect("inputs");
+                    bytes.splice(at.., other[random.usize(..=other.len())..].iter().copied());
+                }
+                _ => {
+                    let word = random.choice(words).map_or(&[0xff][..], Vec::as_slice);
+                    let until = at + word.len().min(bytes.len() - at);
+                    bytes.splice(at..if random.bool() { at } else { until }, word.iter().copied());
+                }
+            }
+        }
+        bytes.truncate(LENGTH_MAX);
+        bytes
     }
 
     /// The words of a dictionary, by their names where they have one, as libFuzzer reads them.
@@ -246,7 +312,7 @@ mod tests {
     /// said as the wire has it.
     #[test]
     fn every_dictionary_is_one() {
-        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        let fuzz = fuzz_folder();
         for target in std::fs::read_dir(fuzz.join("fuzz_targets")).expect("the targets") {
             let path = target.expect("a target").path();
             let target = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();

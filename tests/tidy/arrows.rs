@@ -61,12 +61,13 @@ const AT_HOME: [(&str, &str, &str); 5] = [
 ];
 
 /// Who reads a clock beside `src/clock.rs`, and why.
-const CLOCKS: [(&str, &str); 5] = [
+const CLOCKS: [(&str, &str); 6] = [
     ("src/cli/demo/", "an evening takes real time"),
     ("src/cli/bench/", "load generators: what they measure is time"),
     ("src/cli/chat/mod.rs", "a client, which has no log: it shows how long ago something was said"),
     ("src/cli/serve.rs", "tells how long opening the store took, before there is a log's clock"),
     ("src/cli/subscribe.rs", "a client; --timeout is waited for by tokio"),
+    ("src/fuzz.rs", "its tests go on for a while"),
 ];
 
 /// The room of a file of the broker; `lib.rs` and `main.rs` are none.

@@ -119,7 +119,8 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             io.write_all(&shake.outgoing).await?;
             shake.outgoing.clear();
         }
-        if record_bytes(&shake.incoming[shake.whole..]).is_none() {
+        // What came behind the record before is looked at before more is waited for.
+        if record_bytes(&shake.incoming[shake.whole..]).is_none() && shake.shown == shake.incoming.len() {
             if shake.incoming.len() >= INCOMING_BYTES_MAX {
                 return Err(invalid("a flight that is too long"));
             }
