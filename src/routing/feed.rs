@@ -72,8 +72,9 @@ impl Feed {
         let wakers = &mut self.wakers;
         self.registry.each_of(user, |session| {
             let mut pending = session.outbox.lock();
-            pending.express.push(own.clone(), true);
-            wakers.extend(pending.take_waker());
+            if pending.express.push(own.clone(), true) {
+                wakers.extend(pending.take_waker());
+            }
         });
         let others = self.who_else(user, conversation);
         for (other, is_express, joined) in others {
@@ -88,8 +89,9 @@ impl Feed {
                     return;
                 }
                 let admits = is_express || pending.express.sent() >= joined;
-                pending.lane(is_express).push(ready.clone(), admits);
-                wakers.extend(pending.take_waker());
+                if pending.lane(is_express).push(ready.clone(), admits) {
+                    wakers.extend(pending.take_waker());
+                }
             });
         }
     }
@@ -190,9 +192,10 @@ impl Feed {
                 if is_recall {
                     pending.lane(is_express).look_again();
                 }
-                push(&mut pending, &session, entry, is_express, false);
+                if push(&mut pending, &session, entry, is_express, false) {
+                    self.wakers.extend(pending.take_waker());
+                }
             }
-            self.wakers.extend(pending.take_waker());
         }
     }
 }
@@ -294,8 +297,9 @@ impl Recipients<'_> {
         if pending.withholds && self.withhold(session, pending) {
             return;
         }
-        push(pending, session, self.entry, self.conversation.kind.is_express(), admits);
-        self.wakers.extend(pending.take_waker());
+        if push(pending, session, self.entry, self.conversation.kind.is_express(), admits) {
+            self.wakers.extend(pending.take_waker());
+        }
     }
 
     /// Whether the session is to be told of the entry in place of getting it, and may be so later.
@@ -350,10 +354,11 @@ fn mentions(entry: &StoredEntry) -> Vec<UserId> {
     }
 }
 
-fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_express: bool, admits: bool) {
+/// Returns whether the connection has to know.
+fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_express: bool, admits: bool) -> bool {
     let item = item_for(pending, session, entry);
     let place = Place { position: entry.position, conversation: entry.conversation, seq: entry.seq };
-    pending.lane(is_express).push(Ready { place, item }, admits);
+    pending.lane(is_express).push(Ready { place, item }, admits)
 }
 
 fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {

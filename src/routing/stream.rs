@@ -129,27 +129,32 @@ impl Lane {
         !self.live || !self.ready.is_empty()
     }
 
-    /// A committed item is pushed, in position order. `admits` is false while the conversation may not be sent yet.
-    pub fn push(&mut self, ready: Ready, admits: bool) {
+    /// A committed item is pushed, in position order. `admits` is false while the conversation may not be sent yet. Returns
+    /// whether the connection has to know: it has nothing to do for the lane yet. Otherwise it goes on by itself, or once there
+    /// is room in the window, so that who never acks costs a few instructions for each message, and no turn.
+    pub fn push(&mut self, ready: Ready, admits: bool) -> bool {
         let newest = self.ready.back().map_or(self.sent, |r| r.place.position);
         if ready.place.position <= newest {
-            return;
+            return false;
         }
+        let is_news = !self.has_work() || self.rests();
         self.pushed = ready.place.position;
         let fits = self.ready.len() < LANE_QUEUE_ITEMS_MAX && self.ready_bytes < LANE_QUEUE_BYTES_MAX;
         if self.live && admits && fits {
             self.ready_bytes += ready.item.len();
             self.ready.push_back(ready);
-            return;
+            return is_news;
         }
         if self.live && admits && Mutation::FullQueueForgets.is_planted() {
-            return;
+            return false;
         }
         if self.rests() && Mutation::WithheldOvertaken.is_planted() {
             self.ready_bytes += ready.item.len();
-            return self.ready.push_back(ready);
+            self.ready.push_back(ready);
+            return is_news;
         }
         self.note(ready.place, Urgency::Now);
+        is_news
     }
 
     /// A committed item is to be reported, and not sent as it is. Returns whether the connection has to know.
@@ -309,17 +314,23 @@ mod tests {
         lane
     }
 
+    fn push_all(lane: &mut Lane, all: impl IntoIterator<Item = Ready>) {
+        for ready in all {
+            lane.push(ready, true);
+        }
+    }
+
     #[test]
     fn a_lane_is_behind_with_what_its_queue_has_no_room_for() {
         let mut lane = live(0);
-        (1..=LANE_QUEUE_ITEMS_MAX as u64).for_each(|n| lane.push(ready(n, 1), true));
+        (1..=LANE_QUEUE_ITEMS_MAX as u64).for_each(|n| assert_eq!(lane.push(ready(n, 1), true), n == 1));
         assert!(lane.is_live() && lane.ready_size().0 == LANE_QUEUE_ITEMS_MAX);
-        lane.push(ready(1000, 2), true);
+        assert!(!lane.push(ready(1000, 2), true), "it has something to do");
         assert!(!lane.is_live() && lane.ready_size().0 == LANE_QUEUE_ITEMS_MAX);
 
         let large = |n| Ready { item: vec![0; LANE_QUEUE_BYTES_MAX / 4].into(), ..ready(n, 1) };
         let mut lane = live(0);
-        (1..=4).for_each(|n| lane.push(large(n), true));
+        push_all(&mut lane, (1..=4).map(large));
         assert!(lane.is_live() && lane.ready_size() == (4, LANE_QUEUE_BYTES_MAX));
         lane.push(ready(5, 2), true);
         assert!(!lane.is_live());
@@ -346,12 +357,14 @@ mod tests {
         // What comes while it reads waits again, and nothing of before makes it hurry.
         assert!(!lane.withhold(ready(4, 1).place, Urgency::WithOthers));
         assert!(!lane.end_turn(Position(3)) && lane.rests());
+        assert!(lane.push(ready(5, 2), true), "it takes along what rested");
+        assert!(!lane.push(ready(6, 2), true) && !lane.rests());
     }
 
     #[test]
     fn what_is_shown_no_more_is_reported_where_it_waited() {
         let mut lane = live(0);
-        [(1, 1), (2, 2), (3, 1), (4, 1), (5, 1)].into_iter().for_each(|(n, of)| lane.push(ready(n, of), true));
+        push_all(&mut lane, [(1, 1), (2, 2), (3, 1), (4, 1), (5, 1)].map(|(n, of)| ready(n, of)));
         lane.withdraw(ConversationId(1), Seq(4));
         lane.withdraw_below(ConversationId(1), Seq(3));
         let head = |n, reason| head_item(ConversationId(1), Seq(n), Seq(n), reason, 0);
@@ -366,7 +379,7 @@ mod tests {
     #[test]
     fn what_is_looked_for_anew_is_news_of_the_next_turn() {
         let mut lane = live(0);
-        [(1, 1), (2, 2), (3, 1), (4, 0)].into_iter().for_each(|(n, of)| lane.push(ready(n, of), true));
+        push_all(&mut lane, [(1, 1), (2, 2), (3, 1), (4, 0)].map(|(n, of)| ready(n, of)));
         lane.look_again();
         assert_eq!((lane.ready_size(), lane.take(usize::MAX, true).map(|r| r.place)), ((0, 0), None));
         let news = News::Of(vec![ConversationId(1), ConversationId(2)]);
@@ -376,7 +389,7 @@ mod tests {
     #[test]
     fn an_item_leaves_where_there_is_room_for_it_or_nothing_else_is_on_its_way() {
         let mut lane = live(0);
-        (1..=2).for_each(|n| lane.push(ready(n, 1), true));
+        push_all(&mut lane, (1..=2).map(|n| ready(n, 1)));
         assert!(lane.take(3, false).is_none());
         assert!(lane.take(4, false).is_some_and(|r| r.place.seq == Seq(1)));
         assert_eq!((lane.sent(), lane.pushed(), lane.ready_size()), (Position(1), Position(2), (1, 4)));
@@ -402,10 +415,10 @@ mod tests {
             let mut step = |feeds: bool, stirs: bool, got: &mut Vec<u64>| {
                 if feeds {
                     fed += u64::from(fed < LOG);
-                    match of(fed) {
-                        1 => drop(lane.withhold(ready(fed, 1).place, Urgency::Soon)),
+                    let _ = match of(fed) {
+                        1 => lane.withhold(ready(fed, 1).place, Urgency::Soon),
                         _ => lane.push(ready(fed, 2), true),
-                    }
+                    };
                     return;
                 }
                 if stirs {
@@ -435,7 +448,8 @@ mod tests {
     }
 
     /// S16: the switch from behind to live at every interleaving of the feed with the reader's steps. A small world:
-    /// a log of entries in two conversations; state sees `committed`, the feed has pushed `fed`, the reader turns.
+    /// a log of entries in two conversations; state sees `committed`, the feed has pushed `fed`, the reader turns, as long as
+    /// it finds something to do and when a push says that there is again.
     #[test]
     fn s16_the_switch_to_live_loses_and_doubles_nothing_at_any_interleaving() {
         const LOG: u64 = 5;
@@ -443,15 +457,16 @@ mod tests {
         for schedule in 0..3_u64.pow(13) {
             let mut lane = Lane::behind(Position(0));
             let (mut committed, mut fed, mut got) = (0, 0, Vec::new());
-            let mut turn: Option<(Vec<u64>, u64)> = None;
+            let (mut turn, mut is_awake): (Option<(Vec<u64>, u64)>, bool) = (None, true);
             let mut choices = schedule;
             let mut step = |choice: u64, got: &mut Vec<u64>| match choice {
                 0 => committed = (committed + 1).min(LOG),
                 1 if fed < committed => {
                     fed += 1;
-                    lane.push(ready(fed, 1 + fed % 2), true);
+                    is_awake |= lane.push(ready(fed, 1 + fed % 2), true);
                 }
                 1 => {}
+                _ if !is_awake => {}
                 _ => {
                     if let Some(r) = lane.take(usize::MAX, true) {
                         got.push(r.place.position.0);
@@ -471,6 +486,8 @@ mod tests {
                             News::Of(list) => list.contains(&ConversationId(1 + p % 2)),
                         };
                         turn = Some(((lane.sent().0 + 1..=target).filter(wanted).collect(), target));
+                    } else {
+                        is_awake = false;
                     }
                 }
             };
