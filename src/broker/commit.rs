@@ -10,7 +10,7 @@ use std::time::Duration;
 use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{DeviceId, Incarnation, LogTime, MessageId, SessionNumber};
 
-use super::queue::{GROUP_OPS_MAX, Queue, is_busy};
+use super::queue::{GROUP_OPS_MAX, Gathers, Queue};
 use super::standing::{Standing, Store};
 use super::upkeep::Upkeep;
 use crate::clock::Clock;
@@ -212,9 +212,9 @@ impl Commit {
     /// Works until the queue is stopped, then closes the log.
     pub fn run(mut self) {
         let mut group = Vec::with_capacity(GROUP_OPS_MAX);
-        let mut gathers = false;
+        let mut gathers = Gathers::Nothing;
         while self.queue.clone().take(&mut group, REOPEN_EVERY, gathers) {
-            gathers = is_busy(&group);
+            gathers = Gathers::after(&group);
             self.turn(&mut group);
         }
         self.close();
@@ -223,7 +223,7 @@ impl Commit {
     /// One turn without waiting, for whoever drives the broker by hand: what is queued, at most a group of it.
     pub fn step(&mut self) {
         let mut group = Vec::new();
-        self.queue.clone().take(&mut group, Duration::ZERO, false);
+        self.queue.clone().take_now(&mut group);
         self.turn(&mut group);
     }
 

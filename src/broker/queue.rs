@@ -30,6 +30,11 @@ const GATHER_FROM_OPS: usize = 32;
 const GATHER_FROM_SESSIONS: usize = 8;
 /// What is gathered at the least while busy.
 const GATHER_OPS: usize = 128;
+/// How long the commit thread waits for others where several devices come or go at once, and nothing else is to be done: a
+/// connect takes longer than that in any case.
+const GATHER_DEVICES: Duration = Duration::from_millis(2);
+/// So many of them are not waited with.
+const GATHER_DEVICES_OPS: usize = 32;
 
 /// The queue in front of the commit thread, filled by connections.
 #[derive(Debug, Default)]
@@ -53,9 +58,22 @@ struct Waiting {
     is_turn_of_large: bool,
     bytes: usize,
     stopping: bool,
+    /// The commit thread waits for more devices that come or go, and for nothing that is in here.
+    awaits_devices: bool,
 }
 
 impl Waiting {
+    /// Whether to wake the commit thread for what was put in here.
+    fn wakes(&self, was_empty: bool) -> bool {
+        was_empty || (self.awaits_devices && !self.has_devices_alone())
+    }
+
+    /// Whether nothing waits but devices that come or go, and few of them.
+    fn has_devices_alone(&self) -> bool {
+        let has_few = self.ops.len() < GATHER_DEVICES_OPS && self.large.is_empty();
+        has_few && !self.stopping && self.ops.iter().all(is_device)
+    }
+
     fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.large.is_empty()
     }
@@ -130,9 +148,9 @@ impl Queue {
         waiting.bytes += bytes;
         let (was_empty, before) = (waiting.is_empty(), waiting.ops.len());
         ops.drain(..).for_each(|op| waiting.put(op));
-        let after = waiting.ops.len();
+        let (after, wakes) = (waiting.ops.len(), waiting.wakes(was_empty));
         drop(waiting);
-        if was_empty || (before < GATHER_OPS && after >= GATHER_OPS) {
+        if wakes || (before < GATHER_OPS && after >= GATHER_OPS) {
             self.filled.notify_one();
         }
         true
@@ -143,8 +161,11 @@ impl Queue {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.bytes += weight(&op);
         waiting.put(op);
+        let wakes = !waiting.awaits_devices || waiting.wakes(false);
         drop(waiting);
-        self.filled.notify_one();
+        if wakes {
+            self.filled.notify_one();
+        }
     }
 
     /// Bytes of contents that wait.
@@ -165,14 +186,28 @@ impl Queue {
         self.filled.notify_one();
     }
 
+    /// A group of what is queued, without waiting; returns whether to go on. For whoever drives the broker by hand.
+    pub(crate) fn take_now(&self, group: &mut Vec<Op>) -> bool {
+        self.take(group, Duration::ZERO, Gathers::Nothing)
+    }
+
     /// Waits for work at most `patience`; returns whether to go on. While busy it gathers a little more, so that an fsync
-    /// and a wake-up serve more publishes.
-    pub(crate) fn take(&self, group: &mut Vec<Op>, patience: Duration, is_busy: bool) -> bool {
+    /// and a wake-up serve more publishes, or more devices.
+    pub(super) fn take(&self, group: &mut Vec<Op>, patience: Duration, gathers: Gathers) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut waiting, _) = self
             .filled
             .wait_timeout_while(waiting, patience, |w| w.is_empty() && !w.stopping)
             .unwrap_or_else(PoisonError::into_inner);
+        if gathers == Gathers::Devices && !waiting.is_empty() && waiting.has_devices_alone() {
+            waiting.awaits_devices = true;
+            (waiting, _) = self
+                .filled
+                .wait_timeout_while(waiting, GATHER_DEVICES, |w| w.has_devices_alone())
+                .unwrap_or_else(PoisonError::into_inner);
+            waiting.awaits_devices = false;
+        }
+        let is_busy = gathers == Gathers::Publishes;
         if is_busy && waiting.ops.len() < GATHER_OPS && !waiting.ops.is_empty() && waiting.large.is_empty() {
             (waiting, _) = self
                 .filled
@@ -184,9 +219,30 @@ impl Queue {
     }
 }
 
-/// Whether a group shows the commit thread to be busy: then more is gathered before the next fsync.
-pub(super) fn is_busy(group: &[Op]) -> bool {
-    group.len() >= GATHER_FROM_OPS && turns(group) >= GATHER_FROM_SESSIONS
+/// What the commit thread waits for a little before it commits what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gathers {
+    Nothing,
+    Publishes,
+    Devices,
+}
+
+impl Gathers {
+    /// What a group shows to come in numbers.
+    pub(super) fn after(group: &[Op]) -> Self {
+        if group.len() >= GATHER_FROM_OPS && turns(group) >= GATHER_FROM_SESSIONS {
+            Self::Publishes
+        } else if group.len() > 1 && group.iter().all(is_device) {
+            Self::Devices
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// Whether a device comes or goes.
+fn is_device(op: &Op) -> bool {
+    matches!(op, Op::Attach(_) | Op::Detach(..))
 }
 
 /// How often the session changes from one publish to the next.
@@ -252,6 +308,7 @@ mod tests {
 
     use super::*;
     use crate::routing::limits::{GROUP_USERS_MAX, LABEL_BYTES_MAX, USER_NAME_BYTES_MAX};
+    use crate::routing::ops::Parting;
     use crate::routing::outbox::Session;
 
     fn op(session: &Arc<Session>, action: Option<Action>) -> Op {
@@ -270,7 +327,7 @@ mod tests {
 
     fn take(queue: &Queue) -> Vec<Op> {
         let mut group = Vec::new();
-        assert!(queue.take(&mut group, Duration::ZERO, false), "nobody stops it");
+        assert!(queue.take_now(&mut group), "nobody stops it");
         group
     }
 
@@ -356,5 +413,35 @@ mod tests {
         assert!(queue.reserve(&creations).is_some(), "there is room again");
         reserved.clear();
         assert_eq!(queue.preparing.load(Ordering::Relaxed), 0);
+    }
+
+    /// Who waits for more devices is woken by whatever else there is to do, and by many of them.
+    #[test]
+    fn devices_that_come_or_go_together_are_gathered() {
+        let session = Arc::new(Session::of_test());
+        let device = || Op::Detach(Arc::clone(&session), None, Parting::Lost);
+        let gathers = |ops: &[Op]| Gathers::after(ops);
+        assert_eq!(gathers(&[device()]), Gathers::Nothing, "one alone waits for nobody");
+        assert_eq!(gathers(&[device(), device()]), Gathers::Devices);
+        assert_eq!(gathers(&[device(), device(), op(&session, None)]), Gathers::Nothing);
+
+        let waiting = || Waiting { awaits_devices: true, ..Waiting::default() };
+        let mut many = waiting();
+        let wakes: Vec<bool> = (0..GATHER_DEVICES_OPS)
+            .map(|_| {
+                many.put(device());
+                many.wakes(false)
+            })
+            .collect();
+        assert_eq!(wakes.iter().position(|wakes| *wakes), Some(GATHER_DEVICES_OPS - 1));
+        let mut mixed = waiting();
+        mixed.put(device());
+        mixed.put(op(&session, None));
+        assert!(mixed.wakes(false), "a publish waits for no device");
+        let large = CreateGroup { users: vec!["user".into(); LARGE_FROM_NAMED], ..CreateGroup::default() };
+        let mut created = waiting();
+        created.put(op(&session, Some(Action::CreateGroup(large))));
+        assert!(created.wakes(false), "nor does a group");
+        assert!(Waiting { stopping: true, ..waiting() }.wakes(false));
     }
 }

@@ -462,7 +462,6 @@ fn current_segment(shared: &Shared) -> crate::store::SegmentId {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
-    use std::time::Duration;
 
     use longwire_protocol::{BrokerLimits, Seq};
 
@@ -489,7 +488,7 @@ mod tests {
             if live.deadline() <= Millis(ms) {
                 live.pump(&mut context, &mut wire, &shared, Millis(ms));
             }
-            shared.queue.take(&mut group, Duration::ZERO, false);
+            shared.queue.take_now(&mut group);
             for op in group.drain(..) {
                 let Op::StoreCursor(_, cursor) = op else { panic!("{op:?}") };
                 asked.push((ms, cursor.express.0));
