@@ -42,7 +42,7 @@ Examples:
 Honest publishers and readers share one busy channel, and check each message: none lost, doubled or out of its order. They
 are watched in windows: quiet, under attack, quiet, under another attack, and so on; figures are medians of the rounds.
 Latency is looked at while the publishers go at --rate, well below what the broker manages; throughput while they go as
-fast as they can.
+fast as they can, with a quiet window on either side of that under attack.
 
 Attackers, honest clients and a broker that is started for this share one machine. What the attackers' side itself takes
 of its cores the others lack, and that is no fault of the broker: it is measured, printed, and its part of all the CPU that
@@ -271,6 +271,13 @@ impl<'a> Field<'a> {
                 Some(self.settled(before.resident, peak_bytes, stored, &tally.counts()).await?)
             }
             _ => None,
+        };
+        // What goes as fast as it can becomes slower and faster again as the store builds: the window lies between two quiet ones.
+        let quiet = if is_paced {
+            quiet
+        } else {
+            tokio::time::sleep(RAMP).await;
+            quiet.and(&honest.watch(args.window).await)
         };
         let cpu = |before: Option<Spent>, after: Option<Spent>| {
             before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64())

@@ -65,6 +65,20 @@ impl Default for Sample {
     }
 }
 
+impl Sample {
+    /// Both stretches as one.
+    pub(super) fn and(mut self, other: &Self) -> Self {
+        self.seconds += other.seconds;
+        self.acked += other.acked;
+        self.delivered += other.delivered;
+        self.ack_us += &other.ack_us;
+        self.delivery_us += &other.delivery_us;
+        self.refused += other.refused;
+        self.refused_without_wait += other.refused_without_wait;
+        self
+    }
+}
+
 /// What all of them share.
 struct Board {
     /// Microseconds between two messages of one publisher; 0: as fast as it can; [`RESTS`].
