@@ -131,8 +131,7 @@ impl Draft<'_, '_> {
 
     fn leave_some(&mut self, user: UserId, after: ConversationId) {
         let cold = self.view.noted();
-        let next = self.view.duties(user).range(ConversationId(after.0 + 1)..);
-        let some: Vec<_> = next.take(ERASED_CONVERSATIONS_MAX).copied().collect();
+        let some: Vec<_> = self.view.duties(user).above(after).take(ERASED_CONVERSATIONS_MAX).collect();
         let inbox = self.view.user(user).map_or(ConversationId(0), |row| row.inbox);
         let heirs: Vec<_> = some.iter().map(|id| self.heir(*id, user)).collect();
         if self.view.noted() > cold {

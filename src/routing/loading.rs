@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, UserId};
 
+use super::duties::Duties;
 use super::rows::{Key, Row};
 use super::state::{Lookup, State};
 use super::view::Reader;
@@ -71,7 +72,7 @@ pub(super) struct Kept {
     generation: u32,
     rows: HashMap<Key, Option<Row>, RandomState>,
     members: HashMap<ConversationId, BTreeSet<UserId>, RandomState>,
-    duties: HashMap<UserId, BTreeSet<ConversationId>, RandomState>,
+    duties: HashMap<UserId, Duties, RandomState>,
 }
 
 impl Kept {
@@ -121,7 +122,7 @@ impl Kept {
         self.members.get(&id).map_or(Lookup::Cold, |members| Lookup::Known(Some(members)))
     }
 
-    pub(super) fn duties(&self, id: UserId) -> Lookup<&BTreeSet<ConversationId>> {
+    pub(super) fn duties(&self, id: UserId) -> Lookup<&Duties> {
         self.duties.get(&id).map_or(Lookup::Cold, |duties| Lookup::Known(Some(duties)))
     }
 }
@@ -190,8 +191,9 @@ fn members_of(rows: &[(Key, Row)]) -> BTreeSet<UserId> {
     rows.iter().filter_map(|(key, _)| if let Key::Member(_, user) = key { Some(*user) } else { None }).collect()
 }
 
-fn duties_of(rows: &[(Key, Row)]) -> BTreeSet<ConversationId> {
-    rows.iter().filter_map(|(key, _)| if let Key::Duty(_, id) = key { Some(*id) } else { None }).collect()
+fn duties_of(rows: &[(Key, Row)]) -> Duties {
+    let duty = |row: &(Key, Row)| if let (Key::Duty(_, id), Row::Duty(duty)) = row { Some((*id, *duty)) } else { None };
+    rows.iter().filter_map(duty).collect()
 }
 
 fn install_few(state: &mut State, rows: Vec<(Key, Row)>) {

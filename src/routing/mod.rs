@@ -17,6 +17,7 @@ pub mod core;
 mod core_tests;
 pub mod deliveries;
 pub mod draft;
+pub mod duties;
 mod erasure;
 pub mod feed;
 pub mod fold;

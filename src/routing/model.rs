@@ -633,8 +633,8 @@ pub(crate) fn live(story: &str, choices: Choices<'_>, steps: usize, warmth: Warm
                 let bans = world.read(|rows| rows.bans(ConversationId(*id)));
                 assert_eq!(bans as usize, naive.banned.len(), "{context}: bans of {id} are counted");
                 assert_eq!(members.contains(&id_of_user), member.is_some(), "{context}: the list of members");
-                let duty = world.read(|rows| rows.duty(id_of_user, ConversationId(*id)).is_some());
-                let duties = world.read(|rows| rows.duties(id_of_user).contains(&ConversationId(*id)));
+                let duty = world.read(|rows| rows.duty(id_of_user, ConversationId(*id)).copied());
+                let duties = world.read(|rows| rows.duties(id_of_user).get(ConversationId(*id)).copied());
                 assert_eq!(duties, duty, "{context}: the list of duties");
                 let member = member.as_ref();
                 let personal = world.read(|rows| rows.personal(id_of_user, ConversationId(*id)).cloned());

@@ -104,7 +104,7 @@ pub fn rehearse_attach(rows: &Reader<'_>, user: &str, device: &str, resumes: boo
         }
         let _ = owner.map(|owner| rows.conversation(owner.inbox));
     }
-    for conversation in rows.duties(id).iter().filter(|_| resumes) {
-        let _ = (rows.duty(id, *conversation), rows.conversation(*conversation), rows.member(*conversation, id));
+    for (conversation, _) in rows.duties(id).iter().filter(|_| resumes) {
+        let _ = (rows.conversation(conversation), rows.member(conversation, id));
     }
 }

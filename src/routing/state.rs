@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use foldhash::fast::RandomState;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, PARTITIONS, UserId};
 
+use super::duties::Duties;
 use super::grants::TakenBack;
 use super::limits::Quotas;
-use super::rows::{ErasureStage, Key, Row, partition};
+use super::rows::{Duty, ErasureStage, Key, Row, partition};
 use super::schedule::Schedule;
 use crate::mutation::Mutation;
 use crate::store::{Position, ReadError, SavedState, StateDelta};
@@ -27,6 +28,8 @@ const KEEP_MS: u64 = 60_000;
 const ROW_BYTES: usize = 224;
 /// What an id in a list costs, about.
 const ID_BYTES: usize = 16;
+/// The same of a duty.
+const DUTY_BYTES: usize = 48;
 /// Between two such calls: what was loaded shall live until it is looked at.
 const HURRY_MS: u64 = 10;
 /// Shards that one call of [`State::sweep`] visits while the cache is too large.
@@ -100,23 +103,23 @@ type Table<K, T> = HashMap<K, Slot<T>, RandomState>;
 struct Shard {
     rows: Table<Key, Option<Row>>,
     members: Table<ConversationId, BTreeSet<UserId>>,
-    duties: Table<UserId, BTreeSet<ConversationId>>,
+    duties: Table<UserId, Duties>,
     bytes: usize,
 }
 
 impl Shard {
-    /// The keys of rows that changed since they were loaded, those among them that are not saved yet.
-    fn unsaved(&self) -> impl Iterator<Item = &Key> {
-        self.rows.iter().filter(|(_, slot)| slot.changed > 0 && slot.value.is_some()).map(|(key, _)| key)
+    /// The rows that changed since they were loaded, those among them that are not saved yet.
+    fn unsaved(&self) -> impl Iterator<Item = (&Key, &Row)> {
+        let changed = self.rows.iter().filter(|(_, slot)| slot.changed > 0);
+        changed.filter_map(|(key, slot)| Some((key, slot.value.as_ref()?)))
     }
 }
 
 /// Puts in a list unless it is there already: then that is newer. Returns what it takes.
-fn install_list<K: Eq + Hash, T>(lists: &mut Table<K, BTreeSet<T>>, id: K, list: BTreeSet<T>) -> usize {
+fn install_list<K: Eq + Hash, T>(lists: &mut Table<K, T>, id: K, list: T, bytes: usize) -> usize {
     let std::collections::hash_map::Entry::Vacant(vacant) = lists.entry(id) else { return 0 };
-    let bytes = ROW_BYTES + list.len() * ID_BYTES;
     vacant.insert(Slot::new(list, 0));
-    bytes
+    ROW_BYTES + bytes
 }
 
 /// Something in the cache.
@@ -330,16 +333,16 @@ impl State {
 
     /// Those among a conversation's members whose rows changed and are not saved.
     pub(super) fn unsaved_members(&self, id: ConversationId) -> impl Iterator<Item = UserId> {
-        self.shard(partition(id.0)).unsaved().filter_map(move |key| match key {
+        self.shard(partition(id.0)).unsaved().filter_map(move |(key, _)| match key {
             Key::Member(conversation, user) if *conversation == id => Some(*user),
             _ => None,
         })
     }
 
     /// The same of a user's duties.
-    pub(super) fn unsaved_duties(&self, id: UserId) -> impl Iterator<Item = ConversationId> {
-        self.shard(partition(id.0)).unsaved().filter_map(move |key| match key {
-            Key::Duty(user, conversation) if *user == id => Some(*conversation),
+    pub(super) fn unsaved_duties(&self, id: UserId) -> impl Iterator<Item = (ConversationId, Duty)> {
+        self.shard(partition(id.0)).unsaved().filter_map(move |unsaved| match unsaved {
+            (Key::Duty(user, conversation), Row::Duty(duty)) if *user == id => Some((*conversation, *duty)),
             _ => None,
         })
     }
@@ -367,7 +370,7 @@ impl State {
 
     /// What is known of what is or was to be delivered to a user.
     #[must_use]
-    pub fn duties(&self, id: UserId) -> Lookup<&BTreeSet<ConversationId>> {
+    pub fn duties(&self, id: UserId) -> Lookup<&Duties> {
         self.known(look(&self.shard(partition(id.0)).duties, &id).map(Some))
     }
 
@@ -416,8 +419,8 @@ impl State {
             return self.changed.push(key);
         }
         self.remember(&key, row.as_ref());
-        if row.is_some() {
-            self.list(&key);
+        if let Some(row) = &row {
+            self.list(&key, row, true);
         }
         let partition = key.partition();
         match self.shard_mut(partition).rows.get_mut(&key) {
@@ -445,8 +448,8 @@ impl State {
         if let (Key::Floor, Some(Row::Floor(floor))) = (&key, &row) {
             self.floor = self.floor.max(*floor);
         }
-        if row.is_some() {
-            self.list(&key);
+        if let Some(row) = &row {
+            self.list(&key, row, false);
         }
         let partition = key.partition();
         let rows = &mut self.shard_mut(partition).rows;
@@ -456,27 +459,30 @@ impl State {
         }
     }
 
-    /// Adds a row's owner to the list that it belongs to, if that is in memory.
-    fn list(&mut self, key: &Key) {
+    /// Adds a row to the list that it belongs to, if that is in memory. What was loaded is not newer than what is there.
+    fn list(&mut self, key: &Key, row: &Row, is_newer: bool) {
         let is_whole = self.beneath.is_none();
         let shard = self.shard_mut(key.partition());
-        let is_new = match key {
-            Key::Member(conversation, user) => {
+        let bytes = match (key, row) {
+            (Key::Member(conversation, user), _) => {
                 if is_whole {
                     shard.members.entry(*conversation).or_insert_with(|| Slot::new(BTreeSet::new(), 0));
                 }
-                shard.members.get_mut(conversation).is_some_and(|members| members.value.insert(*user))
+                let members = shard.members.get_mut(conversation);
+                members.map_or(0, |members| usize::from(members.value.insert(*user)) * ID_BYTES)
             }
-            Key::Duty(user, conversation) => {
+            (Key::Duty(user, conversation), Row::Duty(duty)) => {
                 if is_whole {
-                    shard.duties.entry(*user).or_insert_with(|| Slot::new(BTreeSet::new(), 0));
+                    shard.duties.entry(*user).or_insert_with(|| Slot::new(Duties::NONE, 0));
                 }
-                shard.duties.get_mut(user).is_some_and(|duties| duties.value.insert(*conversation))
+                let duties = shard.duties.get_mut(user).map(|duties| &mut duties.value);
+                let duties = duties.filter(|duties| is_newer || duties.get(*conversation).is_none());
+                duties.map_or(0, |duties| usize::from(duties.put(*conversation, *duty)) * DUTY_BYTES)
             }
-            _ => false,
+            _ => return,
         };
-        if is_new {
-            self.grow(key.partition(), ID_BYTES);
+        if bytes > 0 {
+            self.grow(key.partition(), bytes);
         }
     }
 
@@ -484,7 +490,7 @@ impl State {
     pub(super) fn begin_list(&mut self, key: &Key) {
         let shard = self.shard_mut(key.partition());
         match key {
-            Key::User(id) => drop(shard.duties.insert(*id, Slot::new(BTreeSet::new(), 0))),
+            Key::User(id) => drop(shard.duties.insert(*id, Slot::new(Duties::NONE, 0))),
             Key::Conversation(id) => drop(shard.members.insert(*id, Slot::new(BTreeSet::new(), 0))),
             _ => return,
         }
@@ -494,14 +500,16 @@ impl State {
     /// Takes in the members that were loaded. What changed since the last save is in memory, and added.
     pub(super) fn install_members(&mut self, id: ConversationId, mut members: BTreeSet<UserId>) {
         members.extend(self.unsaved_members(id));
-        let grown = install_list(&mut self.shard_mut(partition(id.0)).members, id, members);
+        let bytes = members.len() * ID_BYTES;
+        let grown = install_list(&mut self.shard_mut(partition(id.0)).members, id, members, bytes);
         self.grow(partition(id.0), grown);
     }
 
     /// The same of the duties.
-    pub(super) fn install_duties(&mut self, id: UserId, mut duties: BTreeSet<ConversationId>) {
+    pub(super) fn install_duties(&mut self, id: UserId, mut duties: Duties) {
         duties.extend(self.unsaved_duties(id));
-        let grown = install_list(&mut self.shard_mut(partition(id.0)).duties, id, duties);
+        let bytes = duties.len() * DUTY_BYTES;
+        let grown = install_list(&mut self.shard_mut(partition(id.0)).duties, id, duties, bytes);
         self.grow(partition(id.0), grown);
     }
 
@@ -567,10 +575,10 @@ impl State {
             shard.members.shrink_to_fit();
             shard.duties.shrink_to_fit();
         }
-        let ids = shard.members.values().map(|slot| slot.value.len()).sum::<usize>()
-            + shard.duties.values().map(|slot| slot.value.len()).sum::<usize>();
+        let ids = shard.members.values().map(|slot| slot.value.len()).sum::<usize>();
+        let duties = shard.duties.values().map(|slot| slot.value.len()).sum::<usize>();
         let slots = shard.rows.len() + shard.members.len() + shard.duties.len();
-        let bytes = slots * ROW_BYTES + ids * ID_BYTES;
+        let bytes = slots * ROW_BYTES + ids * ID_BYTES + duties * DUTY_BYTES;
         self.bytes = self.bytes - shard.bytes + bytes;
         shard.bytes = bytes;
     }

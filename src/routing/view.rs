@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use longwire_protocol::packet::Audience;
 use longwire_protocol::{ConversationId, DeviceId, LogTime, Seq, UserId};
 
+use super::duties::Duties;
 use super::grants::{Bearer, TakenBack};
 use super::limits::Quotas;
 use super::loading::{Kept, Want};
@@ -235,7 +236,7 @@ pub struct Reader<'a> {
 }
 
 static NO_USERS: BTreeSet<UserId> = BTreeSet::new();
-static NO_CONVERSATIONS: BTreeSet<ConversationId> = BTreeSet::new();
+static NO_DUTIES: Duties = Duties::NONE;
 
 impl<'a> Reader<'a> {
     /// A reader of a state.
@@ -261,10 +262,10 @@ impl<'a> Reader<'a> {
         self.known(self.state.members(id), |kept| kept.members(id), || Want::Members(id)).unwrap_or(&NO_USERS)
     }
 
-    /// The conversations that are or were to be delivered to a user.
+    /// The conversations that are or were to be delivered to a user, and the duty in each.
     #[must_use]
-    pub fn duties(&self, id: UserId) -> &'a BTreeSet<ConversationId> {
-        self.known(self.state.duties(id), |kept| kept.duties(id), || Want::Duties(id)).unwrap_or(&NO_CONVERSATIONS)
+    pub fn duties(&self, id: UserId) -> &'a Duties {
+        self.known(self.state.duties(id), |kept| kept.duties(id), || Want::Duties(id)).unwrap_or(&NO_DUTIES)
     }
 
     /// How much was cold so far.
@@ -494,7 +495,7 @@ impl<'a> View<'a> {
     }
 
     /// The conversations that are or were to be delivered to a user, likewise.
-    pub(super) fn duties(&self, id: UserId) -> &BTreeSet<ConversationId> {
+    pub(super) fn duties(&self, id: UserId) -> &Duties {
         self.committed.duties(id)
     }
 

@@ -8,7 +8,7 @@ use crate::mutation::Mutation;
 use crate::routing::levels::{Levels, mentioning};
 use crate::routing::outbox::Session;
 use crate::routing::rights::{last_mark_for, tells_marks};
-use crate::routing::rows::{KeptOfConversation, Kind, Member};
+use crate::routing::rows::{Duty, KeptOfConversation, Kind, Member};
 use crate::routing::stream::{News, Turn};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;
@@ -82,8 +82,8 @@ impl Plan {
         let duties = rows.duties(session.user);
         match &turn.news {
             News::Any => {
-                let watched = watching.iter().map(|(c, _)| *c).filter(|c| !duties.contains(c));
-                let all = duties.iter().copied().chain(watched);
+                let watched = watching.iter().map(|(c, _)| *c).filter(|c| duties.get(*c).is_none());
+                let all = duties.iter().map(|(id, _)| id).chain(watched);
                 all.for_each(|conversation| plan.consider(rows, session, conversation, considered));
             }
             News::Of(news) => {
@@ -91,28 +91,28 @@ impl Plan {
             }
         }
         if is_express && turn.marks {
-            for conversation in duties {
-                let Some(member) = rows.member(*conversation, session.user) else { continue };
+            for (conversation, _) in duties.iter() {
+                let Some(member) = rows.member(conversation, session.user) else { continue };
                 if member.mark_position > sent && member.mark_position <= target && member.is_active() {
                     let own = What::Mark { user: UserId(0), seq: member.mark, joined: Position(0) };
-                    plan.marks.push((member.mark_position, *conversation, own));
+                    plan.marks.push((member.mark_position, conversation, own));
                 }
             }
         }
         if turn.marks {
-            duties.iter().for_each(|conversation| plan.consider_marks(rows, session.user, *conversation, is_express));
+            duties.iter().for_each(|(id, duty)| plan.consider_marks(rows, session.user, id, duty, is_express));
         }
         plan
     }
 
     /// The marks of others.
-    fn consider_marks(&mut self, rows: &Reader<'_>, user: UserId, id: ConversationId, is_express: bool) {
+    fn consider_marks(&mut self, rows: &Reader<'_>, user: UserId, id: ConversationId, duty: &Duty, is_express: bool) {
         let Some(conversation) = rows.conversation(id) else { return };
         let has_news = conversation.more.marked > self.sent && conversation.kind.is_express() == is_express;
         if !has_news || !tells_marks(conversation) || !rows.member(id, user).is_some_and(Member::is_active) {
             return;
         }
-        let joined = rows.duty(user, id).map_or(Position(0), |duty| if is_express { Position(0) } else { duty.joined });
+        let joined = if is_express { Position(0) } else { duty.joined };
         let pair = [conversation.pair.0, conversation.pair.1];
         let others: Vec<UserId> = match conversation.kind {
             Kind::Direct => pair.into(),
@@ -136,7 +136,7 @@ impl Plan {
 
     fn consider(&mut self, rows: &Reader<'_>, session: &Session, id: ConversationId, considered: Considered<'_>) {
         let Considered { is_express, watching, levels, lifted } = considered;
-        let (duty, member) = (rows.duty(session.user, id), rows.member(id, session.user));
+        let (duty, member) = (rows.duties(session.user).get(id), rows.member(id, session.user));
         let Some(conversation) = rows.conversation(id) else { return };
         if conversation.kind.is_express() != is_express || conversation.head.position <= self.sent {
             return;

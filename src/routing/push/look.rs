@@ -219,7 +219,8 @@ fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> 
     let levels = rows.device(of.device).map(|row| row.levels.clone()).unwrap_or_default();
     let mut consider = |id: ConversationId| {
         // All are asked for before one is judged: what is cold is loaded at once.
-        let (duty, conversation, member) = (rows.duty(of.user, id), rows.conversation(id), rows.member(id, of.user));
+        let (duty, conversation, member) =
+            (rows.duties(of.user).get(id), rows.conversation(id), rows.member(id, of.user));
         let (Some(duty), Some(conversation), Some(member)) = (duty, conversation, member) else { return };
         // What may be read of a channel the token of a session says, and who is away has none.
         let is_told = matches!(conversation.kind, Kind::Direct | Kind::Group);
@@ -249,7 +250,7 @@ fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> 
         });
     };
     match of.news {
-        News::Any => rows.duties(of.user).iter().copied().for_each(&mut consider),
+        News::Any => rows.duties(of.user).iter().for_each(|(id, _)| consider(id)),
         News::Of(listed) => listed.iter().copied().for_each(&mut consider),
     }
     found

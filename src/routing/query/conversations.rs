@@ -56,9 +56,7 @@ pub fn conversations(
 /// # Errors
 /// See [`Miss`].
 pub fn unread_total(reads: Reads<'_>, user: UserId) -> Result<u64, Miss> {
-    let total = |rows: &Reader<'_>| {
-        listed(rows, user).map(|s| unread(rows, reads, user, s.id, s.conversation, s.member).0).sum()
-    };
+    let total = |rows: &Reader<'_>| listed(rows, user).map(|standing| unread(rows, reads, user, &standing).0).sum();
     reads.rows(total)
 }
 
@@ -74,19 +72,17 @@ struct Standing<'a> {
 /// processor waits for the memory of several at once: with 20,000 conversations that is most of what it does.
 fn listed<'a>(rows: &'a Reader<'_>, user: UserId) -> impl Iterator<Item = Standing<'a>> {
     const AT_ONCE: usize = 16;
-    let mut ids = rows.duties(user).iter();
+    let mut duties = rows.duties(user).iter().filter(|(_, duty)| !duty.closed);
     std::iter::from_fn(move || {
-        let ids: [Option<ConversationId>; AT_ONCE] = std::array::from_fn(|_| ids.next().copied());
-        ids[0]?;
-        let duties = ids.map(|id| rows.duty(user, id?));
-        let conversations = ids.map(|id| rows.conversation(id?));
-        let members = ids.map(|id| rows.member(id?, user));
+        let open: [Option<(ConversationId, &Duty)>; AT_ONCE] = std::array::from_fn(|_| duties.next());
+        open[0]?;
+        let conversations = open.map(|open| rows.conversation(open?.0));
+        let members = open.map(|open| rows.member(open?.0, user));
         // All are asked for before one is judged: what is cold is loaded at once.
         Some((0..AT_ONCE).filter_map(move |at| {
-            let standing =
-                Standing { id: ids[at]?, duty: duties[at]?, conversation: conversations[at]?, member: members[at]? };
-            let is_listed = !standing.duty.closed && standing.conversation.kind != Kind::Inbox;
-            is_listed.then_some(standing)
+            let (id, duty) = open[at]?;
+            let standing = Standing { id, duty, conversation: conversations[at]?, member: members[at]? };
+            (standing.conversation.kind != Kind::Inbox).then_some(standing)
         }))
     })
     .flatten()
@@ -111,12 +107,13 @@ fn list(
     let limit = (request.limit as usize).clamp(1, PAGE_ITEMS_MAX);
     let mut page = packet::ConversationsPage { changes: rows.state().tail.0, ..packet::ConversationsPage::default() };
     let mut newest: Vec<(Position, ConversationId)> = Vec::new();
-    for Standing { id, duty, conversation, member } in listed(rows, user) {
+    for standing in listed(rows, user) {
         if request.before == 0 {
-            let (unread, mentions) = unread(rows, reads, user, id, conversation, member);
+            let (unread, mentions) = unread(rows, reads, user, &standing);
             page.unread_total += unread;
             page.mentions_total += mentions;
         }
+        let Standing { id, duty, conversation, member } = standing;
         // Rows of format 1 do not tell activity apart.
         let activity = conversation.more.activity;
         let activity = if activity.0 == 0 { conversation.head.position } else { activity }.max(duty.joined);
@@ -146,14 +143,8 @@ fn list(
 }
 
 /// How many messages are unread, and how many of those mention the user as they are now (SPEC R7-7).
-fn unread(
-    rows: &Reader<'_>,
-    reads: Reads<'_>,
-    user: UserId,
-    id: ConversationId,
-    conversation: &Conversation,
-    member: &Member,
-) -> (u64, u64) {
+fn unread(rows: &Reader<'_>, reads: Reads<'_>, user: UserId, standing: &Standing<'_>) -> (u64, u64) {
+    let &Standing { id, duty, conversation, member } = standing;
     let keeping = conversation.more.kept.first.is_some().then(|| rows.keeping(id)).flatten();
     let Some(after) = member.read_upto(keeping.map_or(0, |keeping| keeping.below)) else { return (0, 0) };
     let all = conversation.head.countable.saturating_sub(after);
@@ -172,8 +163,8 @@ fn unread(
     let hidden = personal
         .map_or(0, |personal| personal.hidden.iter().filter(|(_, at)| *at > after && !is_gone(*at)).count() as u64);
     let unread = (all - gone).saturating_sub(hidden);
-    // Who is in it has a duty: what its `joined` covers counts as read.
-    let after = rows.duty(user, id).map_or(Seq(0), |duty| duty.since).max(member.mark);
+    // What its `joined` covers counts as read.
+    let after = duty.since.max(member.mark);
     let is_unread = |message: Seq| {
         // Who wrote it is not looked up: what is erased counts as it did.
         let is_withheld = withheld(rows, conversation, id, message, reads.now, || None).is_some();
@@ -202,15 +193,15 @@ fn summary(
     user: UserId,
     id: ConversationId,
 ) -> Option<(packet::Conversation, Seq)> {
-    let conversation = rows.conversation(id)?;
-    let member = rows.member(id, user)?;
+    let (conversation, member) = (rows.conversation(id)?, rows.member(id, user)?);
     let label = if conversation.kind == Kind::Direct {
         let (a, b) = conversation.pair;
         rows.user(if a == user { b } else { a }).map_or_else(String::new, |row| row.name.to_string())
     } else {
         conversation.label.to_string()
     };
-    let (unread, mentions) = unread(rows, reads, user, id, conversation, member);
+    let standing = Standing { id, duty: rows.duties(user).get(id)?, conversation, member };
+    let (unread, mentions) = unread(rows, reads, user, &standing);
     let settings = rows.settings(user, id).map(|settings| settings.wire(member.mark_position));
     let message = conversation.more.message;
     let summary = packet::Conversation {

@@ -87,12 +87,12 @@ pub fn user(rows: &Reader<'_>, session: &Session, user: UserId) -> Option<packet
 /// Whether two users are in one conversation, seen from the one that is in fewer.
 pub(super) fn shares(rows: &Reader<'_>, asking: UserId, other: UserId) -> bool {
     let (own, others) = (rows.duties(asking), rows.duties(other));
-    let (fewer, one, another) = if own.len() <= others.len() { (own, asking, other) } else { (others, other, asking) };
+    let (fewer, another) = if own.len() <= others.len() { (own, other) } else { (others, asking) };
     asking == other
         || Mutation::UsersIgnoreRights.is_planted()
-        || fewer.iter().any(|id| {
-            let (duty, member) = (rows.duty(one, *id), rows.member(*id, another));
-            duty.is_some_and(|duty| !duty.closed) && member.is_some_and(Member::is_active)
+        || fewer.iter().filter(|(_, duty)| !duty.closed).any(|(id, _)| {
+            let member = rows.member(id, another);
+            member.is_some_and(Member::is_active)
         })
 }
 
