@@ -108,6 +108,10 @@ pub enum Mutation {
     BlockedSetsRetention,
     /// Who is blocked is told what who blocked it has read.
     MarksIgnoreBlocks,
+    /// Marks that are hidden are told.
+    HiddenMarksTold,
+    /// Marks that are hidden count as delivered.
+    HiddenMarksDelivered,
     /// Who is blocked is not told that it sees no presence any more.
     BlockedIsShown,
     /// Who is blocked opens a conversation with who blocked it.
@@ -196,7 +200,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 94] = [
+    pub const ALL: [Self; 96] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -249,6 +253,8 @@ impl Mutation {
         Self::BlockedMayReact,
         Self::BlockedSetsRetention,
         Self::MarksIgnoreBlocks,
+        Self::HiddenMarksTold,
+        Self::HiddenMarksDelivered,
         Self::BlockedIsShown,
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,

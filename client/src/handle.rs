@@ -244,9 +244,31 @@ impl Client {
     /// # Errors
     /// As [`Client::history`].
     pub async fn presence_shown_to(&self) -> Result<packet::Audience, RequestError> {
-        // It stands in every answer about presence, also in one about nobody's.
+        Ok(self.shown().await?.shown_to())
+    }
+
+    /// Hides this user's marks in direct conversations from the other user, and those of others there from this one; or no
+    /// longer. It is so on all devices, which tell each other their own marks all the same (SPEC R6.1-7). Groups go by
+    /// [`Policy::hides_marks`](packet::Policy).
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn hide_marks(&self, is_hidden: bool) -> Result<Publication, PublishError> {
+        self.act(0, Action::HideMarks(packet::HideMarks { undo: !is_hidden })).await
+    }
+
+    /// Whether this user hides its marks: what [`Client::hide_marks`] said last, on whichever device.
+    ///
+    /// # Errors
+    /// As [`Client::history`].
+    pub async fn hides_marks(&self) -> Result<bool, RequestError> {
+        Ok(self.shown().await?.hides_marks)
+    }
+
+    /// What this user shows to others: it stands in every answer about presence, also in one about nobody's.
+    async fn shown(&self) -> Result<packet::PresenceAnswer, RequestError> {
         match self.request(request::Op::Presence(packet::PresenceRequest::default())).await? {
-            response::Result::Presence(answer) => Ok(answer.shown_to()),
+            response::Result::Presence(answer) => Ok(answer),
             _ => Err(RequestError::WrongAnswer),
         }
     }

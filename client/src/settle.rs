@@ -78,6 +78,7 @@ impl Settling {
                     | Action::SetWill(_)
                     | Action::SetLevel(_)
                     | Action::ShowPresence(_)
+                    | Action::HideMarks(_)
                     | Action::SetPush(_)
                     | Action::EraseUser(_),
                 ) => verdict.sent.push(id),

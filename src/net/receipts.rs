@@ -10,7 +10,7 @@ use longwire_protocol::{ConversationId, Seq, UserId};
 use super::Shared;
 use crate::routing::deliveries::delivered;
 use crate::routing::outbox::Session;
-use crate::routing::query::{self, Read};
+use crate::routing::query::{self, Read, Receipt};
 use crate::routing::reads::{Miss, Reads};
 
 /// A page of receipts.
@@ -31,7 +31,7 @@ pub(super) fn receipts_request(
         Err(refusal) => return Ok(Err(refusal)),
     };
     if request.follow {
-        let others = page.users.iter().map(|(user, ..)| *user).filter(|user| *user != session.user);
+        let others = page.users.iter().map(|receipt| receipt.user).filter(|user| *user != session.user);
         if let Err(reason) = registry.deliveries.follow(session, id, &others.collect::<Vec<_>>()) {
             return Ok(Err(Refusal::connection(reason).retry_after(1_000)));
         }
@@ -47,8 +47,8 @@ pub(super) fn receipts_request(
     }
     let Read { head, users, next } = page;
     let mut marks = Vec::with_capacity(users.len());
-    for (user, mark, heard) in users {
-        let has = heard.map_or(Ok(mark), |heard| delivered(reads, id, &head, heard, mark))?;
+    for Receipt { user, mark, least, heard } in users {
+        let has = heard.map_or(Ok(least), |heard| delivered(reads, id, &head, heard, least))?;
         registry.deliveries.note_told(session.number, id, user, has);
         marks.push(packet::Mark { conversation: id.0, user: user.0, seq: mark.0, delivered: has.0 });
     }

@@ -179,8 +179,12 @@ pub(super) fn presence_request(
     request: &packet::PresenceRequest,
 ) -> Result<Answer, Miss> {
     let users: Vec<UserId> = request.users.iter().take(USERS_MAX).map(|user| UserId(*user)).collect();
-    let shown_to = reads.rows(|rows| rows.audience(session.user))?.into();
-    let answer = |users| Ok(Answer::Result(response::Result::Presence(packet::PresenceAnswer { users, shown_to })));
+    let (audience, hides_marks) = reads.rows(|rows| (rows.audience(session.user), rows.hides_marks(session.user)))?;
+    let shown_to = audience.into();
+    let answer = |users| {
+        let answer = packet::PresenceAnswer { users, shown_to, hides_marks };
+        Ok(Answer::Result(response::Result::Presence(answer)))
+    };
     if request.stop {
         shared.registry.unsubscribe(session, &users);
         return answer(Vec::new());

@@ -121,6 +121,20 @@ impl Draft<'_, '_> {
         Ok(self.own(session, ticket, entry, &Body::Blocked { other, is_undone: block.undo }))
     }
 
+    /// The user's marks are its own in direct conversations, or no longer.
+    pub(super) fn hide_marks(
+        &mut self,
+        session: &Session,
+        ticket: &Ticket,
+        hide: packet::HideMarks,
+    ) -> Result<PublishAck, No> {
+        let (user, is_hidden) = (session.user, !hide.undo);
+        if self.view.hides_marks(user) != is_hidden {
+            self.change(&Change::MarksHidden { user, is_hidden });
+        }
+        Ok(self.answered(ticket, ConversationId(0), false))
+    }
+
     pub(super) fn name_device(
         &mut self,
         session: &Session,

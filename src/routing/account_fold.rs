@@ -192,6 +192,11 @@ pub(super) fn fold_account(
     }
 }
 
+/// A user hides its marks, or no longer.
+pub(super) fn fold_marks_hidden(view: &mut View<'_>, user: UserId, is_hidden: bool) {
+    update_user(view, user, |row| row.hides_marks = is_hidden);
+}
+
 fn update_user(view: &mut View<'_>, user: UserId, change: impl FnOnce(&mut User)) {
     view.update(Key::User(user), |row| {
         if let Row::User(row) = row {

@@ -261,6 +261,13 @@ pub enum Change {
         /// The token.
         bearer: Bearer,
     },
+    /// A user hides its marks in direct conversations, or no longer.
+    MarksHidden {
+        /// Who.
+        user: UserId,
+        /// Whether it does.
+        is_hidden: bool,
+    },
 }
 
 impl Change {

@@ -17,7 +17,7 @@ use super::limits::FOLLOWED_IN_ALL_MAX;
 use super::outbox::Session;
 use super::reads::{Miss, Reads};
 use super::registry::Registry;
-use super::rights::{last_mark_for, tells_marks};
+use super::rights::{Tells, tells, tells_marks};
 use super::rows::{DeviceCursor, Head, Member};
 use super::state::State;
 use super::view::{Reader, Rows as _};
@@ -50,7 +50,7 @@ pub fn heard(rows: &Reader<'_>, registry: &Registry, user: UserId, is_express: b
     most
 }
 
-/// The seq up to which a conversation was delivered to who has heard so much, and has set this mark.
+/// The seq up to which a conversation was delivered to who has heard so much, and has set this mark, if that may be told.
 ///
 /// # Errors
 /// See [`Miss`].
@@ -60,6 +60,11 @@ pub fn delivered(reads: Reads<'_>, id: ConversationId, head: &Head, heard: Posit
     }
     let missing = reads.first_after(id, heard)?;
     Ok(missing.map_or(head.seq, |first| Seq(first.0 - 1)).max(mark))
+}
+
+/// What counts as delivered of a mark that is hidden: nothing, since it would tell of the mark.
+pub(super) fn of_hidden(mark: Seq) -> Seq {
+    if Mutation::HiddenMarksDelivered.is_planted() { mark } else { Seq(0) }
 }
 
 /// What there is to tell a follower of these users: nothing where it may not know, or nothing new. What is given is noted
@@ -80,10 +85,12 @@ pub fn news(
             let is_in = |own: &&Member| own.is_active() || Mutation::DeliveriesIgnoreRights.is_planted();
             rows.member(id, session.user).filter(is_in)?;
             let member = rows.member(id, user).filter(|member| member.is_active())?;
-            if last_mark_for(rows, conversation, user, session.user).is_some() {
-                return None;
-            }
-            Some((conversation.head, member.mark, heard(rows, registry, user, conversation.kind.is_express())))
+            let mark = match tells(rows, conversation, user, session.user) {
+                Tells::Marks => member.mark,
+                Tells::Deliveries => of_hidden(member.mark),
+                Tells::Nothing(_) => return None,
+            };
+            Some((conversation.head, mark, heard(rows, registry, user, conversation.kind.is_express())))
         })?;
         if let Some((head, mark, heard)) = known {
             news.push((id, user, delivered(reads, id, &head, heard, mark)?));

@@ -148,6 +148,7 @@ impl Draft<'_, '_> {
             Some(Action::SetAccount(set)) => self.set_account(session, &ticket, set),
             Some(Action::SetWill(set)) => self.set_will(session, &ticket, conversation, &publish.content, set.after_ms),
             Some(Action::ShowPresence(show)) => self.show_presence(session, &ticket, show),
+            Some(Action::HideMarks(hide)) => self.hide_marks(session, &ticket, hide),
             Some(Action::SetRetention(set)) => {
                 self.set_retention(session, &ticket, conversation, set.retention.unwrap_or_default())
             }

@@ -15,7 +15,7 @@ use super::items::{item_for, mark_item};
 use super::loading::load;
 use super::outbox::{Pending, Session};
 use super::registry::Registry;
-use super::rights::{last_mark_for, tells_marks};
+use super::rights::{Tells, tells, tells_marks};
 use super::rows::{Conversation, Kind, Member};
 use super::state::State;
 use super::stream::{Place, Ready};
@@ -367,10 +367,10 @@ fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(User
     };
     let is_express = conversation.kind.is_express();
     let told = |other: UserId| {
+        // All are asked for before one is judged: what is cold is loaded at once.
         let (member, duty) = (rows.member(id, other), rows.duty(other, id));
-        let is_told = other != user
-            && member.is_some_and(Member::is_active)
-            && last_mark_for(rows, conversation, user, other).is_none();
+        let tells = tells(rows, conversation, user, other);
+        let is_told = other != user && member.is_some_and(Member::is_active) && tells == Tells::Marks;
         is_told.then_some((other, is_express, duty.map_or(Position(0), |duty| duty.joined)))
     };
     match conversation.kind {

@@ -6,7 +6,7 @@ use longwire_protocol::{ConversationId, DeviceId, LogTime, MessageId, PARTITIONS
 use prost::Message as _;
 
 use super::account_fold::{
-    fold_account, fold_device_created, fold_device_returned, fold_device_seen, fold_level, fold_own,
+    fold_account, fold_device_created, fold_device_returned, fold_device_seen, fold_level, fold_marks_hidden, fold_own,
 };
 use super::alteration::{Alteration, Personally, fold_alteration, fold_message, fold_personally};
 use super::change::Change;
@@ -285,6 +285,7 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
                 contacts: 0,
                 is_someone: false,
                 is_closed: false,
+                hides_marks: false,
                 tokens_until: LogTime(0),
                 generation: 0,
             };
@@ -403,6 +404,7 @@ pub fn fold_change(view: &mut View<'_>, position: Position, time: LogTime, chang
         Change::WillSet { device, will } => view.put(Key::Will(*device), Some(Row::Will(will.clone()))),
         Change::WillTaken { device } => view.put(Key::Will(*device), None),
         Change::AudienceSet { user, audience } => view.put(Key::Audience(*user), Some(Row::Audience(*audience))),
+        Change::MarksHidden { user, is_hidden } => fold_marks_hidden(view, *user, *is_hidden),
         Change::Borne { user, device, bearer } => {
             view.put(Key::Bearer(*user, *device), Some(Row::Bearer(bearer.clone())));
         }

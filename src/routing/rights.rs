@@ -45,14 +45,31 @@ pub fn tells_marks(conversation: &Conversation) -> bool {
         && !conversation.more.policy.hides_marks
 }
 
-/// The last mark of a user that another is told of, where the user blocks it: what is theirs alone tells no more of who is
-/// there (SPEC R15-5).
+/// What a user may be told of how far another has read a conversation, and was delivered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// Both, as they are.
+    Marks,
+    /// What was delivered, whatever the mark: one of the two hides its marks (SPEC R6.1-7).
+    Deliveries,
+    /// Nothing new: it is blocked. Both are up to here (SPEC R15-5).
+    Nothing(Seq),
+}
+
+/// What `other` is told of the mark and the deliveries of `user`.
 #[must_use]
-pub fn last_mark_for(rows: &impl Rows, conversation: &Conversation, user: UserId, other: UserId) -> Option<Seq> {
-    if conversation.kind != Kind::Direct || user == other || Mutation::MarksIgnoreBlocks.is_planted() {
-        return None;
+pub fn tells(rows: &impl Rows, conversation: &Conversation, user: UserId, other: UserId) -> Tells {
+    if conversation.kind != Kind::Direct || user == other {
+        return Tells::Marks;
     }
-    rows.refusals(user)?.last_mark(other)
+    let is_hidden = (rows.hides_marks(user) || rows.hides_marks(other)) && !Mutation::HiddenMarksTold.is_planted();
+    let last = rows.refusals(user).and_then(|refuses| refuses.last_mark(other));
+    match last.filter(|_| !Mutation::MarksIgnoreBlocks.is_planted()) {
+        Some(_) if is_hidden => Tells::Nothing(Seq(0)),
+        Some(last) => Tells::Nothing(last),
+        None if is_hidden => Tells::Deliveries,
+        None => Tells::Marks,
+    }
 }
 
 /// The conversation, if the session may publish in it.

@@ -182,6 +182,11 @@ pub trait Rows {
         Audience::try_from(*audience).unwrap_or_default()
     }
 
+    /// Whether a user hides its marks in direct conversations.
+    fn hides_marks(&self, id: UserId) -> bool {
+        self.user(id).is_some_and(|row| row.hides_marks)
+    }
+
     /// When a user's newest session ended, as far as is known.
     fn seen(&self, id: UserId) -> Option<LogTime> {
         if let Row::Seen(time) = self.row(&Key::Seen(id))? { Some(*time) } else { None }

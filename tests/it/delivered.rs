@@ -285,3 +285,110 @@ async fn who_is_blocked_learns_nothing_from_marks_and_deliveries() {
     ben.act(direct, mark(4)).await.expect("set");
     ann.until(is_mark).await;
 }
+
+/// R6.1-7: marks that are hidden are told to nobody else, live, after an absence, by receipts or by what counts as delivered;
+/// who hides them sees none either, its own devices go on telling each other, groups too; and the broker remembers.
+#[tokio::test]
+async fn who_hides_its_marks_is_not_seen_to_read_and_sees_nobody_read() {
+    let mut world = World::new().await;
+    let (mut ann, mut ben) = (world.user("ann").await, world.user("ben").await);
+    let (of_ann, of_ben) = (ann.connected.user, ben.connected.user);
+    let direct = ann.open_direct("ben").await;
+    let mark = |seq| Action::SetMark(packet::SetMark { seq });
+    let hide = |undo| Action::HideMarks(packet::HideMarks { undo });
+    let is_mark = |item: &packet::Item| matches!(&item.kind, Some(Kind::Mark(mark)) if mark.user != 0);
+    ann.say(direct, "read").await;
+    ben.entry(direct).await;
+    ben.act(direct, mark(1)).await.expect("set");
+    ann.until(is_mark).await;
+    let mut tablet = world.wire(packet::Connect { device: "tablet".into(), ..world.connect("ann") }).await;
+    tablet.caught_up().await;
+    let cursor = tablet.settle().await;
+    tablet.leave().await;
+    let mut laptop = world.wire(packet::Connect { device: "laptop".into(), ..world.connect("ben") }).await;
+    laptop.caught_up().await;
+    assert!(!ben.presence(&[]).await.expect("an answer").hides_marks, "they are shown as long as nothing is said");
+    let told = ben.act(0, hide(false)).await.expect("whoever wants hides them");
+    assert_eq!((told.seq, told.conversation), (0, 0));
+    ben.act(0, hide(false)).await.expect("it does already");
+    assert!(laptop.presence(&[]).await.expect("an answer").hides_marks, "on all devices");
+
+    // What is read before it is acked is not told as delivered either, to who asks and to who follows.
+    (ben.stores, laptop.stores) = (false, false);
+    ben.store_all().await;
+    ann.until_delivered(direct, of_ben, 1).await;
+    assert_eq!(ann.follow(direct).await.expect("it is in there")[1], receipt(direct, of_ben, 0, 1));
+    ann.say(direct, "seen").await;
+    ben.entry(direct).await;
+    ben.act(direct, mark(2)).await.expect("set");
+    laptop.until(|item| matches!(&item.kind, Some(Kind::Mark(mark)) if mark.user == 0 && mark.seq == 2)).await;
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1], receipt(direct, of_ben, 0, 1));
+    assert_eq!(ben.receipts_of(direct).await.expect("receipts")[1], receipt(direct, of_ben, 2, 2), "it knows its own");
+    ben.stores = true;
+    ben.store_all().await;
+    assert_eq!(ann.told().await, (direct, of_ben, 2), "it has it, whether it was read or not");
+    // And it sees nobody read.
+    ann.act(direct, mark(2)).await.expect("set");
+    ann.store_all().await;
+    ben.until_delivered(direct, of_ann, 2).await;
+    assert_eq!(ben.receipts_of(direct).await.expect("receipts")[0], receipt(direct, of_ann, 0, 2));
+    ann.say(direct, "well?").await;
+    let came = ben.until(|item| entry(item).is_some_and(|entry| entry.seq == 3)).await;
+    assert!(!came.iter().any(is_mark), "{came:?}");
+    ben.say(direct, "what?").await;
+    let came = ann.until(|item| entry(item).is_some_and(|entry| entry.seq == 4)).await;
+    assert!(!came.iter().any(is_mark), "{came:?}");
+
+    // In groups nothing changes.
+    let group = ann.create_group("team", &["ben"]).await;
+    let said = ann.say(group, "both of us").await.seq;
+    ben.entry(group).await;
+    ben.act(group, mark(said)).await.expect("set");
+    ann.until(is_mark).await;
+
+    world.restart().await;
+    let (mut ann, mut ben) = (world.user("ann").await, world.user("ben").await);
+    let back = packet::Connect {
+        device: "tablet".into(),
+        start: packet::StartKind::OwnCursor.into(),
+        cursor,
+        incarnation: tablet.incarnation,
+        first_unanswered: 1,
+        ..world.connect("ann")
+    };
+    let is_here = |item: &packet::Item| matches!(&item.kind, Some(Kind::Mark(mark)) if mark.conversation == direct && mark.user != 0);
+    let came = world.wire(back).await.caught_up().await;
+    assert!(came.iter().any(|item| entry(item).is_some_and(|entry| entry.seq == 4)), "{came:?}");
+    assert!(!came.iter().any(is_here), "{came:?}");
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1].seq, 0);
+    // Who blocks besides is seen to have nothing: what it had read at the block is hidden.
+    ben.act(0, block("ann", false)).await.expect("blocked");
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1], receipt(direct, of_ben, 0, 0));
+    ben.act(0, block("ann", true)).await.expect("unblocked");
+
+    // Shown again, it is told by receipts, and from the next mark on.
+    ben.act(0, hide(true)).await.expect("shown again");
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1].seq, 4);
+    ann.say(direct, "there").await;
+    ben.entry(direct).await;
+    ben.act(direct, mark(5)).await.expect("set");
+    ann.until(is_here).await;
+    // It takes both of them.
+    ann.act(0, hide(false)).await.expect("hidden");
+    assert_eq!(ann.receipts_of(direct).await.expect("receipts")[1].seq, 0);
+    assert_eq!(ben.receipts_of(direct).await.expect("receipts")[0].seq, 0);
+}
+
+/// R6.1-7: what the SDK says of it.
+#[tokio::test]
+async fn the_sdk_hides_marks() {
+    use longwire_client::Client;
+    let world = World::new().await;
+    let (ann, _deliveries) = Client::start(world.client("ann")).expect("started");
+    assert!(!ann.hides_marks().await.expect("an answer"));
+    ann.hide_marks(true).await.expect("kept").await.expect("hidden");
+    assert!(ann.hides_marks().await.expect("an answer"));
+    ann.hide_marks(false).await.expect("kept").await.expect("shown");
+    assert!(!ann.hides_marks().await.expect("an answer"));
+    ann.close().await;
+}

@@ -46,7 +46,7 @@ impl Wire {
         }
     }
 
-    async fn presence(&mut self, users: &[u64]) -> Result<packet::PresenceAnswer, Refusal> {
+    pub(crate) async fn presence(&mut self, users: &[u64]) -> Result<packet::PresenceAnswer, Refusal> {
         self.presence_request(users, false).await
     }
 

@@ -623,7 +623,8 @@ impl Model {
                 assert!(self.taken.is_some(), "a will is taken from who has one");
             }
             Change::IncarnationGiven { device, .. } => drop(self.wills.remove(&device.0)),
-            Change::AudienceSet { .. } | Change::Seen { .. } | Change::LevelSet { .. } => {}
+            Change::AudienceSet { .. } | Change::MarksHidden { .. } | Change::Seen { .. } | Change::LevelSet { .. } => {
+            }
             Change::FloorRaised { .. }
             | Change::CursorStored { .. }
             | Change::DeviceSeen { .. }

@@ -90,6 +90,8 @@ struct History {
     gone_before: Option<BTreeSet<(u64, u64)>>,
     /// Who may hear each signal, by what it says.
     signals: BTreeMap<Bytes, BTreeSet<u64>>,
+    /// Up to where users were sent conversations, or had no need to be.
+    had: BTreeMap<(u64, u64), u64>,
     /// Whose presence each device may have been told since it was last looked at.
     may_know: Vec<BTreeSet<u64>>,
     /// The token that is being exchanged for the one before.
@@ -181,6 +183,7 @@ impl History {
             opening: None,
             gone_before: None,
             signals: BTreeMap::new(),
+            had: BTreeMap::new(),
             may_know: vec![BTreeSet::new(); count],
             refreshing: None,
             coverage: Coverage::default(),
@@ -287,6 +290,11 @@ impl History {
                 (of.user_id, of.incarnation) = (connected.user, connected.incarnation);
                 self.oracle.user(connected.user, connected.inbox, USERS[of.user]);
                 self.oracle.device(connected.user, connected.device);
+                if connected.cursor() == packet::CursorVerdict::Reset {
+                    // It begins at the tail.
+                    let heads = self.oracle.conversations.iter().map(|(id, of)| ((connected.user, *id), of.head()));
+                    self.had.extend(heads.collect::<Vec<_>>());
+                }
             }
             ClientEvent::PublishAck(ack) => {
                 if is_newest {

@@ -168,7 +168,7 @@ pub struct Publish {
     #[prost(message, optional, boxed, tag = "5")]
     pub beside: ::core::option::Option<::prost::alloc::boxed::Box<Beside>>,
     /// 6 to 15: kept.
-    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 50, 51, 45, 40")]
+    #[prost(oneof = "publish::Action", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 41, 50, 51, 45, 40")]
     pub action: ::core::option::Option<publish::Action>,
 }
 /// Nested message and enum types in `Publish`.
@@ -224,6 +224,8 @@ pub mod publish {
         SetAccount(super::SetAccount),
         #[prost(message, tag = "39")]
         ShowPresence(super::ShowPresence),
+        #[prost(message, tag = "41")]
+        HideMarks(super::HideMarks),
         #[prost(message, tag = "50")]
         SetRetention(super::SetRetention),
         #[prost(message, tag = "51")]
@@ -435,6 +437,13 @@ pub struct SetWill {
 pub struct ShowPresence {
     #[prost(enumeration = "Audience", tag = "1")]
     pub to: i32,
+}
+/// In direct conversations the user's marks reach its own devices alone, and those of others do not reach it; or, with
+/// `undo`, they do again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HideMarks {
+    #[prost(bool, tag = "1")]
+    pub undo: bool,
 }
 /// How much of a conversation this device is delivered from here on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1274,6 +1283,9 @@ pub struct PresenceAnswer {
     /// To whom the asking user shows its own.
     #[prost(enumeration = "Audience", tag = "2")]
     pub shown_to: i32,
+    /// Whether it hides its marks in direct conversations.
+    #[prost(bool, tag = "3")]
+    pub hides_marks: bool,
 }
 /// How many members of a conversation are online.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -154,6 +154,8 @@ fn good() -> Vec<(&'static str, Option<Kind>)> {
     add("publish_show_presence", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
     let to = packet::Audience::Contacts as i32;
     add("publish_show_presence_to_contacts", publish(12, Some(Action::ShowPresence(packet::ShowPresence { to }))));
+    add("publish_hide_marks", publish(12, Some(Action::HideMarks(packet::HideMarks { undo: false }))));
+    add("publish_show_marks", publish(12, Some(Action::HideMarks(packet::HideMarks { undo: true }))));
     let set_level = Action::SetLevel(packet::SetLevel { level: packet::Level::HeadsOnly.into() });
     let set_level = packet::Publish { conversation: 9, message_id: 13, action: Some(set_level), ..Default::default() };
     add("publish_set_level", Kind::Publish(set_level));
@@ -679,6 +681,7 @@ fn responses() -> Vec<(&'static str, u64, Answer)> {
                     packet::Presence { user: 4_098, state: packet::PresenceState::Away as i32, last_seen: 0 },
                 ],
                 shown_to: packet::Audience::Nobody as i32,
+                hides_marks: true,
             }),
         ),
         ("response_online", 11, Answer::Online(packet::OnlineAnswer { online: 1_007 })),

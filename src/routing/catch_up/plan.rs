@@ -7,7 +7,7 @@ use super::What;
 use crate::mutation::Mutation;
 use crate::routing::levels::{Levels, mentioning};
 use crate::routing::outbox::Session;
-use crate::routing::rights::{last_mark_for, tells_marks};
+use crate::routing::rights::{Tells, tells, tells_marks};
 use crate::routing::rows::{Duty, KeptOfConversation, Kind, Member};
 use crate::routing::stream::{News, Turn};
 use crate::routing::view::{Reader, Rows as _};
@@ -121,7 +121,7 @@ impl Plan {
         for other in others.into_iter().filter(|other| *other != user) {
             let Some(member) = rows.member(id, other).filter(|member| member.is_active()) else { continue };
             let is_news = member.mark_position > self.sent && member.mark_position <= self.target;
-            if is_news && last_mark_for(rows, conversation, other, user).is_none() {
+            if is_news && tells(rows, conversation, other, user) == Tells::Marks {
                 let what = What::Mark { user: other, seq: member.mark, joined };
                 self.marks.push((member.mark_position, id, what));
             }

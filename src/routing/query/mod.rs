@@ -18,7 +18,7 @@ use crate::mutation::Mutation;
 
 pub use conversations::{conversations, unread_total};
 pub use history::{Page, Visible, history};
-pub use receipts::{Read, receipts};
+pub use receipts::{Read, Receipt, receipts};
 
 /// The members of a conversation that the session's user is in.
 ///

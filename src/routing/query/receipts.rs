@@ -5,21 +5,34 @@ use longwire_protocol::reason::{Reason, Refusal};
 use longwire_protocol::{ConversationId, Seq, UserId};
 
 use super::{has_part, page_of_members};
-use crate::routing::deliveries::heard;
+use crate::routing::deliveries::{heard, of_hidden};
 use crate::routing::outbox::Session;
 use crate::routing::registry::Registry;
-use crate::routing::rights::{last_mark_for, tells_marks};
+use crate::routing::rights::{Tells, tells, tells_marks};
 use crate::routing::rows::{Head, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::Position;
+
+/// What is told of one member.
+#[derive(Debug)]
+pub struct Receipt {
+    /// Who.
+    pub user: UserId,
+    /// How far it has read; 0 where that is hidden.
+    pub mark: Seq,
+    /// As far as this it was delivered in any case.
+    pub least: Seq,
+    /// Up to where it acked; nothing where that is not told.
+    pub heard: Option<Position>,
+}
 
 /// A page of members, as far as rows tell.
 #[derive(Debug)]
 pub struct Read {
     /// The conversation's.
     pub head: Head,
-    /// Users by rising id, their marks, and up to where they acked; nothing where the mark is all that is told.
-    pub users: Vec<(UserId, Seq, Option<Position>)>,
+    /// By rising user id.
+    pub users: Vec<Receipt>,
     /// `after_user` of the next page; 0 where there is none.
     pub next: u64,
 }
@@ -50,12 +63,13 @@ pub fn receipts(
         return Err(Refusal::connection(Reason::Forbidden).because("marks here reach nobody by themselves"));
     }
     let is_express = conversation.kind.is_express();
-    let (users, next) =
-        page_of_members(rows, id, request.after_user, request.limit, |user, member| {
-            match last_mark_for(rows, conversation, user, session.user) {
-                Some(mark) => (user, mark, None),
-                None => (user, member.mark, Some(heard(rows, registry, user, is_express))),
-            }
-        });
+    let (users, next) = page_of_members(rows, id, request.after_user, request.limit, |user, member| {
+        let heard = || Some(heard(rows, registry, user, is_express));
+        match tells(rows, conversation, user, session.user) {
+            Tells::Marks => Receipt { user, mark: member.mark, least: member.mark, heard: heard() },
+            Tells::Deliveries => Receipt { user, mark: Seq(0), least: of_hidden(member.mark), heard: heard() },
+            Tells::Nothing(mark) => Receipt { user, mark, least: mark, heard: None },
+        }
+    });
     Ok(Read { head: conversation.head, users, next })
 }

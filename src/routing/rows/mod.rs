@@ -305,7 +305,8 @@ impl Row {
             Self::User(row) => {
                 let more =
                     (&row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation);
-                postcard::to_extend(&more, bytes).expect(ENCODES)
+                let bytes = postcard::to_extend(&more, bytes).expect(ENCODES);
+                if row.hides_marks { postcard::to_extend(&true, bytes).expect(ENCODES) } else { bytes }
             }
             Self::Device(row) => {
                 let more = (&row.label, row.created, row.seen, row.tokens_until, row.generation, row.is_gone);
@@ -342,8 +343,9 @@ impl Row {
                 }
             }
             Self::User(row) => {
-                (row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation) =
-                    postcard::from_bytes(behind).map_err(unreadable)?;
+                let (more, behind) = postcard::take_from_bytes(behind).map_err(unreadable)?;
+                (row.devices, row.contacts, row.is_someone, row.is_closed, row.tokens_until, row.generation) = more;
+                row.hides_marks = !behind.is_empty() && postcard::from_bytes(behind).map_err(unreadable)?;
             }
             Self::Device(row) => {
                 let (more, levels) = postcard::take_from_bytes(behind).map_err(unreadable)?;
@@ -385,6 +387,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Who shows its marks has a row as before.
+    #[test]
+    fn that_marks_are_hidden_stands_behind_the_row() {
+        let mut user = User {
+            name: "ann".into(),
+            inbox: ConversationId(4_097),
+            devices: vec![DeviceId(4_098)],
+            conversations: 3,
+            contacts: 2,
+            is_someone: true,
+            is_closed: false,
+            hides_marks: false,
+            tokens_until: LogTime(5),
+            generation: 1,
+        };
+        let shown = Row::User(user.clone()).encode();
+        assert_eq!(Row::decode(&shown).expect("a row"), Row::User(user.clone()));
+        user.hides_marks = true;
+        let hidden = Row::User(user.clone()).encode();
+        assert_eq!(Row::decode(&hidden).expect("a row"), Row::User(user));
+        assert_eq!(hidden.len(), shown.len() + 1);
     }
 
     /// A row of before has none of them, and reads as it did.

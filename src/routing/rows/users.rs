@@ -27,6 +27,9 @@ pub struct User {
     /// Its account is closed: it is let in no more, and nothing is taken to it.
     #[serde(skip)]
     pub is_closed: bool,
+    /// Its marks in direct conversations are its own, and it is not told those of others there.
+    #[serde(skip)]
+    pub hides_marks: bool,
     /// Tokens made up to here are good no more; 0 while none was taken back.
     #[serde(skip)]
     pub tokens_until: LogTime,

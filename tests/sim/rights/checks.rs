@@ -36,6 +36,7 @@ impl History {
 
     pub(super) fn check_item(&mut self, device: usize, peer: &Peer, item: &Item) {
         self.check_blocks_are_told_to_nobody(self.devices[device].user_id, item);
+        self.note_had(device, item);
         match &item.kind {
             Some(item::Kind::Entry(entry)) => {
                 self.check_delivered(device, peer, entry.conversation, entry.seq);
@@ -80,12 +81,28 @@ impl History {
                         let last = self.oracle.last_marks[&(of, user)];
                         assert!(mark.seq <= last, "{user} is told of {mark:?}, and was blocked at {last}");
                     }
+                    if self.oracle.hides_in(mark.conversation) {
+                        let shown = self.oracle.shown_marks.get(&(mark.conversation, of)).copied().unwrap_or(0);
+                        assert!(mark.seq <= shown, "{user} is told of {mark:?}, and marks are hidden from {shown} on");
+                    }
                     self.coverage.count("marks of others delivered");
                 }
             }
             Some(item::Kind::Progress(_) | item::Kind::CaughtUp(_)) => {}
             None => panic!("an item of no known kind"),
         }
+    }
+
+    /// Notes up to where a user was sent a conversation.
+    fn note_had(&mut self, device: usize, item: &Item) {
+        let (id, seq) = match &item.kind {
+            Some(item::Kind::Entry(entry)) => (entry.conversation, entry.seq),
+            Some(item::Kind::Own(own)) => (own.conversation, own.seq),
+            Some(item::Kind::Head(head)) => (head.conversation, head.to_seq),
+            _ => return,
+        };
+        let had = self.had.entry((self.devices[device].user_id, id)).or_default();
+        *had = seq.max(*had);
     }
 
     /// Whether this may be sent to the device in its stream.
@@ -305,10 +322,13 @@ impl History {
             (Ok(response::Result::Receipts(page)), Some(of)) => {
                 let is_direct = of.kind == ConversationKind::Direct;
                 assert!(is_direct || of.kind == ConversationKind::Group, "receipts of {:?}", of.kind);
+                let is_hidden = self.oracle.hides_in(id);
                 let expected = of.active().into_iter().map(|(other, _)| {
                     let is_kept_back = is_direct && self.oracle.blocked.contains(&(other, user));
-                    let last = is_kept_back.then(|| self.oracle.last_marks[&(other, user)]);
-                    (other, last.unwrap_or(of.members[&other].mark), last)
+                    let is_hidden = is_hidden && other != user;
+                    let mark = if is_hidden { 0 } else { of.members[&other].mark };
+                    let last = is_kept_back.then(|| if is_hidden { 0 } else { self.oracle.last_marks[&(other, user)] });
+                    (other, last.unwrap_or(mark), last)
                 });
                 let expected: Vec<_> = expected.collect();
                 let told = page.marks.iter().zip(&expected).map(|(mark, (.., last))| {
@@ -317,6 +337,11 @@ impl History {
                 });
                 let told: Vec<_> = told.collect();
                 assert_eq!(told, expected, "who has read what of {id}, for {user}");
+                for mark in page.marks.iter().filter(|mark| is_hidden && mark.user != user) {
+                    let had = self.had.get(&(mark.user, id)).copied().unwrap_or(0).max(of.first.saturating_sub(1));
+                    assert!(mark.delivered <= had, "it was sent {had}, and {mark:?} tells what was read");
+                    self.coverage.count("receipts of who hides its marks");
+                }
                 let is_kept_back = expected.iter().any(|(.., last)| last.is_some());
                 self.coverage.count(if is_kept_back { "receipts kept back" } else { "receipts" });
             }

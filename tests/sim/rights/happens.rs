@@ -139,7 +139,7 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..80) {
+        match self.rng.u8(0..83) {
             68..=70 => self.own(device),
             71..=73 => self.keep(),
             74..=75 => self.set_level(device),
@@ -148,6 +148,7 @@ impl History {
             64..=66 => self.presence(device),
             67 | 77 => self.show_presence(device),
             78..=79 => self.keep_contact(device),
+            80..=82 => self.hide_marks(device),
             0..=12 => self.act(device),
             13..=18 => self.alter(device),
             19..=28 => self.decide(),

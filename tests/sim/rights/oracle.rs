@@ -208,6 +208,10 @@ pub(super) struct Oracle {
     pub(super) blocked: BTreeSet<(u64, u64)>,
     /// What who blocks had read, at the block, of the direct conversation with whom it blocks.
     pub(super) last_marks: BTreeMap<(u64, u64), u64>,
+    /// Who hides its marks.
+    pub(super) hides_marks: BTreeSet<u64>,
+    /// In a direct conversation, the mark of a user when one of the two began to hide its own.
+    pub(super) shown_marks: BTreeMap<(u64, u64), u64>,
     /// What users keep of others.
     pub(super) contacts: BTreeMap<(u64, u64), String>,
     /// To whom users show their presence.
@@ -626,6 +630,13 @@ impl Oracle {
             entry.is_gone || seq < self.conversations[&id].first || self.is_erased_at(id, seq)
         };
         all.filter(is_gone).map(|(at, _)| at).collect()
+    }
+
+    /// Whether the two of a direct conversation are told of each other's marks.
+    pub(super) fn hides_in(&self, id: u64) -> bool {
+        let conversation = &self.conversations[&id];
+        let (a, b) = conversation.pair;
+        conversation.kind == ConversationKind::Direct && [a, b].iter().any(|user| self.hides_marks.contains(user))
     }
 
     /// Whether two users are in one conversation.

@@ -86,6 +86,7 @@ impl History {
             }
         }
         assert_eq!(answer.shown_to(), self.oracle.audience(user), "its own setting");
+        assert_eq!(answer.hides_marks, self.oracle.hides_marks.contains(&user), "its own setting");
     }
 
     /// Whoever was told of a user that takes nothing from it any more, or shares nothing with it, was told that, too.
@@ -112,6 +113,46 @@ impl History {
             packet::Audience::Contacts => "presences shown to contacts",
             _ => "presences shown",
         });
+    }
+
+    /// A user hides its marks in direct conversations, or no more; and reads, mostly before its device has said that it
+    /// has what there is to read, while the other asks.
+    pub(super) fn hide_marks(&mut self, device: usize) {
+        let user = self.devices[device].user_id;
+        let undo = self.rng.u8(0..3) == 0;
+        let publish = self.next(device, 0, Some(Action::HideMarks(packet::HideMarks { undo })), "");
+        // What it hides is not told once that is acked, and what it shows may be told before.
+        if undo {
+            self.oracle.hides_marks.remove(&user);
+        } else {
+            self.oracle.note_shown_marks(user);
+        }
+        self.publish(device, &publish).expect("everybody may");
+        if !undo {
+            self.oracle.hides_marks.insert(user);
+        }
+        self.coverage.count(if undo { "marks shown again" } else { "marks hidden" });
+        let mut with = Vec::new();
+        for (other, of) in self.devices.iter().enumerate().filter(|(_, of)| of.peer.is_some() && of.user_id != user) {
+            with.extend(self.oracle.direct(user, of.user_id).map(|id| (other, id)));
+        }
+        let Some(&(other, id)) = self.rng.choice(&with) else { return };
+        let does = |of: &mut Self, device: usize, act: Act, action: Option<Action>, content: &str| {
+            if of.devices[device].peer.is_some() {
+                let publish = of.next(device, id, action, content);
+                let expected = of.expected(device, id, &act);
+                let answer = of.publish(device, &publish);
+                of.check_answer(&act, expected, answer);
+            }
+        };
+        self.said += 1;
+        let text = format!("said {}", self.said);
+        does(self, other, Act::Say(text.clone(), Vec::new()), None, &text);
+        let seq = self.oracle.conversations[&id].head();
+        does(self, device, Act::SetMark(seq), Some(Action::SetMark(packet::SetMark { seq })), "");
+        if self.devices[other].peer.is_some() {
+            self.ask_receipts(other, id);
+        }
     }
 
     /// A user keeps something of another, or nothing any more.
@@ -145,6 +186,17 @@ impl Oracle {
     /// To whom a user shows its presence.
     fn audience(&self, user: u64) -> packet::Audience {
         self.audiences.get(&user).copied().unwrap_or(packet::Audience::Company)
+    }
+
+    /// A user begins to hide its marks, unless it does: what was told by now stays told.
+    fn note_shown_marks(&mut self, user: u64) {
+        for (id, conversation) in &self.conversations {
+            let (a, b) = conversation.pair;
+            if conversation.kind == ConversationKind::Direct && (a == user || b == user) && !self.hides_in(*id) {
+                let marks = [a, b].map(|of| ((*id, of), conversation.members[&of].mark));
+                self.shown_marks.extend(marks);
+            }
+        }
     }
 
     fn shows(&self, user: u64, to: u64) -> bool {
