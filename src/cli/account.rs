@@ -1,4 +1,7 @@
-//! `longwire account`: what a user does about itself: password, profile, contacts, whom it blocks, its devices.
+//! `longwire account`: what a user does about itself: password, profile, contacts, whom it blocks, what it shows, its devices.
+
+mod privacy;
+mod push;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -9,6 +12,8 @@ use longwire_client::{Client, Login, Publication, PublishError, Start, TokenSour
 use super::Fail;
 use super::connect::ConnectArgs;
 use super::login::{new_password, password, read_password};
+use privacy::{Marks, Presence};
+use push::Push;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +21,10 @@ Examples:
   longwire account devices --user ada
   longwire account revoke 8193 --user ada
   longwire account block mallory --user ada
-  longwire account profile 'Ada L.' --picture media/4f2a --user ada";
+  longwire account profile 'Ada L.' --picture media/4f2a --user ada
+  longwire account presence contacts --user ada
+  longwire account marks hidden --user ada
+  longwire account push webhook ada-phone --device phone --quiet 22:00-07:00 --user ada";
 
 /// Changes what is about oneself
 #[derive(Debug, Subcommand)]
@@ -46,6 +54,12 @@ pub(super) enum Command {
     Unblock(Other),
     /// Lists whom one blocks
     Blocked(Plain),
+    /// Prints who sees whether one is there, or says it
+    Presence(Presence),
+    /// Prints whether others see in direct conversations what one has read, or says it
+    Marks(Marks),
+    /// Says where one of one's devices is told of what waits for it while it is away
+    Push(Push),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -171,6 +185,9 @@ pub(super) async fn run(command: Command) -> Result<(), Fail> {
             done(&client, client.unblock(args.name).await).await
         }
         Command::Blocked(args) => blocked(&connect(&args.connection).await?, args.json).await,
+        Command::Presence(args) => privacy::presence(args).await,
+        Command::Marks(args) => privacy::marks(args).await,
+        Command::Push(args) => push::push(args).await,
     }
 }
 
@@ -229,7 +246,7 @@ async fn devices(client: &Client, json: bool) -> Result<(), Fail> {
         if json {
             let line = serde_json::json!({
                 "device": one.device, "name": one.name, "label": one.label, "created": one.created, "seen": one.seen,
-                "online": one.online, "own": one.own,
+                "online": one.online, "own": one.own, "push": one.push,
             });
             writeln!(out, "{line}")?;
         } else {
@@ -238,7 +255,8 @@ async fn devices(client: &Client, json: bool) -> Result<(), Fail> {
                 (false, true) => "online",
                 (false, false) => "",
             };
-            writeln!(out, "{:>12}  {:<32} {:<24} {is}", one.device, one.name, one.label)?;
+            let told = if one.push.is_empty() { String::new() } else { format!("  told by {}", one.push) };
+            writeln!(out, "{:>12}  {:<32} {:<24} {is}{told}", one.device, one.name, one.label)?;
         }
     }
     client.close().await;

@@ -29,7 +29,7 @@ Examples:
   longwire conversation edit @bob 17 'at noon, I mean'
   longwire conversation react @bob 18 👍
   longwire conversation receipts 12289 --json
-  longwire conversation settings 12289 --mute --pin
+  longwire conversation settings 12289 --mute-for 8h --pin
   longwire conversation policy 12289 --publishes admin --recall-within 1h
   longwire conversation role 12289 alice admin";
 

@@ -55,7 +55,7 @@ enum Command {
     /// Administers accounts
     #[command(subcommand)]
     User(user::Command),
-    /// Changes what is about oneself: password, profile, contacts, blocks, devices
+    /// Changes what is about oneself: password, profile, contacts, blocks, what one shows, devices
     #[command(subcommand)]
     Account(account::Command),
     /// Talks, in a terminal

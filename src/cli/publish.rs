@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use longwire_client::packet::{self, publish::Action};
 use longwire_client::{Client, Outbox, Publication, PublishError, Start};
-use longwire_protocol::limits::PAYLOAD_BYTES_MAX;
+use longwire_protocol::limits::{EXPIRES_MS_MAX, MENTIONS_MAX, PAYLOAD_BYTES_MAX};
 use longwire_protocol::reason::Reason;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ use super::{Fail, keep};
 const EXAMPLES: &str = "\
 Examples:
   longwire pub @bob 'lunch at noon?'
+  longwire pub @bob 'the code is 4711' --reply-to 17 --expires-in 10m --silent
+  longwire pub 12289 'who comes, @bob?' --mention bob
   tail -f app.log | longwire pub '#logs' -l
   longwire pub '#readings' --from readings.txt     kill it, run it again: each line is stored once, in order
 
@@ -46,6 +49,26 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "lines")]
     from: Option<PathBuf>,
 
+    /// The number of the message that this one answers
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "from")]
+    reply_to: Option<u64>,
+
+    /// It is shown for so long, 366 days at the most, and then to nobody any more
+    #[arg(long, value_name = "TIME", value_parser = expiry, conflicts_with = "from")]
+    expires_in: Option<Duration>,
+
+    /// Nobody is disturbed for it: devices that are away are not told
+    #[arg(long, conflicts_with = "from")]
+    silent: bool,
+
+    /// The name of a user in the conversation whose attention it asks for; may be given up to 50 times
+    #[arg(long, value_name = "USER", conflicts_with = "from")]
+    mention: Vec<String>,
+
+    /// Asks for everybody's attention
+    #[arg(long, conflicts_with = "from")]
+    mention_all: bool,
+
     /// Print the ack of each message as a line of JSON: message_id, seq, time
     #[arg(long)]
     json: bool,
@@ -56,6 +79,8 @@ pub(super) struct Args {
 
 /// How many publishes are under way at once; the protocol's span of message ids.
 const UNDER_WAY_MAX: usize = 256;
+/// The most members that one page holds.
+const PAGE: u32 = 200;
 /// Lines read from stdin ahead of those published.
 const LINES_AHEAD: usize = 256;
 
@@ -63,6 +88,61 @@ pub(super) async fn run(args: Args) -> Result<(), Fail> {
     match &args.from {
         Some(path) => publish_file(&args, path).await,
         None => publish_now(&args).await,
+    }
+}
+
+/// How long a message is shown.
+fn expiry(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_millis(1) || time > Duration::from_millis(EXPIRES_MS_MAX) {
+        return Err(format!("{text} is not between 1ms and {} days", EXPIRES_MS_MAX / 86_400_000));
+    }
+    Ok(time)
+}
+
+/// What stands beside each message; nothing where nothing is asked for.
+async fn beside(args: &Args, client: &Client, conversation: u64) -> Result<Option<packet::Beside>, Fail> {
+    let mentions = members_named(client, &args.conversation, conversation, &args.mention).await?;
+    let beside = packet::Beside {
+        reply_to: args.reply_to.unwrap_or(0),
+        expires_in_ms: args.expires_in.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        silent: args.silent,
+        mentions,
+        mentions_all: args.mention_all,
+        ..packet::Beside::default()
+    };
+    Ok(Some(beside).filter(|beside| *beside != packet::Beside::default()))
+}
+
+/// The ids of members, in the order of their names here.
+async fn members_named(
+    client: &Client,
+    target: &Target,
+    conversation: u64,
+    names: &[String],
+) -> Result<Vec<u64>, Fail> {
+    if names.len() > MENTIONS_MAX {
+        return Err(Fail::usage(format!("--mention: {} users are more than {MENTIONS_MAX}", names.len())));
+    }
+    let names: Vec<&str> = names.iter().map(|name| name.strip_prefix('@').unwrap_or(name)).collect();
+    let (mut found, mut after) = (vec![0; names.len()], 0);
+    while found.contains(&0) {
+        let page = client.members(conversation, after, PAGE).await.map_err(|e| Fail::from(e).during("--mention"))?;
+        for member in &page.members {
+            let named = names.iter().zip(&mut found).filter(|(name, _)| **name == member.name);
+            named.for_each(|(_, id)| *id = member.user);
+        }
+        after = page.next;
+        if after == 0 {
+            break;
+        }
+    }
+    match names.iter().zip(&found).find(|(_, id)| **id == 0) {
+        Some((name, _)) => {
+            let hint = format!("longwire conversation members '{target}'");
+            Err(Fail::usage(format!("--mention: {name:?} is not in {target}; who is, says {hint}")))
+        }
+        None => Ok(found),
     }
 }
 
@@ -75,12 +155,17 @@ async fn publish_now(args: &Args) -> Result<(), Fail> {
     drop(deliveries);
     tell_states(&client);
     let conversation = args.conversation.open(&client).await?;
+    let beside = beside(args, &client, conversation).await?;
     let mut acks = Acks { under_way: VecDeque::new(), json: args.json };
     let mut messages = if args.lines { stdin_lines() } else { one_message(args.message.as_deref())? };
     while let Some(message) = messages.recv().await {
         let message = message?;
         acks.make_room().await?;
-        acks.under_way.push_back(client.publish(conversation, message).await?);
+        let publication = match &beside {
+            Some(beside) => client.publish_with(conversation, message, beside.clone()).await?,
+            None => client.publish(conversation, message).await?,
+        };
+        acks.under_way.push_back(publication);
     }
     acks.all().await?;
     client.close().await;

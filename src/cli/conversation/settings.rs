@@ -1,7 +1,7 @@
 //! How a user has a conversation shown, and what a group lets its members do: read, changed in one point, and set as a whole.
 
 use std::io::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args as ClapArgs;
 use longwire_client::Client;
@@ -15,8 +15,11 @@ pub(in crate::cli) struct SetSettings {
     /// @user, '#channel' or the number of a conversation
     pub(super) conversation: Target,
     /// No notifications, for good
-    #[arg(long, conflicts_with = "unmute")]
+    #[arg(long, conflicts_with_all = ["mute_for", "unmute"])]
     mute: bool,
+    /// No notifications for so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "unmute")]
+    mute_for: Option<Duration>,
     /// Notifications again
     #[arg(long)]
     unmute: bool,
@@ -52,6 +55,9 @@ pub(in crate::cli) struct Hide {
     pub(super) common: Common,
 }
 
+/// Later than this, after a log's birth, is no time that a calendar shows: eight thousand years.
+const YEAR_9999_MS: u64 = 250_000_000_000_000;
+
 /// Who may do something in a group.
 const ROLES: [&str; 3] = ["member", "admin", "owner"];
 
@@ -85,12 +91,14 @@ pub(in crate::cli) struct SetPolicy {
 pub(super) async fn settings(client: &Client, args: &SetSettings) -> Result<(), Fail> {
     let conversation = args.conversation.open(client).await?;
     let before = find(client, conversation).await?.settings.unwrap_or_default();
-    let after = args.change(before);
+    let clock = client.connected().await.map_err(|state| Fail::ended(&state))?;
+    let after = args.change(before, clock.now);
     if args.unread || after != before {
         return stored(client.set_settings(conversation, after).await, args.common.json).await;
     }
+    let is_muted = before.muted_until > clock.now;
     let is = [
-        ("muted", before.muted_until > 0),
+        ("muted", is_muted),
         ("pinned", before.pinned),
         ("archived", before.archived),
         ("marked_unread", before.marked_unread),
@@ -98,21 +106,34 @@ pub(super) async fn settings(client: &Client, args: &SetSettings) -> Result<(), 
     let mut out = io::stdout();
     if args.common.json {
         let words = is.map(|(word, is)| (word.to_owned(), is.into()));
-        writeln!(out, "{}", serde_json::Value::Object(words.into_iter().collect()))?;
+        let until = ("muted_until".to_owned(), before.muted_until.into());
+        writeln!(out, "{}", serde_json::Value::Object(words.into_iter().chain([until]).collect()))?;
         return Ok(());
     }
     for (word, is) in is {
-        writeln!(out, "{word:<14} {}", if is { "yes" } else { "no" })?;
+        let until =
+            if word == "muted" && is { until_words(clock.birth_unix_ms, before.muted_until) } else { String::new() };
+        writeln!(out, "{word:<14} {}{until}", if is { "yes" } else { "no" })?;
     }
     Ok(())
 }
 
+/// Until when a conversation is muted, in UTC; nothing where it is for good.
+fn until_words(birth_unix_ms: u64, muted_until: u64) -> String {
+    let until = UNIX_EPOCH.checked_add(Duration::from_millis(birth_unix_ms.saturating_add(muted_until)));
+    // What lies beyond the calendar is for good.
+    let until = until.filter(|_| muted_until < YEAR_9999_MS).map(humantime::format_rfc3339_seconds);
+    until.map_or_else(String::new, |until| format!(", until {until}"))
+}
+
 impl SetSettings {
-    fn change(&self, before: Settings) -> Settings {
+    /// What is to be set, where so much was set before, at this time.
+    fn change(&self, before: Settings, now: u64) -> Settings {
         let switch = |on: bool, off: bool, was: bool| (was || on) && !off;
-        let muted_until = match (self.mute, self.unmute) {
-            (true, _) => u64::MAX,
-            (_, true) => 0,
+        let muted_until = match (self.mute, self.unmute, self.mute_for) {
+            (true, ..) => u64::MAX,
+            (_, true, _) => 0,
+            (.., Some(time)) => now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             _ => before.muted_until,
         };
         Settings {
@@ -167,11 +188,16 @@ mod tests {
         let before = Settings { muted_until: 7, pinned: true, ..Settings::default() };
         let change = |flags: &[&str]| {
             let line = ["settings", "5"].iter().chain(flags);
-            Line::try_parse_from(line).expect("they go together").args.change(before)
+            Line::try_parse_from(line).expect("they go together").args.change(before, 1_000)
         };
         assert_eq!(change(&[]), before);
         assert_eq!(change(&["--unpin", "--archive"]), Settings { pinned: false, archived: true, ..before });
         assert_eq!(change(&["--mute"]).muted_until, u64::MAX);
+        assert_eq!(change(&["--mute-for", "2s"]).muted_until, 3_000);
+        assert_eq!(until_words(1_700_000_000_000, 5_000), ", until 2023-11-14T22:13:25Z");
+        assert_eq!(until_words(1_700_000_000_000, u64::MAX), "", "for good");
+        assert!(Line::try_parse_from(["settings", "5", "--mute-for", "8x"]).is_err());
+        assert!(Line::try_parse_from(["settings", "5", "--mute-for", "8h", "--mute"]).is_err());
         assert_eq!(change(&["--unmute", "--unread"]), Settings { muted_until: 0, marked_unread: true, ..before });
         assert!(Line::try_parse_from(["settings", "5", "--pin", "--unpin"]).is_err());
     }
