@@ -112,6 +112,8 @@ pub enum Mutation {
     HiddenMarksTold,
     /// Marks that are hidden count as delivered.
     HiddenMarksDelivered,
+    /// Who shows its presence to fewer, or has left, is not told whom it sees no more for that.
+    HiderSeesOn,
     /// Who is blocked is not told that it sees no presence any more.
     BlockedIsShown,
     /// Who is blocked opens a conversation with who blocked it.
@@ -200,7 +202,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 96] = [
+    pub const ALL: [Self; 97] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -255,6 +257,7 @@ impl Mutation {
         Self::MarksIgnoreBlocks,
         Self::HiddenMarksTold,
         Self::HiddenMarksDelivered,
+        Self::HiderSeesOn,
         Self::BlockedIsShown,
         Self::BlockedMayOpen,
         Self::BlockedMayAdd,

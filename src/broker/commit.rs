@@ -423,9 +423,8 @@ impl Commit {
                     self.registry.detach(&session, &watching, self.clock.now());
                 }
                 Effect::SetFloor(floor) => self.log.set_floor(floor),
-                Effect::Shown(user) => self.registry.presence_changed(user, true, self.clock.now()),
+                Effect::Shown(user) => self.registry.audience_changed(user, self.clock.now()),
                 Effect::Hidden(user, from) => self.registry.presence_hidden(user, from),
-                Effect::Parted(user) => self.registry.presence_parted(user, self.clock.now()),
                 Effect::Defer(id, until) => {
                     self.state.write().unwrap_or_else(PoisonError::into_inner).defer(id, until);
                 }
@@ -535,12 +534,7 @@ impl Commit {
         let is_drafted = |effect: &Effect| {
             matches!(
                 effect,
-                Effect::SetFloor(_)
-                    | Effect::Shown(_)
-                    | Effect::Hidden(..)
-                    | Effect::Parted(_)
-                    | Effect::Levels(..)
-                    | Effect::PushSet(..)
+                Effect::SetFloor(_) | Effect::Shown(_) | Effect::Hidden(..) | Effect::Levels(..) | Effect::PushSet(..)
             )
         };
         let (mut drafted, effects): (Vec<_>, Vec<_>) = effects.partition(is_drafted);

@@ -211,7 +211,7 @@ impl Draft<'_, '_> {
                 });
                 Body::Joined { conversation: crossing.conversation, seq: conversation.head.seq }
             } else {
-                self.effects.push(Effect::Parted(user));
+                self.effects.push(Effect::Shown(user));
                 entry.set_kind(EntryKind::Left);
                 entry.left = Some(packet::Left { conversation: crossing.conversation.0, seq: crossing.seq.0 });
                 Body::Left { conversation: crossing.conversation }

@@ -174,12 +174,11 @@ pub enum Effect {
     Fate(DeviceId, Fate),
     /// It is stored when these were last seen.
     Seen(Vec<(UserId, LogTime)>),
-    /// A user shows its presence to others than before.
+    /// A user shows its presence to others than before, or is no longer in a conversation that it was in: others may see
+    /// it, and be seen by it.
     Shown(UserId),
     /// A user shows its presence to this other no more.
     Hidden(UserId, UserId),
-    /// A user is no longer in a conversation that it was in.
-    Parted(UserId),
     /// Nothing of a conversation can go before.
     Defer(ConversationId, LogTime),
     /// A conversation let something go that the files hold.

@@ -260,10 +260,14 @@ impl Registry {
         }
     }
 
-    /// A user is no longer in a conversation that it was in: it may have been the last that it shared with those who are
-    /// told of it, and with those it is told of.
-    pub fn presence_parted(&self, user: UserId, now: Millis) {
+    /// A user shows itself to others than before, or is no longer in a conversation that it was in, which may have been the
+    /// last that it shared with some: both who is told of it and of whom it is told is looked at. Costs a look at each of
+    /// these.
+    pub fn audience_changed(&self, user: UserId, now: Millis) {
         self.presence_changed(user, true, now);
+        if Mutation::HiderSeesOn.is_planted() {
+            return;
+        }
         let mut own = Vec::new();
         self.each_of(user, |session| own.push(Arc::clone(session)));
         for session in own {
@@ -576,12 +580,12 @@ mod tests {
         assert!(!registry.note_shown(&ann, BEN, true) && registry.note_shown(&ann, BEN, true));
     }
 
-    /// R16-12: who goes may have shared its last conversation with who watches it, and with whom it watches.
+    /// R16-12: who goes, or hides, may be seen no more by who watches it, and see no more whom it watches.
     #[test]
-    fn who_parts_is_looked_at_from_both_sides() {
+    fn who_is_shown_to_others_than_before_is_looked_at_from_both_sides() {
         let (registry, ann, ben) = watching(true);
         registry.subscribe(&ben, &[(UserId(1), true)], 1, Millis(0)).expect("room for one");
-        registry.presence_parted(BEN, Millis(5_000));
+        registry.audience_changed(BEN, Millis(5_000));
         registry.tell_presence(Millis(5_000));
         assert_eq!((news(&ann), news(&ben)), (vec![(BEN, true)], vec![(UserId(1), true)]));
     }

@@ -314,6 +314,37 @@ async fn what_is_hidden_is_told_once() {
     assert_eq!(ann.change_of(of_ben).await, PresenceState::NotShown);
 }
 
+/// R16-11, R16-12: who hides is told that it sees nobody any more, of each once; and what it sees once it shows itself again.
+#[tokio::test]
+async fn who_hides_is_told_whom_it_sees_no_more() {
+    let world = World::new().await;
+    let (mut ann, mut ben, _) = pair(&world).await;
+    let mut cid = world.user("cid").await;
+    ben.open_direct("cid").await;
+    // What is told may come before the answer to what brought it about: another device of ben's does that.
+    let mut laptop = world.wire(packet::Connect { device: "laptop".into(), ..world.connect("ben") }).await;
+    let (of_ann, of_cid) = (ann.connected.user, cid.connected.user);
+    for other in [of_ann, of_cid] {
+        assert_eq!(ben.state_of(other).await, PresenceState::Online);
+    }
+    laptop.show(Audience::Nobody).await;
+    let told = [ben.heard().await, ben.heard().await].map(|signal| signal.presence.expect("of somebody"));
+    assert!(told.iter().all(|presence| presence.state() == PresenceState::NotShown), "{told:?}");
+    assert!([of_ann, of_cid].iter().all(|user| told.iter().any(|presence| presence.user == *user)), "{told:?}");
+    // What others do meanwhile is not told; nor is it said again that nothing is shown.
+    ann.set_background(true).await;
+    laptop.show(Audience::Contacts).await;
+    let contact = |remove| packet::SetContact { user: "ann".into(), remove, ..Default::default() };
+    laptop.act(0, Action::SetContact(contact(false))).await.expect("kept");
+    assert_eq!(ben.change_of(of_ann).await, PresenceState::Away, "a contact is seen again");
+    laptop.act(0, Action::SetContact(contact(true))).await.expect("gone");
+    assert_eq!(ben.change_of(of_ann).await, PresenceState::NotShown);
+    laptop.show(Audience::Company).await;
+    assert_eq!(ben.change_of(of_cid).await, PresenceState::Online);
+    cid.set_background(true).await;
+    assert_eq!(ben.change_of(of_cid).await, PresenceState::Away, "and is told on");
+}
+
 /// R16-12: whoever shares nothing with a user any more is told so once, be it itself that went or the other.
 #[tokio::test]
 async fn who_loses_the_last_shared_conversation_is_told_that_nothing_is_shown() {

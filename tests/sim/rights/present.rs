@@ -89,15 +89,16 @@ impl History {
         assert_eq!(answer.hides_marks, self.oracle.hides_marks.contains(&user), "its own setting");
     }
 
-    /// Whoever was told of a user that takes nothing from it any more, or shares nothing with it, was told that, too.
+    /// Whoever was told of a user that it may know nothing of any more, whatever of the two changed, was told that, too.
     pub(super) fn check_who_is_shown(&self) {
         for device in &self.devices {
             let shown = device.peer.iter().flat_map(|peer| &peer.shown).filter(|(_, is_shown)| **is_shown);
             for (other, _) in shown {
-                let is_hidden = self.oracle.blocks(*other, device.user_id);
-                assert!(!is_hidden, "{} still sees {other}, who blocks it", device.user_id);
-                let share = self.oracle.share(*other, device.user_id);
-                assert!(share, "{} still sees {other}, and shares nothing with it", device.user_id);
+                let (user, other) = (device.user_id, *other);
+                let share = self.oracle.share(other, user);
+                let [it, its] = [self.oracle.audience(user), self.oracle.audience(other)];
+                let why = format!("blocked: {}, share: {share}, {it:?}, {its:?}", self.oracle.blocks(other, user));
+                assert!(self.oracle.knows(user, other), "{user} still sees {other}: {why}");
             }
         }
     }
