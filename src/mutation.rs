@@ -94,6 +94,8 @@ pub enum Mutation {
     RecalledShown,
     /// Whoever may publish edits what others sent.
     AnyoneEdits,
+    /// Whoever reads a channel recalls what others said there.
+    AnyoneModerates,
     /// What was recalled counts as unread all the same.
     RecalledCounts,
     /// An item that waits in a lane is sent though its message was recalled meanwhile.
@@ -202,7 +204,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 97] = [
+    pub const ALL: [Self; 98] = [
         Self::AckBeforeSync,
         Self::RepeatStored,
         Self::LiveTooEarly,
@@ -248,6 +250,7 @@ impl Mutation {
         Self::TakenOverByNobody,
         Self::RecalledShown,
         Self::AnyoneEdits,
+        Self::AnyoneModerates,
         Self::RecalledCounts,
         Self::RecalledInLane,
         Self::BannedJoins,

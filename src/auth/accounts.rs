@@ -111,6 +111,7 @@ impl Accounts {
             device: Some(device.to_owned()),
             publish: settings.publish.clone(),
             read: settings.read.clone(),
+            moderate: Vec::new(),
             admin: false,
             generation: Some(generation),
         }

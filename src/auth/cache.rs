@@ -47,7 +47,8 @@ impl Cache {
 
     /// Whether a token is one to remember.
     pub(super) fn takes(token: &str, identity: &Identity) -> bool {
-        token.len() <= TOKEN_BYTES_MAX && identity.publish.len() + identity.read.len() <= PATTERNS_MAX
+        let patterns = identity.publish.len() + identity.read.len() + identity.moderate.len();
+        token.len() <= TOKEN_BYTES_MAX && patterns <= PATTERNS_MAX
     }
 
     /// The identity of a token that was verified; whether it still holds is the caller's to ask.
@@ -101,6 +102,7 @@ mod tests {
             device: None,
             publish: Vec::new(),
             read: Vec::new(),
+            moderate: Vec::new(),
             expires: 0,
             issued: 0,
             id: Box::default(),

@@ -32,6 +32,8 @@ pub struct Identity {
     pub publish: Vec<String>,
     /// Patterns of channels it may read.
     pub read: Vec<String>,
+    /// Patterns of channels it moderates.
+    pub moderate: Vec<String>,
     /// When it ends, in seconds since 1970.
     pub expires: u64,
     /// When it was made, likewise; 0 where it does not say.

@@ -68,6 +68,7 @@ mod tests {
             device: None,
             publish: vec![],
             read: vec![],
+            moderate: vec![],
             expires: u64::MAX,
             issued,
             id: id.into(),

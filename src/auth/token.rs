@@ -47,6 +47,9 @@ pub struct Claims {
     /// Patterns of channels it may read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<String>,
+    /// Patterns of channels it moderates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moderate: Vec<String>,
     /// Whether it may administer accounts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub admin: bool,
@@ -57,13 +60,14 @@ pub struct Claims {
 
 impl Claims {
     /// Who the bearer is, once the token is verified. Only of the broker's own is the generation believed, and none of
-    /// those administers anything.
+    /// those administers or moderates anything.
     pub(super) fn identity(self, is_own: bool) -> Identity {
         Identity {
             user: self.sub.into(),
             device: self.device.map(Into::into),
             publish: self.publish,
             read: self.read,
+            moderate: if is_own { Vec::new() } else { self.moderate },
             expires: self.exp,
             issued: self.iat,
             id: self.jti.into(),
@@ -145,6 +149,7 @@ pub(super) fn verify(
     if !is_name(&claims.sub, USER_NAME_BYTES_MAX)
         || claims.publish.len() > PATTERNS_MAX
         || claims.read.len() > PATTERNS_MAX
+        || claims.moderate.len() > PATTERNS_MAX
     {
         return Err(TokenError::Claims);
     }
@@ -227,6 +232,15 @@ mod tests {
         let identity = verify(&token, &issuers(&public), None, 999).expect("believed");
         assert_eq!(&*identity.user, "alice");
         assert_eq!(verify(&token, &issuers(&public), None, 1_000), Err(TokenError::Expired));
+    }
+
+    /// SPEC R12-4, R15-20: whatever the broker's own key signed.
+    #[test]
+    fn the_brokers_own_tokens_neither_administer_nor_moderate() {
+        let claims = Claims { moderate: vec!["**".into()], admin: true, ..claims() };
+        let (own, other) = (claims.clone().identity(true), claims.identity(false));
+        assert!(own.moderate.is_empty() && !own.is_admin);
+        assert!(other.moderate == ["**"] && other.is_admin);
     }
 
     /// SPEC R12-3.

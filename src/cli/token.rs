@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   longwire token key issuer                       makes issuer.key (keep it secret) and issuer.pub (for the broker)
   longwire token make alice --key issuer.key      prints a token for alice, good for 30 days
+  longwire token make mo --key issuer.key --read 'news/**' --moderate 'news/**'
   longwire token make sensor-4 --key issuer.key --device sensor-4 --publish 'sensors/4/*' --expires 365d
 
 A broker believes an issuer whose public key its configuration names under auth.issuers.";
@@ -56,6 +57,9 @@ pub(super) struct Make {
     /// Channels it may read, as patterns; repeatable
     #[arg(long, value_name = "PATTERN")]
     read: Vec<String>,
+    /// Channels it moderates, as patterns; repeatable. It recalls what anybody said there, where it may read, too
+    #[arg(long, value_name = "PATTERN")]
+    moderate: Vec<String>,
     /// Let it administer accounts
     #[arg(long)]
     admin: bool,
@@ -90,6 +94,7 @@ pub(super) fn run(command: Command) -> Result<(), Fail> {
                 device: make.device,
                 publish: make.publish,
                 read: make.read,
+                moderate: make.moderate,
                 admin: make.admin,
                 generation: None,
             };

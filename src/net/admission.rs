@@ -288,12 +288,14 @@ pub(super) fn proof(identity: &Identity, clock: &Clock) -> Proof {
 pub(super) fn grants(identity: &Identity) -> Arc<Grants> {
     /// Most tokens say nothing of channels: those share one.
     static NONE: LazyLock<Arc<Grants>> = LazyLock::new(Arc::default);
-    if identity.publish.is_empty() && identity.read.is_empty() && !identity.is_admin {
+    let patterns = [&identity.publish, &identity.read, &identity.moderate];
+    if patterns.iter().all(|patterns| patterns.is_empty()) && !identity.is_admin {
         return Arc::clone(&NONE);
     }
     Arc::new(Grants {
         publish: Patterns::new(identity.publish.iter().map(String::as_str)),
         read: Patterns::new(identity.read.iter().map(String::as_str)),
+        moderate: Patterns::new(identity.moderate.iter().map(String::as_str)),
         is_admin: identity.is_admin,
     })
 }

@@ -54,6 +54,7 @@ pub(super) fn live(session: Arc<Session>, shared: &Shared) -> Live {
         device: None,
         publish: Vec::new(),
         read: Vec::new(),
+        moderate: Vec::new(),
         expires: u64::MAX,
         issued: 0,
         id: "".into(),

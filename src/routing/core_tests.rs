@@ -118,7 +118,7 @@ fn patterns_open_no_groups() {
     let group = created(&mut core, &mut state, &ann).conversation;
     let all = || Patterns::new(["**"]);
     assert!(all().admit("g"), "as the group is called");
-    let grants = Grants { publish: all(), read: all(), is_admin: false };
+    let grants = Grants { publish: all(), read: all(), ..Grants::default() };
     let ben = granted(&mut core, &mut state, "ben", grants, &Arc::default()).expect("attached").session;
     let join = Action::Join(packet::Join::default());
     for (n, action) in (2..).zip([None, Some(join)]) {

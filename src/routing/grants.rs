@@ -16,6 +16,8 @@ pub struct Grants {
     pub publish: Patterns,
     /// Channels it may read.
     pub read: Patterns,
+    /// Channels it moderates.
+    pub moderate: Patterns,
     /// Whether it may administer accounts.
     pub is_admin: bool,
 }
@@ -52,6 +54,14 @@ impl TakenBack {
 impl std::fmt::Debug for TakenBack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TakenBack")
+    }
+}
+
+impl Grants {
+    /// Whether it takes from a channel what anybody said there (SPEC R12-4).
+    #[must_use]
+    pub fn moderates(&self, channel: &str) -> bool {
+        self.is_admin || self.moderate.admit(channel)
     }
 }
 

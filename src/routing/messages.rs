@@ -109,25 +109,37 @@ impl Draft<'_, '_> {
             return Ok(self.answered(ticket, id, false));
         }
         let target = self.shown(session, id, seq, target)?;
-        let is_admin = kind == Kind::Group && self.role(session, id) as i32 >= Role::Admin as i32;
-        if target.sender != session.user && !is_admin {
-            return Err(No(Reason::Forbidden, "only who sent a message, or an admin, recalls it"));
+        let may_recall_all = self.may_recall_all(session, id);
+        if target.sender != session.user && !may_recall_all {
+            return Err(No(Reason::Forbidden, "only who sent a message, an admin, or who moderates recalls it"));
         }
         let within = self.view.conversation(id).map_or(0, |row| row.more.policy.recall_within_ms);
-        if within > 0 && !is_admin && self.frame.time().0 > target.time.0.saturating_add(within) {
+        if within > 0 && !may_recall_all && self.frame.time().0 > target.time.0.saturating_add(within) {
             return Err(No(Reason::Forbidden, "the time in which one may recall is over"));
         }
         // In a group who may not publish takes back nothing either.
-        if kind != Kind::Group {
-            self.may_speak(session, id)?;
-        } else if !is_admin {
+        if kind == Kind::Group && !may_recall_all {
             self.may_publish(session, id)?;
+        } else if !may_recall_all {
+            self.may_speak(session, id)?;
         }
         let recall = packet::Recalled { seq: seq.0, countable: target.countable };
         let mut entry = packet::Entry { recall: Some(recall), ..packet::Entry::default() };
         entry.set_kind(EntryKind::Recall);
         let body = Body::of_entry(&entry);
         Ok(self.publish_entry(session, id, ticket, entry, &body))
+    }
+
+    /// Whether the session recalls what others said in a conversation: it looks after a group, or moderates a channel.
+    fn may_recall_all(&self, session: &Session, id: ConversationId) -> bool {
+        let Some(conversation) = self.view.conversation(id) else { return false };
+        match conversation.kind {
+            Kind::Group => self.role(session, id) as i32 >= Role::Admin as i32,
+            Kind::Channel => {
+                session.grants.load().moderates(&conversation.label) || Mutation::AnyoneModerates.is_planted()
+            }
+            Kind::Direct | Kind::Inbox => false,
+        }
     }
 
     /// Gives the user's one reaction to a message, or takes it back.

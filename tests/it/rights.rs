@@ -204,6 +204,69 @@ async fn patterns_decide_about_every_action_on_a_channel() {
     }
 }
 
+/// R12-4, R5.6-5: who moderates a channel recalls what anybody said there, and is given nothing else; so does an administrator.
+#[tokio::test]
+async fn who_moderates_a_channel_recalls_what_others_said_there() {
+    let world = World::new().await;
+    let mut says = granted(&world, "says", &["**"], &["**"]).await;
+    let moderating = async |user: &str, moderate: &str, read: &str| {
+        let (moderate, read) = (vec![moderate.to_owned()], vec![read.to_owned()]);
+        let claims = Claims { moderate, read, ..world.claims(user) };
+        world.wire(packet::Connect { token: world.token(&claims), ..world.connect(user) }).await
+    };
+    let mut moderates = moderating("moderates", "news/*", "news/*").await;
+    let mut elsewhere = moderating("elsewhere", "other/**", "news/*").await;
+    let mut blind = moderating("blind", "news/*", "other").await;
+    let admin = Claims { admin: true, read: vec!["news/*".into()], ..world.claims("root") };
+    let mut root = world.wire(packet::Connect { token: world.token(&admin), ..world.connect("root") }).await;
+    let channel = says.open_channel("news/a").await.expect("opened");
+    let group = says.create_group("news/a", &["moderates", "root"]).await;
+    let in_group = says.say(group, "a group has admins of its own").await.seq;
+    for text in ["one", "two", "three"] {
+        says.say(channel, text).await;
+    }
+    let table = [
+        (channel, Try::Recall(1), [No, Hidden, Yes, Yes]),
+        (channel, Try::Recall(2), [No, Hidden, Yes, Yes]),
+        (channel, Try::Edit(3), [No, Hidden, No, No]),
+        (channel, Try::Say, [No, Hidden, No, No]),
+        (channel, Try::Retention, [No, Hidden, No, Yes]),
+        (group, Try::Recall(in_group), [Hidden, Hidden, No, No]),
+    ];
+    for (id, what, expected) in table {
+        let who = [&mut elsewhere, &mut blind, &mut moderates, &mut root];
+        for (wire, cell) in who.into_iter().zip(expected) {
+            assert_eq!(attempt(wire, id, what).await, cell, "{what:?} on {id} by {}", wire.connected.user);
+        }
+    }
+    // Root is the one who finds that the second is recalled already: this one it recalls itself.
+    assert_eq!(attempt(&mut root, channel, Try::Recall(3)).await, Yes);
+    let whole = packet::HistoryRequest { conversation: channel, limit: 200, ..Default::default() };
+    let shown = says.history(whole).await.expect("a page").items;
+    let recalls: Vec<_> = shown.iter().filter_map(entry).filter_map(|e| Some((e.sender, e.recall?.seq))).collect();
+    let (by, of_root) = (moderates.connected.user, root.connected.user);
+    assert_eq!(recalls, [(by, 1), (by, 2), (of_root, 3)], "and who it was is seen");
+    assert_eq!(texts(&shown), [""; 0], "of what was said nothing is left");
+}
+
+/// R12-4: the patterns are those of the moment: a session that is refreshed with others moderates no more.
+#[tokio::test]
+async fn who_is_refreshed_without_it_moderates_no_more() {
+    let world = World::new().await;
+    let mut says = granted(&world, "says", &["**"], &["**"]).await;
+    let list = || vec!["news".to_owned()];
+    let claims = Claims { read: list(), moderate: list(), ..world.claims("mo") };
+    let mut mo = world.wire(packet::Connect { token: world.token(&claims), ..world.connect("mo") }).await;
+    let channel = says.open_channel("news").await.expect("opened");
+    for text in ["one", "two"] {
+        says.say(channel, text).await;
+    }
+    assert_eq!(attempt(&mut mo, channel, Try::Recall(1)).await, Yes);
+    let token = world.token(&Claims { moderate: Vec::new(), ..claims });
+    mo.ask(Op::Refresh(packet::RefreshRequest { token })).await.expect("a good token");
+    assert_eq!(attempt(&mut mo, channel, Try::Recall(2)).await, No);
+}
+
 /// What is said reaches those who may read it, on each way there is, and nobody else on any.
 #[tokio::test]
 async fn nobody_gets_what_is_not_theirs_live_after_an_absence_or_from_history() {

@@ -175,6 +175,7 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
             "reactions",
             "reactions taken back",
             "recalls",
+            "recalls by who moderates",
             "receipts kept back",
             "receipts of who hides its marks",
             "retentions set",

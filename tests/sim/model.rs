@@ -465,7 +465,12 @@ impl Model {
         let member = of.members.get(&wire.sender);
         let sees = of.kind == Kind::Channel || member.is_some_and(|member| member.sees(target));
         assert!(sees, "it is about what its sender does not see: {wire:?}");
-        let is_admin = of.kind == Kind::Group && member.is_some_and(|member| member.role >= Role::Admin as i32);
+        let is_admin = match of.kind {
+            Kind::Group => member.is_some_and(|member| member.role >= Role::Admin as i32),
+            // A channel is nobody's.
+            Kind::Channel => self.admin.is_some() && self.name(wire.sender) == self.admin.as_deref(),
+            Kind::Direct | Kind::Inbox => false,
+        };
         let may = match wire.kind() {
             EntryKind::Edit => entry.sender == wire.sender,
             EntryKind::Recall => entry.sender == wire.sender || is_admin,

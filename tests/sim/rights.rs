@@ -36,10 +36,10 @@ const ADMIN: &str = USERS[0];
 const CHANNELS: [&str; 2] = ["news/a", "news/b"];
 /// What tokens let their users do with the two channels; the patterns of each are its own names.
 const GRANTS: [Grants; 4] = [
-    Grants { read: &["news/a", "news/b"], publish: &["news/a", "news/b"] },
-    Grants { read: &["news/a"], publish: &["news/b"] },
-    Grants { read: &["news/b"], publish: &[] },
-    Grants { read: &[], publish: &[] },
+    Grants { read: &["news/a", "news/b"], publish: &["news/a", "news/b"], moderate: &[] },
+    Grants { read: &["news/a"], publish: &["news/b"], moderate: &["news/b"] },
+    Grants { read: &["news/b"], publish: &[], moderate: &["news/b"] },
+    Grants { read: &[], publish: &[], moderate: &[] },
 ];
 /// No conversation has this id.
 const NOWHERE: u64 = 999_999_999;
@@ -117,6 +117,7 @@ fn tokens(keys: &Keys) -> &'static [[String; 4]; 4] {
                     iat: 1_000,
                     publish: grants.publish.iter().map(ToString::to_string).collect(),
                     read: grants.read.iter().map(ToString::to_string).collect(),
+                    moderate: grants.moderate.iter().map(ToString::to_string).collect(),
                     admin: user == ADMIN,
                     ..longwire::auth::Claims::default()
                 };

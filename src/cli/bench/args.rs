@@ -275,6 +275,7 @@ impl Issuer {
             device: None,
             publish: vec!["**".to_owned()],
             read: vec!["**".to_owned()],
+            moderate: Vec::new(),
             admin: false,
             generation: None,
         }

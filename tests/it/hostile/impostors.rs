@@ -63,6 +63,7 @@ async fn tokens_that_are_not_the_victims_own_touch_nothing_of_it() {
         (world.token(&Claims { aud: "elsewhere".into(), ..claims.clone() }), no_issuer("another audience")),
         (world.token(&Claims { sub: String::new(), ..claims.clone() }), no_issuer("nobody")),
         (world.token(&Claims { read: vec!["x".into(); 65], ..claims.clone() }), no_issuer("too many patterns")),
+        (world.token(&Claims { moderate: vec!["x".into(); 65], ..claims.clone() }), no_issuer("too many, again")),
         (format!("{good}{}", "x".repeat(3_072)), no_issuer("too long")),
         (world.token(&Claims { device: Some("laptop".into()), ..claims.clone() }), no_issuer("for another device")),
         (world.token(&Claims { exp: 2_000, ..claims.clone() }), (Reason::TokenExpired, "old".to_owned())),

@@ -10,7 +10,7 @@ pub(crate) struct Pass {
     pub(crate) expires: u64,
     pub(crate) read: &'static [&'static str],
     pub(crate) publish: &'static [&'static str],
-    /// It lets the device erase users, and say how long channels keep their entries.
+    /// It lets the device erase users, say how long channels keep their entries, and recall what others said there.
     pub(crate) is_admin: bool,
 }
 

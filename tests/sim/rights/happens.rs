@@ -139,7 +139,7 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..83) {
+        match self.rng.u8(0..86) {
             68..=70 => self.own(device),
             71..=73 => self.keep(),
             74..=75 => self.set_level(device),
@@ -149,6 +149,7 @@ impl History {
             67 | 77 => self.show_presence(device),
             78..=79 => self.keep_contact(device),
             80..=82 => self.hide_marks(device),
+            83..=85 => self.moderate(device),
             0..=12 => self.act(device),
             13..=18 => self.alter(device),
             19..=28 => self.decide(),
@@ -277,6 +278,30 @@ impl History {
         self.check_answer(&act, expected, answer);
     }
 
+    /// Somebody recalls what was said in a channel: who said it may, and who moderates the channel. Where nothing is left of
+    /// that, somebody says something first, in a channel that is opened if need be.
+    fn moderate(&mut self, device: usize) {
+        let channels = self.oracle.conversations.iter().filter(|(_, c)| c.kind == ConversationKind::Channel);
+        let all = channels.flat_map(|(id, c)| (1..).zip(&c.entries).map(move |(seq, entry)| (*id, seq, entry)));
+        let said = all.filter(|(.., entry)| entry.kind == EntryKind::Message && !entry.is_gone);
+        let said: Vec<(u64, u64)> = said.map(|(id, seq, _)| (id, seq)).collect();
+        let (act, publish) = match self.rng.choice(&said) {
+            Some(&(id, seq)) => {
+                (Act::Recall(seq), self.next(device, id, Some(Action::Recall(packet::Recall { seq })), ""))
+            }
+            None => {
+                let name = CHANNELS[self.rng.usize(0..2)];
+                let Some(id) = self.oracle.channel(name) else { return self.open_channel(device, name) };
+                self.said += 1;
+                let text = format!("said {}", self.said);
+                (Act::Say(text.clone(), Vec::new()), self.next(device, id, None, &text))
+            }
+        };
+        let expected = self.expected(device, publish.conversation, &act);
+        let answer = self.publish(device, &publish);
+        self.check_answer(&act, expected, answer);
+    }
+
     /// Who decides about a group adds someone, or lets someone go.
     pub(super) fn decide(&mut self) {
         let mut may = Vec::new();
@@ -399,6 +424,7 @@ impl History {
             (_, Act::Join(Some(_))) if was == Some(Role::None) => "groups joined with a key",
             (_, Act::Join(_)) => "joins",
             (Answer::Done(_), Act::Edit(..)) => "edits",
+            (_, Act::Recall(seq)) if self.oracle.is_moderated(id, *seq) => "recalls by who moderates",
             (_, Act::Recall(_)) => "recalls",
             (_, Act::React(_, "")) => "reactions taken back",
             (_, Act::React(..)) => "reactions",
@@ -454,19 +480,23 @@ impl History {
             }
             _ => {
                 let name = CHANNELS[self.rng.usize(0..2)];
-                let grants = self.devices[device].peer.as_ref().expect("it is online").grants;
-                self.opening = Some(Opening::Channel(name));
-                let open = packet::OpenChannel { name: name.into() };
-                let publish = self.next(device, 0, Some(Action::OpenChannel(open)), "");
-                let opened = self.publish(device, &publish);
-                self.opening = None;
-                match opened {
-                    Ok(_) => assert!(Oracle::may_open(&grants, name), "{name} is opened by who may not"),
-                    Err(refusal) => {
-                        assert!(!Oracle::may_open(&grants, name), "{name} may be opened: {refusal:?}");
-                        Self::check_unknown(&refusal);
-                    }
-                }
+                self.open_channel(device, name);
+            }
+        }
+    }
+
+    fn open_channel(&mut self, device: usize, name: &'static str) {
+        let grants = self.devices[device].peer.as_ref().expect("it is online").grants;
+        self.opening = Some(Opening::Channel(name));
+        let open = packet::OpenChannel { name: name.into() };
+        let publish = self.next(device, 0, Some(Action::OpenChannel(open)), "");
+        let opened = self.publish(device, &publish);
+        self.opening = None;
+        match opened {
+            Ok(_) => assert!(Oracle::may_open(&grants, name), "{name} is opened by who may not"),
+            Err(refusal) => {
+                assert!(!Oracle::may_open(&grants, name), "{name} may be opened: {refusal:?}");
+                Self::check_unknown(&refusal);
             }
         }
     }

@@ -10,6 +10,7 @@ use longwire_protocol::packet::{self, ConversationKind, EntryKind, RetentionMode
 pub(super) struct Grants {
     pub(super) read: &'static [&'static str],
     pub(super) publish: &'static [&'static str],
+    pub(super) moderate: &'static [&'static str],
 }
 
 impl Grants {
@@ -387,7 +388,9 @@ impl Oracle {
                 let Some(target) = message(*seq) else { return Answer::Refused };
                 // What one said oneself is taken back also from who blocks one.
                 let is_in = kind == Direct || (kind == Channel && role != Role::None);
-                let may = is_admin || (target.sender == user && (publishes || is_in));
+                let moderates =
+                    kind == Channel && (user == self.admin || grants.moderate.contains(&conversation.label.as_str()));
+                let may = is_admin || moderates || (target.sender == user && (publishes || is_in));
                 if !may {
                     return Answer::Refused;
                 }
@@ -630,6 +633,15 @@ impl Oracle {
             entry.is_gone || seq < self.conversations[&id].first || self.is_erased_at(id, seq)
         };
         all.filter(is_gone).map(|(at, _)| at).collect()
+    }
+
+    /// Whether the newest entry of a channel recalls this message of another.
+    pub(super) fn is_moderated(&self, id: u64, seq: u64) -> bool {
+        let conversation = &self.conversations[&id];
+        let message = (seq as usize).checked_sub(1).and_then(|at| conversation.entries.get(at));
+        let newest = conversation.entries.last().filter(|entry| entry.kind == EntryKind::Recall && entry.target == seq);
+        let is_by_another = message.zip(newest).is_some_and(|(message, newest)| message.sender != newest.sender);
+        conversation.kind == ConversationKind::Channel && is_by_another
     }
 
     /// Whether the two of a direct conversation are told of each other's marks.
