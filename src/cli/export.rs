@@ -1,7 +1,7 @@
 //! `longwire user export`: what a store holds of one user, as lines of JSON, read from files that no broker has open: a
 //! stopped broker's, or a backup's. It streams; memory holds the user's rows, and a page of entries at a time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
 use clap::Args as ClapArgs;
-use longwire_protocol::packet::{Item, item};
-use longwire_protocol::{ConversationId, Seq, UserId};
+use longwire_protocol::packet::{Item, Level, Shows, item};
+use longwire_protocol::{ConversationId, DeviceId, Seq, UserId};
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -21,12 +21,15 @@ use crate::routing::loading::read_blocking;
 use crate::routing::rows::{Key, Kind, Row};
 use crate::routing::state::State;
 use crate::routing::view::{Reader, Rows as _};
-use crate::store::{History, Log, PageLimit, ReadError, RedbLog};
+use crate::store::{History, Log, PageLimit, Position, ReadError, RedbLog};
 
 /// Rows in memory, about.
 const STATE_BYTES: usize = 64 << 20;
 /// Entries and bytes that are read at once.
 const PAGE: PageLimit = PageLimit { entries: 1_000, bytes: 1 << 20 };
+
+/// Reactions that are looked up at once.
+const REACTIONS: usize = 1_000;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Export {
@@ -60,10 +63,15 @@ pub(super) fn run(args: &Export) -> Result<(), Fail> {
         writeln!(out, "{line}")?;
     }
     let history = log.history();
-    for id in conversations(&log, &state, user).map_err(read)? {
+    for (id, reacted) in conversations(&log, &state, user).map_err(read)? {
         let about = read_blocking(&state, |rows| conversation(rows, user, id)).map_err(read)?;
         let Some((line, head)) = about else { continue };
         writeln!(out, "{line}")?;
+        for some in reacted.chunks(REACTIONS) {
+            for line in read_blocking(&state, |rows| reactions(rows, user, id, some)).map_err(read)? {
+                writeln!(out, "{line}")?;
+            }
+        }
         published(&*history, log.birth_unix_ms(), user, (id, head), &mut out)?;
     }
     out.flush()?;
@@ -80,16 +88,27 @@ fn own(rows: &Reader<'_>, user: UserId) -> Vec<Value> {
         "closed": row.is_closed,
         "erased": rows.erasure(user).is_some(),
         "last_seen": rows.seen(user).map(|time| time.0),
+        "presence_shown_to": word(rows.audience(user).as_str_name()),
+        "hides_marks": row.hides_marks,
     })];
     if let Some(profile) = rows.profile(user) {
         let (name, picture) = (&profile.display_name, &profile.picture);
         let data = String::from_utf8_lossy(&profile.data);
         lines.push(json!({ "type": "profile", "display_name": name, "picture": picture, "data": data }));
     }
-    for device in row.devices.iter().filter_map(|device| rows.device(*device)) {
+    for id in &row.devices {
+        let Some(device) = rows.device(*id) else { continue };
         let (name, label) = (&device.name, &device.label);
         let (created, seen) = (device.created.0, device.seen.0);
-        lines.push(json!({ "type": "device", "name": name, "label": label, "created": created, "seen": seen }));
+        let levels = device.levels.list().iter().map(|(id, _)| {
+            let level: Level = device.levels.of(*id);
+            json!({ "conversation": id.0, "level": word(level.as_str_name()) })
+        });
+        let levels: Vec<_> = levels.collect();
+        lines.push(json!({
+            "type": "device", "name": name, "label": label, "created": created, "seen": seen, "levels": levels,
+        }));
+        lines.extend(left(rows, user, *id, name));
     }
     let name_of = |other: UserId| rows.user(other).map(|row| row.name.clone());
     for slot in 0..row.contacts {
@@ -104,22 +123,68 @@ fn own(rows: &Reader<'_>, user: UserId) -> Vec<Value> {
     lines
 }
 
-/// Where the user may have published something: where it is or was a member, and every channel.
-fn conversations(log: &RedbLog, state: &RwLock<State>, user: UserId) -> Result<BTreeSet<ConversationId>, ReadError> {
-    let of = |key: &Key, row: Option<&Row>| match (key, row) {
-        (Key::Member(id, member), _) if *member == user => Some(*id),
-        (Key::Conversation(id), Some(Row::Conversation(row))) if row.kind == Kind::Channel => Some(*id),
-        _ => None,
+/// What a device left to be done while it is away: its will, and where it has itself told. By what a provider calls it, and
+/// by its keys, one could tell it something: these stay where they are.
+fn left(rows: &Reader<'_>, user: UserId, device: DeviceId, name: &str) -> Vec<Value> {
+    let mut lines = Vec::new();
+    if let Some(Row::Will(will)) = rows.row(&Key::Will(device)) {
+        let (content, after_ms) = (String::from_utf8_lossy(&will.content), will.after_ms);
+        let conversation = will.conversation.0;
+        lines.push(json!({
+            "type": "will", "device": name, "conversation": conversation, "content": content, "after_ms": after_ms,
+        }));
+    }
+    if let Some(push) = rows.push(user, device) {
+        let (provider, (quiet_from, quiet_until)) = (push.provider.name(), push.quiet);
+        let shows = word(Shows::try_from(push.shows).unwrap_or_default().as_str_name());
+        lines.push(json!({
+            "type": "push", "device": name, "provider": provider, "shows": shows,
+            "quiet_from": quiet_from, "quiet_until": quiet_until,
+        }));
+    }
+    lines
+}
+
+/// Where the user may have published something: where it is or was a member, and every channel. And to which messages there
+/// it reacted, or did before it took that back.
+fn conversations(
+    log: &RedbLog,
+    state: &RwLock<State>,
+    user: UserId,
+) -> Result<BTreeMap<ConversationId, Vec<Seq>>, ReadError> {
+    let mut found: BTreeMap<ConversationId, Vec<Seq>> = BTreeMap::new();
+    let mut note = |key: &Key, row: &Row| match (key, row) {
+        (Key::Member(id, member), _) if *member == user => drop(found.entry(*id).or_default()),
+        (Key::Conversation(id), Row::Conversation(row)) if row.kind == Kind::Channel => {
+            found.entry(*id).or_default();
+        }
+        (Key::Reaction(id, seq, by), _) if *by == user => found.entry(*id).or_default().push(*seq),
+        _ => {}
     };
-    let mut found = BTreeSet::new();
     log.saved().each(&[], &mut |key, row| {
         if let (Ok(key), Ok(row)) = (Key::decode(key), Row::decode(row)) {
-            found.extend(of(&key, Some(&row)));
+            note(&key, &row);
         }
     })?;
     let state = state.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-    found.extend(state.rows().filter_map(|(key, row)| of(key, Some(row))));
+    state.rows().for_each(|(key, row)| note(key, row));
+    for seqs in found.values_mut() {
+        seqs.sort_unstable();
+        seqs.dedup();
+    }
     Ok(found)
+}
+
+/// The reactions that the user gave to these messages, as they are now.
+fn reactions(rows: &Reader<'_>, user: UserId, id: ConversationId, seqs: &[Seq]) -> Vec<Value> {
+    let given = seqs.iter().filter_map(|seq| Some((seq.0, rows.reaction(id, *seq, user)?)));
+    let line = |(seq, reaction)| json!({ "type": "reaction", "conversation": id.0, "seq": seq, "reaction": reaction });
+    given.map(line).collect()
+}
+
+/// A name of the wire, as it is written in lines of JSON.
+fn word(name: &str) -> String {
+    name.to_ascii_lowercase()
 }
 
 /// What the user is and set in a conversation, and where that ends.
@@ -131,7 +196,10 @@ fn conversation(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Option<(
         _ => Some(row.label.clone()),
     };
     let member = rows.member(id, user);
-    let settings = rows.settings(user, id);
+    let mark_position = member.map_or(Position(0), |member| member.mark_position);
+    let settings = rows.settings(user, id).map(|settings| settings.wire(mark_position));
+    let hidden = rows.personal(user, id).map_or(&[][..], |personal| &personal.hidden);
+    let hidden: Vec<u64> = hidden.iter().map(|(seq, _)| seq.0).collect();
     let line = json!({
         "type": "conversation",
         "conversation": id.0,
@@ -139,9 +207,11 @@ fn conversation(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Option<(
         "label": label,
         "role": member.map(|member| member.role().as_str_name().to_ascii_lowercase()),
         "read_up_to": member.map(|member| member.mark.0),
-        "pinned": settings.map(|settings| settings.is_pinned),
-        "archived": settings.map(|settings| settings.is_archived),
+        "pinned": settings.map(|settings| settings.pinned),
+        "archived": settings.map(|settings| settings.archived),
         "muted_until": settings.map(|settings| settings.muted_until),
+        "marked_unread": settings.map(|settings| settings.marked_unread),
+        "hidden": hidden,
     });
     Some((line, row.head.seq))
 }

@@ -269,10 +269,38 @@ async fn a_user_is_exported() {
     let (mut ada, mut ben, direct) = world.pair().await;
     let contact = packet::SetContact { user: "cid".into(), nick: "ceedee".into(), ..Default::default() };
     ada.act(0, Action::SetContact(contact)).await.expect("kept");
+    let nobody = packet::ShowPresence { to: packet::Audience::Nobody.into() };
+    ada.act(0, Action::ShowPresence(nobody)).await.expect("shown to nobody");
+    ada.act(0, Action::HideMarks(packet::HideMarks::default())).await.expect("hidden");
+    let push = packet::SetPush {
+        provider: "webpush".into(),
+        target: "https://push.example.com/where-ada-is".into(),
+        key: vec![4; 65].into(),
+        secret: b"a secret of adas".to_vec().into(),
+        quiet_until: 420,
+        ..Default::default()
+    };
+    ada.act(0, Action::SetPush(push)).await.expect("registered");
+    let will = packet::Publish {
+        conversation: direct,
+        content: "ada is lost".into(),
+        action: Some(Action::SetWill(packet::SetWill { after_ms: 86_400_000 })),
+        ..Default::default()
+    };
+    ada.insist(will).await.expect("left");
+    let level = packet::Level::HeadsOnly.into();
+    ada.act(direct, Action::SetLevel(packet::SetLevel { level })).await.expect("set");
     for word in 0..40 {
         ada.say(direct, &format!("of the first {word}")).await;
         ben.say(direct, &format!("of the second {word}")).await;
     }
+    for (seq, reaction) in [(2, "+"), (4, "+"), (4, "")] {
+        ada.act(direct, Action::React(packet::React { seq, reaction: reaction.into() })).await.expect("reacted");
+    }
+    ben.act(direct, Action::React(packet::React { seq: 6, reaction: "?".into() })).await.expect("reacted");
+    ada.act(direct, Action::Hide(packet::Hide { seq: 8, undo: false })).await.expect("hidden");
+    let settings = packet::Settings { pinned: true, marked_unread: true, ..Default::default() };
+    ada.act(direct, Action::SetSettings(packet::SetSettings { settings: Some(settings) })).await.expect("set");
     world.stop().await;
     let export = |user: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_longwire"));
@@ -289,7 +317,30 @@ async fn a_user_is_exported() {
         lines.iter().filter(|line| line["content"].as_str().is_some_and(|text| text.starts_with("of the first")));
     assert_eq!(said.count(), 40, "{text}");
     assert!(!text.contains("of the second"), "what others said is theirs");
+    let one = |kind: &str| {
+        let mut of_kind = lines.iter().filter(|line| line["type"] == kind);
+        let first = of_kind.next().unwrap_or_else(|| panic!("no {kind}: {text}")).clone();
+        assert!(of_kind.next().is_none(), "one {kind}: {text}");
+        first
+    };
+    let user = one("user");
+    assert_eq!((&user["presence_shown_to"], &user["hides_marks"]), (&"nobody".into(), &true.into()));
+    let levels = serde_json::json!([{ "conversation": direct, "level": "heads_only" }]);
+    assert_eq!(one("device")["levels"], levels);
+    let (will, push, reaction) = (one("will"), one("push"), one("reaction"));
+    assert_eq!((&will["content"], &will["conversation"]), (&"ada is lost".into(), &direct.into()));
+    assert_eq!((&push["provider"], &push["quiet_until"]), (&"webpush".into(), &420.into()));
+    assert!(!text.contains("where-ada-is") && !text.contains("a secret of adas"), "how it is reached is not in it");
+    assert_eq!((&reaction["seq"], &reaction["reaction"]), (&2.into(), &"+".into()));
+    let of_direct = lines.iter().find(|line| line["type"] == "conversation" && line["conversation"] == direct);
+    let of_direct = of_direct.expect("their conversation");
+    assert_eq!(of_direct["hidden"], serde_json::json!([8]));
+    assert_eq!((&of_direct["pinned"], &of_direct["marked_unread"]), (&true.into(), &true.into()));
     assert!(!export("nobody").status.success(), "and there is nothing of who is not there");
     world.start().await;
-    assert_eq!(texts(&page(&mut world.user("alice").await, direct).await).len(), 80, "the store is as it was");
+    assert_eq!(
+        texts(&page(&mut world.user("alice").await, direct).await).len(),
+        79,
+        "the store is as it was, and hides one"
+    );
 }
