@@ -245,7 +245,7 @@ impl Recipients<'_> {
             self.withdraw(session);
             let rows = Reader::new(self.state);
             let member = rows.member(self.entry.conversation, user);
-            let duty = rows.duty(user, self.entry.conversation);
+            let duty = rows.duties(user).get(self.entry.conversation);
             let is_cold = rows.cold() > 0;
             let sees = member.is_some_and(|m| m.sees(self.entry.seq) || Mutation::LiveIgnoresRights.is_planted());
             let is_due = sees && duty.is_some_and(|d| self.entry.seq > d.since);
@@ -264,7 +264,7 @@ impl Recipients<'_> {
     fn push_to_watcher(&mut self, session: &Arc<Session>) {
         self.withdraw(session);
         let rows = Reader::new(self.state);
-        let has_row = rows.duty(session.user, self.entry.conversation).is_some_and(|duty| !duty.closed);
+        let has_row = rows.duties(session.user).get(self.entry.conversation).is_some_and(|duty| !duty.closed);
         if has_row || !self.is_readable(session) {
             return;
         }
@@ -368,7 +368,7 @@ fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(User
     let is_express = conversation.kind.is_express();
     let told = |other: UserId| {
         // All are asked for before one is judged: what is cold is loaded at once.
-        let (member, duty) = (rows.member(id, other), rows.duty(other, id));
+        let (member, duty) = (rows.member(id, other), rows.duties(other).get(id));
         let tells = tells(rows, conversation, user, other);
         let is_told = other != user && member.is_some_and(Member::is_active) && tells == Tells::Marks;
         is_told.then_some((other, is_express, duty.map_or(Position(0), |duty| duty.joined)))
