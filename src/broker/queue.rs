@@ -63,9 +63,11 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Whether to wake the commit thread for what was put in here.
-    fn wakes(&self, was_empty: bool) -> bool {
-        was_empty || (self.awaits_devices && !self.has_devices_alone())
+    /// Whether to wake the commit thread for what was put in here, where so many operations were before. It waits for the
+    /// first, for a group that is large enough, or, where it gathers devices, for anything else.
+    fn wakes(&self, was_empty: bool, before: usize) -> bool {
+        let is_enough = before < GATHER_OPS && self.ops.len() >= GATHER_OPS;
+        was_empty || is_enough || (self.awaits_devices && !self.has_devices_alone())
     }
 
     /// Whether nothing waits but devices that come or go, and few of them.
@@ -148,9 +150,9 @@ impl Queue {
         waiting.bytes += bytes;
         let (was_empty, before) = (waiting.is_empty(), waiting.ops.len());
         ops.drain(..).for_each(|op| waiting.put(op));
-        let (after, wakes) = (waiting.ops.len(), waiting.wakes(was_empty));
+        let wakes = waiting.wakes(was_empty, before);
         drop(waiting);
-        if wakes || (before < GATHER_OPS && after >= GATHER_OPS) {
+        if wakes {
             self.filled.notify_one();
         }
         true
@@ -160,8 +162,9 @@ impl Queue {
     pub fn push_one(&self, op: Op) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.bytes += weight(&op);
+        let (was_empty, before) = (waiting.is_empty(), waiting.ops.len());
         waiting.put(op);
-        let wakes = !waiting.awaits_devices || waiting.wakes(false);
+        let wakes = waiting.wakes(was_empty, before);
         drop(waiting);
         if wakes {
             self.filled.notify_one();
@@ -420,28 +423,27 @@ mod tests {
     fn devices_that_come_or_go_together_are_gathered() {
         let session = Arc::new(Session::of_test());
         let device = || Op::Detach(Arc::clone(&session), None, Parting::Lost);
-        let gathers = |ops: &[Op]| Gathers::after(ops);
-        assert_eq!(gathers(&[device()]), Gathers::Nothing, "one alone waits for nobody");
-        assert_eq!(gathers(&[device(), device()]), Gathers::Devices);
-        assert_eq!(gathers(&[device(), device(), op(&session, None)]), Gathers::Nothing);
+        assert_eq!(Gathers::after(&[device()]), Gathers::Nothing, "one alone waits for nobody");
+        assert_eq!(Gathers::after(&[device(), device()]), Gathers::Devices);
+        assert_eq!(Gathers::after(&[device(), device(), op(&session, None)]), Gathers::Nothing);
 
         let waiting = || Waiting { awaits_devices: true, ..Waiting::default() };
         let mut many = waiting();
         let wakes: Vec<bool> = (0..GATHER_DEVICES_OPS)
-            .map(|_| {
+            .map(|before| {
                 many.put(device());
-                many.wakes(false)
+                many.wakes(false, before)
             })
             .collect();
         assert_eq!(wakes.iter().position(|wakes| *wakes), Some(GATHER_DEVICES_OPS - 1));
         let mut mixed = waiting();
         mixed.put(device());
         mixed.put(op(&session, None));
-        assert!(mixed.wakes(false), "a publish waits for no device");
+        assert!(mixed.wakes(false, 1), "a publish waits for no device");
         let large = CreateGroup { users: vec!["user".into(); LARGE_FROM_NAMED], ..CreateGroup::default() };
         let mut created = waiting();
         created.put(op(&session, Some(Action::CreateGroup(large))));
-        assert!(created.wakes(false), "nor does a group");
-        assert!(Waiting { stopping: true, ..waiting() }.wakes(false));
+        assert!(created.wakes(false, 0), "nor does a group");
+        assert!(Waiting { stopping: true, ..waiting() }.wakes(false, 0));
     }
 }
