@@ -1,5 +1,6 @@
 //! Receipts: what was delivered to whom, asked for and followed, over real sockets.
 
+use bytes::Bytes;
 use longwire_protocol::ClientEvent;
 use longwire_protocol::packet::item::Kind;
 use longwire_protocol::packet::publish::Action;
@@ -266,14 +267,7 @@ async fn who_is_blocked_learns_nothing_from_marks_and_deliveries() {
     ben.say(direct, "who blocks may write").await;
     let came = ann.until(|item| entry(item).is_some_and(|entry| entry.sender == of_ben && entry.seq == 3)).await;
     assert!(!came.iter().any(is_mark), "{came:?}");
-    let back = packet::Connect {
-        device: "tablet".into(),
-        start: packet::StartKind::OwnCursor.into(),
-        cursor,
-        incarnation: tablet.incarnation,
-        first_unanswered: 1,
-        ..world.connect("ann")
-    };
+    let back = tablet_again(&world, &tablet, cursor);
     let came = world.wire(back).await.caught_up().await;
     assert!(came.iter().any(|item| entry(item).is_some_and(|entry| entry.seq == 3)), "{came:?}");
     assert!(!came.iter().any(is_mark), "{came:?}");
@@ -284,6 +278,12 @@ async fn who_is_blocked_learns_nothing_from_marks_and_deliveries() {
     ben.entry(direct).await;
     ben.act(direct, mark(4)).await.expect("set");
     ann.until(is_mark).await;
+}
+
+/// Ann's tablet comes back, with the cursor that it had.
+fn tablet_again(world: &World, tablet: &Wire, cursor: Bytes) -> packet::Connect {
+    let (device, incarnation) = ("tablet".into(), tablet.incarnation);
+    packet::Connect { device, incarnation, first_unanswered: 1, ..world.resume("ann", cursor) }
 }
 
 /// R6.1-7: marks that are hidden are told to nobody else, live, after an absence, by receipts or by what counts as delivered;
@@ -348,14 +348,7 @@ async fn who_hides_its_marks_is_not_seen_to_read_and_sees_nobody_read() {
 
     world.restart().await;
     let (mut ann, mut ben) = (world.user("ann").await, world.user("ben").await);
-    let back = packet::Connect {
-        device: "tablet".into(),
-        start: packet::StartKind::OwnCursor.into(),
-        cursor,
-        incarnation: tablet.incarnation,
-        first_unanswered: 1,
-        ..world.connect("ann")
-    };
+    let back = tablet_again(&world, &tablet, cursor);
     let is_here = |item: &packet::Item| matches!(&item.kind, Some(Kind::Mark(mark)) if mark.conversation == direct && mark.user != 0);
     let came = world.wire(back).await.caught_up().await;
     assert!(came.iter().any(|item| entry(item).is_some_and(|entry| entry.seq == 4)), "{came:?}");
