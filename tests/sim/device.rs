@@ -197,7 +197,7 @@ pub(crate) struct Around<'a> {
     pub(crate) log_now: u64,
     /// The latest that it ever was.
     pub(crate) log_latest: u64,
-    /// By session: what was recalled while it waited in a live lane, and never leaves.
+    /// By session: what was recalled or erased before a lane of it came to that, and never leaves.
     pub(crate) withdrawn: &'a BTreeMap<u64, BTreeSet<(u64, u64)>>,
     /// The disk has failed, so the broker may say that it failed.
     pub(crate) may_fail: bool,

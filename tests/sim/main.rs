@@ -153,6 +153,7 @@ fn nobody_sees_what_is_not_theirs_in_any_history() {
         let reached = [
             "bans",
             "bans lifted",
+            "tries of who is kept out",
             "changes of presence told",
             "contacts kept",
             "contacts removed",

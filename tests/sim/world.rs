@@ -180,7 +180,7 @@ pub(crate) struct World {
     draining: Option<u32>,
     /// The latest that the log's time ever was.
     log_latest: u64,
-    /// By session: what was recalled while it waited in a live lane.
+    /// By session: what was recalled or erased before a lane of it came to that.
     withdrawn: BTreeMap<u64, BTreeSet<(u64, u64)>>,
     /// Sessions that were taken over.
     taken_over: BTreeSet<u64>,
@@ -513,24 +513,25 @@ impl World {
         }
     }
 
-    /// A frame is fed. What it recalls, and waits in a live lane meanwhile, must not leave any more.
+    /// A frame is fed. What it recalls or erases, and a lane has not sent by then, must not leave any more: what waits in
+    /// a live lane, and what was read of the log and waits for room.
     fn step_feed(&mut self) -> bool {
         let Some(broker) = &mut self.broker else { return false };
         let before = broker.rooms.shared.fed.load(Ordering::Relaxed);
-        let mut live = Vec::new();
+        let mut lanes_of = Vec::new();
         if self.model.recalls.range(before + 1..).next().is_some() {
             for session in broker.rooms.shared.registry.all() {
                 let outbox = session.outbox.lock();
-                let lanes = [&outbox.express, &outbox.bulk].map(|lane| lane.is_live().then(|| lane.sent().0));
-                live.push((session.number.0, lanes));
+                let sent = [&outbox.express, &outbox.bulk].map(|lane| lane.sent().0);
+                lanes_of.push((session.number.0, sent));
             }
         }
         let is_fed = broker.step_feed();
         let after = broker.rooms.shared.fed.load(Ordering::Relaxed);
         for (id, gone) in self.model.recalls.range(before + 1..after.max(before) + 1).flat_map(|(_, recall)| recall) {
             let of = &self.model.conversations[id];
-            for (session, lanes) in &live {
-                let Some(sent) = lanes[usize::from(!of.is_express())] else { continue };
+            for (session, sent) in &lanes_of {
+                let sent = sent[usize::from(!of.is_express())];
                 let waits = |seq: &&u64| of.entry(**seq).is_some_and(|entry| entry.position > sent);
                 for seq in gone.iter().filter(waits) {
                     self.coverage.count("recalls of what may wait in a lane");

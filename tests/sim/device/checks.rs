@@ -212,7 +212,7 @@ impl Device {
             assert!(position <= erased, "{}: {id}/{seq} at {position} reaches a user erased at {erased}", self.name);
         }
         let is_withdrawn = around.withdrawn.get(&session).is_some_and(|withdrawn| withdrawn.contains(&(id, seq)));
-        assert!(!is_withdrawn, "{}: {id}/{seq} was recalled while it waited, and is sent", self.name);
+        assert!(!is_withdrawn, "{}: {id}/{seq} was recalled or erased before it was its turn, and is sent", self.name);
         if let Some(entry) = entry {
             around.coverage.count(match entry.kind() {
                 EntryKind::Edit => "edits",

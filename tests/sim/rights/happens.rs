@@ -139,7 +139,7 @@ impl History {
             self.connect(device);
             return;
         }
-        match self.rng.u8(0..86) {
+        match self.rng.u8(0..90) {
             68..=70 => self.own(device),
             71..=73 => self.keep(),
             74..=75 => self.set_level(device),
@@ -150,6 +150,7 @@ impl History {
             78..=79 => self.keep_contact(device),
             80..=82 => self.hide_marks(device),
             83..=85 => self.moderate(device),
+            86..=89 => self.try_again(),
             0..=12 => self.act(device),
             13..=18 => self.alter(device),
             19..=28 => self.decide(),
@@ -235,6 +236,37 @@ impl History {
     pub(super) fn act(&mut self, device: usize) {
         let (act, publish) = self.chosen(device);
         let expected = self.expected(device, publish.conversation, &act);
+        let answer = self.publish(device, &publish);
+        self.check_answer(&act, expected, answer);
+    }
+
+    /// Who is kept out of a group comes with its key, and who is blocked reacts to what it was written.
+    fn try_again(&mut self) {
+        let mut tries = Vec::new();
+        for (at, device) in self.devices.iter().enumerate().filter(|(_, device)| device.peer.is_some()) {
+            let user = device.user_id;
+            for (id, c) in &self.oracle.conversations {
+                if let Some(key) = c.key_in_vain(user) {
+                    let action = Action::Join(packet::Join { key: key_bytes(Some(key)) });
+                    tries.push((at, *id, Act::Join(Some(key)), action));
+                }
+                let other = if c.pair.0 == user { c.pair.1 } else { c.pair.0 };
+                let is_blocked =
+                    c.kind == ConversationKind::Direct && c.is_member(user) && self.oracle.blocks(other, user);
+                let written = c.entries.iter().position(|entry| entry.kind == EntryKind::Message && !entry.is_gone);
+                if let Some(seq) = written.filter(|_| is_blocked).map(|at| at as u64 + 1) {
+                    let action = Action::React(packet::React { seq, reaction: "a".into() });
+                    tries.push((at, *id, Act::React(seq, "a"), action));
+                }
+            }
+        }
+        if tries.is_empty() {
+            return;
+        }
+        let (device, id, act, action) = tries.swap_remove(self.rng.usize(0..tries.len()));
+        self.coverage.count("tries of who is kept out");
+        let publish = self.next(device, id, Some(action), "");
+        let expected = self.expected(device, id, &act);
         let answer = self.publish(device, &publish);
         self.check_answer(&act, expected, answer);
     }

@@ -142,6 +142,11 @@ impl Conversation {
         self.join_key.is_some()
     }
 
+    /// The key of a group that keeps a user out.
+    pub(super) fn key_in_vain(&self, user: u64) -> Option<u8> {
+        self.join_key.filter(|_| self.banned.contains(&user))
+    }
+
     pub(super) fn role(&self, user: u64) -> Role {
         self.members.get(&user).and_then(|member| member.role).unwrap_or(Role::None)
     }

@@ -14,8 +14,8 @@ mod waiting;
 use super::*;
 use closing::s19;
 use delivering::{s1, s2, s9, s10};
-use erasing::s18;
-use joining::{s3, s4};
+use erasing::{s18, s21};
+use joining::{s3, s4, s22};
 use publishing::{s7, s8, s11};
 use push::s17;
 use stage::{ANN, BEN, BEN_TOO, CID, any_ground, disk, memory};
@@ -27,7 +27,7 @@ pub(crate) type Scenario = fn(u64, &Keys) -> Coverage;
 
 /// All of them, for who plants bugs; `docs/testing.md` says where the others are.
 #[cfg(feature = "mutations")]
-pub(crate) const ALL: [(&str, Scenario); 17] = [
+pub(crate) const ALL: [(&str, Scenario); 19] = [
     ("s1", s1),
     ("s2", s2),
     ("s3", s3),
@@ -45,6 +45,8 @@ pub(crate) const ALL: [(&str, Scenario); 17] = [
     ("s18", s18),
     ("s19", s19),
     ("s20", s20),
+    ("s21", s21),
+    ("s22", s22),
 ];
 
 mod tests {
@@ -89,5 +91,7 @@ mod tests {
         s18_a_user_is_erased_by_a_broker_that_is_killed s18
         s19_an_account_is_closed_whose_devices_left_something s19
         s20_a_will_and_a_broker_that_is_killed s20
+        s21_a_user_is_erased_while_what_it_wrote_waits_for_room s21
+        s22_a_conversation_whose_opening_has_expired s22
     }
 }

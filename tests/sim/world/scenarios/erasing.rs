@@ -1,4 +1,4 @@
-//! S18: a user is erased by a broker that is killed.
+//! S18 and S21: a user is erased by a broker that is killed, and while a device waits for room.
 
 use super::*;
 
@@ -81,5 +81,48 @@ pub(super) fn s18(seed: u64, keys: &Keys) -> Coverage {
     world.start_at = world.now;
     world.start();
     world.check_erased_files();
+    world.go_on()
+}
+
+/// S21: a device that came back has been handed a little of what it missed, and more of that was read and waits for room,
+/// when who wrote it is erased, and that comes to its end: none of it leaves any more, and each seq is explained (SPEC
+/// R15-22).
+pub(super) fn s21(seed: u64, keys: &Keys) -> Coverage {
+    let narrow = |manner: &mut Manner| {
+        manner.bulk = Some(Window { items: 2, bytes: 4_096 });
+        manner.mode = CatchUpMode::All;
+    };
+    let (mut world, group) = World::staged(seed, keys, disk(20), Retention::default(), narrow);
+    world.administers(ANN, &keys.private);
+    world.rest();
+    world.takes_away(CID);
+    let first = world.head(group) + 1;
+    for number in 0..world.rng.u32(8..16) {
+        world.says(BEN, group, word(number));
+    }
+    world.rest();
+    world.devices[CID].manner.stores = 0;
+    world.brings_back(CID);
+    for _ in 0..50 {
+        if world.devices[CID].unstored(group).len() < 2 {
+            world.goes_by(100);
+        }
+    }
+    assert_eq!(world.devices[CID].unstored(group), [(first, false), (first + 1, false)], "the rest waits for room");
+    let link = world.link_of(CID);
+
+    world.does(ANN, 0, Action::EraseUser(packet::EraseUser { user: "ben".into() }));
+    for _ in 0..60 {
+        if world.model.erasures() != [1, 1, 1] {
+            world.goes_by(100);
+        }
+    }
+    assert_eq!(world.model.erasures(), [1, 1, 1], "it is done");
+    assert_eq!(world.devices[CID].unstored(group).len(), 2, "and the rest waits still");
+    let told = world.reached("heads of what was erased");
+    world.devices[CID].manner.stores = 100;
+    world.rest();
+    assert_eq!(world.link_of(CID), link, "in the same session");
+    assert!(world.reached("heads of what was erased") > told, "each seq is explained");
     world.go_on()
 }

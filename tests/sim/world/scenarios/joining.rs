@@ -52,3 +52,32 @@ pub(super) fn s4(seed: u64, keys: &Keys) -> Coverage {
     world.rest();
     world.go_on()
 }
+
+/// S22: someone opens a conversation with cid, whose device is away until the inbox entry that tells of it has expired: what
+/// is said there afterwards reaches it all the same (SPEC R6.1-5).
+pub(super) fn s22(seed: u64, keys: &Keys) -> Coverage {
+    let retention = Retention { age_ms: Some(20_000), ..Retention::default() };
+    let (mut world, group) = World::staged(seed, keys, any_ground(seed), retention, |_| ());
+    world.takes_away(CID);
+    world.does(ANN, 0, Action::OpenDirect(packet::OpenDirect { user: "cid".into() }));
+    world.rest();
+    let direct = world.model.conversations.iter().find(|(_, of)| of.kind == Kind::Direct).map(|(id, _)| *id);
+    let (direct, opened) = (direct.expect("it is opened"), world.model.tail);
+    for word in 0..40 {
+        world.says(BEN, group, format!("goes by {word}"));
+    }
+    world.rest();
+    for _ in 0..200 {
+        if world.model.floor <= opened {
+            world.goes_by(1_000);
+        }
+    }
+    assert!(world.model.floor > opened, "what tells of it has expired");
+    world.says(ANN, direct, "are you there?");
+    world.rest();
+    world.brings_back(CID);
+    world.rest();
+    let covered = &world.devices[CID].durable.covered;
+    assert!(covered.get(&direct).is_some_and(|of| of.has(world.head(direct))), "cid has what was said");
+    world.go_on()
+}
