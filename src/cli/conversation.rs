@@ -57,7 +57,8 @@ pub(super) enum Command {
     Leave(One),
     /// Gives a group another label
     Label(SetLabel),
-    /// Says how much of a conversation this device (see --device) is delivered
+    /// Says how much of a conversation this device (see --device) is delivered. To say it for another device is to be that
+    /// device: its session is taken over, and a will that it left is gone
     Level(SetLevel),
     /// Prints what was said, the oldest first
     History(History),

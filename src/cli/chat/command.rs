@@ -16,7 +16,8 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("/react N sign, /hide N", "reacts (no sign: takes it back); hides for you"),
     ("/seen N, /about, /members", "who has read N; what this is; who is here"),
     ("@name, @all", "in a group: asks for their attention"),
-    ("/mute /pin /archive /unread", "how you are shown this, on all your devices"),
+    ("/mute, /mute 8h, /mute off", "no notifications of this, for good or so long"),
+    ("/pin /archive /unread", "how you are shown this, on all your devices"),
     ("/level full, heads, none", "how much of it this device is delivered"),
     ("/keep always, /keep 7d", "how long its entries are kept, for everybody"),
     ("/label text, /describe text", "what this group is called, and says of itself"),
@@ -26,8 +27,8 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("/away, /back, /leave, /quit", "looks elsewhere, here again; ends"),
 ];
 
-/// Acts on a line; what is no command is said in the open conversation.
-pub(super) fn enter(model: &mut Model, line: &str) {
+/// Acts on a line that was typed at a time, in milliseconds since 1970; what is no command is said in the open conversation.
+pub(super) fn enter(model: &mut Model, line: &str, now: u64) {
     model.notice.clear();
     let Some(command) = line.strip_prefix('/').filter(|command| !command.starts_with('/')) else {
         // Two slashes say one.
@@ -81,7 +82,7 @@ pub(super) fn enter(model: &mut Model, line: &str) {
         (["quit" | "exit" | "q"], _) => model.wish(Wish::Quit),
         _ => {
             let done =
-                here.is_some_and(|id| enter_about_message(model, id, command) || enter_about_talk(model, id, &words));
+                here.is_some_and(|id| enter_about_message(model, id, command) || enter_about_talk(model, id, &words, now));
             if !done {
                 model.say(format!("/{command}? /help says what there is"));
             }
@@ -128,12 +129,20 @@ fn newest(model: &Model, conversation: u64, own: bool) -> Option<u64> {
 }
 
 /// Commands that change a conversation, or how it is shown.
-fn enter_about_talk(model: &mut Model, conversation: u64, words: &[&str]) -> bool {
+fn enter_about_talk(model: &mut Model, conversation: u64, words: &[&str], now: u64) -> bool {
     let Some(talk) = model.talk(conversation) else { return false };
-    let settings = talk.settings;
+    let (settings, now) = (talk.settings, now.saturating_sub(model.birth));
     let act = match words {
-        ["mute"] => {
-            let muted_until = if settings.muted_until == 0 { u64::MAX } else { 0 };
+        ["mute", rest @ ..] => {
+            let muted_until = match rest {
+                [] if settings.muted_until <= now => u64::MAX,
+                [] | ["off"] => 0,
+                [time] | ["for", time] => match milliseconds(time) {
+                    Some(ms) => now.saturating_add(ms),
+                    None => return false,
+                },
+                _ => return false,
+            };
             Act::Settings(Settings { muted_until, ..settings })
         }
         ["pin"] => Act::Settings(Settings { pinned: !settings.pinned, ..settings }),
@@ -167,8 +176,12 @@ fn retention(words: &[&str]) -> Option<Retention> {
         [time] | ["for", time] => (RetentionMode::KeepFor, time),
         _ => return None,
     };
-    let age_ms = u64::try_from(humantime::parse_duration(time).ok()?.as_millis()).ok()?;
-    Some(Retention { mode: mode.into(), age_ms })
+    Some(Retention { mode: mode.into(), age_ms: milliseconds(time)? })
+}
+
+/// How long a time is, as `7d` says it.
+fn milliseconds(time: &str) -> Option<u64> {
+    u64::try_from(humantime::parse_duration(time).ok()?.as_millis()).ok()
 }
 
 /// Splits at spaces, except between double quotes.
@@ -195,10 +208,12 @@ mod tests {
     use super::*;
     use longwire_client::packet::{self, ConversationKind};
 
+    const NOW: u64 = 1_000_000;
+
     fn wishes(line: &str) -> Vec<Wish> {
         let mut model = Model::default();
         model.open = Some(5);
-        enter(&mut model, line);
+        enter(&mut model, line, NOW);
         model.take_wishes()
     }
 
@@ -224,7 +239,7 @@ mod tests {
     #[test]
     fn without_a_conversation_nothing_is_lost_in_silence() {
         let mut model = Model::default();
-        enter(&mut model, "hello");
+        enter(&mut model, "hello", NOW);
         assert!(model.take_wishes().is_empty());
         assert!(model.notice.contains("/open"));
     }
@@ -244,7 +259,7 @@ mod tests {
             model.handle_item(&longwire_client::Item::Entry(entry));
         }
         model.take_wishes();
-        enter(&mut model, line);
+        enter(&mut model, line, NOW);
         (model.take_wishes(), model.notice)
     }
 
@@ -273,7 +288,9 @@ mod tests {
     fn what_is_set_keeps_what_was_set_before() {
         let act = |act| vec![Wish::Act { conversation: 5, act }];
         let pinned = Settings { pinned: true, ..Settings::default() };
-        assert_eq!(acts("/mute").0, act(Act::Settings(Settings { muted_until: u64::MAX, ..pinned })));
+        let mutes = |muted_until| act(Act::Settings(Settings { muted_until, ..pinned }));
+        assert_eq!((acts("/mute").0, acts("/mute off").0), (mutes(u64::MAX), mutes(0)));
+        assert_eq!((acts("/mute 8h").0, acts("/mute for 2s").0), (mutes(NOW + 28_800_000), mutes(NOW + 2_000)));
         assert_eq!(acts("/pin").0, act(Act::Settings(Settings::default())));
         assert_eq!(acts("/archive").0, act(Act::Settings(Settings { archived: true, ..pinned })));
         assert_eq!(acts("/unread").0, act(Act::Settings(Settings { marked_unread: true, ..pinned })));
@@ -287,7 +304,7 @@ mod tests {
         assert_eq!(acts("/keep 2h").0, keep(RetentionMode::KeepFor, 7_200_000));
         assert_eq!(acts("/keep delivered 1d").0, keep(RetentionMode::UntilDelivered, 86_400_000));
         assert_eq!(acts("/keep always").0, keep(RetentionMode::Keep, 0));
-        for line in ["/level some", "/keep", "/keep 7x", "/keep delivered"] {
+        for line in ["/level some", "/keep", "/keep 7x", "/keep delivered", "/mute 8x", "/mute 8 hours"] {
             assert!(acts(line).0.is_empty() && acts(line).1.contains("/help"), "{line}");
         }
         assert_eq!((acts("/away").0, acts("/back").0), (vec![Wish::Background(true)], vec![Wish::Background(false)]));

@@ -347,7 +347,7 @@ impl Chat {
             KeyCode::Enter => {
                 let line = model.input.take();
                 model.note_not_typing();
-                command::enter(model, &line);
+                command::enter(model, &line, unix_ms());
             }
             KeyCode::Backspace if alt => model.input.delete_word(),
             KeyCode::Backspace => model.input.backspace(),

@@ -9,7 +9,7 @@ use tokio::time::interval;
 
 use super::super::Fail;
 use super::model::{Line, Model, Talk};
-use super::{Chat, TICK, Told, command, terminated};
+use super::{Chat, TICK, Told, command, terminated, unix_ms};
 
 pub(super) async fn run(
     chat: &mut Chat,
@@ -25,7 +25,7 @@ pub(super) async fn run(
     let mut held: Option<String> = None;
     loop {
         if let Some(line) = held.take_if(|_| printed.answered >= chat.said && chat.running == 0) {
-            command::enter(&mut chat.model, &line);
+            command::enter(&mut chat.model, &line, unix_ms());
         }
         chat.do_wishes();
         printed.print(chat)?;
@@ -40,7 +40,7 @@ pub(super) async fn run(
             // A line waits for what the one before it asked for: after /open, it is for the conversation opened.
             line = lines.recv(), if !ended && held.is_none() && chat.running == 0 && chat.model.connected => match line {
                 Some(line) if line.starts_with('/') => held = Some(line),
-                Some(line) => command::enter(&mut chat.model, &line),
+                Some(line) => command::enter(&mut chat.model, &line, unix_ms()),
                 None => ended = true,
             },
             Some(delivery) = deliveries.next() => chat.handle_delivery(delivery),

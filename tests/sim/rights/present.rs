@@ -108,8 +108,9 @@ impl History {
         let all = [packet::Audience::Company, packet::Audience::Contacts, packet::Audience::Nobody];
         let to = *self.rng.choice(&all).expect("some");
         let publish = self.next(device, 0, Some(Action::ShowPresence(packet::ShowPresence { to: to.into() })), "");
-        self.publish(device, &publish).expect("everybody may");
+        // Whom it shows itself to may be told before it has its ack.
         self.oracle.audiences.insert(user, to);
+        self.publish(device, &publish).expect("everybody may");
         self.coverage.count(match to {
             packet::Audience::Contacts => "presences shown to contacts",
             _ => "presences shown",
