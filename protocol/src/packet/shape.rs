@@ -53,7 +53,7 @@ static PACKET: Shape = Shape {
     one_of: Some((1, PACKET_MEMBER_MAX)),
     lists: &[],
     nested: &[
-        (1, &Shape { one_of: Some((16, 40)), nested: &[(5, &BESIDE), (17, &CREATE_GROUP)], ..LEAF }),
+        (1, &Shape { one_of: Some((16, 51)), nested: &[(5, &BESIDE), (17, &CREATE_GROUP)], ..LEAF }),
         (4, &Shape { lists: &[list(3, DELIVER_ITEMS_MAX, "items")], nested: &[(3, &ITEM)], ..LEAF }),
         (
             8,

@@ -136,6 +136,42 @@ fn two_members_are_malformed() {
     assert_eq!(malformed(&field(9, &field(2, &field(1, &item)))), Malformed::TwoMembers);
 }
 
+/// R3-5: of each choice of the `.proto`, no member can be there beside another, or twice.
+#[test]
+fn no_member_of_a_choice_is_overlooked() {
+    let publish: fn(&[u8]) -> Vec<u8> = |body| field(1, body);
+    let choices = [
+        ("Packet", (|body| body.to_vec()) as fn(&[u8]) -> Vec<u8>),
+        ("Publish", publish),
+        ("Item", |body| field(4, &field(3, body))),
+        ("Request", |body| field(8, body)),
+        ("Response", |body| field(9, body)),
+    ];
+    assert_eq!(PROTO.matches("oneof ").count(), choices.len(), "each choice is tried");
+    for (message, around) in choices {
+        let members = members(message);
+        let first = *members.first().expect("it has members");
+        for member in members {
+            for two in [[first, member], [member, first], [member, member]] {
+                let body = two.map(|number| field(number, &[])).concat();
+                assert_eq!(malformed(&around(&body)), Malformed::TwoMembers, "{message}: {two:?}");
+            }
+        }
+    }
+}
+
+const PROTO: &str = include_str!("../../proto/longwire.proto");
+
+/// The numbers of the one choice in a message of the `.proto`.
+fn members(message: &str) -> Vec<u64> {
+    let (_, body) = PROTO.split_once(&format!("\nmessage {message} {{\n")).expect("the message is there");
+    let (body, _) = body.split_once("\n}").expect("it ends");
+    let (_, body) = body.split_once("oneof ").expect("it has a choice");
+    let (body, _) = body.split_once('}').expect("it ends");
+    let number = |line: &str| line.trim().strip_suffix(';')?.rsplit_once("= ")?.1.parse().ok();
+    body.lines().filter_map(number).collect()
+}
+
 /// R3-6: what protobuf would let pass or recurse into is refused.
 #[test]
 fn broken_structure_is_malformed() {
