@@ -135,13 +135,13 @@ impl Feed {
         }
     }
 
-    /// The other members of a conversation that are told of a user's mark, whether it rides express, and where they were
-    /// told of the conversation.
+    /// The other members of a conversation that are there and told of a user's mark, whether it rides express, and where
+    /// they were told of the conversation. Who comes meanwhile finds the mark in the rows.
     fn who_else(&self, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
         for _ in 0..LOOKS_MAX {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let rows = Reader::new(&state);
-            let others = others_told(&rows, user, id);
+            let others = others_told(&rows, &self.registry, user, id);
             if rows.cold() == 0 {
                 return others;
             }
@@ -361,16 +361,26 @@ fn push(pending: &mut Pending, session: &Session, entry: &StoredEntry, is_expres
     pending.lane(is_express).push(Ready { place, item }, admits)
 }
 
-fn others_told(rows: &Reader<'_>, user: UserId, id: ConversationId) -> Vec<(UserId, bool, Position)> {
+fn others_told(
+    rows: &Reader<'_>,
+    registry: &Registry,
+    user: UserId,
+    id: ConversationId,
+) -> Vec<(UserId, bool, Position)> {
     let Some(conversation) = rows.conversation(id).filter(|conversation| tells_marks(conversation)) else {
         return Vec::new();
     };
     let is_express = conversation.kind.is_express();
     let told = |other: UserId| {
-        // All are asked for before one is judged: what is cold is loaded at once.
-        let (member, duty) = (rows.member(id, other), rows.duties(other).get(id));
-        let tells = tells(rows, conversation, user, other);
-        let is_told = other != user && member.is_some_and(Member::is_active) && tells == Tells::Marks;
+        // Nothing is loaded of who is away.
+        if other == user || !registry.is_online(other) {
+            return None;
+        }
+        // All are asked for before one is judged: what is cold is loaded at once. Of the duty the row alone, since the list
+        // may be one of thousands.
+        let (member, tells) = (rows.member(id, other), tells(rows, conversation, user, other));
+        let duty = if is_express { None } else { rows.duty(other, id) };
+        let is_told = member.is_some_and(Member::is_active) && tells == Tells::Marks;
         is_told.then_some((other, is_express, duty.map_or(Position(0), |duty| duty.joined)))
     };
     match conversation.kind {
@@ -426,6 +436,39 @@ mod tests {
                 state.write().expect("unpoisoned").forget();
             }
             Ok(())
+        }
+    }
+
+    /// R6.1-6: for a mark nothing is read of who is away, and of who is there no more than some rows, be the lists of its
+    /// conversations as long as they may.
+    #[test]
+    fn a_mark_asks_for_nothing_of_who_is_away_and_for_no_list_of_who_is_there() {
+        use crate::routing::loading::Want;
+        use crate::routing::rows::Key;
+        use crate::routing::view::{Overlay, View};
+
+        let (id, ben) = (ConversationId(5), UserId(1));
+        for kind in [Kind::Direct, Kind::Group] {
+            let saved = Arc::new(Unhelpful::default()) as Arc<dyn SavedState>;
+            let mut state = State::over(saved, Position(0), 0).expect("reads");
+            let more = MoreOfConversation::default();
+            let pair = if kind == Kind::Direct { (ben, UserId(2)) } else { (UserId(0), UserId(0)) };
+            let row = Conversation { kind, label: "".into(), pair, head: Head::default(), members: 2, more };
+            state.install_members(id, [ben, UserId(2)].into());
+            let mut overlay = Overlay::default();
+            View::new(&state, &mut overlay).put(Key::Conversation(id), Some(Row::Conversation(row)));
+            overlay.merge(&mut state);
+            let registry = Registry::default();
+            let told = |registry: &Registry| {
+                let rows = Reader::new(&state);
+                let told = others_told(&rows, registry, UserId(2), id);
+                assert!(told.is_empty(), "nothing is known yet");
+                rows.into_cold()
+            };
+            assert!(told(&registry).is_empty(), "ben is away");
+            registry.attach(&Arc::new(Session::of_test()), longwire_protocol::Millis(0));
+            let wants = told(&registry);
+            assert!(!wants.is_empty() && wants.iter().all(|want| matches!(want, Want::Row(_))), "{wants:?}");
         }
     }
 

@@ -90,6 +90,12 @@ impl Registry {
         }
     }
 
+    /// Whether a user has a session.
+    #[must_use]
+    pub fn is_online(&self, user: UserId) -> bool {
+        self.sessions.contains_key(&user)
+    }
+
     /// How many users are online.
     #[must_use]
     pub fn users_online(&self) -> usize {

@@ -17,7 +17,7 @@ use crate::routing::limits::PUSH_TOLD_MAX;
 use crate::routing::query::unread_total;
 use crate::routing::reads::{Miss, Reads};
 use crate::routing::registry::Registry;
-use crate::routing::rows::{DeviceCursor, Kind, Member};
+use crate::routing::rows::{DeviceCursor, Duty, Kind, Member};
 use crate::routing::view::{Reader, Rows as _};
 use crate::store::{PageLimit, Position, SegmentId, StoredEntry};
 
@@ -217,10 +217,9 @@ fn settle(told: &mut Told, of: &Looked<'_>, now: LogTime, untold: Option<Positio
 fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> Vec<Candidate> {
     let mut found = Vec::new();
     let levels = rows.device(of.device).map(|row| row.levels.clone()).unwrap_or_default();
-    let mut consider = |id: ConversationId| {
+    let mut consider = |id: ConversationId, duty: Option<&Duty>| {
         // All are asked for before one is judged: what is cold is loaded at once.
-        let (duty, conversation, member) =
-            (rows.duties(of.user).get(id), rows.conversation(id), rows.member(id, of.user));
+        let (conversation, member) = (rows.conversation(id), rows.member(id, of.user));
         let (Some(duty), Some(conversation), Some(member)) = (duty, conversation, member) else { return };
         // What may be read of a channel the token of a session says, and who is away has none.
         let is_told = matches!(conversation.kind, Kind::Direct | Kind::Group);
@@ -250,8 +249,9 @@ fn candidates(rows: &Reader<'_>, now: LogTime, of: &Looked<'_>, told: &Told) -> 
         });
     };
     match of.news {
-        News::Any => rows.duties(of.user).iter().for_each(|(id, _)| consider(id)),
-        News::Of(listed) => listed.iter().copied().for_each(&mut consider),
+        News::Any => rows.duties(of.user).iter().for_each(|(id, duty)| consider(id, Some(duty))),
+        // The row alone: the list may be one of thousands.
+        News::Of(listed) => listed.iter().for_each(|id| consider(*id, rows.duty(of.user, *id))),
     }
     found
 }
