@@ -27,6 +27,8 @@ use crate::store::ReadError;
 const JOBS_MAX: usize = 8;
 /// Users whose presence, or deliveries, are looked up at once.
 const NEWS_AT_ONCE: usize = 64;
+/// How often the users whose presence is asked for are looked at, where others show or hide themselves meanwhile.
+const PRESENCE_LOOKS_MAX: usize = 8;
 /// Members that are counted before others get at the state.
 const COUNTED_AT_ONCE: usize = 1_000;
 
@@ -129,12 +131,12 @@ fn look_up(
     now: Millis,
 ) -> Result<Vec<packet::Signal>, Miss> {
     let mut found = Vec::with_capacity(news.presences.len());
-    for &(user, is_audience_new) in &news.presences {
+    for &(user, change) in &news.presences {
         // Anew for each, since each may cost a walk over all conversations of one of the two.
         found.push(reads.rows(|rows| {
             let known = knows(rows, session.user, user);
             let shown = (known == Knows::Presence).then(|| shared.registry.presence(rows, user, now));
-            (user, is_audience_new, known, shown)
+            (user, change, known, shown)
         })?);
     }
     let mut signals = Vec::new();
@@ -143,11 +145,15 @@ fn look_up(
         let (conversation, user, kind) = (id.0, user.0, SignalKind::Delivered.into());
         signals.push(packet::Signal { conversation, user, kind, seq: seq.0, ..packet::Signal::default() });
     }
-    for (user, is_audience_new, known, shown) in found {
-        let tells = shown.is_some() || is_audience_new;
+    for (user, change, known, shown) in found {
+        let tells = shown.is_some() || change.audience;
         let was_shown = tells && shared.registry.note_shown(session, user, shown.is_some());
-        let presence = shown.or_else(|| was_shown.then(|| hidden(user)));
-        if known == Knows::Nothing && is_audience_new {
+        // Who was shown, and is as it was, is no news.
+        let presence = match shown {
+            Some(presence) => (change.standing || !was_shown).then_some(presence),
+            None => was_shown.then(|| hidden(user)),
+        };
+        if known == Knows::Nothing && change.audience {
             shared.registry.unsubscribe(session, &[user]);
         }
         let kind = SignalKind::Presence.into();
@@ -189,28 +195,34 @@ pub(super) fn presence_request(
         shared.registry.unsubscribe(session, &users);
         return answer(Vec::new());
     }
-    let mut known = Vec::with_capacity(users.len());
-    for user in &users {
-        // Anew for each, as above.
-        known.push(reads.rows(|rows| knows(rows, session.user, *user))?);
-    }
     let now = shared.clock.now();
-    let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
-    let mut some: Vec<(UserId, bool)> = in_company.map(|(user, known)| (*user, *known == Knows::Presence)).collect();
-    some.sort_unstable();
-    some.dedup();
-    // Before it is looked at: what changes in between is told.
     let most = reads.rows(|rows| rows.state().quotas.presences)?;
-    if let Err(reason) = shared.registry.subscribe(session, &some, most, now) {
-        return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
-    }
+    let mut looks = 0;
+    let known = loop {
+        let changes = shared.registry.audience_changes();
+        // Anew for each, as above.
+        let look = |user: &UserId| reads.rows(|rows| knows(rows, session.user, *user));
+        let known: Vec<Knows> = users.iter().map(look).collect::<Result<_, _>>()?;
+        let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
+        let mut some: Vec<(UserId, bool)> =
+            in_company.map(|(user, known)| (*user, *known == Knows::Presence)).collect();
+        some.sort_unstable();
+        some.dedup();
+        if let Err(reason) = shared.registry.subscribe(session, &some, most, now) {
+            return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
+        }
+        // Who shows itself to others from here on has this session told; who did since it was looked at, has not.
+        looks += 1;
+        if shared.registry.audience_changes() == changes || looks == PRESENCE_LOOKS_MAX {
+            break known;
+        }
+    };
     // Of these the answer says the last word, until they are asked for again.
     let strangers = users.iter().zip(&known).filter(|(_, known)| **known == Knows::Nothing);
     shared.registry.unsubscribe(session, &strangers.map(|(user, _)| *user).collect::<Vec<_>>());
     if session.outbox.lock().is_abandoned {
         // The session ended meanwhile, and what it asked for was given up before this.
-        let some: Vec<UserId> = some.into_iter().map(|(user, _)| user).collect();
-        shared.registry.unsubscribe(session, &some);
+        shared.registry.unsubscribe(session, &users);
     }
     let mut presences = Vec::with_capacity(users.len());
     for (user, known) in users.iter().zip(known) {

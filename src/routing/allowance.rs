@@ -170,6 +170,8 @@ pub fn makes(publish: &packet::Publish) -> u32 {
             | Action::Join(_)
             | Action::Ban(_)
             | Action::SetLevel(_)
+            | Action::ShowPresence(_)
+            | Action::HideMarks(_)
             | Action::SetProfile(_)
             | Action::SetContact(_)
             | Action::Block(_)
@@ -290,6 +292,7 @@ mod tests {
         let of = |action| makes(&packet::Publish { action: Some(action), ..Default::default() });
         assert_eq!(of(Action::SetLevel(packet::SetLevel::default())), 1, "all that waits is looked at anew");
         assert_eq!(of(Action::Join(packet::Join::default())), 1);
+        assert_eq!(of(Action::ShowPresence(packet::ShowPresence::default())), 1, "and so are all whom it is told of");
         assert_eq!(of(Action::SetMark(packet::SetMark::default())), 0);
     }
 

@@ -6,6 +6,7 @@
 //! Memory follows the subscriptions and those who left within half a minute; a session that asked for nothing costs none.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwire_protocol::limits::OFFLINE_AFTER_MS;
@@ -20,6 +21,7 @@ use super::ops::Effect;
 use super::outbox::Session;
 use super::query::shares;
 use super::registry::Registry;
+use super::signals::PresenceChange;
 use super::view::{Reader, Rows as _};
 use crate::mutation::Mutation;
 
@@ -84,7 +86,11 @@ pub fn knows(rows: &Reader<'_>, asking: UserId, user: UserId) -> Knows {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Presence(Mutex<Watch>);
+pub struct Presence {
+    watch: Mutex<Watch>,
+    /// How often anybody was shown to others than before.
+    audience_changes: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -95,11 +101,13 @@ struct Watch {
     count: usize,
     /// When to look at whom; each as its `Watched` says.
     looks: BTreeSet<(Millis, UserId)>,
-    /// Whose telling was interrupted, behind which session, and whether for a new audience.
-    telling: Option<(UserId, SessionNumber, bool)>,
+    /// Whose telling was interrupted, behind which session, and of what.
+    telling: Option<(UserId, SessionNumber, PresenceChange)>,
     /// Who left lately, when, and how it stood until then.
     left: HashMap<UserId, (Millis, Standing)>,
     left_order: VecDeque<(Millis, UserId)>,
+    /// Who is to be told of whom it sees no more, since it shows itself to others than before.
+    changed: BTreeSet<UserId>,
     /// Members of conversations that were online, and when they were counted.
     counts: HashMap<ConversationId, (Millis, u64)>,
 }
@@ -152,8 +160,8 @@ impl Watch {
         self.left.get(&user).filter(is_lately).map(|(_, standing)| *standing)
     }
 
-    /// Whom to tell about next, behind which session, and whether of a new audience.
-    fn next(&mut self, registry: &Registry, now: Millis) -> Option<(UserId, SessionNumber, bool)> {
+    /// Whom to tell about next, behind which session, and what changed.
+    fn next(&mut self, registry: &Registry, now: Millis) -> Option<(UserId, SessionNumber, PresenceChange)> {
         if let Some(telling) = self.telling.take() {
             return Some(telling);
         }
@@ -163,8 +171,9 @@ impl Watch {
             let standing = live.or(before).unwrap_or(Standing::Offline);
             let Some(watched) = self.watched.get_mut(&user) else { continue };
             watched.look = None;
-            let is_audience_new = std::mem::take(&mut watched.is_audience_new);
-            let is_news = standing != watched.told || is_audience_new;
+            let audience = std::mem::take(&mut watched.is_audience_new);
+            let change = PresenceChange { standing: standing != watched.told, audience };
+            let is_news = change.standing || change.audience;
             if is_news {
                 watched.told = standing;
                 watched.quiet_until = now.after(QUIET_MS);
@@ -176,7 +185,7 @@ impl Watch {
                 self.look_at(user, offline_at);
             }
             if is_news {
-                return Some((user, SessionNumber(0), is_audience_new));
+                return Some((user, SessionNumber(0), change));
             }
         }
         None
@@ -185,7 +194,7 @@ impl Watch {
 
 impl Presence {
     fn lock(&self) -> MutexGuard<'_, Watch> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Subscriptions in all.
@@ -236,6 +245,9 @@ impl Registry {
     /// Something changed for a user whose sessions are the same: whether they are in the background, or, with a new
     /// `audience`, who is told.
     pub fn presence_changed(&self, user: UserId, is_audience_new: bool, now: Millis) {
+        if is_audience_new {
+            self.presence.audience_changes.fetch_add(1, Ordering::AcqRel);
+        }
         let mut watch = self.presence.lock();
         if let Some(watched) = watch.watched.get_mut(&user) {
             watched.is_audience_new |= is_audience_new;
@@ -243,8 +255,16 @@ impl Registry {
         watch.look_soon(user, now);
     }
 
+    /// How often anybody was shown to others than before: who looks whom it may see, and is told of changes from then on,
+    /// looks again where this has changed in between.
+    #[must_use]
+    pub fn audience_changes(&self) -> u64 {
+        self.presence.audience_changes.load(Ordering::Acquire)
+    }
+
     /// A user shows its presence to this other no more, who is told so at once, and of nothing later.
     pub fn presence_hidden(&self, user: UserId, from: UserId) {
+        self.presence.audience_changes.fetch_add(1, Ordering::AcqRel);
         let mut told = Vec::new();
         self.each_of(from, |session| told.push(Arc::clone(session)));
         {
@@ -255,31 +275,35 @@ impl Registry {
             });
         }
         for session in told {
-            session.outbox.lock().ephemeral.get_or_insert_default().put_presence(user, true);
+            session.outbox.lock().ephemeral.get_or_insert_default().put_presence(user, PresenceChange::AUDIENCE);
             session.outbox.wake();
         }
     }
 
     /// A user shows itself to others than before, or is no longer in a conversation that it was in, which may have been the
-    /// last that it shared with some: both who is told of it and of whom it is told is looked at. Costs a look at each of
-    /// these.
+    /// last that it shared with some: both who is told of it and of whom it is told is looked at, by [`Self::tell_presence`],
+    /// once however often it changed until then.
     pub fn audience_changed(&self, user: UserId, now: Millis) {
         self.presence_changed(user, true, now);
-        if Mutation::HiderSeesOn.is_planted() {
-            return;
+        if !Mutation::HiderSeesOn.is_planted() && self.is_online(user) {
+            self.presence.lock().changed.insert(user);
         }
-        let mut own = Vec::new();
-        self.each_of(user, |session| own.push(Arc::clone(session)));
-        for session in own {
-            let watched = self.presence.lock().by_session.get(&session.number).cloned().unwrap_or_default();
-            if watched.is_empty() {
-                continue;
-            }
-            let mut pending = session.outbox.lock();
-            let ephemeral = pending.ephemeral.get_or_insert_default();
-            watched.into_iter().for_each(|(other, _)| ephemeral.put_presence(other, true));
-            drop(pending);
-            session.outbox.wake();
+    }
+
+    /// The sessions of users whose audience changed look at all whom they are told of, until so many were named.
+    fn look_at_changed(&self, watch: &mut Watch, touched: &mut Vec<Arc<Session>>, most: usize) {
+        let mut named = 0;
+        while named < most
+            && let Some(user) = watch.changed.pop_first()
+        {
+            self.each_of(user, |session| {
+                let Some(watched) = watch.by_session.get(&session.number) else { return };
+                let mut pending = session.outbox.lock();
+                let ephemeral = pending.ephemeral.get_or_insert_default();
+                watched.iter().for_each(|(other, _)| ephemeral.put_presence(*other, PresenceChange::AUDIENCE));
+                named += watched.len();
+                touched.push(Arc::clone(session));
+            });
         }
     }
 
@@ -360,8 +384,9 @@ impl Registry {
         let mut touched: Vec<Arc<Session>> = Vec::new();
         {
             let mut watch = self.presence.lock();
+            self.look_at_changed(&mut watch, &mut touched, TOLD_AT_ONCE);
             while touched.len() < TOLD_AT_ONCE
-                && let Some((user, behind, is_audience_new)) = watch.next(self, now)
+                && let Some((user, behind, change)) = watch.next(self, now)
             {
                 let Some(watched) = watch.watched.get(&user) else { continue };
                 let from = watched.watchers.partition_point(|watcher| watcher.number <= behind);
@@ -369,11 +394,11 @@ impl Registry {
                 let told = &rest[..rest.len().min(TOLD_AT_ONCE - touched.len())];
                 for session in told {
                     let mut pending = session.outbox.lock();
-                    pending.ephemeral.get_or_insert_default().put_presence(user, is_audience_new);
+                    pending.ephemeral.get_or_insert_default().put_presence(user, change);
                 }
                 touched.extend(told.iter().cloned());
                 if told.len() < rest.len() {
-                    watch.telling = told.last().map(|session| (user, session.number, is_audience_new));
+                    watch.telling = told.last().map(|session| (user, session.number, change));
                 }
             }
             while let Some((at, user)) = watch.left_order.front().copied()
@@ -456,8 +481,8 @@ mod tests {
         })
     }
 
-    /// Of whom there is news for a session, and whether of an audience.
-    fn news(session: &Session) -> Vec<(UserId, bool)> {
+    /// Of whom there is news for a session, and what.
+    fn news(session: &Session) -> Vec<(UserId, PresenceChange)> {
         let mut pending = session.outbox.lock();
         pending.ephemeral.take().map(|mut ephemeral| ephemeral.take_news(usize::MAX).presences).unwrap_or_default()
     }
@@ -494,15 +519,18 @@ mod tests {
         registry.detach(&ben, &[], now);
         registry.tell_presence(now.after(1));
         assert_eq!(registry.standing(BEN, now.after(1)), Standing::Away, "as it was");
-        assert_eq!(news(&ann), [(BEN, false)]);
+        assert_eq!(news(&ann), [(BEN, PresenceChange::STANDING)]);
         let offline = now.after(OFFLINE_AFTER_MS);
         registry.tell_presence(Millis(offline.0 - 1));
         assert_eq!(news(&ann), []);
         registry.tell_presence(offline);
-        assert_eq!((news(&ann), registry.standing(BEN, offline)), (vec![(BEN, false)], Standing::Offline));
+        assert_eq!(
+            (news(&ann), registry.standing(BEN, offline)),
+            (vec![(BEN, PresenceChange::STANDING)], Standing::Offline)
+        );
         registry.attach(&ben, offline.after(QUIET_MS));
         registry.tell_presence(offline.after(QUIET_MS));
-        assert_eq!(news(&ann), [(BEN, false)], "and back");
+        assert_eq!(news(&ann), [(BEN, PresenceChange::STANDING)], "and back");
     }
 
     /// R16-10: of one user no more than one in two seconds, and the last one is told.
@@ -525,7 +553,7 @@ mod tests {
         registry.presence_changed(BEN, false, Millis(30_000));
         news(&ann);
         registry.tell_presence(Millis(30_000));
-        assert_eq!(news(&ann), [(BEN, false)]);
+        assert_eq!(news(&ann), [(BEN, PresenceChange::STANDING)]);
     }
 
     /// R16-10: what a session asked for ends with it, and costs nothing from then on.
@@ -539,7 +567,7 @@ mod tests {
         registry.attach(&ben, Millis(1));
         registry.detach(&ann, &[], Millis(1));
         registry.tell_presence(Millis(1));
-        assert_eq!((news(&ann), news(&cid)), (vec![], vec![(BEN, false)]));
+        assert_eq!((news(&ann), news(&cid)), (vec![], vec![(BEN, PresenceChange::STANDING)]));
         registry.unsubscribe(&cid, &[UserId(1)]);
         registry.detach(&cid, &[], Millis(2));
         registry.detach(&ben, &[], Millis(2));
@@ -587,7 +615,37 @@ mod tests {
         registry.subscribe(&ben, &[(UserId(1), true)], 1, Millis(0)).expect("room for one");
         registry.audience_changed(BEN, Millis(5_000));
         registry.tell_presence(Millis(5_000));
-        assert_eq!((news(&ann), news(&ben)), (vec![(BEN, true)], vec![(UserId(1), true)]));
+        assert_eq!(
+            (news(&ann), news(&ben)),
+            (vec![(BEN, PresenceChange::AUDIENCE)], vec![(UserId(1), PresenceChange::AUDIENCE)])
+        );
+    }
+
+    /// R16-12: who is looked at, and hides before it is watched, is looked at again.
+    #[test]
+    fn whoever_shows_itself_to_others_than_before_is_counted() {
+        let (registry, _ann, _ben) = watching(true);
+        let before = registry.audience_changes();
+        registry.presence_changed(BEN, false, Millis(5_000));
+        assert_eq!(registry.audience_changes(), before);
+        registry.audience_changed(BEN, Millis(5_000));
+        registry.presence_hidden(BEN, UserId(1));
+        assert_eq!(registry.audience_changes(), before + 2);
+    }
+
+    /// R16-12: a user whose audience changes again and again is told once of whom it sees, when there is a turn for that.
+    #[test]
+    fn who_hides_and_shows_itself_again_and_again_is_told_once() {
+        let (registry, _ann, ben) = watching(true);
+        registry.subscribe(&ben, &[(UserId(1), true)], 1, Millis(0)).expect("room for one");
+        for _ in 0..100 {
+            registry.audience_changed(BEN, Millis(5_000));
+        }
+        assert_eq!(news(&ben), [], "not where it is committed");
+        registry.tell_presence(Millis(5_000));
+        assert_eq!(news(&ben), [(UserId(1), PresenceChange::AUDIENCE)]);
+        registry.tell_presence(Millis(6_000));
+        assert_eq!(news(&ben), []);
     }
 
     /// R16-12: a new audience is told of even where the presence is the same.
@@ -596,7 +654,7 @@ mod tests {
         let (registry, ann, _ben) = watching(true);
         registry.presence_changed(BEN, true, Millis(5_000));
         registry.tell_presence(Millis(5_000));
-        assert_eq!(news(&ann), [(BEN, true)]);
+        assert_eq!(news(&ann), [(BEN, PresenceChange::AUDIENCE)]);
         registry.tell_presence(Millis(50_000));
         assert_eq!(news(&ann), []);
     }

@@ -69,17 +69,33 @@ pub struct Ephemeral {
     signals: VecDeque<packet::Signal>,
     /// News, as they were looked up.
     looked_up: VecDeque<packet::Signal>,
-    /// Users whose presence changed, and has to be looked up; whether because of whom they show it to.
-    presences: BTreeMap<UserId, bool>,
+    /// Users whose presence changed, and has to be looked up.
+    presences: BTreeMap<UserId, PresenceChange>,
     /// Who acked something, and the conversation that may have been delivered to it.
     delivered: BTreeSet<(ConversationId, UserId)>,
+}
+
+/// What changed about a user's presence: one of the two, or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PresenceChange {
+    /// Whether it is online.
+    pub standing: bool,
+    /// Who sees it.
+    pub audience: bool,
+}
+
+impl PresenceChange {
+    /// Whether it is online.
+    pub const STANDING: Self = Self { standing: true, audience: false };
+    /// Who sees it.
+    pub const AUDIENCE: Self = Self { standing: false, audience: true };
 }
 
 /// What there is to look up for a session.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
     /// See [`Ephemeral::put_presence`].
-    pub presences: Vec<(UserId, bool)>,
+    pub presences: Vec<(UserId, PresenceChange)>,
     /// See [`Ephemeral::put_delivered`].
     pub delivered: Vec<(ConversationId, UserId)>,
 }
@@ -97,9 +113,11 @@ impl Ephemeral {
     }
 
     /// A user's presence may have changed.
-    pub fn put_presence(&mut self, user: UserId, is_audience_new: bool) {
+    pub fn put_presence(&mut self, user: UserId, change: PresenceChange) {
         if self.presences.len() < PRESENCES_MAX || self.presences.contains_key(&user) {
-            *self.presences.entry(user).or_default() |= is_audience_new;
+            let waiting = self.presences.entry(user).or_default();
+            waiting.standing |= change.standing;
+            waiting.audience |= change.audience;
         }
     }
 
@@ -169,6 +187,9 @@ impl Ephemeral {
 mod tests {
     use super::*;
 
+    const STANDING: PresenceChange = PresenceChange::STANDING;
+    const AUDIENCE: PresenceChange = PresenceChange::AUDIENCE;
+
     fn signal(conversation: u64, user: u64, kind: SignalKind) -> packet::Signal {
         packet::Signal { conversation, user, kind: kind as i32, ..packet::Signal::default() }
     }
@@ -207,17 +228,21 @@ mod tests {
 
     #[test]
     fn presence_is_looked_up_a_few_users_at_a_time_and_none_is_lost() {
+        let both = PresenceChange { standing: true, audience: true };
         let mut ephemeral = Ephemeral::default();
-        (1..=5).for_each(|user| ephemeral.put_presence(UserId(user), user == 4));
-        ephemeral.put_presence(UserId(2), false);
+        (1..=5).for_each(|user| ephemeral.put_presence(UserId(user), if user == 4 { AUDIENCE } else { STANDING }));
+        ephemeral.put_presence(UserId(2), AUDIENCE);
         assert!(ephemeral.has_news());
-        assert_eq!(ephemeral.take_news(2).presences, [(UserId(1), false), (UserId(2), false)]);
+        assert_eq!(ephemeral.take_news(2).presences, [(UserId(1), STANDING), (UserId(2), both)]);
         ephemeral.put_looked_up([packet::Signal::default()]);
         assert!(!ephemeral.has_news() && !ephemeral.is_empty());
         ephemeral.pop();
-        assert_eq!(ephemeral.take_news(10).presences, [(UserId(3), false), (UserId(4), true), (UserId(5), false)]);
+        assert_eq!(
+            ephemeral.take_news(10).presences,
+            [(UserId(3), STANDING), (UserId(4), AUDIENCE), (UserId(5), STANDING)]
+        );
         assert!(ephemeral.is_empty());
-        (1..=10_000).for_each(|user| ephemeral.put_presence(UserId(user), false));
+        (1..=10_000).for_each(|user| ephemeral.put_presence(UserId(user), STANDING));
         assert_eq!(ephemeral.take_news(usize::MAX).presences.len(), PRESENCES_MAX);
     }
 
