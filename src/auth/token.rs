@@ -1,10 +1,12 @@
 //! The tokens: EdDSA JWTs. `longwire token` makes them here; other issuers make them with any JWT library.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use longwire_protocol::limits::USER_NAME_BYTES_MAX;
 use longwire_protocol::names::is_name;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
@@ -28,12 +30,14 @@ pub struct Claims {
     pub iss: String,
     /// The user's name.
     pub sub: String,
-    /// `longwire`.
+    /// `longwire`; of several, as JWTs may have them, that one.
+    #[serde(deserialize_with = "audience")]
     pub aud: String,
-    /// When it ends, in seconds since 1970.
+    /// When it ends, in seconds since 1970; a fraction is left out.
+    #[serde(deserialize_with = "seconds")]
     pub exp: u64,
     /// When it was made.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "seconds")]
     pub iat: u64,
     /// Its id, for revocation.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -91,6 +95,34 @@ pub struct Invitation {
     /// The one name that it is for; any, if it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
+}
+
+/// One audience, or a list of which at most one is ours.
+fn audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Audience {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(match Audience::deserialize(deserializer)? {
+        Audience::One(one) => one,
+        Audience::Several(all) => all.into_iter().find(|one| one == AUDIENCE).unwrap_or_default(),
+    })
+}
+
+/// Seconds, which JWTs may give with a fraction.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Seconds {
+        Whole(u64),
+        Part(f64),
+    }
+    Ok(match Seconds::deserialize(deserializer)? {
+        Seconds::Whole(seconds) => seconds,
+        Seconds::Part(seconds) => Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)?.as_secs(),
+    })
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
@@ -232,6 +264,33 @@ mod tests {
         let identity = verify(&token, &issuers(&public), None, 999).expect("believed");
         assert_eq!(&*identity.user, "alice");
         assert_eq!(verify(&token, &issuers(&public), None, 1_000), Err(TokenError::Expired));
+    }
+
+    /// SPEC R12-3: what RFC 7519 lets libraries write is read, and nothing beyond that.
+    #[test]
+    fn audiences_may_be_several_and_times_have_a_fraction() {
+        let (private, public) = generate_key().expect("a key");
+        let key = EncodingKey::from_ed_pem(private.as_bytes()).expect("a key");
+        let of = |change: serde_json::Value| {
+            let mut claims = serde_json::json!({"iss": "test", "sub": "alice", "aud": AUDIENCE, "exp": 1_000});
+            let (claims, change) = (claims.as_object_mut().expect("an object"), change);
+            claims.extend(change.as_object().expect("an object").clone());
+            claims.retain(|_, value| !value.is_null());
+            let token = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &key).expect("a token");
+            verify(&token, &issuers(&public), None, 999).map(|identity| (identity.expires, identity.issued))
+        };
+        assert_eq!(of(serde_json::json!({"aud": ["other", AUDIENCE], "exp": 1000.9, "iat": 5.5})), Ok((1_000, 5)));
+        assert_eq!(of(serde_json::json!({"aud": ["other"]})), Err(TokenError::Audience));
+        assert_eq!(of(serde_json::json!({"aud": []})), Err(TokenError::Audience));
+        assert_eq!(of(serde_json::json!({"exp": 999.9})), Err(TokenError::Expired));
+        for wrong in
+            [serde_json::json!({"exp": -1.5}), serde_json::json!({"exp": 1e300}), serde_json::json!({"exp": "1000"})]
+        {
+            assert_eq!(of(wrong.clone()), Err(TokenError::Invalid), "{wrong}");
+        }
+        for absent in ["iss", "sub", "aud", "exp"] {
+            assert_eq!(of(serde_json::json!({absent: null})), Err(TokenError::Invalid), "without {absent}");
+        }
     }
 
     /// SPEC R12-4, R15-20: whatever the broker's own key signed.
