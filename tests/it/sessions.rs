@@ -75,7 +75,7 @@ async fn two_that_fight_for_a_device_are_cooled_down() {
         wires.push(wire);
     }
     let refusal = refused.expect("someone is told to wait");
-    assert_eq!(refusal.reason, Reason::RateLimited);
+    assert_eq!((wires.len(), refusal.reason), (5, Reason::RateLimited), "four took it over from the first");
     assert!(refusal.retry_after_ms > 0);
 }
 

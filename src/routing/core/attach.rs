@@ -86,7 +86,8 @@ impl Core {
                 }
                 (fence.takeovers + 1, fence.takeovers_since_ms)
             }
-            _ => (1, draft.now_ms),
+            Some(_) => (1, draft.now_ms),
+            None => (0, draft.now_ms),
         };
 
         let user = match user {
