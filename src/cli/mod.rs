@@ -31,7 +31,7 @@ Examples:
   longwire sub '#news' --out news.txt         everything said in #news, exactly once, across restarts
   longwire chat                               talk
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 69 cannot connect, 76 certificate not trusted, 77 not allowed in, 130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 69 cannot connect, 70 a broker's own error, 76 certificate not trusted, 77 not allowed in, 130 interrupted.";
 
 /// A messaging broker that keeps its word, and what talks to it.
 #[derive(Debug, Parser)]

@@ -24,7 +24,7 @@ Examples:
   longwire user erase ada --yes --token-file root.token
   longwire user export ada --store /backup/longwire-data --out ada.jsonl
 
-The password of a user is asked for, or read from --password-file or LONGWIRE_PASSWORD; the broker gets what it can check
+The password of a user is asked for, or read from --new-password-file or LONGWIRE_PASSWORD; the broker gets what it can check
 it by, and not the password.";
 
 /// Administers accounts: needs a token with the claim `admin`.

@@ -265,6 +265,7 @@ pub struct Attachment {
     /// Where it is, as the clients know it.
     #[prost(string, tag = "1")]
     pub reference: ::prost::alloc::string::String,
+    /// What it is, such as image/jpeg, its file's name and its size, as who sent it says.
     #[prost(string, tag = "2")]
     pub media_type: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
@@ -418,8 +419,10 @@ pub struct Settings {
     /// No notifications until then; the largest number: for good.
     #[prost(uint64, tag = "1")]
     pub muted_until: u64,
+    /// Among the first that are shown.
     #[prost(bool, tag = "2")]
     pub pinned: bool,
+    /// Out of the way.
     #[prost(bool, tag = "3")]
     pub archived: bool,
     /// Shown as unread until the next mark.
@@ -826,6 +829,7 @@ pub struct Joined {
 pub struct Left {
     #[prost(uint64, tag = "1")]
     pub conversation: u64,
+    /// The entry of the removal, the last that the user may read.
     #[prost(uint64, tag = "2")]
     pub seq: u64,
 }
@@ -1035,6 +1039,7 @@ pub struct HistoryPage {
     /// Where the next page starts; 0: there is no more.
     #[prost(uint64, tag = "2")]
     pub next_seq: u64,
+    /// The newest that the user may read.
     #[prost(uint64, tag = "3")]
     pub head_seq: u64,
 }
@@ -1260,10 +1265,12 @@ pub struct Account {
     pub name: ::prost::alloc::string::String,
     #[prost(bool, tag = "3")]
     pub has_password: bool,
+    /// It is let in with nothing.
     #[prost(bool, tag = "4")]
     pub closed: bool,
     #[prost(uint32, tag = "5")]
     pub devices: u32,
+    /// That it is in, its inbox too.
     #[prost(uint32, tag = "6")]
     pub conversations: u32,
 }

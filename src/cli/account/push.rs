@@ -18,8 +18,8 @@ use super::done;
 
 #[derive(Debug, ClapArgs)]
 pub(in crate::cli) struct Push {
-    /// By whom the device that --device names is told. Say it while the device's own program does not run: this takes its
-    /// session over
+    /// By whom the device that --device names is told. To say it for another device is to be that device: its session is taken
+    /// over, and a will that it left is gone
     #[arg(value_enum)]
     provider: By,
     /// What the provider calls the device: its token, or the name that the gateway knows; not with webpush or off

@@ -81,8 +81,8 @@ pub(super) fn enter(model: &mut Model, line: &str, now: u64) {
         (["help"], _) => model.help = true,
         (["quit" | "exit" | "q"], _) => model.wish(Wish::Quit),
         _ => {
-            let done =
-                here.is_some_and(|id| enter_about_message(model, id, command) || enter_about_talk(model, id, &words, now));
+            let done = here
+                .is_some_and(|id| enter_about_message(model, id, command) || enter_about_talk(model, id, &words, now));
             if !done {
                 model.say(format!("/{command}? /help says what there is"));
             }

@@ -111,7 +111,7 @@ async fn two_clients_that_fight_for_a_device_are_told_to_wait() {
         }
         assert!(holders.len() <= 5, "they fight on");
     };
-    assert_eq!(refusal.reason, Reason::RateLimited);
+    assert_eq!((holders.len(), refusal.reason), (5, Reason::RateLimited), "four took it over from the first");
     assert!((1..=60_000).contains(&refusal.retry_after_ms), "{}", refusal.retry_after_ms);
     let mut last = holders.pop().expect("a session");
     last.open_direct("bob").await;
@@ -253,8 +253,11 @@ async fn guessing_passwords_gets_nothing_and_keeps_nobody_out() {
     let checked = told.remove("Unauthenticated").unwrap_or(0);
     let refused = told.remove("RateLimited").unwrap_or(0);
     let overloaded = told.remove("Overloaded").unwrap_or(0);
-    assert!(told.is_empty() && checked + refused + overloaded == 240, "{told:?}: {checked} {refused} {overloaded}");
-    assert!(checked <= 4 * 35 + 8 && refused >= 4 * 20, "{checked} were checked, {refused} refused");
+    // Guesses are checked at a low priority: a machine that is busy may have no time for some.
+    let late = told.remove("HandshakeTimeout").unwrap_or(0);
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!(checked + refused + overloaded + late, 240, "{checked} {refused} {overloaded} {late}");
+    assert!(checked <= 4 * 35 + 8 && refused + late >= 4 * 20, "{checked} were checked, {refused} refused");
 }
 
 /// What `user` says first with a token for all channels.
