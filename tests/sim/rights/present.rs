@@ -103,10 +103,34 @@ impl History {
         }
     }
 
+    /// A user shows itself to others than before; or hides from someone who asked, which is told, and shows itself again.
     pub(super) fn show_presence(&mut self, device: usize) {
-        let user = self.devices[device].user_id;
         let all = [packet::Audience::Company, packet::Audience::Contacts, packet::Audience::Nobody];
         let to = *self.rng.choice(&all).expect("some");
+        let hides = to == packet::Audience::Nobody && self.rng.bool();
+        let asks = self.rng.usize(0..self.devices.len());
+        if hides && asks != device && self.devices[asks].peer.is_some() {
+            self.presence(asks);
+        }
+        self.shows_to(device, to);
+        if hides {
+            self.wait_for_news();
+            if self.devices[device].peer.is_some() {
+                self.shows_to(device, packet::Audience::Company);
+                self.wait_for_news();
+            }
+        }
+    }
+
+    /// Time passes in which presence is told.
+    fn wait_for_news(&mut self) {
+        self.pass(2_100);
+        self.turn(true, None);
+        (0..self.devices.len()).for_each(|device| self.receive(device));
+    }
+
+    fn shows_to(&mut self, device: usize, to: packet::Audience) {
+        let user = self.devices[device].user_id;
         let publish = self.next(device, 0, Some(Action::ShowPresence(packet::ShowPresence { to: to.into() })), "");
         // Whom it shows itself to may be told before it has its ack.
         self.oracle.audiences.insert(user, to);
