@@ -1,8 +1,8 @@
 //! `longwire bench fanout`: what one says, many hear. The next message leaves once all have the one before, or as many
 //! before as the window holds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args as ClapArgs;
 use hdrhistogram::Histogram;
@@ -107,6 +107,29 @@ impl Rounds {
     }
 }
 
+/// How long deliveries took. Few histograms for many readers: each of them takes 170 KB.
+struct Took([Mutex<Histogram<u64>>; 16]);
+
+impl Took {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| Mutex::new(histogram())))
+    }
+
+    /// A reader got something.
+    fn record(&self, reader: usize, us: u64) {
+        let mut took = self.0[reader % self.0.len()].lock().unwrap_or_else(PoisonError::into_inner);
+        took.saturating_record(us);
+    }
+
+    /// Adds all of it.
+    fn add_to(&self, all: &mut Histogram<u64>) -> Result<(), Fail> {
+        self.0.iter().try_for_each(|took| {
+            let took = took.lock().unwrap_or_else(PoisonError::into_inner);
+            all.add(&*took).map_err(|error| Fail::failed(error.to_string()))
+        })
+    }
+}
+
 /// Channels, and who reads them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
@@ -132,8 +155,9 @@ struct Channel {
 /// What came of a channel.
 struct Outcome {
     to_ack: Histogram<u64>,
-    to_delivery: Histogram<u64>,
     refused_for_now: u64,
+    /// Who has everything, and is there still.
+    readers: Vec<Party>,
     /// Readers whose connection the broker has ended because they never acked.
     cut: usize,
 }
@@ -150,22 +174,25 @@ pub(super) async fn measure(
     for number in 0..shape.channels {
         channels.push(open(shape, &subject.broker, &format!("{names}-{number}")).await?);
     }
-    let done = Arc::new(Counter::default());
+    let (done, took) = (Arc::new(Counter::default()), Arc::new(Took::new()));
     let meter = Meter::start(subject)?;
     let all = channels.into_iter().enumerate().map(|(number, channel)| {
         let pace = Pace::of(load.rate, number, shape.channels);
         let quota = Quota::of(load.count, load.duration, number, shape.channels);
-        talk(channel, pace, quota, shape.window, load.size, Arc::clone(&done))
+        talk(channel, pace, quota, shape.window, load.size, (Arc::clone(&done), Arc::clone(&took)))
     });
     let (outcomes, points) = done.while_doing("delivered", crew::work(all)).await;
     let (mut to_ack, mut to_delivery, mut refused, mut cut) = (histogram(), histogram(), 0, 0);
     let outcomes = outcomes?;
     meter.stop(subject, done.get(), run)?;
+    took.add_to(&mut to_delivery)?;
     for outcome in outcomes {
-        let added = to_ack.add(&outcome.to_ack).and_then(|()| to_delivery.add(&outcome.to_delivery));
-        added.map_err(|error| Fail::failed(error.to_string()))?;
+        to_ack.add(&outcome.to_ack).map_err(|error| Fail::failed(error.to_string()))?;
         refused += outcome.refused_for_now;
         cut += outcome.cut;
+        // Only now: that they go is no part of what a delivery costs.
+        let mut leaving: JoinSet<()> = outcome.readers.into_iter().map(Party::close).collect();
+        while leaving.join_next().await.is_some() {}
     }
     run.latency("publish to ack", &to_ack);
     run.latency("publish to delivery", &to_delivery);
@@ -218,7 +245,7 @@ async fn talk(
     quota: Quota,
     window: u64,
     size: usize,
-    done: Arc<Counter>,
+    (done, took): (Arc<Counter>, Arc<Took>),
 ) -> Result<Outcome, WireError> {
     let rounds = Arc::new(Rounds::new(channel.readers.len(), window));
     let mut stalled = JoinSet::new();
@@ -227,8 +254,13 @@ async fn talk(
     }
     let (end, ended) = watch::channel(u64::MAX);
     let mut reading = JoinSet::new();
-    for reader in channel.readers {
-        reading.spawn(read(reader, Arc::clone(&rounds), Arc::clone(&done), ended.clone()));
+    for (number, reader) in channel.readers.into_iter().enumerate() {
+        let (done, took) = (Arc::clone(&done), Arc::clone(&took));
+        let note = move |us| {
+            took.record(number, us);
+            done.add(1);
+        };
+        reading.spawn(read(reader, Arc::clone(&rounds), note, ended.clone()));
     }
     let publishing = publish(channel.publisher, channel.place, pace, quota, size, &rounds, &done);
     tokio::pin!(publishing);
@@ -240,13 +272,10 @@ async fn talk(
         }
     };
     end.send_replace(sent);
-    let mut to_delivery = histogram();
+    let mut readers = Vec::new();
     while let Some(read) = reading.join_next().await {
         match read {
-            Ok(Ok(took)) => {
-                let added = to_delivery.add(&took);
-                added.map_err(|error| WireError::Broken(error.to_string()))?;
-            }
+            Ok(Ok(reader)) => readers.push(reader),
             failed => return Err(failure(failed).unwrap_or_else(|| WireError::Broken("a reader failed".to_owned()))),
         }
     }
@@ -254,7 +283,7 @@ async fn talk(
     while stalled.try_join_next().is_some() {
         cut += 1;
     }
-    Ok(Outcome { to_ack, to_delivery, refused_for_now, cut })
+    Ok(Outcome { to_ack, refused_for_now, readers, cut })
 }
 
 fn failure<T>(read: Result<Result<T, WireError>, JoinError>) -> Option<WireError> {
@@ -319,33 +348,30 @@ async fn publish(
     }
 }
 
-/// Reads until it has everything that was published.
+/// Reads until it has everything that was published, and notes how long each took, in microseconds.
 async fn read(
     mut party: Party,
     rounds: Arc<Rounds>,
-    done: Arc<Counter>,
+    note: impl Fn(u64),
     mut ended: watch::Receiver<u64>,
-) -> Result<Histogram<u64>, WireError> {
-    let mut took = histogram();
+) -> Result<Party, WireError> {
     let mut numbers = Numbers::default();
     loop {
         party.flush().await?;
         tokio::select! {
             filled = party.fill(None) => filled?,
-            changed = ended.changed() => if changed.is_err() { return Ok(took) },
+            changed = ended.changed() => if changed.is_err() { return Ok(party) },
         }
         party.hear(|heard| {
             if let Heard::Received { stamp, .. } = heard {
                 numbers.take(stamp).map_err(WireError::Broken)?;
-                took.saturating_record(stamp.age_us());
-                done.add(1);
+                note(stamp.age_us());
                 rounds.has(stamp.number);
             }
             Ok(())
         })?;
         if numbers.last(0) >= *ended.borrow() {
-            party.close().await;
-            return Ok(took);
+            return Ok(party);
         }
     }
 }
