@@ -77,6 +77,8 @@ impl Extend<(ConversationId, Duty)> for Duties {
                 }
                 is_same
             });
+            // What grew for the loading is no part of what the cache counts.
+            self.0.shrink_to_fit();
         }
     }
 }

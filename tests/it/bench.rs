@@ -199,8 +199,8 @@ fn shown(args: &[&str], on_a_terminal: bool) -> String {
 #[test]
 fn bench_says_on_a_terminal_how_far_it_is() {
     for (args, lines) in [
-        (&["connections", "--steps", "300", "--settle", "1ms"][..], &[" connected, "][..]),
-        (&["connections", "--steps", "300", "--settle", "1ms", "--transport", "memory"], &[" connected, "]),
+        (&["connections", "--steps", "2000", "--settle", "1ms"][..], &[" connected, "][..]),
+        (&["connections", "--steps", "2000", "--settle", "1ms", "--transport", "memory"], &[" connected, "]),
         (
             &["storm", "--connections", "100", "--publishers", "1", "--quiet", "1ms", "--jitter", "600ms"],
             &[" connected, ", " returned, "],
