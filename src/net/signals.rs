@@ -27,8 +27,6 @@ use crate::store::ReadError;
 const JOBS_MAX: usize = 8;
 /// Users whose presence, or deliveries, are looked up at once.
 const NEWS_AT_ONCE: usize = 64;
-/// How often the users whose presence is asked for are looked at, where others show or hide themselves meanwhile.
-const PRESENCE_LOOKS_MAX: usize = 8;
 /// Members that are counted before others get at the state.
 const COUNTED_AT_ONCE: usize = 1_000;
 
@@ -195,28 +193,21 @@ pub(super) fn presence_request(
         shared.registry.unsubscribe(session, &users);
         return answer(Vec::new());
     }
-    let now = shared.clock.now();
-    let most = reads.rows(|rows| rows.state().quotas.presences)?;
-    let mut looks = 0;
-    let known = loop {
-        let changes = shared.registry.audience_changes();
+    let looked = shared.registry.audience_changes();
+    let mut known = Vec::with_capacity(users.len());
+    for user in &users {
         // Anew for each, as above.
-        let look = |user: &UserId| reads.rows(|rows| knows(rows, session.user, *user));
-        let known: Vec<Knows> = users.iter().map(look).collect::<Result<_, _>>()?;
-        let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
-        let mut some: Vec<(UserId, bool)> =
-            in_company.map(|(user, known)| (*user, *known == Knows::Presence)).collect();
-        some.sort_unstable();
-        some.dedup();
-        if let Err(reason) = shared.registry.subscribe(session, &some, most, now) {
-            return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
-        }
-        // Who shows itself to others from here on has this session told; who did since it was looked at, has not.
-        looks += 1;
-        if shared.registry.audience_changes() == changes || looks == PRESENCE_LOOKS_MAX {
-            break known;
-        }
-    };
+        known.push(reads.rows(|rows| knows(rows, session.user, *user))?);
+    }
+    let now = shared.clock.now();
+    let in_company = users.iter().zip(&known).filter(|(_, known)| **known != Knows::Nothing);
+    let mut some: Vec<(UserId, bool)> = in_company.map(|(user, known)| (*user, *known == Knows::Presence)).collect();
+    some.sort_unstable();
+    some.dedup();
+    let most = reads.rows(|rows| rows.state().quotas.presences)?;
+    if let Err(reason) = shared.registry.subscribe(session, &some, most, looked, now) {
+        return Ok(Answer::Refused(Refusal::connection(reason).retry_after(1_000)));
+    }
     // Of these the answer says the last word, until they are asked for again.
     let strangers = users.iter().zip(&known).filter(|(_, known)| **known == Knows::Nothing);
     shared.registry.unsubscribe(session, &strangers.map(|(user, _)| *user).collect::<Vec<_>>());

@@ -6,7 +6,6 @@
 //! Memory follows the subscriptions and those who left within half a minute; a session that asked for nothing costs none.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwire_protocol::limits::OFFLINE_AFTER_MS;
@@ -86,11 +85,7 @@ pub fn knows(rows: &Reader<'_>, asking: UserId, user: UserId) -> Knows {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Presence {
-    watch: Mutex<Watch>,
-    /// How often anybody was shown to others than before.
-    audience_changes: AtomicU64,
-}
+pub struct Presence(Mutex<Watch>);
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -106,6 +101,8 @@ struct Watch {
     /// Who left lately, when, and how it stood until then.
     left: HashMap<UserId, (Millis, Standing)>,
     left_order: VecDeque<(Millis, UserId)>,
+    /// How often anybody was shown to others than before.
+    audience_changes: u64,
     /// Who is to be told of whom it sees no more, since it shows itself to others than before.
     changed: BTreeSet<UserId>,
     /// Members of conversations that were online, and when they were counted.
@@ -194,7 +191,7 @@ impl Watch {
 
 impl Presence {
     fn lock(&self) -> MutexGuard<'_, Watch> {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Subscriptions in all.
@@ -245,30 +242,27 @@ impl Registry {
     /// Something changed for a user whose sessions are the same: whether they are in the background, or, with a new
     /// `audience`, who is told.
     pub fn presence_changed(&self, user: UserId, is_audience_new: bool, now: Millis) {
-        if is_audience_new {
-            self.presence.audience_changes.fetch_add(1, Ordering::AcqRel);
-        }
         let mut watch = self.presence.lock();
+        watch.audience_changes += u64::from(is_audience_new);
         if let Some(watched) = watch.watched.get_mut(&user) {
             watched.is_audience_new |= is_audience_new;
         }
         watch.look_soon(user, now);
     }
 
-    /// How often anybody was shown to others than before: who looks whom it may see, and is told of changes from then on,
-    /// looks again where this has changed in between.
+    /// How often anybody was shown to others than before: see [`Self::subscribe`].
     #[must_use]
     pub fn audience_changes(&self) -> u64 {
-        self.presence.audience_changes.load(Ordering::Acquire)
+        self.presence.lock().audience_changes
     }
 
     /// A user shows its presence to this other no more, who is told so at once, and of nothing later.
     pub fn presence_hidden(&self, user: UserId, from: UserId) {
-        self.presence.audience_changes.fetch_add(1, Ordering::AcqRel);
         let mut told = Vec::new();
         self.each_of(from, |session| told.push(Arc::clone(session)));
         {
-            let watch = self.presence.lock();
+            let mut watch = self.presence.lock();
+            watch.audience_changes += 1;
             told.retain(|session| {
                 let users = watch.by_session.get(&session.number);
                 users.is_some_and(|users| users.binary_search_by_key(&user, |(user, _)| *user).is_ok())
@@ -316,7 +310,8 @@ impl Registry {
         std::mem::replace(&mut users[at].1, is_shown)
     }
 
-    /// From here on the session is told of these users, of `most` in all; each with whether it is shown to it now.
+    /// From here on the session is told of these users, of `most` in all; each with whether it is shown to it now. That was
+    /// looked at after so many [changes](Self::audience_changes): if there were others since, it is looked at again.
     ///
     /// # Errors
     /// *quota exceeded* where they are too many for it, *overloaded* for all; then nothing has changed.
@@ -325,6 +320,7 @@ impl Registry {
         session: &Arc<Session>,
         users: &[(UserId, bool)],
         most: usize,
+        looked: u64,
         now: Millis,
     ) -> Result<(), Reason> {
         // Before the lock: it is taken for this, too.
@@ -361,6 +357,14 @@ impl Registry {
         if !of_session.is_empty() {
             of_session.shrink_to_fit();
             watch.by_session.insert(session.number, of_session);
+        }
+        if watch.audience_changes != looked {
+            let mut pending = session.outbox.lock();
+            let ephemeral = pending.ephemeral.get_or_insert_default();
+            users.iter().for_each(|(user, _)| ephemeral.put_presence(*user, PresenceChange::AUDIENCE));
+            drop(pending);
+            drop(watch);
+            session.outbox.wake();
         }
         Ok(())
     }
@@ -494,7 +498,7 @@ mod tests {
         if is_online {
             registry.attach(&ben, Millis(0));
         }
-        registry.subscribe(&ann, &[(BEN, true)], 1, Millis(0)).expect("room for one");
+        registry.subscribe(&ann, &[(BEN, true)], 1, registry.audience_changes(), Millis(0)).expect("room for one");
         registry.tell_presence(Millis(0));
         assert_eq!(news(&ann), [], "what is so is no news");
         (registry, ann, ben)
@@ -562,8 +566,10 @@ mod tests {
         let (registry, ann, ben) = watching(false);
         let cid = session(3, 3);
         registry.attach(&cid, Millis(0));
-        registry.subscribe(&cid, &[(BEN, true), (UserId(1), true)], 2, Millis(0)).expect("room for two");
-        registry.subscribe(&cid, &[(BEN, true)], 2, Millis(0)).expect("it has that one");
+        registry
+            .subscribe(&cid, &[(BEN, true), (UserId(1), true)], 2, registry.audience_changes(), Millis(0))
+            .expect("room for two");
+        registry.subscribe(&cid, &[(BEN, true)], 2, registry.audience_changes(), Millis(0)).expect("it has that one");
         registry.attach(&ben, Millis(1));
         registry.detach(&ann, &[], Millis(1));
         registry.tell_presence(Millis(1));
@@ -584,7 +590,9 @@ mod tests {
         let (registry, ann, ben) = watching(false);
         let watchers: Vec<_> = (10..10 + TOLD_AT_ONCE as u64 + 100).map(|number| session(number, number)).collect();
         for watcher in &watchers {
-            registry.subscribe(watcher, &[(BEN, true)], 1, Millis(0)).expect("room for one");
+            registry
+                .subscribe(watcher, &[(BEN, true)], 1, registry.audience_changes(), Millis(0))
+                .expect("room for one");
         }
         registry.attach(&ben, Millis(1));
         registry.tell_presence(Millis(1));
@@ -602,9 +610,9 @@ mod tests {
         let (registry, ann, _ben) = watching(true);
         assert!(registry.note_shown(&ann, BEN, false), "it was shown");
         assert!(!registry.note_shown(&ann, BEN, false));
-        registry.subscribe(&ann, &[(BEN, true)], 1, Millis(0)).expect("it has that one");
+        registry.subscribe(&ann, &[(BEN, true)], 1, registry.audience_changes(), Millis(0)).expect("it has that one");
         assert!(registry.note_shown(&ann, BEN, true));
-        registry.subscribe(&ann, &[(BEN, false)], 1, Millis(0)).expect("it has that one");
+        registry.subscribe(&ann, &[(BEN, false)], 1, registry.audience_changes(), Millis(0)).expect("it has that one");
         assert!(!registry.note_shown(&ann, BEN, true) && registry.note_shown(&ann, BEN, true));
     }
 
@@ -612,7 +620,9 @@ mod tests {
     #[test]
     fn who_is_shown_to_others_than_before_is_looked_at_from_both_sides() {
         let (registry, ann, ben) = watching(true);
-        registry.subscribe(&ben, &[(UserId(1), true)], 1, Millis(0)).expect("room for one");
+        registry
+            .subscribe(&ben, &[(UserId(1), true)], 1, registry.audience_changes(), Millis(0))
+            .expect("room for one");
         registry.audience_changed(BEN, Millis(5_000));
         registry.tell_presence(Millis(5_000));
         assert_eq!(
@@ -621,23 +631,34 @@ mod tests {
         );
     }
 
-    /// R16-12: who is looked at, and hides before it is watched, is looked at again.
+    /// R16-12: who hides after it was looked at, and before it is watched, is looked at again; who does so later is told of.
     #[test]
-    fn whoever_shows_itself_to_others_than_before_is_counted() {
-        let (registry, _ann, _ben) = watching(true);
-        let before = registry.audience_changes();
-        registry.presence_changed(BEN, false, Millis(5_000));
-        assert_eq!(registry.audience_changes(), before);
-        registry.audience_changed(BEN, Millis(5_000));
-        registry.presence_hidden(BEN, UserId(1));
-        assert_eq!(registry.audience_changes(), before + 2);
+    fn who_hides_before_it_is_watched_is_looked_at_again() {
+        let hides: [fn(&Registry); 2] =
+            [|registry| registry.audience_changed(BEN, Millis(0)), |registry| registry.presence_hidden(BEN, UserId(3))];
+        for hides in hides {
+            let (registry, _ann, _ben) = watching(true);
+            let cid = session(3, 3);
+            registry.attach(&cid, Millis(0));
+            let looked = registry.audience_changes();
+            registry.presence_changed(BEN, false, Millis(0));
+            registry.subscribe(&cid, &[(BEN, true)], 1, looked, Millis(0)).expect("room for one");
+            assert_eq!(news(&cid), [], "it shows itself to the same");
+            registry.unsubscribe(&cid, &[BEN]);
+            hides(&registry);
+            assert_eq!(news(&cid), [], "it is not watched");
+            registry.subscribe(&cid, &[(BEN, true)], 1, looked, Millis(0)).expect("room for one");
+            assert_eq!(news(&cid), [(BEN, PresenceChange::AUDIENCE)]);
+        }
     }
 
     /// R16-12: a user whose audience changes again and again is told once of whom it sees, when there is a turn for that.
     #[test]
     fn who_hides_and_shows_itself_again_and_again_is_told_once() {
         let (registry, _ann, ben) = watching(true);
-        registry.subscribe(&ben, &[(UserId(1), true)], 1, Millis(0)).expect("room for one");
+        registry
+            .subscribe(&ben, &[(UserId(1), true)], 1, registry.audience_changes(), Millis(0))
+            .expect("room for one");
         for _ in 0..100 {
             registry.audience_changed(BEN, Millis(5_000));
         }
