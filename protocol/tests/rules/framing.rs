@@ -139,10 +139,10 @@ fn two_members_are_malformed() {
 /// R3-5: of each choice of the `.proto`, no member can be there beside another, or twice.
 #[test]
 fn no_member_of_a_choice_is_overlooked() {
-    let publish: fn(&[u8]) -> Vec<u8> = |body| field(1, body);
-    let choices = [
-        ("Packet", (|body| body.to_vec()) as fn(&[u8]) -> Vec<u8>),
-        ("Publish", publish),
+    type Around = fn(&[u8]) -> Vec<u8>;
+    let choices: [(&str, Around); 5] = [
+        ("Packet", <[u8]>::to_vec),
+        ("Publish", |body| field(1, body)),
         ("Item", |body| field(4, &field(3, body))),
         ("Request", |body| field(8, body)),
         ("Response", |body| field(9, body)),

@@ -291,6 +291,18 @@ mod tests {
         let mutes = |muted_until| act(Act::Settings(Settings { muted_until, ..pinned }));
         assert_eq!((acts("/mute").0, acts("/mute off").0), (mutes(u64::MAX), mutes(0)));
         assert_eq!((acts("/mute 8h").0, acts("/mute for 2s").0), (mutes(NOW + 28_800_000), mutes(NOW + 2_000)));
+        let toggled = |muted_until| {
+            let mut model = Model::default();
+            let settings = Some(Settings { muted_until, ..Settings::default() });
+            model.handle_list(vec![packet::Conversation { id: 5, settings, ..Default::default() }]);
+            model.open = Some(5);
+            model.take_wishes();
+            enter(&mut model, "/mute", NOW);
+            model.take_wishes()
+        };
+        let muted_until = |muted_until| act(Act::Settings(Settings { muted_until, ..Settings::default() }));
+        assert_eq!(toggled(NOW + 1), muted_until(0));
+        assert_eq!(toggled(NOW), muted_until(u64::MAX), "a mute that has run out is none");
         assert_eq!(acts("/pin").0, act(Act::Settings(Settings::default())));
         assert_eq!(acts("/archive").0, act(Act::Settings(Settings { archived: true, ..pinned })));
         assert_eq!(acts("/unread").0, act(Act::Settings(Settings { marked_unread: true, ..pinned })));

@@ -9,8 +9,7 @@ pub(super) fn s1(seed: u64, keys: &Keys) -> Coverage {
     let (mut world, group) = World::staged(seed, keys, any_ground(seed), Retention::default(), |_| ());
     world.does(ANN, 0, Action::OpenDirect(packet::OpenDirect { user: "ben".into() }));
     world.rest();
-    let direct = world.model.conversations.iter().filter(|(_, of)| of.kind == Kind::Direct);
-    let direct = direct.map(|(id, _)| *id).next().expect("it is opened");
+    let direct = world.direct();
     let level = if world.rng.bool() { packet::Level::Nothing } else { packet::Level::HeadsOnly };
     let by_level = world.rng.bool();
     if by_level {

@@ -19,12 +19,8 @@ pub(super) fn s18(seed: u64, keys: &Keys) -> Coverage {
     world.does(BEN, 0, Action::CreateGroup(own));
     world.does(BEN, 0, Action::OpenDirect(packet::OpenDirect { user: "ann".into() }));
     world.rest();
-    let id_of = |world: &World, is_it: &dyn Fn(&crate::model::Conversation) -> bool| {
-        let found = world.model.conversations.iter().find(|(_, of)| is_it(of)).map(|(id, _)| *id);
-        found.expect("it is made")
-    };
-    let own = id_of(&world, &|of| of.label == "ben's own");
-    let direct = id_of(&world, &|of| of.kind == Kind::Direct);
+    let own = world.model.conversations.iter().find(|(_, of)| of.label == "ben's own");
+    let (own, direct) = (*own.expect("it is made").0, world.direct());
     world.takes_away(CID);
     let mut number = 0;
     for _ in 0..world.rng.u32(3..20) {

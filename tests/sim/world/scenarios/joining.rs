@@ -61,8 +61,7 @@ pub(super) fn s22(seed: u64, keys: &Keys) -> Coverage {
     world.takes_away(CID);
     world.does(ANN, 0, Action::OpenDirect(packet::OpenDirect { user: "cid".into() }));
     world.rest();
-    let direct = world.model.conversations.iter().find(|(_, of)| of.kind == Kind::Direct).map(|(id, _)| *id);
-    let (direct, opened) = (direct.expect("it is opened"), world.model.tail);
+    let (direct, opened) = (world.direct(), world.model.tail);
     for word in 0..40 {
         world.says(BEN, group, format!("goes by {word}"));
     }

@@ -136,6 +136,12 @@ impl World {
         device.acked.get(&(device.device_id, device.durable.incarnation, message_id)).copied()
     }
 
+    /// The direct conversation that was opened.
+    pub(super) fn direct(&self) -> u64 {
+        let direct = self.model.conversations.iter().find(|(_, of)| of.kind == Kind::Direct);
+        direct.map(|(id, _)| *id).expect("it is opened")
+    }
+
     pub(super) fn head(&self, conversation: u64) -> u64 {
         self.model.conversations[&conversation].head()
     }
