@@ -218,6 +218,32 @@ mod tests {
         kept(&log, &model);
     }
 
+    /// What was read of a run lately is held in memory, and whoever withheld what was in it forgets that after a purge.
+    #[test]
+    fn nothing_is_held_of_what_a_purge_took_away() {
+        let mut log = RedbLog::open_by_hand(Arc::new(SimDisk::default()), StoreOptions::default()).expect("opens");
+        let (mut model, keeps) = (Model::default(), Arc::new(Keeps::default()));
+        log.set_sieve(Arc::clone(&keeps) as Arc<dyn Sieve>);
+        for _ in 0..9 {
+            let frame = model.frame_of(&log, &[1, 2], 10);
+            model.append(&mut log, &frame);
+        }
+        log.seal(model.fold.take_delta());
+        while log.work().expect("works") {}
+        let history = log.history();
+        let read = || history.range(ConversationId(1), Seq(1), Seq(9), true, ALL).expect("can be read");
+        let held = || history.range_in_memory(ConversationId(1), Seq(1), Seq(9), true, ALL);
+        assert_eq!(held(), None);
+        let before = read();
+        assert_eq!((held(), before.len()), (Some(before), 9));
+
+        let upto = model.tail;
+        keeps.let_go(1, 10, upto);
+        purge(&mut log, &mut model, upto);
+        assert_eq!(held(), None);
+        assert_eq!((read(), held()), (Vec::new(), None));
+    }
+
     /// What is moved of the journal is moved while publishes wait: so a purge waits until that is little, and for a broker
     /// that is never quiet no longer than some looks.
     #[test]

@@ -87,7 +87,7 @@ impl MemoryLog {
             applied: Position(0),
             applied_frames: 0,
             segments: Vec::new(),
-            view: Arc::default(),
+            view: Arc::new(View::of_runs(Vec::new(), 0)),
             tail: Position(0),
             tail_time: LogTime(0),
             failure: None,

@@ -33,6 +33,7 @@ mod open;
 mod options;
 mod page;
 mod read_only;
+mod recent;
 mod redb_log;
 mod run;
 mod sealed_row;
@@ -226,9 +227,10 @@ pub trait Log: Send {
     /// From here on, what becomes of memtables and runs goes through this.
     fn set_sieve(&mut self, sieve: Arc<dyn Sieve>);
 
-    /// Whether the files hold nothing up to `upto` that had to leave them when the state stood there or later. If not, the
-    /// background thread goes about it: it looks at each run that may hold some, and writes anew those that do, one at a time. To be asked
-    /// now and then, between appends; with another `upto` it begins anew. Errors are told in the log, and tried again.
+    /// Whether neither the files nor what memory holds of them have anything up to `upto` that had to leave them when the
+    /// state stood there or later. If not, the background thread goes about it: it looks at each run that may hold some, and
+    /// writes anew those that do, one at a time. To be asked now and then, between appends; with another `upto` it begins
+    /// anew. Errors are told in the log, and tried again.
     fn purge(&mut self, upto: Position) -> bool;
 
     /// How large it is, and how it stands. Never looks at the disk; costs a look at each run.
@@ -276,7 +278,8 @@ pub trait History: Send + Sync {
     /// When the files cannot be read.
     fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, ReadError>;
 
-    /// The same as [`History::range`], but only if the memtables hold every entry of the answer; never blocks.
+    /// The same as [`History::range`], but only if memory holds every entry of the answer: the memtables, or what was read
+    /// backwards lately; never blocks.
     fn range_in_memory(
         &self,
         conversation: ConversationId,

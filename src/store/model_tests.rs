@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::options::StoreOptions;
 use super::redb_log::RedbLog;
+use super::testing::model::ALL;
 use super::testing::{Fold, Model, SimDisk};
 use super::{Log, PageLimit, Position, StoredEntry};
 
@@ -146,6 +147,49 @@ proptest! {
     }
 }
 
+/// What was read lately is held, and what came since lies in a run, too, or still in the memtable: an answer from memory has
+/// no hole where these do not meet.
+#[test]
+fn what_is_held_is_joined_with_the_memtable_where_they_meet() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    let mut model = Model::default();
+    let append = |log: &mut RedbLog, model: &mut Model| {
+        let frame = model.frame_of(log, &[1], 10);
+        model.append(log, &frame);
+    };
+    let seal = |log: &mut RedbLog, model: &mut Model| {
+        log.seal(model.fold.take_delta());
+        while log.work().expect("works") {}
+    };
+    let range = |log: &RedbLog, from, to, backwards| {
+        let page = log.history().range_in_memory(ConversationId(1), Seq(from), Seq(to), backwards, ALL)?;
+        Some(page.iter().map(|entry| entry.seq.0).collect::<Vec<_>>())
+    };
+    let read = |log: &RedbLog, from, to| {
+        log.history().range(ConversationId(1), Seq(from), Seq(to), true, ALL).expect("can be read");
+    };
+    (0..3).for_each(|_| append(&mut log, &mut model));
+    seal(&mut log, &mut model);
+    read(&log, 2, 3);
+    append(&mut log, &mut model);
+    assert_eq!(range(&log, 2, 4, false), Some(vec![2, 3, 4]), "the memtable goes on where what is held ends");
+    assert_eq!(range(&log, 2, 4, true), Some(vec![4, 3, 2]));
+    assert_eq!((range(&log, 1, 4, false), range(&log, 1, 4, true), range(&log, 1, 1, true)), (None, None, None));
+    seal(&mut log, &mut model);
+    append(&mut log, &mut model);
+    for backwards in [false, true] {
+        assert_eq!(range(&log, 2, 3, backwards).map(|seqs| seqs.len()), Some(2));
+        for from in 2..=4 {
+            assert_eq!(range(&log, from, 5, backwards), None, "the fourth is in a run: from {from}");
+        }
+    }
+    read(&log, 4, 5);
+    assert_eq!(range(&log, 2, 5, false), Some(vec![2, 3, 4, 5]), "read in two pieces");
+    assert_eq!((range(&log, 3, 2, false), range(&log, 3, 2, true)), (None, None), "from beyond to");
+    model.assert_matches(&log);
+}
+
 /// A row that a big entry fills alone, between rows that many share.
 #[test]
 fn entries_of_every_size_come_back_from_runs() {
@@ -161,8 +205,6 @@ fn entries_of_every_size_come_back_from_runs() {
         model.seal_if_due(&mut log);
     }
     while log.work().expect("works") {}
-    assert!(
-        log.history().range_in_memory(ConversationId(1), Seq(1), Seq(1), false, super::testing::model::ALL).is_none()
-    );
+    assert!(log.history().range_in_memory(ConversationId(1), Seq(1), Seq(1), false, ALL).is_none());
     model.assert_matches(&log);
 }

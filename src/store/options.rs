@@ -29,6 +29,9 @@ pub struct StoreOptions {
     pub state_cache_bytes: usize,
     /// Cache for each run; what the kernel caches comes on top. Default 8 MiB.
     pub run_cache_bytes: usize,
+    /// Bytes of the newest entries of conversations that are held after they were read from runs. Default 64 MiB: the last
+    /// pages of some 5,000 conversations.
+    pub recent_bytes: usize,
     /// Entries that a merged run has at most. Default 8 million: retention goes by whole runs.
     pub run_entries: u64,
     /// Bytes that a merged run has at most. Default 1 GiB.
@@ -50,6 +53,7 @@ impl Default for StoreOptions {
             journal_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,
             run_cache_bytes: 8 << 20,
+            recent_bytes: 64 << 20,
             run_entries: 8_000_000,
             run_bytes: 1 << 30,
             pause: Duration::from_millis(2),

@@ -174,7 +174,8 @@ impl RedbLog {
             let run = Run::open(&disk, *row, options.run_cache_bytes);
             run.map(Arc::new).map_err(|error| OpenError::damaged(&*disk, &file_name(row.number), error))
         };
-        let view = Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?));
+        let view =
+            Arc::new(View::of_runs(saved.runs.iter().map(open_run).collect::<Result<_, _>>()?, options.recent_bytes));
         view.raise_floor(floor);
         let state = Arc::new(state);
         let desk = Arc::new(Desk::new(applied_commit));
@@ -592,7 +593,11 @@ impl Log for RedbLog {
             });
         }
         self.purge = Some(purge);
-        is_purged && purge.is_journal_new
+        let is_done = is_purged && purge.is_journal_new;
+        if is_done {
+            self.view.forget_recent();
+        }
+        is_done
     }
 
     fn figures(&self) -> Figures {

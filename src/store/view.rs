@@ -1,6 +1,5 @@
-//! What readers see: the memtables, the runs and the floor, behind the one lock of the store that readers take. The
-//! commit thread takes it for writing once a frame; a reader holds it while it copies a page out of the active memtable
-//! and clones what it needs of the rest.
+//! What readers see: the memtables, the runs and the floor, behind a lock that the commit thread takes for writing once a
+//! frame; a reader holds it while it copies a page out of the active memtable and clones what it needs of the rest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
@@ -13,14 +12,16 @@ use super::figures::Figures;
 use super::frame::Frame;
 use super::memtable::{IdHasher, Memtable};
 use super::page::{Direction, Page};
+use super::recent::Recent;
 use super::run::{Run, Trust};
 use super::sieve::Sieve;
 use super::{History, PageLimit, Position, ReadError, StoredEntry};
 
 /// The readers' side of a log.
-#[derive(Default)]
 pub(super) struct View {
     tables: RwLock<Tables>,
+    /// What was read from runs lately.
+    recent: Recent,
     floor: AtomicU64,
     /// What is to go as memtables and runs are written.
     sieve: OnceLock<Arc<dyn Sieve>>,
@@ -52,10 +53,16 @@ struct Older {
 }
 
 impl View {
-    /// A view of a store that has runs.
-    pub(super) fn of_runs(runs: Vec<Arc<Run>>) -> Self {
-        let tables = Tables { runs: Arc::new(runs), ..Tables::default() };
-        Self { tables: RwLock::new(tables), ..Self::default() }
+    /// A view of a store that has these runs, which holds at most so many bytes of what is read from them.
+    pub(super) fn of_runs(runs: Vec<Arc<Run>>, recent_bytes: usize) -> Self {
+        Self {
+            tables: RwLock::new(Tables { runs: Arc::new(runs), ..Tables::default() }),
+            recent: Recent::new(recent_bytes),
+            floor: AtomicU64::default(),
+            sieve: OnceLock::new(),
+            purged_upto: AtomicU64::default(),
+            looked: Mutex::default(),
+        }
     }
 
     /// Makes a committed frame's entries visible.
@@ -204,6 +211,12 @@ impl View {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(number, stood_at);
     }
 
+    /// What was taken out of the files is to be held no longer: to be called once none of them has it, and before the state
+    /// that withheld it forgets it.
+    pub(super) fn forget_recent(&self) {
+        self.recent.empty();
+    }
+
     /// Whether the active memtable holds an entry up to there.
     pub(super) fn is_active_below(&self, upto: Position) -> bool {
         self.read().active.span().is_some_and(|span| span.first <= upto)
@@ -317,7 +330,7 @@ impl View {
         seqs: (Seq, Seq),
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, ReadError> {
-        let floor = self.floor();
+        let (floor, emptied) = (self.floor(), self.recent.emptied());
         let mut newest = Page::new(limit, Direction::Backwards);
         let older = {
             let tables = self.read();
@@ -327,7 +340,7 @@ impl View {
         if newest.is_done(seqs) {
             return Ok(newest.into_entries());
         }
-        settled(seqs, |trust| {
+        let page = settled(seqs, |trust| {
             let mut page = newest.clone();
             for run in older.runs.iter().rev().take_while(|run| run.row().span.last >= floor) {
                 if !page.is_done(seqs) {
@@ -335,7 +348,43 @@ impl View {
                 }
             }
             Ok(page)
-        })
+        })?;
+        self.recent.hold(emptied, &page);
+        Ok(page)
+    }
+
+    /// Offers what is held of what was read lately, from where the page is to go on; `None` where that is not held.
+    fn read_recent(
+        &self,
+        conversation: ConversationId,
+        seqs: (Seq, Seq),
+        floor: Position,
+        page: &mut Page,
+    ) -> Option<()> {
+        let held = self.recent.get(conversation)?;
+        let (from, to) = page.wanted(seqs);
+        if from > to {
+            return None;
+        }
+        let (direction, first) = (page.direction(), held.first()?.seq);
+        let begin = if direction == Direction::Forwards { from.max(Seq(1)) } else { to };
+        // What is held goes on to there: what lies between it and the memtables is in runs.
+        let index = usize::try_from(begin.0.checked_sub(first.0)?).ok().filter(|index| *index < held.len())?;
+        let mut rest = if direction == Direction::Forwards { &held[index..] } else { &held[..=index] };
+        while let Some((entry, others)) = match direction {
+            Direction::Forwards => rest.split_first(),
+            Direction::Backwards => rest.split_last(),
+        } {
+            if page.is_done(seqs) {
+                break;
+            }
+            if entry.position < floor {
+                return None;
+            }
+            page.offer(entry.clone()).ok()?;
+            rest = others;
+        }
+        Some(())
     }
 }
 
@@ -390,19 +439,24 @@ impl History for View {
         backwards: bool,
         limit: PageLimit,
     ) -> Option<Vec<StoredEntry>> {
-        let floor = self.floor();
-        let tables = self.read();
+        let (floor, seqs) = (self.floor(), (from, to));
         let mut page = Page::new(limit, if backwards { Direction::Backwards } else { Direction::Forwards });
-        // Backwards the newest may do, whatever lies before them; forwards everything has to be there.
-        let has_all = tables.has_all(conversation, from, floor);
-        if !has_all && !backwards {
-            return None;
+        {
+            let tables = self.read();
+            // Backwards the newest may do, whatever lies before them; forwards everything has to be there.
+            let has_all = tables.has_all(conversation, from, floor);
+            if has_all || backwards {
+                tables.read_memory(conversation, seqs, floor, &mut page).ok()?;
+            }
+            if has_all || page.is_done(seqs) {
+                return Some(page.into_entries());
+            }
         }
-        tables.read_memory(conversation, (from, to), floor, &mut page).ok()?;
-        if !has_all && !page.is_done((from, to)) {
-            return None;
+        self.read_recent(conversation, seqs, floor, &mut page)?;
+        if !backwards && !page.is_done(seqs) {
+            self.read().read_memory(conversation, seqs, floor, &mut page).ok()?;
         }
-        Some(page.into_entries())
+        page.is_done(seqs).then(|| page.into_entries())
     }
 
     fn first_after_in_memory(&self, conversation: ConversationId, position: Position) -> Option<Option<Seq>> {
@@ -442,7 +496,7 @@ mod tests {
 
     /// Positions 1 and 2 in a sealed memtable, 3 and 4 in another, 5 in the active one.
     fn three_tables() -> (View, [Arc<Memtable>; 2]) {
-        let view = View::default();
+        let view = View::of_runs(Vec::new(), 0);
         view.add(&frame(1, &[(1, 1), (2, 1)]));
         let oldest = view.seal();
         view.add(&frame(3, &[(1, 2), (1, 3)]));
@@ -523,7 +577,7 @@ mod tests {
 
     #[test]
     fn the_purge_is_up_to_where_it_was_asked_for() {
-        let view = View::default();
+        let view = View::of_runs(Vec::new(), 0);
         assert_eq!(view.purged_upto(), Position(0));
         view.purge(Position(7));
         view.purge(Position(5));
