@@ -140,6 +140,11 @@ impl Watched {
             "limits.*_publishes, where they are set.",
             rates.into_iter().filter_map(|(bucket, rate)| Some((vec![("bucket", bucket)], rate?.per_second()))),
         )?;
+        page.gauges(
+            "longwire_reads_per_second_max",
+            "limits.user_reads, unless it is 0.",
+            self.shared.rates.reads.map(|rate| (Vec::new(), rate.per_second())),
+        )?;
         page.gauge("longwire_state_bytes_max", "store.state_memory.", self.state_bytes_max)?;
         page.gauge("longwire_queue_bytes_max", "Beyond it publishes are overloaded.", QUEUE_BYTES_MAX)?;
         page.gauge(

@@ -107,9 +107,10 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
     }
     let dev = args.dev.then(|| Dev::prepare(&args.dev_dir)).transpose()?;
     let mut written = match &dev {
-        Some(dev) => dev.written(),
-        None => config::read(args.config.as_deref()).map_err(|e| Fail::usage(e.to_string()))?,
-    };
+        Some(dev) => config::read(None).map(|environment| dev.written(environment.limits)),
+        None => config::read(args.config.as_deref()),
+    }
+    .map_err(|e| Fail::usage(e.to_string()))?;
     if args.no_tls {
         written.listen.tls = None;
     }
@@ -246,6 +247,7 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         connection: settings.connection_publishes.map(Rate::of_publishes),
         user: settings.user_publishes.map(Rate::of_publishes),
         conversation: settings.conversation_publishes.map(Rate::of_publishes),
+        reads: settings.user_reads.map(Rate::of_reads),
     };
     #[cfg_attr(not(feature = "push"), expect(unused_mut, reason = "only push is told to it later"))]
     let mut broker = Broker::start(BrokerParts {
@@ -475,8 +477,9 @@ impl Dev {
         self.folder.join(name)
     }
 
-    fn written(&self) -> config::Written {
-        let mut written = config::Written::default();
+    /// Limits are as the environment says, all the rest is as it is made here.
+    fn written(&self, limits: config::Limits) -> config::Written {
+        let mut written = config::Written { limits, ..config::Written::default() };
         written.tls.certificate = Some(self.path("cert.pem"));
         written.tls.key = Some(self.path("key.pem"));
         written.store.path = self.path("store");

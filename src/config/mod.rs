@@ -183,6 +183,9 @@ pub struct Limits {
     pub user_publishes: Option<u32>,
     /// The same into one conversation.
     pub conversation_publishes: Option<u32>,
+    /// Rows a second, an entry being four of them, or sixteen from the disk, that are looked at for the requests of all devices of a user, two seconds' worth at once; what
+    /// is asked for beyond is answered later. 0: no bound.
+    pub user_reads: u32,
     /// The largest content of a message, such as `64KiB`: 1KiB to 192KiB.
     pub content: String,
     /// Conversations of one user, its inbox not counted; others bring it into four fifths of them. This and what follows: one
@@ -215,6 +218,7 @@ impl Default for Limits {
             connection_publishes: None,
             user_publishes: None,
             conversation_publishes: None,
+            user_reads: 80_000,
             content: "192KiB".into(),
             user_conversations: most::CONVERSATIONS_MAX,
             user_devices: most::DEVICES_MAX as u32,
@@ -289,6 +293,8 @@ pub struct Settings {
     pub user_publishes: Option<u32>,
     /// See [`Limits::conversation_publishes`].
     pub conversation_publishes: Option<u32>,
+    /// See [`Limits::user_reads`].
+    pub user_reads: Option<u32>,
     /// See [`Limits::content`], in bytes.
     pub content: u32,
     /// See [`Quotas`].
@@ -435,6 +441,10 @@ impl Written {
                 return Err(ConfigError::Value { key, value: value.to_string(), expected });
             }
         }
+        if self.limits.user_reads > 1_000_000 {
+            let (key, value) = ("limits.user_reads", self.limits.user_reads.to_string());
+            return Err(ConfigError::Value { key, value, expected: "1 to 1000000 a second, or 0 for no bound" });
+        }
         let quotas = quotas(&self.limits)?;
         Ok(Settings {
             tls,
@@ -467,6 +477,7 @@ impl Written {
             connection_publishes: self.limits.connection_publishes,
             user_publishes: self.limits.user_publishes,
             conversation_publishes: self.limits.conversation_publishes,
+            user_reads: (self.limits.user_reads > 0).then_some(self.limits.user_reads),
             content: content(&self.limits.content)?,
             quotas,
             push: self.push.resolve()?,
@@ -627,6 +638,10 @@ mod tests {
             (
                 "limits.user_publishes = 0",
                 "limits.user_publishes: \"0\" is not 1 to 1000000 a second; leave it out for no bound",
+            ),
+            (
+                "limits.user_reads = 1000001",
+                "limits.user_reads: \"1000001\" is not 1 to 1000000 a second, or 0 for no bound",
             ),
             ("limits.group_members = 0", "limits.group_members: \"0\" is not 1 to 100000"),
             ("limits.user_devices = 21", "limits.user_devices: \"21\" is not 1 to 20"),

@@ -53,6 +53,8 @@ pub struct Metrics {
     pub requests: Counter,
     /// Requests refused.
     pub requests_refused: Each<Reason, Counter>,
+    /// Requests that had the next ones of their user wait.
+    pub requests_beyond_rate: Counter,
     /// What was refused as *rate_limited*.
     pub rate_limited: Each<Bucket, Counter>,
     /// Signals taken from clients.
@@ -131,6 +133,7 @@ impl Default for Metrics {
             publishes_refused: Each::default(),
             requests: Counter::default(),
             requests_refused: Each::default(),
+            requests_beyond_rate: Counter::default(),
             rate_limited: Each::default(),
             signals: Counter::default(),
             deliveries: Counter::default(),
@@ -204,6 +207,11 @@ impl Metrics {
         page.each("longwire_publishes_refused", "Publishes refused.", &self.publishes_refused)?;
         page.counter("longwire_requests", "Requests of clients.", self.requests.get())?;
         page.each("longwire_requests_refused", "Requests refused.", &self.requests_refused)?;
+        page.counter(
+            "longwire_requests_beyond_rate",
+            "Requests that took more than limits.user_reads leaves: the next ones of their user wait.",
+            self.requests_beyond_rate.get(),
+        )?;
         page.each("longwire_rate_limited", "What was refused because it came too often.", &self.rate_limited)?;
         page.counter("longwire_signals", "Signals taken from clients.", self.signals.get())?;
         page.counter("longwire_deliveries", "Items handed to sessions.", self.deliveries.get())?;

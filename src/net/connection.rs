@@ -380,7 +380,7 @@ impl<S: ByteStream> Connection<S> {
             self.armed = NEVER;
         }
         let live = match &self.stage {
-            Stage::Live(live) => Some(live.deadline()),
+            Stage::Live(live) => Some(live.deadline(&self.shared, now)),
             _ => None,
         };
         let ending = (self.ending != NEVER).then(|| self.ending.after(LINGER_MS));
@@ -453,7 +453,7 @@ impl<S: ByteStream> Connection<S> {
             }
         }
         // An answer has left, and the next one may be worked on.
-        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs() || live.has_news());
+        again |= matches!(&self.stage, Stage::Live(live) if live.has_jobs(&self.shared, now) || live.has_news());
         if again && written {
             context.waker().wake_by_ref();
         }

@@ -412,17 +412,18 @@ impl Live {
         true
     }
 
-    /// Whether a client waits for something that nothing works on.
-    pub(super) fn has_jobs(&self) -> bool {
-        self.away.is_none() && !self.jobs.is_empty()
+    /// Whether a client waits for something that could be worked on, and nothing works.
+    pub(super) fn has_jobs(&self, shared: &Shared, now: Millis) -> bool {
+        self.away.is_none() && self.job_to_do(shared, now).is_some()
     }
 
-    /// When something is to be done without being asked: a cursor, or the token's end.
-    pub(super) fn deadline(&self) -> Millis {
+    /// When something is to be done without being asked: a cursor, the token's end, or a request that had to wait.
+    pub(super) fn deadline(&self, shared: &Shared, now: Millis) -> Millis {
         let cursor = &self.cursor;
         let sent = if cursor.owed { cursor.sent_at.after(CURSOR_EVERY_MS) } else { NEVER };
         let stored = if cursor.owes_store { cursor.stored_at.after(STORE_TOLD_EVERY_MS) } else { NEVER };
-        self.expiry.min(self.report_at).min(sent).min(stored)
+        let reads = self.reads_at(shared, now).unwrap_or(NEVER);
+        self.expiry.min(self.report_at).min(sent).min(stored).min(reads)
     }
 
     /// The connection is over. Publishes behind others that are still being prepared are not stored: they would overtake.
@@ -441,7 +442,7 @@ impl Live {
 
 /// Reads that never block.
 pub(super) fn quick(shared: &Shared) -> Reads<'_> {
-    Reads { history: &*shared.history, state: &shared.state, now: shared.clock.latest(), may_block: false }
+    Reads { history: &*shared.history, state: &shared.state, now: shared.clock.latest(), may_block: false, looks: None }
 }
 
 /// Reads that may block on the disk.
@@ -485,7 +486,7 @@ mod tests {
                 shared.queue.push(&mut live.ops);
             }
             // As a connection does when the wheel wakes it.
-            if live.deadline() <= Millis(ms) {
+            if live.deadline(&shared, Millis(ms)) <= Millis(ms) {
                 live.pump(&mut context, &mut wire, &shared, Millis(ms));
             }
             shared.queue.take_now(&mut group);

@@ -1,6 +1,7 @@
 //! What a client asks for beside its streams: history and other reads, a new token, items once more.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use longwire_protocol::packet::{self, HeadReason, Lane, request, response};
@@ -131,15 +132,15 @@ impl Live {
         // A client that does not read its answers gets no more of them.
         while self.away.is_none()
             && !wire.has_answers_waiting()
-            && let Some(job) = self.jobs.pop_front()
+            && let Some(job) = self.job_to_do(shared, now).and_then(|at| self.jobs.remove(at))
         {
             let max = self.item_bytes_max as usize;
             match job {
-                Job::Request(id, op) => match answer(shared, &self.session, &op, quick(shared)) {
+                Job::Request(id, op) => match charged(shared, &self.session, &op, quick(shared)) {
                     Err(Miss::Disk) => {
                         let (shared_too, session) = (Arc::clone(shared), Arc::clone(&self.session));
                         self.away = Some(shared.tasks.run(move || {
-                            Done::Answered(id, answer(&shared_too, &session, &op, blocking(&shared_too)))
+                            Done::Answered(id, charged(&shared_too, &session, &op, blocking(&shared_too)))
                         }));
                     }
                     answer => respond(id, answer, wire),
@@ -172,6 +173,39 @@ impl Live {
             }
         }
     }
+}
+
+impl Live {
+    /// When the request that comes next may be looked at, where that is later (SPEC R8-15).
+    pub(super) fn reads_at(&self, shared: &Shared, now: Millis) -> Option<Millis> {
+        let Some(Job::Request(..)) = self.jobs.front().filter(|_| self.away.is_none()) else { return None };
+        shared.allowance.lock().unwrap_or_else(PoisonError::into_inner).reads_at(self.session.user, now)
+    }
+
+    /// The first job that can be done now: requests may have to wait, and what is sent again, and signals, do not wait for
+    /// them.
+    pub(super) fn job_to_do(&self, shared: &Shared, now: Millis) -> Option<usize> {
+        match self.reads_at(shared, now) {
+            Some(_) => self.jobs.iter().position(|job| !matches!(job, Job::Request(..))),
+            None => (!self.jobs.is_empty()).then_some(0),
+        }
+    }
+}
+
+/// Answers a request, and charges its user with what was looked at for it. What has to be read anew where that may block is
+/// charged then.
+fn charged(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Reads<'_>) -> Result<Answer, Miss> {
+    let looks = Cell::new(0);
+    let answer = answer(shared, session, op, Reads { looks: Some(&looks), ..reads });
+    if !matches!(answer, Err(Miss::Disk)) {
+        let (user, now) = (session.user, shared.clock.now());
+        let mut allowance = shared.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        allowance.has_read(user, looks.get(), now);
+        if allowance.reads_at(user, now).is_some() {
+            shared.metrics.requests_beyond_rate.inc();
+        }
+    }
+    answer
 }
 
 /// The answer to a request.
@@ -354,7 +388,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::net::testing::shared;
+    use crate::net::testing::{live, shared};
     use crate::store::{EntryMeta, FrameBuilder, Log, MemoryLog, Position};
 
     fn kind(item: &Bytes) -> item::Kind {
@@ -384,6 +418,36 @@ mod tests {
         log.set_floor(Position(2));
         let item::Kind::Head(head) = again(64) else { panic!("no head") };
         assert_eq!(head.reason(), HeadReason::Expired);
+    }
+
+    /// SPEC R8-15: requests wait for what came before them, and the wheel has them go on; what is sent again does not wait
+    /// for them.
+    #[test]
+    fn requests_wait_for_what_was_looked_at_and_nothing_else_does() {
+        use crate::net::pump::NEVER;
+        use crate::routing::allowance::{Allowance, Rate, Rates};
+
+        let shared = shared(&MemoryLog::new(0, usize::MAX));
+        let rates = Rates { reads: Some(Rate::of_reads(1_000)), ..Rates::default() };
+        *shared.allowance.lock().expect("unpoisoned") = Allowance::new(rates);
+        let mut live = live(Arc::new(Session::of_test()), &shared);
+        live.look_at_expiry(&shared, Millis(0));
+        let request = |id| Job::Request(id, request::Op::Devices(packet::DevicesRequest::default()));
+        let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
+        live.jobs.extend([request(1), request(2), Job::Resend { lane: Lane::Bulk, n: 1, place }, request(3)]);
+        let (now, at_rest) = (Millis(100), live.deadline(&shared, Millis(100)));
+        assert_eq!(live.job_to_do(&shared, now), Some(0));
+        shared.allowance.lock().expect("unpoisoned").has_read(live.session.user, 7_000, now);
+        assert_eq!((live.job_to_do(&shared, now), live.has_jobs(&shared, now)), (Some(2), true));
+        live.jobs.remove(2);
+        assert_eq!((live.job_to_do(&shared, now), live.has_jobs(&shared, now)), (None, false));
+        let paid = Millis(5_100);
+        assert_eq!(live.deadline(&shared, now), paid.min(at_rest));
+        assert!(paid < at_rest && at_rest < NEVER);
+        assert_eq!(live.job_to_do(&shared, Millis(5_099)), None);
+        assert_eq!((live.job_to_do(&shared, paid), live.deadline(&shared, paid)), (Some(0), at_rest));
+        live.jobs.clear();
+        assert_eq!((live.job_to_do(&shared, now), live.deadline(&shared, now)), (None, at_rest), "for nothing");
     }
 
     /// A watch that comes back from the disk after the session ended is given up, or the feed would keep the session.

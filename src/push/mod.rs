@@ -159,7 +159,7 @@ struct Office {
 
 impl Office {
     fn reads(&self) -> Reads<'_> {
-        Reads { history: &*self.history, state: &self.state, now: self.clock.log_time(), may_block: true }
+        Reads { history: &*self.history, state: &self.state, now: self.clock.log_time(), may_block: true, looks: None }
     }
 
     /// Takes in what the commit thread and the feed left at the bell.

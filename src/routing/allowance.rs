@@ -9,7 +9,7 @@ use longwire_protocol::limits::GROUP_USERS_MAX;
 use longwire_protocol::packet::{self, publish::Action};
 use longwire_protocol::{ConversationId, Millis, UserId};
 
-use super::limits::{MAKES_MAX, MAKES_PER_SECOND, RATE_AHEAD_SECONDS};
+use super::limits::{MAKES_MAX, MAKES_PER_SECOND, RATE_AHEAD_SECONDS, READS_AHEAD_SECONDS};
 
 /// How often those are forgotten who may do everything again.
 const SWEEP_MS: u64 = 10_000;
@@ -37,6 +37,12 @@ impl Rate {
         Self::new(per_second, per_second.saturating_mul(RATE_AHEAD_SECONDS))
     }
 
+    /// So many looks a second, and as many at once as in [`READS_AHEAD_SECONDS`] (SPEC R8-15).
+    #[must_use]
+    pub const fn of_reads(per_second: u32) -> Self {
+        Self::new(per_second, per_second.saturating_mul(READS_AHEAD_SECONDS))
+    }
+
     /// How many a second.
     #[must_use]
     pub const fn per_second(self) -> u64 {
@@ -57,7 +63,7 @@ impl Rate {
     }
 }
 
-/// What publishes may come; `None`: as many as do.
+/// What publishes may come, and what may be read; `None`: as much as there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// From one connection.
@@ -66,6 +72,8 @@ pub struct Rates {
     pub user: Option<Rate>,
     /// Into one conversation, from whoever may know of it.
     pub conversation: Option<Rate>,
+    /// What is looked at for the requests of a user, which is no publish: rows of state, and entries.
+    pub reads: Option<Rate>,
 }
 
 /// The buckets of one rate. Holds only those of whom something is not paid for by time.
@@ -83,11 +91,29 @@ impl<K: Eq + Hash + Copy> Buckets<K> {
     }
 
     fn pays(&mut self, of: K, many: u32, now: Millis) -> Result<u64, u32> {
+        self.sweep(now);
+        self.rate.pays(self.paid_at.get(&of).copied().unwrap_or_default(), many, now)
+    }
+
+    fn sweep(&mut self, now: Millis) {
         if now.since(self.swept) >= SWEEP_MS {
             self.swept = now;
             self.paid_at.retain(|_, paid_at| *paid_at > now.0.saturating_mul(1_000));
         }
-        self.rate.pays(self.paid_at.get(&of).copied().unwrap_or_default(), many, now)
+    }
+
+    /// Charges what is done already, however much it is.
+    fn owes(&mut self, of: K, many: u32, now: Millis) {
+        self.sweep(now);
+        let paid_at = self.paid_at.entry(of).or_default();
+        let from = (*paid_at).max(now.0.saturating_mul(1_000));
+        *paid_at = from.saturating_add(u64::from(many) * self.rate.each_us);
+    }
+
+    /// When one is no further ahead of the time than one may be, if that is not now.
+    fn waits(&self, of: K, now: Millis) -> Option<Millis> {
+        let within_us = self.paid_at.get(&of)?.saturating_sub(self.rate.ahead_us);
+        Some(Millis(within_us.div_ceil(1_000))).filter(|at| *at > now)
     }
 }
 
@@ -146,6 +172,7 @@ pub struct Allowance {
     connection: Option<Rate>,
     users: Option<Buckets<UserId>>,
     conversations: Option<Buckets<ConversationId>>,
+    reads: Option<Buckets<UserId>>,
 }
 
 impl Default for Allowance {
@@ -191,6 +218,20 @@ impl Allowance {
             connection: rates.connection,
             users: rates.user.map(Buckets::new),
             conversations: rates.conversation.map(Buckets::new),
+            reads: rates.reads.map(Buckets::new),
+        }
+    }
+
+    /// When the next request of a user may be looked at, if that is not now.
+    #[must_use]
+    pub fn reads_at(&self, user: UserId, now: Millis) -> Option<Millis> {
+        self.reads.as_ref()?.waits(user, now)
+    }
+
+    /// So much was looked at for a request of a user.
+    pub fn has_read(&mut self, user: UserId, looks: u32, now: Millis) {
+        if let Some(reads) = &mut self.reads {
+            reads.owes(user, looks, now);
         }
     }
 
@@ -261,6 +302,7 @@ mod tests {
             connection: Some(Rate::of_publishes(2)),
             user: Some(Rate::of_publishes(3)),
             conversation: Some(Rate::of_publishes(4)),
+            ..Rates::default()
         };
         let (mut allowance, now) = (Allowance::new(rates), Millis(1_000));
         let mut publish = |user, conversation, connection_paid_at: &mut u64, now| {
@@ -284,6 +326,28 @@ mod tests {
         assert_eq!(publish(UserId(2), 8, &mut third, now), Ok(()));
         assert_eq!(publish(UserId(2), 7, &mut third, now.after(250)), Ok(()), "it waited as long as it was told");
         assert_eq!(publish(ANN, 9, &mut first, now.after(500)), Ok(()), "and so did this one");
+    }
+
+    /// SPEC R8-15: what was looked at is charged afterwards, however much it was, and the next one waits until that is paid.
+    #[test]
+    fn who_had_more_looked_at_than_it_may_waits_for_the_next() {
+        let rates = Rates { reads: Some(Rate::of_reads(1_000)), ..Rates::default() };
+        let (mut allowance, now) = (Allowance::new(rates), Millis(5_000));
+        assert_eq!(allowance.reads_at(ANN, now), None);
+        allowance.has_read(ANN, 2_000, now);
+        assert_eq!(allowance.reads_at(ANN, now), None, "as much at once");
+        allowance.has_read(ANN, 1, now);
+        assert_eq!(allowance.reads_at(ANN, now), Some(now.after(1)));
+        allowance.has_read(ANN, 9_999, now);
+        assert_eq!(allowance.reads_at(ANN, now), Some(now.after(10_000)));
+        assert_eq!(allowance.reads_at(UserId(2), now), None, "another user's is its own");
+        assert_eq!(allowance.reads_at(ANN, now.after(9_999)), Some(now.after(10_000)));
+        assert_eq!(allowance.reads_at(ANN, now.after(10_000)), None, "it waited as long as it was told");
+        allowance.has_read(UserId(2), 1, now.after(2 * SWEEP_MS));
+        assert_eq!(allowance.reads.map(|reads| reads.paid_at.len()), Some(1), "nobody is kept who may do everything");
+        let mut unbounded = Allowance::default();
+        unbounded.has_read(ANN, u32::MAX, now);
+        assert_eq!(unbounded.reads_at(ANN, now), None);
     }
 
     /// SPEC R5.5-10.

@@ -166,7 +166,7 @@ fn what_is_looked_at_again_is_news_still() {
         }
     }
     let history = Cold(MemoryLog::new(0, usize::MAX).history());
-    let quick = Reads { history: &history, state: &state, now: LogTime(0), may_block: false };
+    let quick = Reads { history: &history, state: &state, now: LogTime(0), may_block: false, looks: None };
     let of = [(DIRECT, BEN), (OTHER, BEN)];
     assert!(matches!(super::news(quick, &registry, &ann, &of), Err(Miss::Disk)));
     let told = super::news(Reads { may_block: true, ..quick }, &registry, &ann, &of).expect("read");

@@ -60,6 +60,8 @@ pub const MAKES_MAX: u32 = 10_000;
 pub const MAKES_PER_SECOND: u32 = 100;
 /// Publishes at once, where an operator bounds them: as many as in so many seconds.
 pub const RATE_AHEAD_SECONDS: u32 = 10;
+/// Looks at once that the requests of a user take: as many as in so many seconds.
+pub const READS_AHEAD_SECONDS: u32 = 2;
 /// How long a device may be seen without a record of it: it is online all the while, or comes and goes.
 pub const SEEN_EVERY_MS: u64 = 3_600_000;
 /// Partitions that one page of accounts goes through: an administrator's look, which others shall not notice.

@@ -701,7 +701,7 @@ struct Since {
 fn listed(world: &World<'_>, model: &BTreeMap<u64, Naive>, user: usize, since: &mut Since, context: &str) {
     let (session, now) = (&world.sessions[user], world.now());
     let history = world.log.history();
-    let reads = Reads { history: &*history, state: &world.state, now, may_block: true };
+    let reads = Reads { history: &*history, state: &world.state, now, may_block: true, looks: None };
     let request = packet::ConversationsRequest { limit: 200, ..packet::ConversationsRequest::default() };
     let page = conversations(reads, session, &request).expect("reads");
     let told: BTreeMap<u64, (u64, u64)> =

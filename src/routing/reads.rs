@@ -1,6 +1,7 @@
 //! Reads of entries and rows that may block on the disk, or say that they would have to. Whoever is on a thread that carries
 //! connections reads without blocking first, and hands what misses to one that may.
 
+use std::cell::Cell;
 use std::sync::RwLock;
 
 use longwire_protocol::{ConversationId, LogTime, Seq};
@@ -9,6 +10,11 @@ use super::loading::{read_blocking, try_read};
 use super::state::State;
 use super::view::Reader;
 use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
+
+/// An entry counts as so many rows that are looked at: it is copied, sealed and sent.
+const ENTRY_LOOKS: u32 = 4;
+/// The same where a thread that may block reads and decodes a file for it.
+const DISK_ENTRY_LOOKS: u32 = 16;
 
 /// Why a read gave nothing.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub struct Reads<'a> {
     pub now: LogTime,
     /// Whether the disk may be asked.
     pub may_block: bool,
+    /// Where the rows and entries that are looked at are counted, if somebody pays for them.
+    pub looks: Option<&'a Cell<u32>>,
 }
 
 impl Reads<'_> {
@@ -38,10 +46,24 @@ impl Reads<'_> {
     /// # Errors
     /// See [`Miss`].
     pub fn rows<T>(&self, mut read: impl FnMut(&Reader<'_>) -> T) -> Result<T, Miss> {
-        match try_read(self.state, &mut read) {
-            Ok(answer) => Ok(answer),
-            Err(_) if !self.may_block => Err(Miss::Disk),
-            Err(_) => read_blocking(self.state, read).map_err(Miss::Failed),
+        let mut looks = 0;
+        let mut read = |rows: &Reader<'_>| {
+            let answer = read(rows);
+            looks = rows.looks();
+            answer
+        };
+        let answer = match try_read(self.state, &mut read) {
+            Ok(answer) => answer,
+            Err(_) if !self.may_block => return Err(Miss::Disk),
+            Err(_) => read_blocking(self.state, read).map_err(Miss::Failed)?,
+        };
+        self.count(looks);
+        Ok(answer)
+    }
+
+    fn count(&self, looks: u32) {
+        if let Some(counted) = self.looks {
+            counted.set(counted.get().saturating_add(looks));
         }
     }
 
@@ -79,13 +101,16 @@ impl Reads<'_> {
         backwards: bool,
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, Miss> {
-        if let Some(page) = self.history.range_in_memory(conversation, from, to, backwards, limit) {
-            return Ok(page);
-        }
-        if !self.may_block {
-            return Err(Miss::Disk);
-        }
-        self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)
+        let (page, each) = match self.history.range_in_memory(conversation, from, to, backwards, limit) {
+            Some(page) => (page, ENTRY_LOOKS),
+            None if !self.may_block => return Err(Miss::Disk),
+            None => {
+                let page = self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)?;
+                (page, DISK_ENTRY_LOOKS)
+            }
+        };
+        self.count(u32::try_from(page.len()).unwrap_or(u32::MAX).saturating_mul(each));
+        Ok(page)
     }
 
     /// See [`History::first_after`].

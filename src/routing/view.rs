@@ -2,7 +2,7 @@
 //! drafted in an [`Overlay`] and merged only once its frame is committed, so nothing is read before its commit and a
 //! failed commit is undone by dropping the draft.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use elsa::FrozenMap;
@@ -238,6 +238,8 @@ pub struct Reader<'a> {
     /// What was loaded for this read alone, where the state does not hold it.
     kept: Option<&'a Kept>,
     cold: RefCell<Vec<Want>>,
+    /// How much was looked up.
+    looks: Cell<u32>,
 }
 
 static NO_USERS: BTreeSet<UserId> = BTreeSet::new();
@@ -247,7 +249,7 @@ impl<'a> Reader<'a> {
     /// A reader of a state.
     #[must_use]
     pub fn new(state: &'a State) -> Self {
-        Self { state, kept: None, cold: RefCell::default() }
+        Self { state, kept: None, cold: RefCell::default(), looks: Cell::default() }
     }
 
     /// A reader of a state, and of what was loaded for it alone.
@@ -279,6 +281,12 @@ impl<'a> Reader<'a> {
         self.cold.borrow().len()
     }
 
+    /// How many rows and lists were looked up so far.
+    #[must_use]
+    pub fn looks(&self) -> u32 {
+        self.looks.get()
+    }
+
     /// What was cold.
     #[must_use]
     pub fn into_cold(self) -> Vec<Want> {
@@ -291,6 +299,7 @@ impl<'a> Reader<'a> {
         keep: impl FnOnce(&'a Kept) -> Lookup<T>,
         want: impl FnOnce() -> Want,
     ) -> Option<T> {
+        self.looks.set(self.looks.get().saturating_add(1));
         let found = match (found, self.kept) {
             (Lookup::Cold, Some(kept)) => keep(kept),
             (found, _) => found,

@@ -217,6 +217,38 @@ async fn what_comes_too_often_is_counted_by_its_bucket() {
     }
 }
 
+/// SPEC R8-15: what is asked for beyond what a user may have looked at is answered later, and nothing else waits for it.
+#[tokio::test]
+async fn who_has_much_looked_at_is_answered_later() {
+    let mut world = World::new().await;
+    world.rates = Rates { reads: Some(Rate::of_reads(320)), ..Rates::default() };
+    world.restart().await;
+    let port = watch(&world).await;
+    let (mut alice, mut bob, direct) = world.pair().await;
+    for n in 0..100 {
+        alice.say(direct, &format!("m{n}")).await;
+    }
+    let page = packet::HistoryRequest { conversation: direct, limit: 50, ..Default::default() };
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(alice.history(page).await.expect("a page").items.len(), 50);
+    }
+    // The first three are within 640 at once, or were begun before they were charged.
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    let waiting = Instant::now();
+    let answer = tokio::join!(alice.history(page), async {
+        bob.history(page).await.expect("another user's is its own");
+        bob.say(direct, "still here").await;
+        waiting.elapsed()
+    });
+    answer.0.expect("answered in the end");
+    assert!(answer.1 < waiting.elapsed(), "bob did not wait for alice");
+    let scrape = scrape(port).await;
+    assert!(scrape.value("longwire_requests_beyond_rate_total", &[]) >= 2.0);
+    assert_eq!(scrape.value("longwire_reads_per_second_max", &[]), 320.0);
+    assert_eq!(scrape.sum("longwire_requests_refused_total"), 0.0, "nothing was refused");
+}
+
 /// SPEC R11-1.
 #[tokio::test]
 async fn quotas_that_were_lowered_are_told_and_kept() {

@@ -14,7 +14,7 @@ use longwire::clock::{Hands, Source};
 use longwire::net::Shared;
 use longwire::net::connection::Connection;
 use longwire::net::listener::AcceptLimits;
-use longwire::routing::allowance::Rates;
+use longwire::routing::allowance::{Rate, Rates};
 use longwire::routing::limits::Quotas;
 use longwire::store::testing::SimDisk;
 use longwire::store::{
@@ -332,6 +332,8 @@ pub(crate) struct Settings {
     pub(crate) retention: Retention,
     /// What rows of state may take in memory: nothing, and all that is saved is read again and again.
     pub(crate) state_bytes_max: usize,
+    /// How much is looked at for the requests of one user.
+    pub(crate) reads: Option<Rate>,
 }
 
 impl Running {
@@ -362,7 +364,7 @@ impl Running {
                 handshakes: 100,
                 memory_bytes: None,
             },
-            rates: Rates::default(),
+            rates: Rates { reads: settings.reads, ..Rates::default() },
             quotas: Quotas::default(),
             retention: settings.retention,
             state_bytes_max: settings.state_bytes_max,

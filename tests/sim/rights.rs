@@ -167,6 +167,7 @@ impl History {
             public_key: keys.public.clone(),
             retention: Retention::default(),
             state_bytes_max: if rng.u8(0..3) == 0 { 0 } else { usize::MAX },
+            reads: None,
         };
         let broker = Running::start(&mut ground, &settings, 1, BORN_UNIX_MS + 1).expect("it starts");
         let count = devices.len();

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use longwire::broker::commit::Retention;
+use longwire::routing::allowance::Rate;
 use longwire::routing::outbox::Session;
 use longwire::routing::rows::Kind;
 use longwire::store::testing::SimDisk;
@@ -259,6 +260,8 @@ impl World {
                 public_key: keys.public.clone(),
                 retention,
                 state_bytes_max: if seed.is_multiple_of(3) { usize::MAX } else { 0 },
+                // A page of history or two, and then a wait.
+                reads: seed.is_multiple_of(4).then(|| Rate::of_reads(200)),
             },
             broker: None,
             start_at: 0,

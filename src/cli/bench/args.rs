@@ -9,7 +9,7 @@ use longwire_client::{Address, Trust};
 
 use super::super::Fail;
 use super::cost;
-use super::load::own::{Listener, OwnBroker};
+use super::load::own::{Listener, OwnBroker, Reads};
 use super::load::party::Broker;
 use super::load::syscalls::Syscalls;
 use super::load::way::Way;
@@ -62,6 +62,10 @@ pub(super) struct BrokerArgs {
     /// Write the figures to this file, as a page with plots
     #[arg(long, value_name = "FILE", help_heading = "Figures")]
     pub(super) html: Option<PathBuf>,
+
+    /// Whether a broker that is started for this looks at as much for one user as that asks for.
+    #[arg(skip)]
+    reads: Reads,
 }
 
 /// What is sent, how fast and how long.
@@ -151,12 +155,17 @@ pub(super) const DEVICES_OF_A_USER: usize = 20;
 const TOKEN_LIFE: Duration = Duration::from_secs(86_400);
 
 impl BrokerArgs {
+    /// The same, for a load that is a single user's reads.
+    pub(super) fn reading_without_bound(&self) -> Self {
+        Self { reads: Reads::Unbounded, ..self.clone() }
+    }
+
     /// Starts a broker where none is named, and names it.
     pub(super) fn start_if_none_is_named(&mut self) -> Result<Option<OwnBroker>, Fail> {
         if self.url.is_some() {
             return Ok(None);
         }
-        let own = OwnBroker::start(if self.plain { Listener::Plain } else { Listener::Tls })?;
+        let own = OwnBroker::start(if self.plain { Listener::Plain } else { Listener::Tls }, self.reads)?;
         let url = format!("{}://{}", if self.plain { "longwire" } else { "longwires" }, own.address());
         self.url = Some(url.parse().map_err(|error| Fail::failed(format!("{url}: {error}")))?);
         self.ca = Some(own.ca());

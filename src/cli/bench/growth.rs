@@ -85,11 +85,12 @@ pub(super) fn run(args: &Args) -> Result<(), Fail> {
         "{conversations} conversations; {connections} connections, window {window}, {size} bytes; {pages} pages of {PAGE}"
     );
     let mut report = Report::new("growth", setting);
+    report.note("the broker looks at as much for the reader as it asks for (limits.user_reads = 0)");
     report.note("every ack continues its conversation, and every page holds the last entries, without a hole");
     report
         .note("cold: after a start, with nothing of the files in the kernel's memory (as root; else it says nothing)");
     process::raise_open_files();
-    let mut broker = args.broker.clone();
+    let mut broker = args.broker.reading_without_bound();
     let own = broker.start_if_none_is_named()?.ok_or_else(|| Fail::failed("no broker was started"))?;
     let (way, issuer) = (broker.way()?, broker.issuer()?);
     let runtime = crew::runtime(1)?;

@@ -24,7 +24,7 @@ use clap::Subcommand;
 use super::Fail;
 pub(super) use args::Issuer;
 use args::{BrokerArgs, LoadArgs, PeerArgs, RunArgs};
-pub(super) use load::own::{Listener, OwnBroker};
+pub(super) use load::own::{Listener, OwnBroker, Reads};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -17,7 +17,7 @@ use longwire_client::{Address, Config, Dialer, Trust};
 use tokio::task::JoinSet;
 
 use super::Fail;
-use super::bench::{Issuer, Listener, OwnBroker};
+use super::bench::{Issuer, Listener, OwnBroker, Reads};
 use device::Device;
 use evening::{Counts, EXPIRES, Person, World};
 use verdict::Checked;
@@ -60,7 +60,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Fail> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(evening(args, OwnBroker::start(Listener::Tls)?))
+    runtime.block_on(evening(args, OwnBroker::start(Listener::Tls, Reads::Bounded)?))
 }
 
 async fn evening(args: &Args, mut own: OwnBroker) -> Result<(), Fail> {

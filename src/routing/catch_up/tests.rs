@@ -50,7 +50,7 @@ fn plan(log: &MemoryLog, sent: u64, conversations: impl IntoIterator<Item = (u64
 /// Steps with room for `items`, of any size; returns how it ended and what was handed out.
 fn step(catch_up: &mut CatchUp, log: &MemoryLog, items: usize) -> (Step, Vec<Ready>) {
     let history = log.history();
-    let reads = Reads { history: &*history, state: &RwLock::default(), now: LogTime(0), may_block: false };
+    let reads = Reads { history: &*history, state: &RwLock::default(), now: LogTime(0), may_block: false, looks: None };
     let (mut room, mut out) = (Room { items, bytes: usize::MAX, is_empty: true }, Vec::new());
     let step = catch_up.step(reads, &Session::of_test(), &mut room, Position(0), &mut out).expect("in memory");
     (step, out)
@@ -59,7 +59,7 @@ fn step(catch_up: &mut CatchUp, log: &MemoryLog, items: usize) -> (Step, Vec<Rea
 fn begin(plan: &Plan, log: &MemoryLog) -> CatchUp {
     CatchUp::begin(
         plan,
-        Reads { history: &*log.history(), state: &RwLock::default(), now: LogTime(0), may_block: false },
+        Reads { history: &*log.history(), state: &RwLock::default(), now: LogTime(0), may_block: false, looks: None },
     )
     .expect("in memory")
 }
@@ -178,7 +178,7 @@ fn an_entry_that_waits_for_room_is_kept_whatever_its_size() {
     let log = log([(1, 100_000), (1, 100_000)]);
     let mut catch_up = begin(&plan(&log, 0, [(1, 2)]), &log);
     let history = log.history();
-    let reads = Reads { history: &*history, state: &RwLock::default(), now: LogTime(0), may_block: false };
+    let reads = Reads { history: &*history, state: &RwLock::default(), now: LogTime(0), may_block: false, looks: None };
     let mut out = Vec::new();
     for _ in 0..3 {
         let mut room = Room { items: 8, bytes: 1_000, is_empty: false };
@@ -244,7 +244,7 @@ fn what_the_files_lose_between_plan_and_first_read_is_told_of() {
     let key = Key::Conversation(ConversationId(1));
     state.load_row(&key.encode(), &Row::Conversation(row).encode()).expect("a row");
     let (state, history) = (RwLock::new(state), Lost(log.history(), Seq(7)));
-    let reads = Reads { history: &history, state: &state, now: LogTime(0), may_block: false };
+    let reads = Reads { history: &history, state: &state, now: LogTime(0), may_block: false, looks: None };
     let mut catch_up = CatchUp::begin(&plan, reads).expect("in memory");
     let (mut room, mut out) = (Room { items: 100, bytes: usize::MAX, is_empty: true }, Vec::new());
     catch_up.step(reads, &Session::of_test(), &mut room, Position(0), &mut out).expect("in memory");

@@ -299,7 +299,8 @@ impl World {
             self.come("ben");
         }
         let history = self.log.history();
-        let reads = Reads { history: &*history, state: &self.state, now: LogTime(self.now), may_block: true };
+        let reads =
+            Reads { history: &*history, state: &self.state, now: LogTime(self.now), may_block: true, looks: None };
         self.ringer.look_everywhere(reads, self.now).expect("reads");
     }
 
@@ -307,7 +308,7 @@ impl World {
     fn ring(&mut self, luck: Luck) {
         let history = self.log.history();
         let state = Arc::clone(&self.state);
-        let reads = Reads { history: &*history, state: &state, now: LogTime(self.now), may_block: true };
+        let reads = Reads { history: &*history, state: &state, now: LogTime(self.now), may_block: true, looks: None };
         let rung = self.registry.bell.take();
         self.ringer.hear(&rung, reads, self.now).expect("reads");
         for errand in self.ringer.take_due(self.now, 8) {

@@ -45,6 +45,7 @@ pub(in crate::cli) struct OwnBroker {
     pid: Arc<AtomicU32>,
     folder: Folder,
     listener: Listener,
+    reads: Reads,
 }
 
 /// Its listener.
@@ -52,6 +53,16 @@ pub(in crate::cli) struct OwnBroker {
 pub(in crate::cli) enum Listener {
     Plain,
     Tls,
+}
+
+/// How much it looks at for the requests of one user in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) enum Reads {
+    /// As much as any broker.
+    #[default]
+    Bounded,
+    /// All that it can.
+    Unbounded,
 }
 
 /// One process of it.
@@ -69,11 +80,14 @@ impl Drop for Started {
     }
 }
 
-fn spawn(folder: &Folder, address: &str, listener: Listener) -> Result<Started, Fail> {
+fn spawn(folder: &Folder, address: &str, listener: Listener, reads: Reads) -> Result<Started, Fail> {
     let mut command = Command::new(std::env::current_exe()?);
     // Whatever the environment says is for another broker.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGWIRE")) {
         command.env_remove(name);
+    }
+    if reads == Reads::Unbounded {
+        command.env("LONGWIRE__LIMITS__USER_READS", "0");
     }
     command.args(["serve", "--dev", "--log", "info", "--log-format", "json"]);
     match listener {
@@ -91,11 +105,11 @@ fn spawn(folder: &Folder, address: &str, listener: Listener) -> Result<Started, 
 
 impl OwnBroker {
     /// Starts a broker and waits until it listens.
-    pub(in crate::cli) fn start(listener: Listener) -> Result<Self, Fail> {
+    pub(in crate::cli) fn start(listener: Listener, reads: Reads) -> Result<Self, Fail> {
         let folder = Folder::make()?;
-        let started = spawn(&folder, "127.0.0.1:0", listener)?;
+        let started = spawn(&folder, "127.0.0.1:0", listener, reads)?;
         let pid = Arc::new(AtomicU32::new(started.child.id()));
-        let broker = Self { started, pid, folder, listener };
+        let broker = Self { started, pid, folder, listener, reads };
         broker.end_with_this_process();
         Ok(broker)
     }
@@ -104,7 +118,7 @@ impl OwnBroker {
     pub(in crate::cli) fn kill_and_start(&mut self) -> Result<(), Fail> {
         self.started.child.kill()?;
         self.started.child.wait()?;
-        self.started = spawn(&self.folder, &self.started.address, self.listener)?;
+        self.started = spawn(&self.folder, &self.started.address, self.listener, self.reads)?;
         self.pid.store(self.started.child.id(), Ordering::Relaxed);
         Ok(())
     }

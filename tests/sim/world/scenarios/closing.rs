@@ -60,6 +60,7 @@ pub(super) fn s19(seed: u64, keys: &Keys) -> Coverage {
 /// How many devices have themselves told.
 fn told(world: &World) -> usize {
     let shared = world.broker.as_ref().expect("it runs").shared();
-    let reads = Reads { history: &*shared.history, state: &shared.state, now: LogTime(0), may_block: true };
+    let reads =
+        Reads { history: &*shared.history, state: &shared.state, now: LogTime(0), may_block: true, looks: None };
     reads.rows(|rows| rows.state().pushes().len()).expect("reads")
 }

@@ -46,7 +46,7 @@ impl Teller {
         shared.registry.bell.listen(true);
         let mut ringer = Ringer::new(RULES);
         let now = shared.clock.log_time();
-        let reads = Reads { history: &*shared.history, state: &shared.state, now, may_block: true };
+        let reads = Reads { history: &*shared.history, state: &shared.state, now, may_block: true, looks: None };
         ringer.look_everywhere(reads, shared.clock.now().0).expect("reads");
         (self.ringer, self.unsettled) = (Some(ringer), None);
         // What was committed just before a kill is durable, though nobody was told.
@@ -62,7 +62,8 @@ impl Teller {
     fn hear_acks(&mut self, world: &World, group: u64) -> Option<DeviceCursor> {
         let shared = world.broker.as_ref().expect("it runs").shared();
         let device = DeviceId(world.devices[BEN].device_id);
-        let reads = Reads { history: &*shared.history, state: &shared.state, now: LogTime(0), may_block: true };
+        let reads =
+            Reads { history: &*shared.history, state: &shared.state, now: LogTime(0), may_block: true, looks: None };
         let found = reads.rows(|rows| {
             let head = rows.conversation(ConversationId(group))?.head;
             Some((head, rows.device(device)?.cursor))
@@ -92,7 +93,8 @@ impl Teller {
         let shared = Arc::clone(world.broker.as_ref().expect("it runs").shared());
         let ringer = self.ringer.as_mut().expect("it was started");
         let (now, log_now) = (shared.clock.now().0, shared.clock.log_time());
-        let reads = Reads { history: &*shared.history, state: &shared.state, now: log_now, may_block: true };
+        let reads =
+            Reads { history: &*shared.history, state: &shared.state, now: log_now, may_block: true, looks: None };
         let rung = shared.registry.bell.take();
         ringer.hear(&rung, reads, now).expect("reads");
         for (_, _, is_done) in &rung.settled {
