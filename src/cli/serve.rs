@@ -9,7 +9,6 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use longwire_protocol::BrokerLimits;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +20,7 @@ use crate::broker::commit::Retention;
 use crate::broker::{Broker, BrokerParts, Certificate};
 use crate::clock::unix_ms;
 use crate::config::{self, Settings};
-use crate::net::listener::{AcceptLimits, Security};
+use crate::net::listener::{self, AcceptLimits, Security};
 use crate::routing::allowance::{Rate, Rates};
 use crate::routing::limits::Quotas;
 use crate::store::{RedbLog, StoreOptions};
@@ -216,21 +215,18 @@ async fn serve(prepared: Prepared, dev: Option<Dev>) -> Result<(), Fail> {
         providers,
     } = prepared;
     // Sockets first: a port in use is found before the store is touched.
-    let bind = async |address: SocketAddr| {
-        let socket = TcpListener::bind(address).await;
-        socket.map_err(|e| Fail::failed(format!("cannot listen on {address}: {e}")))
-    };
+    let bind = |address| listener::bind(address).map_err(|e| Fail::failed(format!("cannot listen on {address}: {e}")));
     let tls_socket = match &settings.tls {
-        Some((address, _, _)) => Some(bind(*address).await?),
+        Some((address, _, _)) => Some(bind(*address)?),
         None => None,
     };
     let plain_socket = match settings.plain {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address)?),
         None => None,
     };
     let admin = Admin::default();
     if let Some(address) = settings.admin {
-        let socket = bind(address).await?;
+        let socket = bind(address)?;
         let told = socket.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
         tracing::info!(address = told, "answering /livez, /readyz and /metrics");
         // Until the end: a broker that drains says so. It ends with the runtime.

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// nothing keeps nobody else out.
 const PART_OF_AN_ADDRESS: usize = 4;
 /// So many times as many as make their handshake may wait for it.
-const WAIT_FOR_EACH: usize = 8;
+const WAIT_FOR_EACH: usize = 15;
 
 /// See the module. One for each listener.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ mod tests {
         let mut places = Vec::new();
         for n in 0..4 {
             let of_address: Vec<_> = std::iter::from_fn(|| line.enter(address(n))).collect();
-            assert_eq!(of_address.len(), 9, "a quarter of 4 and of 8 times 4");
+            assert_eq!(of_address.len(), 16, "a quarter of 4 and of 15 times 4");
             places.extend(of_address);
         }
         assert!(line.enter(address(9)).is_none(), "the line is full");
@@ -170,7 +170,7 @@ mod tests {
         let place = line.enter(address(9)).expect("somebody left");
         drop((places, place));
         assert!(line.addresses.lock().expect("unpoisoned").is_empty(), "who has nothing is forgotten");
-        assert_eq!((line.places.available_permits(), line.turns.available_permits()), (36, 4));
+        assert_eq!((line.places.available_permits(), line.turns.available_permits()), (64, 4));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use longwire_protocol::Millis;
-use longwire_protocol::limits::TLS_MS;
+use longwire_protocol::limits::{AUTH_MS, TLS_MS};
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
@@ -26,9 +26,32 @@ use super::{Shared, tls};
 use crate::metrics::words::{Door, Full, Handshake};
 use crate::vital::caught;
 
-/// How long a socket waits for its turn to shake hands, in milliseconds: half of the time that it has for that. A client
-/// that waited longer is about to give up, and would have the handshake begun for nothing.
-const LINE_MS: u64 = TLS_MS / 2;
+/// How long a socket waits for its turn to shake hands, in milliseconds. A client that waited longer is about to give up, and
+/// would have the handshake begun for nothing.
+const LINE_MS: u64 = 4_000;
+/// The time for a handshake, however long its turn took to come: or who waited longest would have it begun for nothing.
+const SHAKE_MS_MIN: u64 = TLS_MS / 2;
+
+const _: () = assert!(LINE_MS + SHAKE_MS_MIN < AUTH_MS, "who was let in has yet to say who it is");
+
+/// Sockets that the kernel holds until they are accepted, where `net.core.somaxconn` allows as many. After a cut everyone comes
+/// at once, and who finds it full tries again after 1, 2, 4 and 8 s.
+const BACKLOG: u32 = 65_535;
+
+/// A socket that listens here.
+///
+/// # Errors
+/// Where that is not possible: the address is in use, or none of this machine.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A broker that starts again at once is not in the way of its own last connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// The bounds of accepting.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +60,7 @@ pub struct AcceptLimits {
     pub connections: usize,
     /// Connections of one address, or of one network of 64 bits in IPv6.
     pub connections_per_address: usize,
-    /// TLS handshakes under way, of which one address has a quarter at most; eight times as many wait for their turn.
+    /// TLS handshakes under way, of which one address has a quarter at most; fifteen times as many wait for their turn.
     pub handshakes: usize,
     /// Resident memory of the process, in bytes, from which on nobody new is let in; without a bound if `None`.
     pub memory_bytes: Option<u64>,
@@ -302,7 +325,7 @@ impl Listener {
                         return shaken_off(Handshake::Late, &shared);
                     };
                     // It may have waited for its turn, also on the processor: that counts.
-                    let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted));
+                    let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted)).max(SHAKE_MS_MIN);
                     let left = Duration::from_millis(left);
                     // A task of its own for who is let in, so that nothing of the handshake stays.
                     let handshake = Box::pin(tls::accept(config, socket, threads));
@@ -329,6 +352,37 @@ mod tests {
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
         assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+
+    /// Who finds the kernel's queue full is not refused but left alone, and tries again after a second.
+    #[tokio::test]
+    async fn as_many_as_the_kernel_allows_wait_to_be_accepted() {
+        const MANY: usize = 1_000;
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux tells");
+        if most.trim().parse::<usize>().expect("a number") < MANY {
+            eprintln!("skipped: net.core.somaxconn is {}", most.trim());
+            return;
+        }
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let address = listener.local_addr().expect("its own");
+        let wait = Duration::from_millis(900);
+        let waiting: Vec<_> = (0..MANY).map(|_| std::net::TcpStream::connect_timeout(&address, wait)).collect();
+        assert_eq!(waiting.iter().filter(|socket| socket.is_err()).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_address_is_listened_at_once_and_again_after_it_was_let_go() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may have no IPv6.
+            let Ok(first) = bind(address.parse().expect("an address")) else { continue };
+            let address = first.local_addr().expect("its own");
+            assert_eq!(bind(address).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+            let client = std::net::TcpStream::connect(address).expect("it listens");
+            // The broker's end is closed first, and its port is busy for a while.
+            drop(first.accept().await.expect("a client"));
+            drop((client, first));
+            bind(address).expect("free again");
+        }
     }
 
     /// Whoever is connected goes first: Linux gives a thread's nice value as the 17th field behind its name.
