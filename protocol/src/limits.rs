@@ -117,6 +117,12 @@ pub const HEARTBEAT_ANSWER_MS: u64 = 10_000;
 
 /// How long the TLS handshake may take, from accept.
 pub const TLS_MS: u64 = 5_000;
+/// How long a socket waits for its turn to shake hands. A client that waited longer is about to give up, and would have the
+/// handshake begun for nothing.
+pub const TLS_TURN_MS: u64 = 4_000;
+/// The time for a handshake from its turn on, however long that took to come: or who waited longest would have it begun for
+/// nothing.
+pub const TLS_MS_MIN: u64 = 2_000;
 /// How long it may take until `Connected`, from accept; a client gives a broker the same.
 pub const AUTH_MS: u64 = 10_000;
 /// How long stored items may wait for their ack.
@@ -228,7 +234,7 @@ const _: () = {
     assert!(PUBLISH_WINDOW.bytes >= FRAME_BYTES_MAX);
     assert!(HEARTBEAT_ANSWER_MS < HEARTBEAT_MS_MIN as u64);
     assert!(ACK_DELAY_MS < ACK_OVERDUE_MS && ACK_ANSWER_DELAY_MS < ACK_ANSWER_MS);
-    assert!(TLS_MS < AUTH_MS);
+    assert!(TLS_MS < AUTH_MS && TLS_TURN_MS + TLS_MS_MIN < AUTH_MS);
     // A page of profiles, and one of contacts, is one frame.
     let profile =
         DISPLAY_NAME_BYTES_MAX + PROFILE_PICTURE_BYTES_MAX + PROFILE_DATA_BYTES_MAX + USER_NAME_BYTES_MAX + 32;

@@ -106,7 +106,7 @@ pub(super) fn run(args: Args) -> Result<(), Fail> {
     }
     let dev = args.dev.then(|| Dev::prepare(&args.dev_dir)).transpose()?;
     let mut written = match &dev {
-        Some(dev) => config::read(None).map(|environment| dev.written(environment.limits)),
+        Some(dev) => config::limits_of_the_environment().map(|limits| dev.written(limits)),
         None => config::read(args.config.as_deref()),
     }
     .map_err(|e| Fail::usage(e.to_string()))?;

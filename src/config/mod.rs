@@ -183,7 +183,7 @@ pub struct Limits {
     pub user_publishes: Option<u32>,
     /// The same into one conversation.
     pub conversation_publishes: Option<u32>,
-    /// Rows a second, an entry being four of them, or sixteen from the disk, that are looked at for the requests of all devices of a user, two seconds' worth at once; what
+    /// Rows a second, and what counts as such (SPEC R8-15), that are looked at for the requests of all devices of a user, two seconds' worth at once; what
     /// is asked for beyond is answered later. 0: no bound.
     pub user_reads: u32,
     /// The largest content of a message, such as `64KiB`: 1KiB to 192KiB.
@@ -347,6 +347,19 @@ pub fn read(file: Option<&Path>) -> Result<Written, ConfigError> {
         .build()
         .and_then(config::Config::try_deserialize)
         .map_err(|error| ConfigError::Unreadable(error.to_string()))
+}
+
+/// Reads the section `limits` of the environment alone.
+///
+/// # Errors
+/// Where that cannot be understood: the key.
+pub fn limits_of_the_environment() -> Result<Limits, ConfigError> {
+    let environment = config::Environment::with_prefix("LONGWIRE__LIMITS").prefix_separator("__").try_parsing(true);
+    config::Config::builder()
+        .add_source(environment)
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| ConfigError::Unreadable(format!("LONGWIRE__LIMITS__…: {error}")))
 }
 
 /// Reads a text as the file that it would be; no environment.

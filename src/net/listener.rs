@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use longwire_protocol::Millis;
-use longwire_protocol::limits::{AUTH_MS, TLS_MS};
+use longwire_protocol::limits::{TLS_MS, TLS_MS_MIN, TLS_TURN_MS};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Handle, Runtime};
@@ -25,14 +25,6 @@ use super::stream::ByteStream;
 use super::{Shared, tls};
 use crate::metrics::words::{Door, Full, Handshake};
 use crate::vital::caught;
-
-/// How long a socket waits for its turn to shake hands, in milliseconds. A client that waited longer is about to give up, and
-/// would have the handshake begun for nothing.
-const LINE_MS: u64 = 4_000;
-/// The time for a handshake, however long its turn took to come: or who waited longest would have it begun for nothing.
-const SHAKE_MS_MIN: u64 = TLS_MS / 2;
-
-const _: () = assert!(LINE_MS + SHAKE_MS_MIN < AUTH_MS, "who was let in has yet to say who it is");
 
 /// Sockets that the kernel holds until they are accepted, where `net.core.somaxconn` allows as many. After a cut everyone comes
 /// at once, and who finds it full tries again after 1, 2, 4 and 8 s.
@@ -321,11 +313,11 @@ impl Listener {
                 let place = Place::take(&shared, Door::Tls, Some(share));
                 let threads = self.shakes.as_ref().and_then(Handshakes::threads);
                 let lets_in = async move {
-                    let Ok(turn) = tokio::time::timeout(Duration::from_millis(LINE_MS), waits.turn()).await else {
+                    let Ok(turn) = tokio::time::timeout(Duration::from_millis(TLS_TURN_MS), waits.turn()).await else {
                         return shaken_off(Handshake::Late, &shared);
                     };
                     // It may have waited for its turn, also on the processor: that counts.
-                    let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted)).max(SHAKE_MS_MIN);
+                    let left = TLS_MS.saturating_sub(shared.clock.now().since(accepted)).max(TLS_MS_MIN);
                     let left = Duration::from_millis(left);
                     // A task of its own for who is let in, so that nothing of the handshake stays.
                     let handshake = Box::pin(tls::accept(config, socket, threads));

@@ -64,7 +64,7 @@ pub(super) struct Live {
     pub(super) away: Option<Task<Done>>,
     /// Items that have to be sent again and are not yet: what is new waits, since the client drops it until then.
     pub(super) resends: u32,
-    /// When all that this connection published will be paid for, in microseconds, where publishes have a rate.
+    /// When all that this connection published will be paid for, in nanoseconds, where publishes have a rate.
     pub(super) publishes_paid_at: u64,
     /// Operations on their way to the commit thread: of this turn, or behind those that are being prepared.
     pub(super) ops: Vec<Op>,

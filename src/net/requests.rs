@@ -178,7 +178,7 @@ impl Live {
 impl Live {
     /// When the request that comes next may be looked at, where that is later (SPEC R8-15).
     pub(super) fn reads_at(&self, shared: &Shared, now: Millis) -> Option<Millis> {
-        let Some(Job::Request(..)) = self.jobs.front().filter(|_| self.away.is_none()) else { return None };
+        self.jobs.front().filter(|job| job.waits() && self.away.is_none())?;
         shared.allowance.lock().unwrap_or_else(PoisonError::into_inner).reads_at(self.session.user, now)
     }
 
@@ -186,27 +186,42 @@ impl Live {
     /// them.
     pub(super) fn job_to_do(&self, shared: &Shared, now: Millis) -> Option<usize> {
         match self.reads_at(shared, now) {
-            Some(_) => self.jobs.iter().position(|job| !matches!(job, Job::Request(..))),
+            Some(_) => self.jobs.iter().position(|job| !job.waits()),
             None => (!self.jobs.is_empty()).then_some(0),
         }
     }
 }
 
-/// Answers a request, and charges its user with what was looked at for it. What has to be read anew where that may block is
-/// charged then.
-fn charged(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Reads<'_>) -> Result<Answer, Miss> {
-    let looks = Cell::new(0);
-    let answer = answer(shared, session, op, Reads { looks: Some(&looks), ..reads });
-    if !matches!(answer, Err(Miss::Disk)) {
-        let (user, now) = (session.user, shared.clock.now());
-        let mut allowance = shared.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        allowance.has_read(user, looks.get(), now);
-        if allowance.reads_at(user, now).is_some() {
-            shared.metrics.requests_beyond_rate.inc();
+impl Job {
+    /// Whether it waits until what its user had looked at is paid for. Who has too much of something can always stop that, and
+    /// see whose devices do it.
+    fn waits(&self) -> bool {
+        let Self::Request(_, op) = self else { return false };
+        !match op {
+            request::Op::Devices(_) => true,
+            request::Op::Watch(request) => request.stop,
+            request::Op::Presence(request) => request.stop,
+            request::Op::Receipts(request) => request.stop,
+            _ => false,
         }
+    }
+}
+
+/// Answers a request, and charges its user with what was looked at for it, in vain or not.
+fn charged(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Reads<'_>) -> Result<Answer, Miss> {
+    let looks = Cell::new(REQUEST_LOOKS);
+    let answer = answer(shared, session, op, Reads { looks: Some(&looks), ..reads });
+    let (user, now) = (session.user, shared.clock.now());
+    let mut allowance = shared.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+    allowance.has_read(user, looks.get(), now);
+    if allowance.reads_at(user, now).is_some() {
+        shared.metrics.requests_beyond_rate.inc();
     }
     answer
 }
+
+/// Each request counts as so many rows that are looked at: receiving it, and sending an answer.
+const REQUEST_LOOKS: u32 = 200;
 
 /// The answer to a request.
 pub(super) enum Answer {
@@ -432,7 +447,7 @@ mod tests {
         *shared.allowance.lock().expect("unpoisoned") = Allowance::new(rates);
         let mut live = live(Arc::new(Session::of_test()), &shared);
         live.look_at_expiry(&shared, Millis(0));
-        let request = |id| Job::Request(id, request::Op::Devices(packet::DevicesRequest::default()));
+        let request = |id| Job::Request(id, request::Op::Contacts(packet::ContactsRequest::default()));
         let place = Place { position: Position(1), conversation: ConversationId(1), seq: Seq(1) };
         live.jobs.extend([request(1), request(2), Job::Resend { lane: Lane::Bulk, n: 1, place }, request(3)]);
         let (now, at_rest) = (Millis(100), live.deadline(&shared, Millis(100)));
@@ -446,6 +461,12 @@ mod tests {
         assert!(paid < at_rest && at_rest < NEVER);
         assert_eq!(live.job_to_do(&shared, Millis(5_099)), None);
         assert_eq!((live.job_to_do(&shared, paid), live.deadline(&shared, paid)), (Some(0), at_rest));
+        live.jobs.push_back(Job::Request(4, request::Op::Devices(packet::DevicesRequest::default())));
+        let stop = packet::WatchRequest { stop: true, ..Default::default() };
+        live.jobs.push_back(Job::Request(5, request::Op::Watch(stop)));
+        assert_eq!(live.job_to_do(&shared, now), Some(3), "who can say what is too much");
+        live.jobs.drain(..4);
+        assert_eq!((live.job_to_do(&shared, now), live.deadline(&shared, now)), (Some(0), at_rest));
         live.jobs.clear();
         assert_eq!((live.job_to_do(&shared, now), live.deadline(&shared, now)), (None, at_rest), "for nothing");
     }

@@ -13,22 +13,29 @@ use super::limits::{MAKES_MAX, MAKES_PER_SECOND, RATE_AHEAD_SECONDS, READS_AHEAD
 
 /// How often those are forgotten who may do everything again.
 const SWEEP_MS: u64 = 10_000;
+/// The longest wait for what was done already.
+const OWES_MS_MAX: u64 = 10_000;
 
 /// So many a second, and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
+    per_second: u32,
     /// The time that one of them takes of what there may be.
-    each_us: u64,
+    each_ns: u64,
     /// How far ahead of the time one may be.
-    ahead_us: u64,
+    ahead_ns: u64,
+}
+
+fn nanos(time: Millis) -> u64 {
+    time.0.saturating_mul(1_000_000)
 }
 
 impl Rate {
     /// At least one a second, at most a million.
     #[must_use]
     pub const fn new(per_second: u32, at_once: u32) -> Self {
-        let each_us = 1_000_000 / per_second as u64;
-        Self { each_us, ahead_us: at_once as u64 * each_us }
+        let each_ns = 1_000_000_000 / per_second as u64;
+        Self { per_second, each_ns, ahead_ns: at_once as u64 * each_ns }
     }
 
     /// So many publishes a second, and as many at once as in [`RATE_AHEAD_SECONDS`].
@@ -46,19 +53,19 @@ impl Rate {
     /// How many a second.
     #[must_use]
     pub const fn per_second(self) -> u64 {
-        1_000_000 / self.each_us
+        self.per_second as u64
     }
 
-    /// When so many more will be paid for, in microseconds, where all before them are at `paid_at`.
+    /// When so many more will be paid for, in nanoseconds, where all before them are at `paid_at`.
     ///
     /// # Errors
     /// They are more than there may be now: after so many milliseconds they may.
     fn pays(self, paid_at: u64, many: u32, now: Millis) -> Result<u64, u32> {
-        let now = now.0.saturating_mul(1_000);
-        let paid_at = paid_at.max(now).saturating_add(u64::from(many) * self.each_us);
-        match (paid_at - now).checked_sub(self.ahead_us) {
+        let now = nanos(now);
+        let paid_at = paid_at.max(now).saturating_add(u64::from(many) * self.each_ns);
+        match (paid_at - now).checked_sub(self.ahead_ns) {
             None | Some(0) => Ok(paid_at),
-            Some(over) => Err(u32::try_from(over.div_ceil(1_000)).unwrap_or(u32::MAX)),
+            Some(over) => Err(u32::try_from(over.div_ceil(1_000_000)).unwrap_or(u32::MAX)),
         }
     }
 }
@@ -80,7 +87,7 @@ pub struct Rates {
 #[derive(Debug)]
 struct Buckets<K> {
     rate: Rate,
-    /// When all of it will be paid for, in microseconds.
+    /// When all of it will be paid for, in nanoseconds.
     paid_at: HashMap<K, u64>,
     swept: Millis,
 }
@@ -98,22 +105,23 @@ impl<K: Eq + Hash + Copy> Buckets<K> {
     fn sweep(&mut self, now: Millis) {
         if now.since(self.swept) >= SWEEP_MS {
             self.swept = now;
-            self.paid_at.retain(|_, paid_at| *paid_at > now.0.saturating_mul(1_000));
+            self.paid_at.retain(|_, paid_at| *paid_at > nanos(now));
         }
     }
 
-    /// Charges what is done already, however much it is.
+    /// Charges what is done already, however much it is; nobody waits for longer than [`OWES_MS_MAX`] for it.
     fn owes(&mut self, of: K, many: u32, now: Millis) {
         self.sweep(now);
+        let most = nanos(now.after(OWES_MS_MAX)).saturating_add(self.rate.ahead_ns);
         let paid_at = self.paid_at.entry(of).or_default();
-        let from = (*paid_at).max(now.0.saturating_mul(1_000));
-        *paid_at = from.saturating_add(u64::from(many) * self.rate.each_us);
+        let from = (*paid_at).max(nanos(now));
+        *paid_at = from.saturating_add(u64::from(many) * self.rate.each_ns).min(most);
     }
 
     /// When one is no further ahead of the time than one may be, if that is not now.
     fn waits(&self, of: K, now: Millis) -> Option<Millis> {
-        let within_us = self.paid_at.get(&of)?.saturating_sub(self.rate.ahead_us);
-        Some(Millis(within_us.div_ceil(1_000))).filter(|at| *at > now)
+        let within_ns = self.paid_at.get(&of)?.saturating_sub(self.rate.ahead_ns);
+        Some(Millis(within_ns.div_ceil(1_000_000))).filter(|at| *at > now)
     }
 }
 
@@ -161,7 +169,7 @@ pub struct Charge<'a> {
     pub conversation: Option<ConversationId>,
     /// See [`makes`].
     pub makes: u32,
-    /// When all that the connection published will be paid for, in microseconds; raised.
+    /// When all that the connection published will be paid for, in nanoseconds; raised.
     pub connection_paid_at: &'a mut u64,
 }
 
@@ -338,8 +346,10 @@ mod tests {
         assert_eq!(allowance.reads_at(ANN, now), None, "as much at once");
         allowance.has_read(ANN, 1, now);
         assert_eq!(allowance.reads_at(ANN, now), Some(now.after(1)));
-        allowance.has_read(ANN, 9_999, now);
-        assert_eq!(allowance.reads_at(ANN, now), Some(now.after(10_000)));
+        allowance.has_read(ANN, 9_000, now);
+        assert_eq!(allowance.reads_at(ANN, now), Some(now.after(9_001)));
+        allowance.has_read(ANN, u32::MAX, now);
+        assert_eq!(allowance.reads_at(ANN, now), Some(now.after(10_000)), "nobody waits for longer");
         assert_eq!(allowance.reads_at(UserId(2), now), None, "another user's is its own");
         assert_eq!(allowance.reads_at(ANN, now.after(9_999)), Some(now.after(10_000)));
         assert_eq!(allowance.reads_at(ANN, now.after(10_000)), None, "it waited as long as it was told");
@@ -348,6 +358,16 @@ mod tests {
         let mut unbounded = Allowance::default();
         unbounded.has_read(ANN, u32::MAX, now);
         assert_eq!(unbounded.reads_at(ANN, now), None);
+    }
+
+    #[test]
+    fn a_rate_is_what_was_asked_for() {
+        for per_second in [1, 3, 80_000, 300_000, 999_999, 1_000_000] {
+            let rate = Rate::new(per_second, per_second);
+            assert_eq!(rate.per_second(), u64::from(per_second));
+            let after_a_second = Millis(rate.pays(0, per_second, Millis(0)).expect("at once").div_ceil(1_000_000));
+            assert!((999..=1_000).contains(&after_a_second.0), "{per_second}: {after_a_second:?}");
+        }
     }
 
     /// SPEC R5.5-10.

@@ -11,10 +11,14 @@ use super::state::State;
 use super::view::Reader;
 use crate::store::{History, PageLimit, Position, ReadError, StoredEntry};
 
-/// An entry counts as so many rows that are looked at: it is copied, sealed and sent.
-const ENTRY_LOOKS: u32 = 4;
-/// The same where a thread that may block reads and decodes a file for it.
-const DISK_ENTRY_LOOKS: u32 = 16;
+/// What is read from the log counts as so many rows that are looked at: each entry as two, and one more for so many bytes,
+/// since it is copied, sealed and sent.
+const ENTRY_LOOKS: usize = 2;
+const LOOK_BYTES: usize = 64;
+/// So many times as much where a thread that may block reads and decodes a file for it.
+const DISK_TIMES: usize = 4;
+/// A look into the files counts as so many, whatever it finds: the change to that thread and back, and their indexes.
+const DISK_LOOKS: usize = 400;
 
 /// Why a read gave nothing.
 #[derive(Debug)]
@@ -49,21 +53,21 @@ impl Reads<'_> {
         let mut looks = 0;
         let mut read = |rows: &Reader<'_>| {
             let answer = read(rows);
-            looks = rows.looks();
+            looks += rows.looks();
             answer
         };
         let answer = match try_read(self.state, &mut read) {
-            Ok(answer) => answer,
-            Err(_) if !self.may_block => return Err(Miss::Disk),
-            Err(_) => read_blocking(self.state, read).map_err(Miss::Failed)?,
+            Ok(answer) => Ok(answer),
+            Err(_) if !self.may_block => Err(Miss::Disk),
+            Err(_) => read_blocking(self.state, read).map_err(Miss::Failed),
         };
-        self.count(looks);
-        Ok(answer)
+        self.count(looks as usize);
+        answer
     }
 
-    fn count(&self, looks: u32) {
+    fn count(&self, looks: usize) {
         if let Some(counted) = self.looks {
-            counted.set(counted.get().saturating_add(looks));
+            counted.set(counted.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX)));
         }
     }
 
@@ -101,15 +105,18 @@ impl Reads<'_> {
         backwards: bool,
         limit: PageLimit,
     ) -> Result<Vec<StoredEntry>, Miss> {
-        let (page, each) = match self.history.range_in_memory(conversation, from, to, backwards, limit) {
-            Some(page) => (page, ENTRY_LOOKS),
-            None if !self.may_block => return Err(Miss::Disk),
-            None => {
-                let page = self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)?;
-                (page, DISK_ENTRY_LOOKS)
-            }
+        let looks = |page: &[StoredEntry]| {
+            page.len() * ENTRY_LOOKS + page.iter().map(|entry| entry.item.len()).sum::<usize>() / LOOK_BYTES
         };
-        self.count(u32::try_from(page.len()).unwrap_or(u32::MAX).saturating_mul(each));
+        if let Some(page) = self.history.range_in_memory(conversation, from, to, backwards, limit) {
+            self.count(looks(&page));
+            return Ok(page);
+        }
+        if !self.may_block {
+            return Err(Miss::Disk);
+        }
+        let page = self.history.range(conversation, from, to, backwards, limit).map_err(Miss::Failed)?;
+        self.count(DISK_LOOKS + DISK_TIMES * looks(&page));
         Ok(page)
     }
 
@@ -119,11 +126,13 @@ impl Reads<'_> {
     /// See [`Miss`].
     pub(super) fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, Miss> {
         if let Some(known) = self.history.first_after_in_memory(conversation, position) {
+            self.count(ENTRY_LOOKS);
             return Ok(known);
         }
         if !self.may_block {
             return Err(Miss::Disk);
         }
+        self.count(DISK_LOOKS);
         self.history.first_after(conversation, position).map_err(Miss::Failed)
     }
 }

@@ -279,7 +279,7 @@ pub trait History: Send + Sync {
     fn first_after(&self, conversation: ConversationId, position: Position) -> Result<Option<Seq>, ReadError>;
 
     /// The same as [`History::range`], but only if memory holds every entry of the answer: the memtables, or what was read
-    /// backwards lately; never blocks.
+    /// backwards lately; never blocks. It may still have what a [`Sieve`] took since, until a purge is done.
     fn range_in_memory(
         &self,
         conversation: ConversationId,

@@ -186,6 +186,10 @@ fn what_is_held_is_joined_with_the_memtable_where_they_meet() {
     }
     read(&log, 4, 5);
     assert_eq!(range(&log, 2, 5, false), Some(vec![2, 3, 4, 5]), "read in two pieces");
+    append(&mut log, &mut model);
+    assert_eq!(range(&log, 3, 6, false), Some(vec![3, 4, 5, 6]), "the fifth is in both");
+    read(&log, 1, 1);
+    assert_eq!(range(&log, 1, 6, true), Some(vec![6, 5, 4, 3, 2, 1]), "scrolled back");
     assert_eq!((range(&log, 3, 2, false), range(&log, 3, 2, true)), (None, None), "from beyond to");
     model.assert_matches(&log);
 }

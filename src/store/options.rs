@@ -30,7 +30,7 @@ pub struct StoreOptions {
     /// Cache for each run; what the kernel caches comes on top. Default 8 MiB.
     pub run_cache_bytes: usize,
     /// Bytes of the newest entries of conversations that are held after they were read from runs. Default 64 MiB: the last
-    /// pages of some 5,000 conversations.
+    /// pages of some 5,000 conversations with short messages.
     pub recent_bytes: usize,
     /// Entries that a merged run has at most. Default 8 million: retention goes by whole runs.
     pub run_entries: u64,

@@ -1,6 +1,7 @@
 //! The newest entries of conversations that were read from runs lately, so that whoever asks next for the last page of a
 //! busy conversation waits for no disk, and for no change of thread. A cache and nothing else: what it holds is what the
-//! files held when it was read, and it is emptied once something was taken out of the files for good.
+//! files held when it was read. What the sieve took since is withheld by the state, and the cache is emptied when a purge is
+//! done, before the state forgets that.
 
 use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +15,10 @@ use super::memtable::IdHasher;
 
 /// Entries that are held of a conversation at the most: the longest page of history that there is.
 const ENTRIES_MAX: usize = 200;
-/// Bytes of items that are held of a conversation beside the page that was read last.
-const BYTES_MAX: usize = 128 << 10;
+/// Bytes of items that are held of a conversation, unless a page that was read has more.
+const BYTES_MAX: usize = 256 << 10;
+/// Items share memory of so many bytes, unless one is larger: who keeps one of them keeps no more than that.
+const SHARED_BYTES: usize = 4 << 10;
 /// What a conversation takes beside its entries, about: its place in the cache, and two allocations.
 const OVERHEAD_BYTES: usize = 160;
 
@@ -54,36 +57,54 @@ impl Recent {
     }
 
     /// Holds a page, its newest entry first, that was begun to be read when it had been `emptied` so often; not if it was
-    /// emptied since, and not what is older than what is held.
+    /// emptied since. What is held of a conversation is one stretch: the newest, and what was read next to it.
     pub(super) fn hold(&self, emptied: u64, page: &[StoredEntry]) {
-        let (Some(newest), Some(oldest)) = (page.first(), page.last()) else { return };
+        let Some(conversation) = page.first().map(|entry| entry.conversation) else { return };
+        let known = {
+            let held = self.lock();
+            if held.emptied != emptied {
+                return;
+            }
+            held.stretches.peek(&conversation).cloned()
+        };
+        // Copied while nobody waits for the lock.
+        let Some(stretch) = joined(known.as_deref().unwrap_or_default(), page) else { return };
+        let bytes = cost(&stretch);
+        if bytes > self.bytes_max {
+            return;
+        }
+        // Freed after the lock.
+        let mut gone = Vec::new();
         let mut held = self.lock();
-        if held.emptied != emptied {
+        let is_as_it_was = match (&known, held.stretches.peek(&conversation)) {
+            (None, None) => true,
+            (Some(known), Some(now)) => Arc::ptr_eq(known, now),
+            _ => false,
+        };
+        if held.emptied != emptied || !is_as_it_was {
             return;
         }
-        let known = held.stretches.peek(&newest.conversation).cloned().unwrap_or_default();
-        let (begin, end) = (known.first().map(|entry| entry.seq), known.last().map(|entry| entry.seq));
-        if end > Some(newest.seq) || (end == Some(newest.seq) && begin <= Some(oldest.seq)) {
-            return;
-        }
-        let goes_on = end.is_some_and(|end| end.next() >= oldest.seq);
-        let before = known.iter().rev().filter(|entry| goes_on && entry.seq < oldest.seq);
-        let stretch = copied(page, before);
-        held.bytes += cost(&stretch);
-        held.bytes -= held.stretches.put(newest.conversation, stretch).map_or(0, |gone| cost(&gone));
-        while held.bytes > self.bytes_max
-            && let Some((_, gone)) = held.stretches.pop_lru()
-        {
-            held.bytes -= cost(&gone);
+        held.bytes += bytes;
+        let mut out = held.stretches.put(conversation, stretch);
+        loop {
+            held.bytes -= out.as_deref().map_or(0, cost);
+            gone.extend(out);
+            if held.bytes <= self.bytes_max {
+                break;
+            }
+            out = held.stretches.pop_lru().map(|(_, stretch)| stretch);
         }
     }
 
     /// Lets go of everything, and of what is being read now.
     pub(super) fn empty(&self) {
+        let none = LruCache::unbounded_with_hasher(BuildHasherDefault::default());
         let mut held = self.lock();
         held.emptied += 1;
         held.bytes = 0;
-        held.stretches.clear();
+        let gone = std::mem::replace(&mut held.stretches, none);
+        drop(held);
+        drop(gone);
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -91,22 +112,52 @@ impl Recent {
     }
 }
 
-/// A page and as much as is to be held of what comes `before` it, both newest first, in memory of its own: else the rows of
+/// What is held of a conversation once a page of it, its newest entry first, was read beside what is `known`; `None` where that
+/// brings nothing.
+fn joined(known: &[StoredEntry], page: &[StoredEntry]) -> Option<Stretch> {
+    let (newest, oldest) = (page.first()?.seq, page.last()?.seq);
+    let Some((begin, end)) = known.first().zip(known.last()).map(|(first, last)| (first.seq, last.seq)) else {
+        return Some(copied(page.iter(), [].iter()));
+    };
+    if newest > end || (newest == end && oldest < begin) {
+        let goes_on = end.next() >= oldest;
+        Some(copied(page.iter(), known.iter().rev().filter(|entry| goes_on && entry.seq < oldest)))
+    } else if newest.next() >= begin && oldest < begin {
+        let stretch = copied(known.iter().rev(), page.iter().filter(|entry| entry.seq < begin));
+        (stretch.len() > known.len()).then_some(stretch)
+    } else {
+        None
+    }
+}
+
+/// Entries and as much as is to be held of what comes `before` them, all newest first, in memory of their own: else the rows of
 /// runs that the items lie in would stay with them.
-fn copied<'a>(page: &'a [StoredEntry], before: impl Iterator<Item = &'a StoredEntry>) -> Stretch {
-    let mut bytes = 0;
-    let before = before.take(ENTRIES_MAX.saturating_sub(page.len())).take_while(|entry| {
-        bytes += entry.item.len();
-        bytes <= BYTES_MAX
-    });
-    let mut entries: Vec<_> = page.iter().chain(before).cloned().collect();
-    entries.reverse();
-    let mut items = BytesMut::with_capacity(entries.iter().map(|entry| entry.item.len()).sum());
-    for entry in &mut entries {
+fn copied<'a>(
+    entries: impl Iterator<Item = &'a StoredEntry>,
+    before: impl Iterator<Item = &'a StoredEntry>,
+) -> Stretch {
+    let mut stretch: Vec<_> = entries.cloned().collect();
+    let mut bytes: usize = stretch.iter().map(|entry| entry.item.len()).sum();
+    let room = ENTRIES_MAX.saturating_sub(stretch.len());
+    stretch.extend(before.take(room).map_while(|entry| {
+        let with = bytes + entry.item.len();
+        (with <= BYTES_MAX).then(|| {
+            bytes = with;
+            entry.clone()
+        })
+    }));
+    stretch.reverse();
+    let mut items = BytesMut::new();
+    for entry in &mut stretch {
+        let length = entry.item.len();
+        if items.capacity() < length {
+            items = BytesMut::with_capacity(bytes.min(SHARED_BYTES).max(length));
+        }
+        bytes -= length;
         items.extend_from_slice(&entry.item);
         entry.item = items.split().freeze();
     }
-    entries.into()
+    stretch.into()
 }
 
 /// The bytes that a stretch takes.
@@ -133,15 +184,18 @@ mod tests {
         let recent = Recent::new(1 << 20);
         for (read, held) in [
             (5..=7, 5..=7),
-            (3..=6, 5..=7),
             (6..=7, 5..=7),
-            (4..=7, 4..=7),
-            (8..=8, 4..=8),
-            (7..=9, 4..=9),
+            (5..=6, 5..=7),
+            (4..=6, 4..=7),
+            (1..=2, 4..=7),
+            (3..=7, 3..=7),
+            (8..=8, 3..=8),
+            (7..=9, 3..=9),
             (11..=12, 11..=12),
-            (10..=10, 11..=12),
+            (10..=10, 10..=12),
             (2..=13, 2..=13),
             (14..=213, 14..=213),
+            (10..=13, 14..=213),
             (214..=214, 15..=214),
         ] {
             recent.hold(0, &page(1, read.clone()));
@@ -164,9 +218,10 @@ mod tests {
         assert_eq!([1, 2, 3, 4].map(|conversation| seqs(&recent, conversation).len()), [10, 0, 10, 10]);
         recent.hold(0, &page(4, 1..=11));
         assert_eq!(recent.lock().bytes, 2 * each + cost(&page(4, 11..=11)) - OVERHEAD_BYTES, "another had to go");
+        let before = recent.lock().bytes;
         recent.hold(0, &page(5, 1..=100));
         let held = recent.lock();
-        assert_eq!((held.bytes, held.stretches.len()), (0, 0), "what is too large is not held");
+        assert_eq!((held.bytes, held.stretches.len()), (before, 2), "what is too large is not held");
     }
 
     #[test]
@@ -177,6 +232,31 @@ mod tests {
         recent.hold(0, std::slice::from_ref(&from_run));
         drop(from_run);
         assert!(row.is_unique());
+    }
+
+    /// Whoever keeps an item of a conversation with large ones keeps no more than a few beside it.
+    #[test]
+    fn items_share_little_memory() {
+        let large = |seq| StoredEntry { item: vec![b'x'; 1_500].into(), ..entry(1, seq, seq) };
+        let recent = Recent::new(1 << 20);
+        recent.hold(0, &(1..=100).rev().map(large).collect::<Vec<_>>());
+        let held = recent.get(ConversationId(1)).expect("held");
+        assert_eq!(held.len(), 100);
+        let starts: Vec<_> = held.iter().map(|entry| entry.item.as_ptr() as usize).collect();
+        let longest = starts.chunk_by(|a, b| a + 1_500 == *b).map(<[usize]>::len).max();
+        assert_eq!(longest, Some(SHARED_BYTES / 1_500));
+    }
+
+    #[test]
+    fn a_conversation_of_large_items_is_held_in_part() {
+        let large = |seq| StoredEntry { item: vec![b'x'; 100 << 10].into(), ..entry(1, seq, seq) };
+        let recent = Recent::new(1 << 20);
+        for seq in (1..=5).rev() {
+            recent.hold(0, &[large(seq)]);
+        }
+        assert_eq!(seqs(&recent, 1), [4, 5]);
+        recent.hold(0, &(6..=9).rev().map(large).collect::<Vec<_>>());
+        assert_eq!(seqs(&recent, 1), [6, 7, 8, 9], "a page is held whole");
     }
 
     #[test]

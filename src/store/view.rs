@@ -454,7 +454,9 @@ impl History for View {
         }
         self.read_recent(conversation, seqs, floor, &mut page)?;
         if !backwards && !page.is_done(seqs) {
-            self.read().read_memory(conversation, seqs, floor, &mut page).ok()?;
+            // What is held may have part of what the memtables have.
+            let left = page.wanted(seqs);
+            self.read().read_memory(conversation, left, floor, &mut page).ok()?;
         }
         page.is_done(seqs).then(|| page.into_entries())
     }

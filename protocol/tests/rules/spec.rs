@@ -166,6 +166,8 @@ fn the_tables_of_spec_are_those_of_the_code() {
         ),
         ("answer to a heartbeat", seconds(limits::HEARTBEAT_ANSWER_MS)),
         ("TLS, from accept", seconds(limits::TLS_MS)),
+        ("TLS, from its turn", seconds(limits::TLS_MS_MIN)),
+        ("wait for that turn", seconds(limits::TLS_TURN_MS)),
         ("`Connected`, from accept", seconds(limits::AUTH_MS)),
         ("delay of an ack", seconds(limits::ACK_DELAY_MS)),
         ("item unacked before the broker asks", seconds(limits::ACK_OVERDUE_MS)),
