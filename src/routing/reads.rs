@@ -136,3 +136,75 @@ impl Reads<'_> {
         self.history.first_after(conversation, position).map_err(Miss::Failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::entry;
+
+    /// A log whose only conversation lies in memory from seq 10 on, and below on a disk.
+    struct Halves;
+
+    impl History for Halves {
+        fn range(
+            &self,
+            id: ConversationId,
+            from: Seq,
+            to: Seq,
+            _: bool,
+            _: PageLimit,
+        ) -> Result<Vec<StoredEntry>, ReadError> {
+            let large = |seq| StoredEntry { item: vec![0; 640].into(), ..entry(id.0, seq, seq) };
+            Ok((from.0..=to.0).map(large).collect())
+        }
+
+        fn range_in_memory(
+            &self,
+            id: ConversationId,
+            from: Seq,
+            to: Seq,
+            backwards: bool,
+            limit: PageLimit,
+        ) -> Option<Vec<StoredEntry>> {
+            (from.0 >= 10).then(|| self.range(id, from, to, backwards, limit).expect("never fails"))
+        }
+
+        fn first_after(&self, _: ConversationId, _: Position) -> Result<Option<Seq>, ReadError> {
+            Ok(None)
+        }
+
+        fn first_after_in_memory(&self, _: ConversationId, position: Position) -> Option<Option<Seq>> {
+            (position.0 >= 10).then_some(None)
+        }
+
+        fn floor(&self) -> Position {
+            Position(0)
+        }
+    }
+
+    /// SPEC R8-15: two for an entry and one for each 64 bytes of it, four times as much from the disk, and 400 for each look there,
+    /// whatever it finds; what is looked at in vain counts, too.
+    #[test]
+    fn what_is_read_is_counted_by_what_it_takes() {
+        let (state, all) = (RwLock::default(), PageLimit { entries: 100, bytes: usize::MAX });
+        let counted = |may_block, read: &dyn Fn(Reads<'_>)| {
+            let looks = Cell::new(0);
+            read(Reads { history: &Halves, state: &state, now: LogTime(0), may_block, looks: Some(&looks) });
+            looks.get()
+        };
+        let range =
+            |from, to| move |reads: Reads<'_>| drop(reads.range(ConversationId(1), Seq(from), Seq(to), false, all));
+        assert_eq!(counted(false, &range(10, 14)), 5 * 12);
+        assert_eq!(counted(true, &range(10, 14)), 5 * 12);
+        assert_eq!(counted(false, &range(1, 5)), 0, "it is left to who may block");
+        assert_eq!(counted(true, &range(1, 5)), 400 + 4 * 5 * 12);
+        assert_eq!(counted(true, &range(2, 1)), 400, "nothing was there");
+        let first = |position| move |reads: Reads<'_>| drop(reads.first_after(ConversationId(1), Position(position)));
+        assert_eq!((counted(false, &first(10)), counted(true, &first(1))), (2, 400));
+        let rows = |reads: Reads<'_>| {
+            let read = reads.rows(|rows| [1, 2, 3].map(|user| rows.duties(longwire_protocol::UserId(user)).len()));
+            drop(read.map(|found| assert_eq!(found, [0; 3])));
+        };
+        assert_eq!(counted(true, &rows), 3);
+    }
+}
