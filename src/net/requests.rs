@@ -173,9 +173,7 @@ impl Live {
             }
         }
     }
-}
 
-impl Live {
     /// When the request that comes next may be looked at, where that is later (SPEC R8-15).
     pub(super) fn reads_at(&self, shared: &Shared, now: Millis) -> Option<Millis> {
         self.jobs.front().filter(|job| job.waits() && self.away.is_none())?;
@@ -209,7 +207,8 @@ impl Job {
 
 /// Answers a request, and charges its user with what was looked at for it, in vain or not.
 fn charged(shared: &Shared, session: &Arc<Session>, op: &request::Op, reads: Reads<'_>) -> Result<Answer, Miss> {
-    let looks = Cell::new(REQUEST_LOOKS);
+    // Whoever has to block tried before without.
+    let looks = Cell::new(if reads.may_block { 0 } else { REQUEST_LOOKS });
     let answer = answer(shared, session, op, Reads { looks: Some(&looks), ..reads });
     let (user, now) = (session.user, shared.clock.now());
     let mut allowance = shared.allowance.lock().unwrap_or_else(PoisonError::into_inner);

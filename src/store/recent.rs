@@ -85,14 +85,13 @@ impl Recent {
             return;
         }
         held.bytes += bytes;
-        let mut out = held.stretches.put(conversation, stretch);
-        loop {
-            held.bytes -= out.as_deref().map_or(0, cost);
-            gone.extend(out);
-            if held.bytes <= self.bytes_max {
-                break;
-            }
-            out = held.stretches.pop_lru().map(|(_, stretch)| stretch);
+        gone.extend(held.stretches.put(conversation, stretch));
+        held.bytes -= gone.first().map_or(0, |known| cost(known));
+        while held.bytes > self.bytes_max
+            && let Some((_, least)) = held.stretches.pop_lru()
+        {
+            held.bytes -= cost(&least);
+            gone.push(least);
         }
     }
 
